@@ -1,0 +1,295 @@
+"""Validated parameters: one flat vocabulary, shared by the notebooks, papermill and `cxr study`.
+
+A study file (`params/*.yaml`) is a flat mapping. Its three grid axes, `architecture`, `seed` and `method`, are
+lists there; a notebook runs one box of the grid and takes a scalar of the same name. The file that drives
+`cxr study FILE` therefore also drives one notebook: `papermill 1_train.ipynb out.ipynb -f FILE -p architecture
+ResNet50V2 -p seed 0`; keys that belong to other notebooks are left alone, keys that nobody knows are refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cxr.errors import InputError
+
+Architecture = Literal[
+    "DenseNet201",
+    "ResNet50V2",
+    "InceptionV3",
+    "CompactDenseNet",
+    "CompactResNetV2",
+    "CompactInception",
+]
+Method = Literal["layercam", "gradcampp"]
+ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
+METHODS: tuple[str, ...] = get_args(Method)
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Params(BaseModel):
+    """Base of all parameter models: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], *, where: str) -> Self:
+        """Validate `values`; raises InputError naming `where`, each bad key, what it got and what fits."""
+        unknown = [key for key in values if key not in VOCABULARY]
+        if unknown:
+            raise InputError(f"{where}: " + "; ".join(_unknown(key) for key in unknown))
+        own = {key: value for key, value in values.items() if key in cls.model_fields}
+        try:
+            return cls(**own)
+        except ValidationError as error:
+            raise InputError(f"{where}: " + "; ".join(_explain(item) for item in error.errors())) from None
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        """Parameters of the running notebook, from its `globals()`.
+
+        Read are the names assigned in cells whose first line starts with `# Parameters`: the notebook's own
+        cell and the one papermill injects. (Papermill itself only warns of a name that it does not know.)
+        """
+        names: dict[str, None] = {}
+        for source in namespace.get("In", []):
+            if source.lstrip().startswith("# Parameters"):
+                names.update(dict.fromkeys(_assigned(source)))
+        if not names:
+            raise InputError(
+                "no parameters found: the notebook's parameters cell has to be run first, and its first line "
+                "has to start with '# Parameters'"
+            )
+        return cls.check({name: namespace[name] for name in names}, where="notebook parameters")
+
+
+def _assigned(source: str) -> list[str]:
+    return [
+        target.id
+        for statement in ast.parse(source).body
+        for target in (
+            statement.targets
+            if isinstance(statement, ast.Assign)
+            else [statement.target]
+            if isinstance(statement, ast.AnnAssign)
+            else []
+        )
+        if isinstance(target, ast.Name)
+    ]
+
+
+def _unknown(key: str) -> str:
+    close = difflib.get_close_matches(str(key), VOCABULARY, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(VOCABULARY))}"
+    return f"unknown parameter '{key}': {hint}"
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in item["loc"]) or "parameters"
+    if item["type"] == "value_error":
+        return f"{name}: {item['ctx']['error']}" if item["loc"] else str(item["ctx"]["error"])
+    got = item["input"]
+    if isinstance(got, list) and name in ("architecture", "seed", "method"):
+        return (
+            f"{name}: this notebook runs one, and got the study's list {got}: choose with `-p {name} {got[0]}`"
+            if got
+            else f"{name}: the list is empty"
+        )
+    return f"{name}: {item['msg'].removeprefix('Input ')}, got {got!r}"
+
+
+class DataParams(Params):
+    """The images, their labels and their splits."""
+
+    name: str = Field("phantom", description="name of the study: the MLflow experiment")
+    data: str = Field("phantom", description="'phantom', a folder with one sub-folder a class, or a manifest CSV")
+    phantom_images: Annotated[int, Field(ge=30)] = 1000
+    phantom_seed: Seed = 0
+    lesion_contrast: Annotated[float, Field(gt=0, le=5)] = 1.0
+    patient_pattern: str = Field(
+        "", description="regular expression whose first group in a file's name is the patient, for folders"
+    )
+    max_images_per_class: Annotated[int, Field(ge=0)] = Field(0, description="0: all")
+    val_fraction: Fraction = 0.15
+    test_fraction: Fraction = 0.30
+    split_seed: Seed = 0
+    image_size: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="side in pixels")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not value or not all(c.isalnum() or c in "-_." for c in value) or value.startswith("."):
+            raise ValueError(f"letters, digits, '-', '_' and '.' only, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _fractions(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 0.9:
+            raise ValueError(
+                f"val_fraction + test_fraction is {self.val_fraction + self.test_fraction:g}, which leaves "
+                "less than a tenth of the images for training: lower one of them"
+            )
+        return self
+
+
+class _TrainFields(Params):
+    weights: str = Field("source", description="'imagenet', 'source', 'none', or a file or folder")
+    batch_size: Count = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    class_weights: bool = False
+    augmentation: Literal["none", "light"] = "none"
+    optimizer: Literal["adam", "sgd"] = "adam"
+    transfer_epochs: Count = 40
+    transfer_learning_rate: Annotated[float, Field(gt=0)] = 3.0e-3
+    transfer_patience: Count = 8
+    fine_tune_epochs: Count = 8
+    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = 3.0e-4
+    fine_tune_patience: Count = 4
+    batchnorm: Literal["inference", "training"] = Field(
+        "inference", description="what BatchNorm layers do while fine-tuning"
+    )
+    deterministic: bool = True
+
+
+class TrainParams(DataParams, _TrainFields):
+    """`1_train.ipynb`."""
+
+    architecture: Architecture = "CompactResNetV2"
+    seed: Seed = 0
+
+
+class _AttributeFields(Params):
+    target_layer: str = Field("penultimate", description="'penultimate', 'final', 'last_conv' or a layer's name")
+    explain: Literal["true", "predicted"] = Field("true", description="which class' logit is explained")
+    images: Literal["correct", "all"] = Field("correct", description="'correct': by both checkpoints")
+    attribute_split: Literal["train", "val", "test"] = "test"
+    attribute_batch_size: Count = 32
+    overlays_per_class: Annotated[int, Field(ge=0)] = 2
+
+
+class AttributeParams(_AttributeFields):
+    """`2_attribute.ipynb`."""
+
+    name: str = "phantom"
+    data: str = Field("", description="where the images are now; empty: where the train run found them")
+    train_run_id: str = Field("", description="empty: the latest finished one of the experiment")
+    method: Annotated[list[Method], Field(min_length=1)] = list(METHODS)
+
+
+class _ScoreFields(Params):
+    n_boot: Annotated[int, Field(ge=100)] = 2000
+    level: Fraction = 0.95
+
+
+class ScoreParams(_ScoreFields):
+    """`3_score.ipynb`."""
+
+    name: str = "phantom"
+    attribute_run_id: str = Field("", description="empty: the latest finished one of the experiment")
+    method: Method = "layercam"
+
+
+class _CompareFields(Params):
+    primary_metric: str = "iou20"
+    auc_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.02, description="a difference in macro AUC within this is called stable"
+    )
+
+
+class CompareParams(_ScoreFields, _CompareFields):
+    """`4_compare.ipynb`."""
+
+    name: str = "phantom"
+    score_run_ids: list[str] = Field(
+        default_factory=list, description="empty: the latest of every cell of the experiment"
+    )
+
+
+class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _CompareFields):
+    """A study: everything above, with lists for the three axes of the grid."""
+
+    architecture: Annotated[list[Architecture], Field(min_length=1)] = [
+        "CompactDenseNet",
+        "CompactResNetV2",
+        "CompactInception",
+    ]
+    seed: Annotated[list[Seed], Field(min_length=1)] = [0, 1]
+    method: Annotated[list[Method], Field(min_length=1)] = list(METHODS)
+    jobs: Annotated[int, Field(ge=0)] = Field(0, description="notebooks at once; 0: one for every two cores")
+
+    @field_validator("architecture", "seed", "method")
+    @classmethod
+    def _once(cls, value: list) -> list:
+        if len(set(value)) < len(value):
+            raise ValueError(f"every entry once, got {value}")
+        return value
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyParams:
+        """Read a study file and lay `overrides` over it. Raises InputError."""
+        return cls.check({**read_yaml(path), **(overrides or {})}, where=str(path))
+
+
+class PretrainParams(Params):
+    """`0_pretrain.ipynb`: make the `source` weights of one architecture."""
+
+    name: str = "pretrain"
+    architecture: Architecture = "CompactResNetV2"
+    seed: Seed = 0
+    image_size: Annotated[int, Field(ge=32, le=2048)] = 96
+    source_images: Annotated[int, Field(ge=64)] = 12000
+    epochs: Count = 6
+    batch_size: Count = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
+    output: str = Field("", description="folder for the weights; empty: the cache that `weights: source` looks in")
+
+
+NOTEBOOKS: dict[str, type[Params]] = {
+    "0_pretrain": PretrainParams,
+    "1_train": TrainParams,
+    "2_attribute": AttributeParams,
+    "3_score": ScoreParams,
+    "4_compare": CompareParams,
+}
+VOCABULARY: frozenset[str] = frozenset().union(
+    StudyParams.model_fields, *(model.model_fields for model in NOTEBOOKS.values())
+)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A flat YAML mapping as a dict. Raises InputError when it cannot be had or is something else."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the parameter file ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected 'key: value' lines, got a {type(values).__name__}")
+    return values
+
+
+def read_overrides(assignments: list[str]) -> dict[str, Any]:
+    """`key=value` strings of `--set`, values read as YAML. Raises InputError."""
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {assignment}: expected key=value")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {assignment}: the value is not YAML: {error}") from None
+    return overrides
