@@ -1,0 +1,137 @@
+"""The `cxr` command: `cxr study FILE` runs a study, `cxr ui` shows its runs.
+
+Exit codes: 0; 1 when a notebook failed; 2 for bad input, with one line that says what to do; 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from cxr.errors import InputError
+
+# Everything else is imported where it is used, so that `cxr --help` and a mistyped option answer at once.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process'), and return the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except InputError as error:
+        print(f"cxr: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cxr: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cxr",
+        description="Does the visual evidence behind a chest X-ray classifier change under fine-tuning?",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    study = commands.add_parser(
+        "study",
+        help="run a study: every notebook of its grid that is not done yet",
+        description="Run a study: every notebook of its grid that is not done yet. The same command resumes.",
+    )
+    study.set_defaults(run=_study)
+    study.add_argument("params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml")
+    study.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="other values than the file's, written as in the file: --set seed=[0] image_size=96",
+    )
+    _add_tracking_uri(study)
+    study.add_argument("--out", metavar="DIR", help="executed notebooks and report (default: mlruns/studies/NAME)")
+    study.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_count,
+        help="notebooks at once (default: the file's; 0: one for every two cores)",
+    )
+    study.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
+    study.add_argument("--fresh", action="store_true", help="run everything again, done or not")
+
+    ui = commands.add_parser(
+        "ui", help="show the runs in the browser", description="Show the runs in the browser."
+    )
+    ui.set_defaults(run=_ui)
+    _add_tracking_uri(ui)
+    ui.add_argument("--port", metavar="PORT", type=_count, default=5000, help="default: 5000")
+    return parser
+
+
+def _add_tracking_uri(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store (default: the environment's MLFLOW_TRACKING_URI, or mlruns/mlflow.db)",
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number from 0, got '{text}'")
+    return int(text)
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    from cxr.params import StudyParams, read_overrides
+
+    overrides = read_overrides(arguments.set)
+    params = StudyParams.read(arguments.params, overrides)
+    from cxr import study  # MLflow, and with it seconds: after what can be said at once
+
+    options = {
+        "tracking_uri": arguments.tracking_uri,
+        "out": arguments.out,
+        "fresh": arguments.fresh,
+        "jobs": arguments.jobs,
+    }
+    if arguments.dry_run:
+        study.dry_run(params, arguments.params, overrides, **options)
+        return 0
+    return study.run(params, arguments.params, overrides, **options)
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    import socket
+    import subprocess
+
+    from cxr import tracking
+
+    uri = tracking.resolve(arguments.tracking_uri)
+    if uri.startswith(("http://", "https://")):
+        print(f"The runs are on a server: open {uri}")
+        return 0
+    if tracking.is_new(uri):
+        raise InputError(f"{uri}: there are no runs yet: make some with `cxr study`, or mend --tracking-uri")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", arguments.port)) == 0:
+            raise InputError(
+                f"port {arguments.port} is taken, perhaps by another `cxr ui`: choose one with --port"
+            )
+    tracking.connect(uri)
+    print(f"Open http://127.0.0.1:{arguments.port} in a browser on this machine. Ctrl-C ends it.", flush=True)
+    words = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    # Of this machine only: MLflow asks for no password.
+    words += ["--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
+    process = subprocess.Popen(words, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"})
+    try:
+        return 1 if process.wait() else 0
+    except KeyboardInterrupt:
+        process.wait()  # the terminal has told it too
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

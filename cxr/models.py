@@ -1,0 +1,314 @@
+"""Architectures: the paper's three and their compact kin, their preprocessing, target layers and weights.
+
+A model is one flat functional graph from grey values in [0, 255], shape [n, side, side, 1], to class
+probabilities: preprocessing, the backbone's own layers, `pool`, `dropout`, `logits`, `probabilities`. Any of its
+layers can be named as a target, and a saved checkpoint needs no code of ours to be used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import KerasTensor, layers
+
+from cxr import compact
+from cxr.data import default_cache
+from cxr.errors import InputError
+
+MIN_GRID = 4
+_IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
+_IMAGENET_STD = np.array([0.229, 0.224, 0.225])
+_KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What sets one architecture apart: `features` maps a preprocessed image tensor to the last feature map;
+    the network sees `scale * grey + offset` in each of `channels` equal channels."""
+
+    features: Callable[[KerasTensor], KerasTensor]
+    channels: int
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    penultimate: str
+    final: str
+    imagenet_file: str = ""
+    imagenet_md5: str = ""
+    imagenet_url: str = ""
+
+
+def _application(name: str) -> Callable[[KerasTensor], KerasTensor]:
+    def features(x: KerasTensor) -> KerasTensor:
+        application = getattr(keras.applications, name)
+        return application(include_top=False, weights=None, input_tensor=x).output
+
+    return features
+
+
+_PLUS_MINUS_ONE = {"scale": (1 / 127.5,), "offset": (-1.0,)}
+_TORCH = {"scale": tuple(1 / (255 * _IMAGENET_STD)), "offset": tuple(-_IMAGENET_MEAN / _IMAGENET_STD)}
+
+# ResNet's `penultimate` is the residual sum: the one feature map at stride 16 on which alone the rest
+# depends. Its rectified successor (`conv4_block6_preact_relu`) is bypassed by the shortcut.
+ARCHITECTURES: dict[str, Architecture] = {
+    "DenseNet201": Architecture(
+        _application("DenseNet201"), 3, **_TORCH, penultimate="pool4_relu", final="relu",
+        imagenet_file="densenet201_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        imagenet_md5="c13680b51ded0fb44dff2d8f86ac8bb1",
+        imagenet_url=f"{_KERAS_URL}/densenet",
+    ),
+    "ResNet50V2": Architecture(
+        _application("ResNet50V2"), 3, **_PLUS_MINUS_ONE, penultimate="conv4_block5_out", final="post_relu",
+        imagenet_file="resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        imagenet_md5="fac2f116257151a9d068a22e544a4917",
+        imagenet_url=f"{_KERAS_URL}/resnet",
+    ),
+    "InceptionV3": Architecture(
+        _application("InceptionV3"), 3, **_PLUS_MINUS_ONE, penultimate="mixed7", final="mixed10",
+        imagenet_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        imagenet_md5="bcbd6486424b2319ff4ef7d526e38f63",
+        imagenet_url=f"{_KERAS_URL}/inception_v3",
+    ),
+    "CompactDenseNet": Architecture(
+        compact.densenet, 1, **_PLUS_MINUS_ONE, penultimate="pool4_relu", final="relu"
+    ),
+    "CompactResNetV2": Architecture(
+        compact.resnet_v2, 1, **_PLUS_MINUS_ONE, penultimate="conv4_block3_out", final="post_relu"
+    ),
+    "CompactInception": Architecture(
+        compact.inception, 1, **_PLUS_MINUS_ONE, penultimate="mixed7", final="mixed10"
+    ),
+}  # fmt: skip
+
+
+def build(architecture: str, *, n_classes: int, image_size: int, dropout: float = 0.0) -> keras.Model:
+    """A flat classifier with fresh random weights (seed Keras first for repeatable ones).
+
+    Input [n, image_size, image_size, 1] grey values in [0, 255]; output [n, n_classes] probabilities. The model is
+    named after its architecture. Raises InputError for an unknown architecture or an image too small for it.
+    """
+    spec = _spec(architecture)
+    # InceptionV3's convolutions are numbered by a global counter: start it afresh, so that a
+    # layer has one name whatever was built before.
+    keras.utils.clear_session(free_memory=False)
+    inputs = keras.Input((image_size, image_size, 1), name="image")
+    x = layers.Concatenate(name="grey_to_rgb")([inputs] * 3) if spec.channels == 3 else inputs
+    scale, offset = (list(v) if len(v) > 1 else v[0] for v in (spec.scale, spec.offset))
+    x = layers.Rescaling(scale, offset, name="preprocessing")(x)
+    try:
+        x = spec.features(x)
+    except ValueError as error:
+        raise InputError(
+            f"image_size {image_size} does not fit {architecture} ({str(error).splitlines()[0]}): use 224"
+        ) from None
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dropout(dropout, name="dropout")(x)
+    x = layers.Dense(n_classes, name="logits")(x)
+    x = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
+    return keras.Model(inputs, x, name=architecture)
+
+
+def backbone(model: keras.Model) -> keras.Model:
+    """The part of `model` from image to last feature map, sharing its layers."""
+    return keras.Model(model.input, model.get_layer("pool").input, name=f"{model.name}_backbone")
+
+
+def target_layer(model: keras.Model, name: str) -> str:
+    """The layer that `penultimate`, `final`, `last_conv` or a layer's own name stands for in `model`.
+
+    Raises InputError when there is none, when its output is not a feature map, or when its grid is under
+    4x4 (a map of fewer positions localises nothing).
+    """
+    if name in ("penultimate", "final"):
+        name = getattr(_spec(model.name), name)
+    elif name == "last_conv":
+        name = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)][-1]
+    try:
+        shape = model.get_layer(name).output.shape
+    except ValueError:
+        names = [layer.name for layer in model.layers]
+        close = difflib.get_close_matches(name, names, n=4) or names[-8:]
+        raise InputError(
+            f"target_layer: {model.name} has no layer '{name}': use penultimate, final, last_conv or a layer's "
+            f"name, such as {', '.join(close)}"
+        ) from None
+    if len(shape) != 4:
+        raise InputError(f"target_layer: '{name}' of {model.name} has no feature map (its output is {shape[1:]})")
+    if min(shape[1:3]) < MIN_GRID:
+        raise InputError(
+            f"target_layer: '{name}' of {model.name} is {shape[1]}x{shape[2]} at image_size "
+            f"{model.input_shape[1]}, and a map needs at least {MIN_GRID}x{MIN_GRID}: use larger images or "
+            "an earlier layer"
+        )
+    return name
+
+
+def check(architecture: str, *, weights: str, target: str, image_size: int, n_classes: int) -> str:
+    """Everything about a model that can fail, before training starts. Returns the target layer's name."""
+    layer = target_layer(build(architecture, n_classes=n_classes, image_size=image_size), target)
+    find_weights(architecture, weights)
+    return layer
+
+
+def load_backbone(model: keras.Model, weights: str) -> dict[str, str]:
+    """Load pretrained backbone weights into `model`, in place; the head keeps its own.
+
+    `weights` is `imagenet`, `source`, `none`, or a file or folder. Returns where they came from: keys
+    `weights`, `weights_file` (its name) and `weights_sha256`, empty for `none`.
+    Raises InputError when they cannot be had or do not fit.
+    """
+    path = find_weights(model.name, weights)
+    if path is None:
+        return {"weights": "none", "weights_file": "", "weights_sha256": ""}
+    network = backbone(model)
+    try:
+        if path.suffix == ".npz":
+            _load_npz(network, path)
+        elif path.suffix == ".keras":
+            _load_keras(network, path)
+        else:
+            network.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"weights: {path} does not fit the backbone of {model.name} ({reason}): give the file made for this "
+            "architecture, without its classification top"
+        ) from None
+    return {"weights": weights, "weights_file": path.name, "weights_sha256": sha256_file(path)}
+
+
+def find_weights(architecture: str, weights: str) -> Path | None:
+    """The file that `weights` stands for, None for `none`; `imagenet` downloads it into Keras' cache.
+
+    Raises InputError, with what to fetch and where to put it, when it cannot be had.
+    """
+    spec = _spec(architecture)
+    if weights == "none":
+        return None
+    if weights == "source":
+        name = f"{architecture}.npz"
+        shipped = resources.files("cxr") / "weights" / name
+        for candidate in (source_folder() / name, Path(str(shipped))):
+            if candidate.is_file():
+                return candidate
+        raise InputError(
+            f"weights: no source-pretrained weights for {architecture} in {source_folder()} or in the package: "
+            f"make them with notebooks/0_pretrain.ipynb (-p architecture {architecture}), or use weights: imagenet"
+        )
+    if weights == "imagenet":
+        return _imagenet(architecture, spec)
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        names = [name for name in (spec.imagenet_file, f"{architecture}.npz", f"{architecture}.keras") if name]
+        for name in names:
+            if (path / name).is_file():
+                return path / name
+        raise InputError(f"weights: the folder {path} holds none of {', '.join(names)}")
+    if not path.is_file():
+        raise InputError(
+            f"weights: '{weights}' is none of imagenet, source and none, and there is no such file or folder"
+        )
+    if path.suffix not in (".h5", ".keras", ".npz"):
+        raise InputError(f"weights: {path} is not a .h5, .keras or .npz file")
+    return path
+
+
+def source_folder() -> Path:
+    """Where `0_pretrain.ipynb` puts weights, and where `weights: source` looks first."""
+    return default_cache() / "weights"
+
+
+def save_source(model: keras.Model, folder: Path, *, provenance: dict) -> Path:
+    """Write the backbone's weights in float16 to `folder/<architecture>.npz`, with `provenance` (how they were made)
+    and the SHA-256 beside it in `<architecture>.json`. Returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {_key(v): np.asarray(v, np.float16) for v in backbone(model).weights if not _is_seed(v)}
+    if not all(np.isfinite(a).all() for a in arrays.values()):
+        raise ValueError(f"{model.name}: a weight does not fit float16")
+    path = folder / f"{model.name}.npz"
+    np.savez_compressed(path, **arrays)
+    record = {"architecture": model.name, "sha256": sha256_file(path), **provenance}
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    return path
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_weights(model: keras.Model) -> str:
+    """SHA-256 over the names, shapes and values of a model's weights.
+
+    Equal for equal networks, where the hash of the `.keras` file also depends on the time it was saved.
+    """
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        if not _is_seed(variable):
+            array = np.ascontiguousarray(variable)
+            digest.update(f"{_key(variable)} {array.shape} {array.dtype}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _spec(architecture: str) -> Architecture:
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"architecture: unknown '{architecture}': use one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[architecture]
+
+
+def _key(variable: keras.Variable) -> str:
+    return "/".join(variable.path.split("/")[-2:])
+
+
+def _is_seed(variable: keras.Variable) -> bool:
+    return "seed_generator" in variable.path
+
+
+def _load_npz(network: keras.Model, path: Path) -> None:
+    with np.load(path, allow_pickle=False) as arrays:
+        variables = {_key(v): v for v in network.weights}
+        if set(variables) != set(arrays.files):
+            odd = sorted(set(variables) ^ set(arrays.files))
+            raise ValueError(f"{len(odd)} weights differ in name, such as {odd[0]}")
+        for key, variable in variables.items():
+            variable.assign(arrays[key].astype(np.float32))
+
+
+def _load_keras(network: keras.Model, path: Path) -> None:
+    other = keras.models.load_model(path, compile=False, safe_mode=True)
+    for layer in network.layers:
+        if layer.weights:
+            layer.set_weights(other.get_layer(layer.name).get_weights())
+
+
+def _imagenet(architecture: str, spec: Architecture) -> Path:
+    if not spec.imagenet_file:
+        raise InputError(
+            f"weights: there are no ImageNet weights for {architecture}: use weights: source, or one of "
+            f"{', '.join(name for name, s in ARCHITECTURES.items() if s.imagenet_file)}"
+        )
+    url = f"{spec.imagenet_url}/{spec.imagenet_file}"
+    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    try:
+        return Path(
+            keras.utils.get_file(
+                spec.imagenet_file, url, cache_subdir="models", file_hash=spec.imagenet_md5
+            )
+        )
+    except Exception as error:  # urllib's, socket's and Keras' own
+        raise InputError(
+            f"weights: the ImageNet weights of {architecture} cannot be downloaded here "
+            f"({str(error).splitlines()[0]}): on a machine with a network fetch {url} (MD5 {spec.imagenet_md5}), put "
+            f"it into {cache / 'models'} or any folder, and in the second case set weights: FOLDER"
+        ) from None

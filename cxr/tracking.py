@@ -1,0 +1,840 @@
+"""Runs, and what they hold: the only module that imports MLflow.
+
+A notebook opens its run with `start`, logs with the `log_*` functions, and closes it with `finish` in its last
+cell. The next notebook gets a run id, and takes what it needs with `fetch`, `read_table` and `run_info`.
+
+A run is *complete* when its status is FINISHED and `finish` has tagged it `cxr.complete`. Only complete runs
+are ever reused. What a run would give again is told by its *fingerprint*: a hash of the settings that matter to
+its stage, of its inputs (the manifest's hash, the runs it reads) and of the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import atexit
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+from cxr.errors import InputError
+from cxr.params import Params
+
+# Read while MLflow is imported. Data may be confidential and machines without a network: nothing phones home.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+STAGES: dict[str, str] = {
+    "pretrain": "0_pretrain",
+    "train": "1_train",
+    "attribute": "2_attribute",
+    "score": "3_score",
+    "compare": "4_compare",
+}
+"""The notebook of each stage."""
+
+# What a stage computes does not depend on these. `data` is a path: the manifest's hash, an input of the train
+# run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
+_NOT_IN_FINGERPRINT = frozenset(
+    {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids"}
+)
+_OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast"})
+# Modules that draw, log or run things, and compute nothing: a night's training is not out of date because a
+# colour changed. Where the product is figures (`4_compare`), `plots` counts.
+_NOT_IN_CODE = frozenset({"plots", "tracking", "study", "cli"})
+_MAX_PARAM = 500  # characters; MLflow would cut at 6000, and a table of runs is unreadable long before
+_PROBE_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run says of itself. `start` and `end` are in UTC; `end` is None while it runs."""
+
+    run_id: str
+    name: str
+    stage: str
+    status: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    start: datetime
+    end: datetime | None
+    experiment_name: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether `finish` closed it, and nothing failed after that."""
+        return self.status == "FINISHED" and self.tags.get("cxr.complete") == "true"
+
+    @property
+    def fingerprint(self) -> str:
+        """Empty for a run that was not opened by `start`."""
+        return self.tags.get("cxr.fingerprint", "")
+
+
+# ---------------------------------------------------------------------------------------------- the store
+
+
+def project() -> Path:
+    """The folder that holds `notebooks/` and `mlruns/`: the checkout, or else the current folder."""
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").is_file():
+        return checkout
+    here = Path.cwd()
+    above = (folder for folder in (here, *here.parents) if (folder / "notebooks" / "1_train.ipynb").is_file())
+    return next(above, here)
+
+
+def notebooks_folder() -> Path:
+    """Where the notebooks are: `CXR_NOTEBOOKS` (the study runner sets it), or `notebooks/` of the project."""
+    return Path(os.environ.get("CXR_NOTEBOOKS") or project() / "notebooks").resolve()
+
+
+def default_uri() -> str:
+    """The store that is used when nothing else is said."""
+    return f"sqlite:///{(project() / 'mlruns' / 'mlflow.db').as_posix()}"
+
+
+def resolve(tracking_uri: str | None = None) -> str:
+    """The absolute URI that `connect` would use."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+    database = _sqlite_path(uri)
+    return uri if database is None else f"sqlite:///{database.as_posix()}"
+
+
+def is_new(tracking_uri: str) -> bool:
+    """Whether that is a SQLite store that does not exist yet."""
+    database = _sqlite_path(tracking_uri)
+    return database is not None and not database.exists()
+
+
+def connect(tracking_uri: str | None = None) -> str:
+    """Choose the MLflow store for this process and its children, and see that it answers.
+
+    Args:
+        tracking_uri: empty: the environment's MLFLOW_TRACKING_URI, or else SQLite at `mlruns/mlflow.db`.
+            SQLite paths may be relative to the current folder. A SQLite database is created where missing.
+
+    Returns:
+        The absolute URI, which is in the environment's MLFLOW_TRACKING_URI from here on.
+
+    Raises:
+        InputError: the store cannot be had (found out within about ten seconds).
+    """
+    uri = resolve(tracking_uri)
+    database = _sqlite_path(uri)
+    if database is not None:
+        _check_database(database)
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # forty lines about tables, the first time
+    with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(_PROBE_SECONDS)):
+        try:
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        # SQLAlchemy, requests, drivers: each store fails in its own way, and a person can only put right the URI
+        except Exception as error:
+            raise InputError(_unreachable(uri, error)) from None
+    mlflow.set_tracking_uri(uri)
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # which MLflow leaves alone when it was told the same URI before
+    return uri
+
+
+def artifact_root() -> Path | None:
+    """The local folder of a SQLite store's artifacts; None for a server, which has its own."""
+    database = _sqlite_path(mlflow.get_tracking_uri())
+    return database.parent / "artifacts" if database else None
+
+
+def experiment_id(name: str) -> str:
+    """The id of the experiment `name`, which is created where missing. Raises InputError if it was deleted."""
+    client = _client()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        root = artifact_root()
+        try:
+            return client.create_experiment(name, (root / name).as_uri() if root else None)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was faster
+    if found.lifecycle_stage == "deleted":
+        raise InputError(
+            f"the MLflow experiment '{name}' was deleted: choose another `name`, restore it with `mlflow "
+            f"experiments restore --experiment-id {found.experiment_id}`, or remove it for good with `mlflow gc`"
+        )
+    return found.experiment_id
+
+
+def _client() -> mlflow.MlflowClient:
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        connect()
+    return mlflow.MlflowClient()
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    if not uri.startswith("sqlite:///"):
+        return None
+    path = unquote(urlsplit(uri).path)[1:]  # sqlite:///relative, sqlite:////absolute
+    return Path(path).absolute()
+
+
+def _check_database(path: Path) -> None:
+    """Fail at once where MLflow would retry for minutes."""
+    advice = "choose another store with --tracking-uri or MLFLOW_TRACKING_URI"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=_PROBE_SECONDS)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+        finally:
+            connection.close()
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot hold the MLflow store ({error.strerror}): {advice}") from None
+    except sqlite3.Error as error:
+        raise InputError(f"{path}: cannot be used as the MLflow store ({error}): {advice}") from None
+
+
+def _unreachable(uri: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    if uri.startswith(("http://", "https://")):
+        return (
+            f"no MLflow server answers at {uri}: start it, or mend --tracking-uri or MLFLOW_TRACKING_URI "
+            f"(unset, runs are kept in {default_uri()}); it said: {first}"
+        )
+    return f"the MLflow store {uri} cannot be used: mend --tracking-uri or MLFLOW_TRACKING_URI; it said: {first}"
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+# ------------------------------------------------------------------------------------------ a notebook's run
+
+
+def start(
+    stage: str,
+    settings: Params,
+    *,
+    name: str,
+    inputs: Mapping[str, str],
+    tags: Mapping[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> mlflow.ActiveRun:
+    """Open the run of this notebook; from here on the `log_*` functions log to it.
+
+    Under `cxr study` the run exists already (MLFLOW_RUN_ID) and is taken up; by hand one is created in the
+    experiment `settings.name`. Logged at once: all settings as parameters and as `parameters.yaml`, the
+    fingerprint and its inputs, the git commit, and the versions of all packages as `environment.json`.
+
+    A run that is still open when the kernel exits ends as FAILED. A notebook that papermill runs by hand is
+    logged as `notebook.ipynb` then (under `cxr study`, the study does it).
+
+    Args:
+        stage: a key of `STAGES`.
+        settings: the notebook's validated parameters; `name` is the experiment.
+        name: of the run, when it is created here.
+        inputs: what the results depend on besides settings and code: `{"manifest": manifest_hash(df)}` for
+            train and pretrain, `upstream(run_id, ...)` for the others. The study runner computes the same.
+        tags: more tags.
+        params: more parameters to filter by, such as the upstream run's architecture and seed.
+
+    Raises:
+        InputError: the store cannot be had, or MLFLOW_RUN_ID names no run.
+    """
+    connect()
+    print_of_run = fingerprint(stage, settings, inputs)
+    if mlflow.active_run():  # the cell was run again, in Jupyter
+        mlflow.end_run("KILLED")
+    given = os.environ.pop("MLFLOW_RUN_ID", "")
+    own_tags = {
+        "cxr.stage": stage,
+        "cxr.fingerprint": print_of_run,
+        **{f"cxr.inputs.{key}": value for key, value in inputs.items()},
+        **git_tags(),
+        **(tags or {}),
+    }
+    if given:
+        info = run_info(given)
+        planned = info.fingerprint
+        if planned and planned != print_of_run:
+            own_tags["cxr.fingerprint.planned"] = planned
+        run = mlflow.start_run(run_id=given, tags=own_tags)
+    else:
+        run = mlflow.start_run(experiment_id=experiment_id(settings.name), run_name=name, tags=own_tags)
+    atexit.register(_close, run.info.run_id, mlflow.get_tracking_uri(), by_hand=not given)
+    log_params(run.info.run_id, {**settings.model_dump(), **(params or {})})
+    log_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "parameters.yaml")
+    log_json(environment(), "environment.json")
+    return run
+
+
+def finish() -> None:
+    """Close this notebook's run as FINISHED and complete; the last cell of a notebook.
+
+    In Jupyter, cells that differ from the notebook's file mark the run as `cxr.edited`: its fingerprint, which
+    was taken of the file, does not hold for it, so that a study never reuses it.
+    """
+    run_id = _active()
+    client = _client()
+    if _edited(client.get_run(run_id).data.tags.get("cxr.stage", "")):
+        client.set_tag(run_id, "cxr.edited", "true")
+    client.set_tag(run_id, "cxr.complete", "true")
+    mlflow.end_run("FINISHED")
+
+
+def log_params(run_id: str, values: Mapping[str, Any]) -> None:
+    """Log parameters to any run; logging the same value twice is no error, another value is."""
+    items = [Param(key, param_value(value)) for key, value in values.items()]
+    for first in range(0, len(items), 100):  # MLflow's limit for one request
+        _client().log_batch(run_id, params=items[first : first + 100])
+
+
+def param_value(value: Any) -> str:
+    """A parameter as MLflow shows and filters it: lists with commas; long ones cut (see parameters.yaml)."""
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= _MAX_PARAM else f"{text[: _MAX_PARAM - 30]} … (see parameters.yaml)"
+
+
+def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
+    """Log numbers. Names may hold letters, digits, `_-./` and spaces; others become `_`.
+
+    A value that is NaN or infinite is not logged, as SQL stores keep a NaN as 0 with a flag, and sort and plot
+    it as 0; its name goes into the run's tag `cxr.undefined` (comma-separated) instead.
+    """
+    run_id = _active()
+    client = _client()
+    values = {_key(name): float(value) for name, value in metrics.items()}
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    finite = [Metric(key, value, now, step or 0) for key, value in values.items() if math.isfinite(value)]
+    for first in range(0, len(finite), 1000):  # MLflow's limit for one request
+        client.log_batch(run_id, metrics=finite[first : first + 1000])
+    undefined = [key for key, value in values.items() if not math.isfinite(value)]
+    if undefined:
+        known = client.get_run(run_id).data.tags.get("cxr.undefined", "")
+        names = dict.fromkeys([*(known.split(",") if known else []), *undefined])
+        client.log_batch(run_id, tags=[RunTag("cxr.undefined", ",".join(names))])
+
+
+def log_table(df: pd.DataFrame, name: str) -> None:
+    """Log a table as `name`, which ends in `.parquet` or `.csv` (without the index). `read_table` reads it."""
+    suffix = _table_suffix(name)
+    with _file(name) as path:
+        df.to_parquet(path, index=False) if suffix == ".parquet" else df.to_csv(path, index=False)
+
+
+def log_figure(fig: Figure, name: str) -> None:
+    """Log a Matplotlib figure as `name` (`.png`, `.svg`, `.pdf`); it stays open."""
+    with _file(name) as path:
+        fig.savefig(path, bbox_inches="tight", dpi=150)
+
+
+def log_image(image: np.ndarray, *, key: str, step: int = 0) -> None:
+    """Log an image to the run's image grid.
+
+    Args:
+        image: uint8, (height, width), (height, width, 1), (height, width, 3) or (height, width, 4).
+        key: the row of the grid; characters that MLflow refuses (class names, file names) become `_`.
+        step: the column.
+
+    Synchronous: MLflow's queue would drop errors.
+    """
+    if image.dtype != "uint8":
+        raise InputError(f"log_image('{key}') takes uint8 pixels (0 to 255), got {image.dtype}")
+    _client().log_image(_active(), image, key=_key(key), step=step, synchronous=True)
+
+
+def log_json(values: Any, name: str) -> None:
+    """Log anything that JSON can hold. NaN and infinities, which JSON has no words for, raise ValueError."""
+    log_text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False), name)
+
+
+def log_text(text: str, name: str, *, run_id: str = "") -> None:
+    """Log a text file, as UTF-8, to this notebook's run or to another."""
+    _client().log_text(run_id or _active(), text, name)
+
+
+def log_file(path: str | Path, artifact_dir: str = "") -> None:
+    """Log a file, under its own name, into the folder `artifact_dir` of the run's artifacts."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such file to log")
+    _client().log_artifact(_active(), str(path), artifact_dir or None)
+
+
+def log_file_as(run_id: str, path: str | Path, name: str) -> None:
+    """Log a file to any run, open or ended, under another name."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / name
+        shutil.copyfile(path, copy)
+        _client().log_artifact(run_id, str(copy))
+
+
+def _active() -> str:
+    run = mlflow.active_run()
+    if run is None:
+        raise InputError("no run is open: run the cell that calls `tracking.start` first")
+    return run.info.run_id
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes as metric or image key, whatever file or class it comes from."""
+    clean = re.sub(r"[^A-Za-z0-9_\-. /]", "_", name)
+    clean = "/".join(part.strip(" ") for part in clean.split("/") if part.strip(" .")) or "_"
+    return clean
+
+
+@contextmanager
+def _file(name: str) -> Iterator[Path]:
+    """A file to write, which is logged under the artifact path `name` at the end."""
+    folder, _, base = name.rpartition("/")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / base
+        yield path
+        _client().log_artifact(_active(), str(path), folder or None)
+
+
+def _close(run_id: str, uri: str, *, by_hand: bool) -> None:
+    """At the kernel's exit. Registered after MLflow's own hook, hence run before it, which says FINISHED."""
+    mlflow.set_tracking_uri(uri)
+    run = mlflow.active_run()
+    if run is not None and run.info.run_id == run_id:
+        mlflow.end_run("FAILED")
+    notebook = _papermill_output() if by_hand else None
+    if notebook is not None:
+        log_file_as(run_id, notebook, "notebook.ipynb")
+
+
+def _papermill_output() -> Path | None:
+    """The notebook that papermill, run by hand, is writing: asked of the command line of the parent process.
+
+    Papermill saves after every cell, hence before the kernel is told to exit. (It names the path to the notebook
+    only with `--inject-output-path`.) None in Jupyter, or when the output is not a local file.
+    """
+    import psutil  # of ipykernel's own requirements
+
+    try:
+        # Windows has a launcher between a virtual environment's python and what it runs.
+        for process in psutil.Process().parents()[:3]:
+            words = process.cmdline()
+            at = next((i for i, word in enumerate(words[:4]) if Path(word).stem == "papermill"), None)
+            if at is None:
+                continue
+            from papermill.cli import papermill
+
+            context = papermill.make_context("papermill", words[at + 1 :], resilient_parsing=True)
+            path = Path(process.cwd()) / (context.params["output_path"] or "")
+            return path if path.is_file() else None
+    except psutil.Error:
+        pass  # another user's process, or one that has gone: there is nothing to log then
+    return None
+
+
+def _edited(stage: str) -> bool:
+    """Whether cells were run in this kernel that the notebook's file does not hold, or not all of its cells."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    notebook = notebooks_folder() / f"{STAGES.get(stage, '')}.ipynb"
+    if shell is None or not notebook.is_file():
+        return False
+    run = [source.strip() for source in shell.history_manager.input_hist_raw]
+    run = [source for source in run if source and not source.startswith("# Parameters")]
+    cells = [source for source in _code_cells(notebook) if source and not source.startswith("# Parameters")]
+    last = cells.index(run[-1]) if run and run[-1] in cells else len(cells) - 1
+    return set(run) != set(cells[: last + 1])
+
+
+# ------------------------------------------------------------------------------------------- other runs
+
+
+def run_info(run_id: str) -> RunInfo:
+    """What a run says of itself. Raises InputError if there is no such run."""
+    try:
+        run = _client().get_run(run_id)
+    except MlflowException as error:
+        raise InputError(
+            f"no run '{run_id}' in {mlflow.get_tracking_uri()} ({_first_line(error)}): mend the run id, or "
+            "MLFLOW_TRACKING_URI if the run is kept elsewhere"
+        ) from None
+    return _info(run, _client().get_experiment(run.info.experiment_id).name)
+
+
+def find(
+    stage: str | None = None,
+    *,
+    experiment: str,
+    fingerprint: str | None = None,
+    complete: bool = True,
+    parent: str | None = None,
+) -> list[RunInfo]:
+    """Runs of an experiment, newest first; none if there is no such experiment.
+
+    Args:
+        stage: of this stage only.
+        experiment: the experiment's name.
+        fingerprint: with this fingerprint only (and unedited, see `finish`).
+        complete: complete runs only.
+        parent: children of this run only.
+    """
+    client = _client()
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    conditions = []
+    if stage is not None:
+        conditions.append(f"tags.`cxr.stage` = '{stage}'")
+    if fingerprint is not None:
+        conditions.append(f"tags.`cxr.fingerprint` = '{fingerprint}'")
+    if complete:
+        conditions += ["attributes.status = 'FINISHED'", "tags.`cxr.complete` = 'true'"]
+    if parent is not None:
+        conditions.append(f"tags.`mlflow.parentRunId` = '{parent}'")
+    runs, token = [], None
+    while True:
+        page = client.search_runs(
+            [found.experiment_id],
+            " and ".join(conditions),
+            max_results=1000,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        runs += [_info(run, experiment) for run in page]
+        token = page.token
+        if not token:
+            break
+    return [run for run in runs if fingerprint is None or run.tags.get("cxr.edited") != "true"]
+
+
+def latest(stage: str, *, experiment: str, **params: Any) -> str:
+    """The id of the newest complete run of a stage whose logged parameters are `params`.
+
+    Raises:
+        InputError: there is none; the message says which notebook to run first.
+    """
+    wanted = {key: param_value(value) for key, value in params.items()}
+    for run in find(stage, experiment=experiment):
+        if all(run.params.get(key) == value for key, value in wanted.items()):
+            return run.run_id
+    which = "".join(f", {key} {value}" for key, value in wanted.items())
+    raise InputError(
+        f"no finished {stage} run in the experiment '{experiment}'{which} ({mlflow.get_tracking_uri()}): run "
+        f"{STAGES.get(stage, stage)}.ipynb first, or name the experiment that has one with the parameter `name`"
+    )
+
+
+def upstream(*run_ids: str) -> dict[str, str]:
+    """The `inputs` of a notebook that reads these complete runs, all of one stage, in any order.
+
+    Runs are told by their ids: a stage that was run again hands on other numbers (on another machine, or where
+    `deterministic` is off), so that what was computed from its first run is not what the second would give.
+
+    Raises:
+        InputError: a run does not exist, is not complete, or has another stage than the first.
+    """
+    runs = [run_info(run_id) for run_id in run_ids]
+    if not runs:
+        raise InputError("no run ids given: name the runs to read")
+    for run in runs:
+        if not run.complete:
+            raise InputError(f"run {run.run_id} ({run.name}) is {run.status} and not complete: run it again")
+        if run.stage != runs[0].stage:
+            raise InputError(f"run {run.run_id} ({run.name}) is a {run.stage} run, and others are {runs[0].stage}")
+    ids = sorted(set(run_ids))
+    return {runs[0].stage: ids[0] if len(ids) == 1 else sha256("\n".join(ids))}
+
+
+def fetch(run_id: str, artifact_path: str) -> Path:
+    """A local copy of an artifact (file or folder) of a run, which is deleted when this process exits.
+
+    Raises:
+        InputError: there is no such run or artifact; names both, and what the run holds instead.
+    """
+    info = run_info(run_id)
+    folder = _scratch() / run_id
+    folder.mkdir(exist_ok=True)
+    try:
+        found = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=artifact_path, dst_path=str(folder)
+        )
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"run {run_id} ({info.name}, {info.status}) has no artifact '{artifact_path}' that can be read: "
+            f"{_first_line(error)}. It holds: {', '.join(artifacts(run_id)) or 'nothing'}"
+        ) from None
+    return Path(found)
+
+
+def artifacts(run_id: str) -> list[str]:
+    """The names of what a run holds, at the top level; folders end in `/`."""
+    return [item.path + ("/" if item.is_dir else "") for item in _client().list_artifacts(run_id)]
+
+
+def read_table(run_id: str, name: str) -> pd.DataFrame:
+    """A table that `log_table` logged. Raises InputError as `fetch` does."""
+    import pandas as pd
+
+    path = fetch(run_id, name)
+    return pd.read_parquet(path) if _table_suffix(name) == ".parquet" else pd.read_csv(path)
+
+
+def _info(run: mlflow.entities.Run, experiment: str) -> RunInfo:
+    return RunInfo(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        stage=run.data.tags.get("cxr.stage", ""),
+        status=run.info.status,
+        params=dict(run.data.params),
+        tags=dict(run.data.tags),
+        metrics=dict(run.data.metrics),
+        start=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+        end=datetime.fromtimestamp(run.info.end_time / 1000, UTC) if run.info.end_time else None,
+        experiment_name=experiment,
+    )
+
+
+def _table_suffix(name: str) -> str:
+    suffix = Path(name).suffix
+    if suffix not in (".parquet", ".csv"):
+        raise InputError(f"table '{name}': the name has to end in .parquet or .csv")
+    return suffix
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@functools.cache
+def _scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="cxr-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+# --------------------------------------------------------------------------------------- the study's own runs
+
+
+def create_run(
+    *, experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None = None
+) -> str:
+    """Create a run, without opening it in this process, and return its id."""
+    client = _client()
+    family = {"mlflow.parentRunId": parent} if parent else {}
+    run = client.create_run(experiment_id(experiment), tags={**tags, **family}, run_name=name)
+    log_params(run.info.run_id, params)
+    return run.info.run_id
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of any run."""
+    for key, value in tags.items():
+        _client().set_tag(run_id, key, value)
+
+
+def end_run(run_id: str, status: str) -> None:
+    """End any run as FINISHED, FAILED or KILLED; only a FINISHED one can be complete."""
+    client = _client()
+    if status != "FINISHED" and "cxr.complete" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "cxr.complete")
+    client.set_terminated(run_id, status)
+
+
+def reopen_run(run_id: str) -> None:
+    """Say of an ended run that it is running again."""
+    _client().update_run(run_id, status="RUNNING")
+
+
+# --------------------------------------------------------------------------------------------- provenance
+
+
+def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, notebooks: Path | None = None) -> str:
+    """SHA-256, in hexadecimal, of all that the results of a stage depend on.
+
+    That is the settings that matter to it (not the names of things, paths or run ids), its inputs, and
+    `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path.
+    Versions of packages are not part of it: they are logged with each run.
+    """
+    values = settings.model_dump(mode="json")
+    left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | _OF_PHANTOM
+    values = {key: value for key, value in values.items() if key not in left_out}
+    if "weights" in values:
+        values["weights"] = _weights(values["weights"], values["architecture"])
+    return sha256(
+        json.dumps(
+            {
+                "stage": stage,
+                "settings": values,
+                "inputs": dict(inputs),
+                "code": code_version(_notebook_name(stage), notebooks=notebooks),
+            },
+            sort_keys=True,
+            allow_nan=False,
+        )
+    )
+
+
+def code_version(notebook: str, *, notebooks: Path | None = None) -> str:
+    """SHA-256 over a notebook's code cells and the `cxr` modules that it imports, directly or not.
+
+    Found statically: imports within functions count. `tracking`, `study` and `cli` do not, and `plots` for
+    `4_compare` alone. With `cxr.models` come the shipped weights. Outputs, text cells and the parameters cell,
+    whose values are settings, do not count.
+
+    Args:
+        notebook: its name, with or without `.ipynb`.
+        notebooks: the folder it is in; default `notebooks_folder()`.
+
+    Raises:
+        InputError: there is no such notebook, or a cell is not Python.
+    """
+    name = notebook.removesuffix(".ipynb")
+    path = (notebooks or notebooks_folder()) / f"{name}.ipynb"
+    cells = [source for source in _code_cells(path) if not source.startswith("# Parameters")]
+    try:
+        trees = [ast.parse(_without_magics(source)) for source in cells]
+    except SyntaxError as error:
+        raise InputError(f"{path}: a code cell is not Python: {error}") from None
+    package = Path(__file__).resolve().parent
+    modules = _closure(trees, package, without=_NOT_IN_CODE - ({"plots"} if name == STAGES["compare"] else set()))
+    parts = [sha256(cell) for cell in cells]
+    parts += [f"{module} {_contents(package / f'{module}.py', text=True)}" for module in sorted(modules)]
+    if "models" in modules:
+        parts += [f"{file.name} {_contents(file)}" for file in sorted((package / "weights").glob("*"))]
+    return sha256("\n".join(parts))
+
+
+def environment() -> dict[str, Any]:
+    """Python, platform, and the version of every installed package, without importing any."""
+    versions = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: versions[name] for name in sorted(versions, key=str.lower)},
+    }
+
+
+def git_tags() -> dict[str, str]:
+    """The project's commit and whether tracked files differ from it; empty outside of a git repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"mlflow.source.git.commit": commit, "cxr.git.dirty": str(bool(dirty)).lower()}
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(project()), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def _notebook_name(stage: str) -> str:
+    if stage not in STAGES:
+        raise InputError(f"unknown stage '{stage}': known are {', '.join(STAGES)}")
+    return STAGES[stage]
+
+
+def _code_cells(path: Path) -> list[str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        cells = [cell["source"] for cell in content["cells"] if cell["cell_type"] == "code"]
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the notebook ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: not a Jupyter notebook (format 4)") from None
+    return ["".join(source).strip() for source in cells]
+
+
+def _without_magics(source: str) -> str:
+    """IPython's own lines (%matplotlib, !ls) blanked: they import nothing of ours."""
+    return "\n".join("" if re.match(r"\s*[%!?]", line) else line for line in source.splitlines())
+
+
+def _weights(weights: str, architecture: str) -> str:
+    """`weights` as the fingerprint has it: with the contents of the files that it stands for.
+
+    Those in the package are part of `code_version`, and Keras checks those of `imagenet`.
+    """
+    if weights in ("imagenet", "none"):
+        return weights
+    if weights == "source":
+        from cxr.data import default_cache  # pandas, which not every caller needs
+
+        own = default_cache() / "weights" / f"{architecture}.npz"  # as in models.find_weights
+        return f"source {_contents(own)}" if own.is_file() else "source"
+    path = Path(weights).expanduser()
+    files = [path] if path.is_file() else sorted(path.glob("*.*")) if path.is_dir() else []
+    return " ".join(["files", *(_contents(file) for file in files if file.suffix in (".h5", ".keras", ".npz"))])
+
+
+def _closure(trees: list[ast.Module], package: Path, *, without: Set[str]) -> set[str]:
+    """Names of the modules of `package` that the code imports, directly or through one another."""
+    known = {path.stem for path in package.glob("*.py")} - without
+    found: set[str] = set()
+    waiting = set().union(*(_imports(tree) for tree in trees)) & known
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        tree = ast.parse((package / f"{module}.py").read_text(encoding="utf-8"))
+        waiting |= (_imports(tree) & known) - found
+    return found
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """Names of `cxr`'s own modules in import statements anywhere in the code, and `__init__` with them."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["cxr" if node.level else "", node.module]))
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    own = [name.split(".") for name in names if name == "cxr" or name.startswith("cxr.")]
+    return {parts[1] if len(parts) > 1 else "__init__" for parts in own}
+
+
+def _contents(path: Path, *, text: bool = False) -> str:
+    """SHA-256 of a file's contents."""
+    content = path.read_bytes()
+    # git may check out text with other line ends on Windows
+    return hashlib.sha256(content.replace(b"\r\n", b"\n") if text else content).hexdigest()
+
+
+def sha256(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()

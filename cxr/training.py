@@ -1,0 +1,290 @@
+"""The two stages: a new head on a frozen backbone, then every layer; and the pretraining of the compact kin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from keras import layers
+from sklearn.utils.class_weight import compute_class_weight
+
+from cxr import models, source_task
+from cxr.params import PretrainParams, TrainParams
+
+STAGES = ("transfer", "fine_tuned")
+
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [n, side, side], labels int [n]
+
+
+def seed_everything(seed: int, *, deterministic: bool = True) -> None:
+    """Seed Python, NumPy and TensorFlow; with `deterministic`, ops give the same bits every time."""
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def transfer(
+    model: keras.Model, train: Arrays, val: Arrays, settings: TrainParams, *, on_epoch: OnEpoch | None = None
+) -> pd.DataFrame:
+    """Stage 1, in place: train `dropout` and `logits` on the frozen backbone, which is in inference mode.
+
+    Without augmentation the backbone's pooled features are computed once and the head alone is fitted to them,
+    which is the same arithmetic. Ends with the weights of the epoch with the lowest validation loss.
+    Returns one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss, val_accuracy, seconds.
+    """
+    head_layers = [model.get_layer(name) for name in ("dropout", "logits")]
+    options = {
+        "epochs": settings.transfer_epochs,
+        "learning_rate": settings.transfer_learning_rate,
+        "patience": settings.transfer_patience,
+        "stage": "transfer",
+        "settings": settings,
+        "on_epoch": on_epoch,
+    }
+    if settings.augmentation == "none":
+        progress(f"transfer: features of {len(train[0]) + len(val[0])} images")
+        inputs = keras.Input(model.get_layer("pool").output.shape[1:])
+        x = inputs
+        for layer in head_layers:
+            x = layer(x)
+        head = keras.Model(inputs, x)
+        pooled = [(features(model, images, settings.batch_size), labels) for images, labels in (train, val)]
+        return _fit(head, *pooled, **options)
+    trainable = [layer for layer in model.layers if layer not in head_layers and layer.trainable]
+    for layer in trainable:
+        layer.trainable = False
+    try:
+        return _fit(_to_logits(model), train, val, **options)
+    finally:
+        for layer in trainable:
+            layer.trainable = True
+
+
+def fine_tune(
+    model: keras.Model, train: Arrays, val: Arrays, settings: TrainParams, *, on_epoch: OnEpoch | None = None
+) -> pd.DataFrame:
+    """Stage 2, in place: train every layer, at a low learning rate.
+
+    With `batchnorm: inference` BatchNorm layers are frozen: pretrained statistics, scale and offset stay
+    (Keras' advice for fine-tuning on few images); with `training` they follow the batches.
+    Ends with the weights of the epoch with the lowest validation loss; returns rows as `transfer`.
+    """
+    frozen = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, layers.BatchNormalization) and settings.batchnorm == "inference"
+    ]
+    for layer in frozen:
+        layer.trainable = False
+    try:
+        return _fit(
+            _to_logits(model),
+            train,
+            val,
+            epochs=settings.fine_tune_epochs,
+            learning_rate=settings.fine_tune_learning_rate,
+            patience=settings.fine_tune_patience,
+            stage="fine_tuned",
+            settings=settings,
+            on_epoch=on_epoch,
+        )
+    finally:
+        for layer in frozen:
+            layer.trainable = True
+
+
+def features(model: keras.Model, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Pooled features float32 [n, d] of the backbone in inference mode, for grey images uint8 [n, side, side]."""
+    pooled = keras.Model(model.input, model.get_layer("pool").output)
+    return pooled.predict(images[..., None], batch_size=batch_size, verbose=0)
+
+
+def predict(model: keras.Model, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Class probabilities float32 [n, n_classes] for grey images uint8 [n, side, side]."""
+    return model.predict(images[..., None], batch_size=batch_size, verbose=0)
+
+
+def prediction_table(manifest: pd.DataFrame, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    """One row an image, in the manifest's order: image_id, patient_id, split, label, predicted, correct, and the
+    probability of class k as `p_<k>` (names may hold any character, so columns go by number)."""
+    predicted = np.array(classes)[probabilities.argmax(1)]
+    table = manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
+    table["predicted"] = predicted
+    table["correct"] = table["label"].to_numpy() == predicted
+    for k in range(len(classes)):
+        table[f"p_{k}"] = probabilities[:, k]
+    return table
+
+
+def pretrain(settings: PretrainParams, *, on_epoch: OnEpoch | None = None) -> tuple[keras.Model, pd.DataFrame]:
+    """Train an architecture from scratch on the procedural source task (`cxr.source_task`): two softmax heads, the
+    texture and the object, Adam with cosine decay, pictures flipped and turned by right angles at random.
+
+    Returns the model (its head untrained: only the backbone is meant to be kept) and one row an epoch, among
+    them val_texture_accuracy and val_object_accuracy on pictures not trained on.
+    """
+    n_val = max(64, settings.source_images // 12)
+    progress(f"pretrain: {settings.source_images + n_val} pictures of the source task")
+    images, textures, things = source_task.render_stack(
+        settings.seed, settings.source_images + n_val, settings.image_size
+    )
+    model = models.build(settings.architecture, n_classes=2, image_size=settings.image_size)
+    pooled = model.get_layer("pool").output
+    heads = {
+        "texture": layers.Dense(len(source_task.TEXTURES), name="texture")(pooled),
+        "object": layers.Dense(len(source_task.OBJECTS), name="object")(pooled),
+    }
+    trainee = keras.Model(model.input, heads)
+    steps = -(-settings.source_images // settings.batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate / 10,
+        decay_steps=steps * settings.epochs,
+        warmup_target=settings.learning_rate,
+        warmup_steps=steps // 4,
+    )
+    trainee.compile(
+        keras.optimizers.Adam(schedule),
+        loss={name: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for name in heads},
+        metrics={name: ["accuracy"] for name in heads},
+    )
+
+    def dataset(part: slice, training: bool) -> tf.data.Dataset:
+        labels = {"texture": textures[part], "object": things[part]}
+        data = tf.data.Dataset.from_tensor_slices((images[part][..., None], labels))
+        if training:
+            data = data.shuffle(settings.source_images, seed=settings.seed)
+            data = data.enumerate().map(lambda step, row: (_flip(row[0], step, settings.seed), row[1]))
+        return data.batch(settings.batch_size).prefetch(2)
+
+    val = dataset(slice(settings.source_images, None), False)
+    log = _EpochLog("pretrain", settings.epochs, on_epoch)
+    trainee.fit(
+        dataset(slice(0, settings.source_images), True),
+        validation_data=val,
+        epochs=settings.epochs,
+        callbacks=[log],
+        verbose=0,
+    )
+    return model, log.table()
+
+
+def progress(message: str) -> None:
+    """One line of progress; the study runner shows lines that start with this mark."""
+    print(f"» {message}", flush=True)
+
+
+def _flip(image: tf.Tensor, step: tf.Tensor, seed: int) -> tf.Tensor:
+    key = tf.stack([tf.cast(step, tf.int64), tf.constant(seed, tf.int64)])
+    image = tf.image.stateless_random_flip_left_right(image, key)
+    return tf.image.rot90(image, tf.random.stateless_uniform([], key + 1, 0, 4, tf.int32))
+
+
+def _to_logits(model: keras.Model) -> keras.Model:
+    return keras.Model(model.input, model.get_layer("logits").output)
+
+
+def _augment(side: int, seed: int) -> keras.Sequential:
+    """`light`: turns up to 7 degrees, shifts and zooms up to 6 %, contrast and brightness up to 15 %.
+
+    No mirroring: the heart's side is evidence.
+    """
+    options = {"fill_mode": "constant", "fill_value": 0.0}
+    return keras.Sequential(
+        [
+            keras.Input((side, side, 1)),
+            layers.RandomRotation(7 / 360, seed=seed, **options),
+            layers.RandomTranslation(0.06, 0.06, seed=seed + 1, **options),
+            layers.RandomZoom(0.06, seed=seed + 2, **options),
+            layers.RandomContrast(0.15, value_range=(0, 255), seed=seed + 3),
+            layers.RandomBrightness(0.15, value_range=(0, 255), seed=seed + 4),
+        ]
+    )
+
+
+def _dataset(arrays: Arrays, settings: TrainParams, *, training: bool) -> tf.data.Dataset:
+    x, y = arrays
+    is_image = x.ndim == 3
+    data = tf.data.Dataset.from_tensor_slices((x[..., None] if is_image else x, y))
+    if training:
+        data = data.shuffle(len(y), seed=settings.seed)
+    data = data.batch(settings.batch_size)
+    if training and is_image and settings.augmentation != "none":
+        augment = _augment(x.shape[1], settings.seed)
+        data = data.map(lambda images, labels: (augment(tf.cast(images, tf.float32), training=True), labels))
+    return data.prefetch(2)
+
+
+def _fit(
+    model: keras.Model,
+    train: Arrays,
+    val: Arrays,
+    *,
+    epochs: int,
+    learning_rate: float,
+    patience: int,
+    stage: str,
+    settings: TrainParams,
+    on_epoch: OnEpoch | None,
+) -> pd.DataFrame:
+    optimizer = (
+        keras.optimizers.Adam(learning_rate)
+        if settings.optimizer == "adam"
+        else keras.optimizers.SGD(learning_rate, momentum=0.9)
+    )
+    optimizer.build(model.trainable_variables)  # else the first step is traced twice
+    model.compile(
+        optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    weights = None
+    if settings.class_weights:
+        present = np.unique(train[1])
+        weights = dict(zip(present, compute_class_weight("balanced", classes=present, y=train[1]), strict=True))
+    log = _EpochLog(stage, epochs, on_epoch)
+    model.fit(
+        _dataset(train, settings, training=True),
+        validation_data=_dataset(val, settings, training=False),
+        epochs=epochs,
+        class_weight=weights,
+        callbacks=[
+            log,
+            keras.callbacks.TerminateOnNaN(raise_error=True),
+            keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience, restore_best_weights=True),
+        ],
+        verbose=0,
+    )
+    return log.table()
+
+
+class _EpochLog(keras.callbacks.Callback):
+    """Rows for the history, progress lines, and the caller's `on_epoch(epoch, metrics)`."""
+
+    def __init__(self, stage: str, epochs: int, on_epoch: OnEpoch | None) -> None:
+        super().__init__()
+        self.stage, self.epochs, self.on_epoch = stage, epochs, on_epoch
+        self.rows: list[dict[str, float]] = []
+        self.started = self.epoch_started = time.perf_counter()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch_started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.perf_counter()
+        metrics = {name: float(value) for name, value in (logs or {}).items()}
+        self.rows.append({"epoch": epoch + 1, **metrics, "seconds": now - self.epoch_started})
+        left = (now - self.started) / (epoch + 1) * (self.epochs - epoch - 1)
+        progress(
+            f"{self.stage}: epoch {epoch + 1}/{self.epochs}, loss {metrics['loss']:.3f}, "
+            f"val_loss {metrics['val_loss']:.3f}, at most {left:.0f} s left"
+        )
+        if self.on_epoch is not None:
+            self.on_epoch(epoch + 1, metrics)
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)

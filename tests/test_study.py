@@ -1,0 +1,525 @@
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from cxr import study, tracking
+from cxr.errors import InputError
+from cxr.params import StudyParams
+
+PARAMETERS = {
+    "1_train": {"name": "x", "phantom_images": 60, "architecture": "CompactResNetV2", "seed": 0},
+    "2_attribute": {"name": "x", "train_run_id": "", "method": ["layercam", "gradcampp"]},
+    "3_score": {"name": "x", "attribute_run_id": "", "method": "layercam", "n_boot": 2000},
+    "4_compare": {"name": "x", "score_run_ids": [], "n_boot": 2000},
+}
+START = {
+    "1_train": """
+from cxr import data, tracking
+from cxr.params import TrainParams
+settings = TrainParams.from_notebook(globals())
+inputs = {"manifest": data.manifest_hash(data.build_manifest(settings))}
+tracking.start("train", settings, name="train", inputs=inputs)
+print("» epoch 1/1")
+print("{marker}")
+""",
+    "2_attribute": """
+from cxr import tracking
+from cxr.params import AttributeParams
+settings = AttributeParams.from_notebook(globals())
+train = tracking.run_info(settings.train_run_id)
+tracking.start("attribute", settings, name="attribute", inputs=tracking.upstream(train.run_id),
+               params={"seed": train.params["seed"]})
+""",
+    "3_score": """
+from cxr import tracking
+from cxr.params import ScoreParams
+settings = ScoreParams.from_notebook(globals())
+tracking.start("score", settings, name="score", inputs=tracking.upstream(settings.attribute_run_id))
+tracking.log_metrics({"iou20_median": 0.5, "iou20_ci_low": 0.4, "iou20_ci_high": 0.625, "n_images": 12,
+                      "n_degenerate": 0, "auc_macro_transfer": 0.9, "centroid_shift_median": float("nan")})
+""",
+    "4_compare": """
+from cxr import tracking
+from cxr.params import CompareParams
+settings = CompareParams.from_notebook(globals())
+tracking.start("compare", settings, name="compare", inputs=tracking.upstream(*settings.score_run_ids))
+print("the verdict:", len(settings.score_run_ids))
+""",
+}
+
+
+def write_notebooks(folder: Path, **extra: str) -> Path:
+    """Four small notebooks; `extra` maps names of stages to a cell before the last."""
+    folder.mkdir(exist_ok=True)
+    for stage, name in tracking.STAGES.items():
+        if name not in PARAMETERS:
+            continue
+        lines = [f"{key} = {value!r}" for key, value in PARAMETERS[name].items()]
+        cells = [nbformat.v4.new_code_cell("\n".join(["# Parameters", *lines]), metadata={"tags": ["parameters"]})]
+        cells.append(nbformat.v4.new_code_cell(START[name].strip()))
+        if stage in extra:
+            cells.append(nbformat.v4.new_code_cell(extra[stage]))
+        cells.append(nbformat.v4.new_code_cell("tracking.finish()"))
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / f"{name}.ipynb")
+    return folder
+
+
+def write_params(path: Path, **values) -> Path:
+    defaults = {
+        "name": "fake",
+        "phantom_images": 60,
+        "architecture": ["CompactDenseNet"],
+        "seed": [0],
+        "method": ["layercam", "gradcampp"],
+        "n_boot": 100,
+        "jobs": 1,
+    }
+    path.write_text(yaml.safe_dump({**defaults, **values}))
+    return path
+
+
+@pytest.fixture
+def notebooks(tmp_path):
+    return write_notebooks(tmp_path / "notebooks")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/store/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return uri
+
+
+@pytest.fixture
+def go(tmp_path, store, monkeypatch):
+    """Run a study; the networks are not built (tests of `preflight` and of the real notebooks do that)."""
+    monkeypatch.setattr(study, "preflight", lambda *_: None)
+
+    def run(params: Path, notebooks: Path, overrides=None, **options) -> int:
+        overrides = overrides or {}
+        params_ = StudyParams.read(params, overrides)
+        return study.run(
+            params_, params, overrides, out=tmp_path / "out", notebooks=notebooks, tracking_uri=store, **options
+        )
+
+    return run
+
+
+def runs_by_stage(complete=True) -> dict[str, list[tracking.RunInfo]]:
+    found: dict[str, list[tracking.RunInfo]] = {}
+    for run in tracking.find(experiment="fake", complete=complete):
+        found.setdefault(run.stage, []).append(run)
+    return found
+
+
+# -- planning
+
+
+def test_plan_is_the_grid_each_step_after_what_it_needs():
+    params = StudyParams(architecture=["CompactDenseNet", "DenseNet201"], seed=[0, 3], method=["gradcampp"])
+    steps = study.plan(params)
+    assert [step.key for step in steps] == [
+        "train/CompactDenseNet/s0",
+        "attribute/CompactDenseNet/s0",
+        "score/CompactDenseNet/s0/gradcampp",
+        "train/CompactDenseNet/s3",
+        "attribute/CompactDenseNet/s3",
+        "score/CompactDenseNet/s3/gradcampp",
+        "train/DenseNet201/s0",
+        "attribute/DenseNet201/s0",
+        "score/DenseNet201/s0/gradcampp",
+        "train/DenseNet201/s3",
+        "attribute/DenseNet201/s3",
+        "score/DenseNet201/s3/gradcampp",
+        "compare",
+    ]
+    assert steps[2].needs == ("attribute/CompactDenseNet/s0",)
+    assert steps[2].parameters == {"method": "gradcampp"}
+    assert steps[-1].needs == tuple(step.key for step in steps if step.stage == "score")
+    assert steps[3].parameters == {"architecture": "CompactDenseNet", "seed": 3}
+
+
+def test_command(tmp_path):
+    steps = {step.stage: step for step in study.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0]))}
+
+    def words(stage, overrides, runs):
+        command = study.command(
+            steps[stage],
+            params_file="params/study.yaml",
+            overrides=overrides,
+            out="a b",
+            notebooks=Path("notebooks"),
+            runs=runs,
+        )
+        return command[command.index("notebooks/" + steps[stage].notebook + ".ipynb") :]
+
+    common = ["-k", "python3", "--log-output", "--no-progress-bar", "-f", "params/study.yaml"]
+    assert words("train", {}, {}) == [
+        *("notebooks/1_train.ipynb", "a b/train-CompactDenseNet-s0.ipynb", *common),
+        *("-p", "architecture", "CompactDenseNet", "-p", "seed", "0"),
+    ]
+    assert words("attribute", {}, {}) == [
+        *("notebooks/2_attribute.ipynb", "a b/attribute-CompactDenseNet-s0.ipynb", *common),
+        *("-r", "train_run_id", "<train/CompactDenseNet/s0>"),
+    ]
+    # a run id that is a number to YAML and to papermill's -p has to arrive as it is
+    assert words("score", {"n_boot": 200}, {"attribute/CompactDenseNet/s0": "123e4567"})[-8:] == [
+        *("-y", '{"n_boot": 200}', "-p", "method", "gradcampp", "-r", "attribute_run_id", "123e4567"),
+    ]
+    ids = {"score/CompactDenseNet/s0/layercam": "aa", "score/CompactDenseNet/s0/gradcampp": "12"}
+    last = words("compare", {}, ids)
+    assert last[-2] == "-y" and yaml.safe_load(last[-1]) == {"score_run_ids": ["aa", "12"]}
+
+
+def test_settings_are_those_that_the_notebook_will_have(tmp_path, notebooks):
+    params = write_params(tmp_path / "study.yaml")
+    steps = {step.key: step for step in study.plan(StudyParams.read(params))}
+    known = {"params_file": params, "overrides": {"n_boot": 300}, "notebooks": notebooks}
+    step = steps["score/CompactDenseNet/s0/gradcampp"]
+    settings = study.settings(step, **known, runs={"attribute/CompactDenseNet/s0": "ab"})
+    assert (settings.method, settings.n_boot, settings.attribute_run_id, settings.name) == (
+        *("gradcampp", 300, "ab", "fake"),
+    )
+
+
+def test_a_parameter_that_the_notebook_lacks_is_refused(tmp_path, notebooks):
+    params = write_params(tmp_path / "study.yaml", level=0.9)  # papermill would only warn
+    steps = study.plan(StudyParams.read(params))
+    with pytest.raises(InputError, match=r"3_score.ipynb: its parameters cell .* lacks level"):
+        study.settings(steps[2], params_file=params, overrides={}, notebooks=notebooks, runs={})
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("seed = int('3')", "only `name = literal` lines"),
+        ("seed = (", "only `name = literal` lines"),
+        ("banana = 3", "banana, which is no parameter"),
+    ],
+)
+def test_parameters_cells_hold_literals_of_known_names(tmp_path, source, message):
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "1_train.ipynb")
+    params = write_params(tmp_path / "study.yaml")
+    step = study.plan(StudyParams.read(params))[0]
+    with pytest.raises(InputError, match=message):
+        study.settings(step, params_file=params, overrides={}, notebooks=tmp_path, runs={})
+
+
+def test_a_notebook_without_parameters_cell_or_at_all(tmp_path):
+    with pytest.raises(InputError, match="cannot read the notebook"):
+        study.notebook_parameters(tmp_path / "none.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "1_train.ipynb")
+    with pytest.raises(InputError, match="no cell is tagged 'parameters'"):
+        study.notebook_parameters(tmp_path / "1_train.ipynb")
+
+
+def test_a_default_of_a_notebook_that_differs_from_the_study_s_is_refused(tmp_path, store, notebooks):
+    params = tmp_path / "study.yaml"
+    params.write_text("name: fake\n")  # phantom_images: 60 in the notebook, 1000 in StudyParams
+    with pytest.raises(InputError, match=r"phantom_images = 60 where a study has 1000.*add it there"):
+        study.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks)
+
+
+def test_time_left():
+    steps = study.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0, 1], method=["layercam"]))
+    session = study._Session(StudyParams(), Path(), {}, Path(), Path(), {}, fresh=False)
+    assert study._left(session, steps, [], 1) is None
+    session.seconds = {"train": [90.0, 110.0], "attribute": [20.0], "score": [10.0]}
+    # a mean of 100 s for train; compare, unseen, at its usual share: 130 s for usual 125 units, of which it has 10
+    known = 100.0 + 20.0 + 10.0 + 10.0 * 130.0 / 125.0
+    assert study._left(session, steps[3:], [], 1) == pytest.approx(known)
+    assert study._left(session, steps[4:], [(steps[3], 40.0)], 2) == pytest.approx((known - 40.0) / 2)
+    assert study._left(session, steps[4:], [(steps[3], 400.0)], 1) == pytest.approx(known - 100.0)
+    session.failures = {steps[3].key: "boom"}
+    assert study._left(session, steps[4:5], [], 1) == 0  # not going to be run
+
+
+def test_threads_are_shared_between_jobs_and_the_user_s_own_number_is_kept(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    values = study._environment("sqlite:////x", tracking.project() / "notebooks", 3)
+    assert (values["OMP_NUM_THREADS"], values["TF_NUM_INTRAOP_THREADS"]) == ("2", "7")
+    assert values["PYTHONHASHSEED"] == "0" and "CXR_NOTEBOOKS" not in values
+    assert "OMP_NUM_THREADS" not in study._environment("sqlite:////x", Path("elsewhere"), 1)
+    assert (study._jobs(0), study._jobs(5)) == (4, 5)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert study._jobs(0) == 1
+
+
+def test_format_table():
+    table = pd.DataFrame(
+        {
+            "architecture": ["CompactDenseNet", "X"],
+            "iou20_median": [0.51234, float("nan")],
+            "n_images": [120.0, 7.0],
+        }
+    )
+    assert study.format_table(table).splitlines() == [
+        "architecture     IoU 20%  images",
+        "CompactDenseNet    0.512     120",
+        "X                      -       7",
+    ]
+
+
+# -- the report
+
+
+def test_report_is_for_readers(tmp_path):
+    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAX+XDSwAAAABJRU5ErkJggg=="
+    output = nbformat.v4.new_output
+    cells = [
+        nbformat.v4.new_markdown_cell("# Verdict of the study"),
+        nbformat.v4.new_code_cell(
+            "secret_code = 1",
+            outputs=[
+                output("stream", name="stdout", text="» epoch 1/40\nstable everywhere\n"),
+                output("stream", name="stderr", text="some warning\n"),
+                output("display_data", data={"image/png": dot}),
+            ],
+        ),
+        nbformat.v4.new_code_cell("x", metadata={"tags": ["hide"]}, outputs=[output("stream", text="unwanted")]),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    study.export_report(tmp_path / "n.ipynb", tmp_path / "n.html")
+    html = (tmp_path / "n.html").read_text(encoding="utf-8")
+    assert "Verdict of the study" in html and "stable everywhere" in html
+    assert f"data:image/png;base64,{dot}" in html
+    for left_out in ("secret_code", "some warning", "unwanted", "epoch 1/40", "In&nbsp;[", "Out[1]", "[ ]:"):
+        assert left_out not in html
+
+
+# -- before anything runs
+
+
+def test_unreachable_server_is_found_out_at_once(tmp_path, notebooks, monkeypatch):
+    params = write_params(tmp_path / "study.yaml")
+    began = time.monotonic()
+    with pytest.raises(InputError, match="no MLflow server answers at http://127.0.0.1:9"):
+        study.run(
+            StudyParams.read(params),
+            params,
+            {},
+            tracking_uri="http://127.0.0.1:9",
+            notebooks=notebooks,
+            out=tmp_path / "out",
+        )
+    assert time.monotonic() - began < 10
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_is_checked_before_the_first_run(tmp_path, notebooks, store):
+    params = write_params(tmp_path / "study.yaml")
+    overrides = {"data": str(tmp_path / "nowhere")}
+    params_ = StudyParams.read(params, overrides)
+    notebooks = write_notebooks(tmp_path / "notebooks")
+    for path in notebooks.glob("[12]*.ipynb"):
+        path.write_text(path.read_text().replace("# Parameters\\n", "# Parameters\\ndata = ''\\n"))
+    with pytest.raises(InputError, match="nowhere"):
+        study.run(params_, params, overrides, notebooks=notebooks, out=tmp_path / "out")
+    assert tracking.find(experiment="fake", complete=False) == []
+
+
+@pytest.mark.slow
+def test_preflight_refuses_weights_and_layers_that_cannot_be_had(tmp_path):
+    from cxr import data
+
+    params = StudyParams(weights=str(tmp_path / "none.h5"), phantom_images=60)
+    manifest = data.build_manifest(params)
+    with pytest.raises(InputError, match="none.h5"):
+        study.preflight(params, manifest, ["CompactDenseNet"])
+    with pytest.raises(InputError, match="no_such_layer"):
+        params = StudyParams(weights="none", target_layer="no_such_layer", phantom_images=60)
+        study.preflight(params, manifest, ["CompactDenseNet"])
+
+
+def test_a_study_that_is_being_run_is_not_started_twice(store):
+    tracking.connect()
+    parent = tracking.create_run(
+        experiment="fake", name="study", tags={"cxr.stage": "study", "cxr.runner": study._runner()}, params={}
+    )
+    child = tracking.create_run(experiment="fake", name="train", tags={}, params={}, parent=parent)
+    with pytest.raises(InputError, match=f"being run already, by process {os.getpid()}"):
+        study._check_abandoned(tracking.run_info(parent), "fake")
+    # the same process id, but of a process that started at another time: the runner was killed
+    host, pid, created = study._runner().rsplit(":", 2)
+    tracking.set_tags(parent, {"cxr.runner": f"{host}:{pid}:{int(created) - 99}"})
+    study._check_abandoned(tracking.run_info(parent), "fake")
+    assert tracking.run_info(child).status == "KILLED"
+
+
+# -- running
+
+
+@pytest.mark.slow
+def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_path, notebooks, go, capsys):
+    params = write_params(tmp_path / "study.yaml")
+    assert go(params, notebooks, jobs=2) == 0
+    output = capsys.readouterr().out
+    first = runs_by_stage()
+    assert {stage: len(runs) for stage, runs in first.items()} == {
+        **{"train": 1, "attribute": 1, "score": 2, "compare": 1, "study": 1},
+    }
+    train = first["train"][0]
+    parent = first["study"][0]
+    assert train.params["architecture"] == "CompactDenseNet" and train.tags["mlflow.parentRunId"] == parent.run_id
+    assert "cxr.fingerprint.planned" not in train.tags  # the notebook and the study agree
+    assert {"notebook.ipynb", "parameters.yaml", "environment.json"} <= set(tracking.artifacts(train.run_id))
+    executed = tracking.fetch(train.run_id, "notebook.ipynb").read_text(encoding="utf-8")
+    assert "epoch 1/1" in executed
+    assert {run.params["method"] for run in first["score"]} == {"layercam", "gradcampp"}
+    assert first["attribute"][0].params["train_run_id"] == train.run_id
+    assert "the verdict: 2" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "report.html" in tracking.artifacts(first["compare"][0].run_id)
+    assert "cxr.undefined" in first["score"][0].tags
+    assert "about" in output and "[5/5] compare: done" in output
+    rows = [line.split() for line in output.splitlines() if line.startswith("CompactDenseNet")]
+    assert [row[1] for row in rows] == ["layercam", "gradcampp"] and "0.625" in rows[0] and "12" in rows[0]
+
+    assert go(params, notebooks) == 0
+    assert "5 done already, 0 to run" in capsys.readouterr().out
+    assert runs_by_stage(complete=False) == first
+
+    assert go(params, notebooks, {"n_boot": 150}) == 0
+    second = runs_by_stage(complete=False)
+    assert {stage: len(runs) for stage, runs in second.items()} == {
+        **{"train": 1, "attribute": 1, "score": 4, "compare": 2, "study": 2},
+    }
+    # and back: nothing to do
+    assert go(params, notebooks) == 0
+    assert len(tracking.find(experiment="fake", complete=False)) == 10
+
+    # steps that are done are comments, with their runs
+    study.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks, out=tmp_path / "out")
+    assert f"# train/CompactDenseNet/s0: done already, run {train.run_id}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_fresh_runs_everything_again_and_changed_code_what_uses_it(tmp_path, go):
+    notebooks = write_notebooks(tmp_path / "notebooks")
+    params = write_params(tmp_path / "study.yaml", method=["layercam"])
+    overrides = {}
+    assert go(params, notebooks, overrides) == 0
+    write_notebooks(tmp_path / "notebooks", compare="print('more')")
+    assert go(params, notebooks, overrides) == 0
+    assert {stage: len(runs) for stage, runs in runs_by_stage().items()} == {
+        **{"train": 1, "attribute": 1, "score": 1, "compare": 2, "study": 1},
+    }
+    assert go(params, notebooks, overrides, fresh=True) == 0
+    assert {stage: len(runs) for stage, runs in runs_by_stage().items()} == {
+        **{"train": 2, "attribute": 2, "score": 2, "compare": 3, "study": 2},
+    }
+
+
+@pytest.mark.slow
+def test_what_fails_holds_back_only_what_depends_on_it(tmp_path, go, capsys):
+    fail = "import os\nif seed == 1:\n    raise ValueError('boom\\nand more')\nif seed == 2:\n    os._exit(3)"
+    notebooks = write_notebooks(tmp_path / "notebooks", train=fail)
+    params = write_params(tmp_path / "study.yaml", seed=[0, 1, 2], method=["layercam"])
+    assert go(params, notebooks) == 1
+    runs = {run.name: run for run in tracking.find(experiment="fake", complete=False)}
+    assert {name: run.status for name, run in runs.items()} == {
+        "train CompactDenseNet s0": "FINISHED",
+        "attribute CompactDenseNet s0": "FINISHED",
+        "score CompactDenseNet s0 layercam": "FINISHED",
+        "train CompactDenseNet s1": "FAILED",
+        "train CompactDenseNet s2": "FAILED",
+        "study fake": "FAILED",
+    }
+    boom, dead = runs["train CompactDenseNet s1"], runs["train CompactDenseNet s2"]
+    assert boom.tags["cxr.error"] == "ValueError: boom" and "DeadKernelError" in dead.tags["cxr.error"]
+    for run in (boom, dead):
+        assert "notebook.ipynb" in tracking.artifacts(run.run_id)
+        assert not run.complete
+    notebook = json.loads(tracking.fetch(boom.run_id, "notebook.ipynb").read_text(encoding="utf-8"))
+    assert any(out["output_type"] == "error" for cell in notebook["cells"] for out in cell.get("outputs", []))
+    output = capsys.readouterr().out
+    assert "train CompactDenseNet s1: FAILED after" in output and "train-CompactDenseNet-s1.ipynb" in output
+    assert "score CompactDenseNet s1 layercam: not run: needs attribute/CompactDenseNet/s1" in output
+    assert "compare: not run: needs score/CompactDenseNet/s1/layercam" in output
+
+
+@pytest.mark.slow
+def test_a_notebook_that_is_not_finished_or_fails_after_finish_is_not_done(tmp_path, go):
+    notebooks = write_notebooks(tmp_path / "notebooks", train="if seed == 1:\n    tracking.finish()\n    1 / 0")
+    path = notebooks / "1_train.ipynb"
+    path.write_text(path.read_text().replace('"tracking.finish()"', '"pass"'))
+    params = write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"])
+    assert go(params, notebooks) == 1
+    runs = {run.name: run for run in tracking.find("train", experiment="fake", complete=False)}
+    assert runs["train CompactDenseNet s0"].tags["cxr.error"] == "the notebook ended without `tracking.finish()`"
+    assert runs["train CompactDenseNet s1"].tags["cxr.error"] == "ZeroDivisionError: division by zero"
+    assert {run.status for run in runs.values()} == {"FAILED"}
+    assert tracking.find("train", experiment="fake") == []
+
+
+@pytest.mark.slow
+def test_a_printed_command_works_when_typed(tmp_path, notebooks, store, capsys):
+    params = write_params(tmp_path / "study.yaml")
+    out = tmp_path / "o u t"
+    overrides = {"seed": [5]}
+    study.dry_run(StudyParams.read(params, overrides), params, overrides, notebooks=notebooks, out=out)
+    lines = capsys.readouterr().out.splitlines()
+    assert not out.exists() and tracking.is_new(store)
+    exports = [line for line in lines if line.startswith(("export ", "mkdir "))]
+    commands = [line for line in lines if "1_train.ipynb" in line]
+    assert len(commands) == 1 and "<train/CompactDenseNet/s5>" in "\n".join(lines)
+    words = shlex.split(commands[0])
+    assert words[words.index("-f") + 1] == str(params)
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    script = "\n".join([*exports, commands[0]])
+    subprocess.run(["bash", "-ec", script], check=True, env=environment, capture_output=True, timeout=120)
+    tracking.connect(store)
+    run = tracking.run_info(tracking.latest("train", experiment="fake", seed=5))
+    assert run.params["architecture"] == "CompactDenseNet"
+    assert "notebook.ipynb" in tracking.artifacts(run.run_id)  # by hand too
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_stops_the_notebooks_and_the_same_command_resumes(tmp_path, store):
+    notebooks = write_notebooks(tmp_path / "notebooks", train="import time\nprint('» waiting')\ntime.sleep(300)")
+    params = write_params(tmp_path / "study.yaml", method=["layercam"])
+    code = "\n".join(
+        [
+            "import sys",
+            "from cxr import cli, study",
+            "study.preflight = lambda *_: None",
+            "sys.exit(cli.main(sys.argv[1:]))",
+        ]
+    )
+    environment = {**os.environ, "CXR_NOTEBOOKS": str(notebooks)}
+    log = tmp_path / "out" / "train-CompactDenseNet-s0.log"
+    words = [sys.executable, "-c", code, "study", str(params), "--out", str(tmp_path / "out")]
+    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(words, env=environment, **options) as runner:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and not (log.is_file() and "» waiting" in log.read_text()):
+            time.sleep(0.2)
+        import psutil
+
+        family = psutil.Process(runner.pid).children(recursive=True)
+        runner.send_signal(signal.SIGINT)
+        output, _ = runner.communicate(timeout=60)
+    assert runner.returncode == 130
+    assert "The same command goes on from here" in output
+    assert len(family) >= 2 and psutil.wait_procs(family, timeout=5)[1] == []  # papermill and its kernel
+    tracking.connect(store)
+    assert {run.name: run.status for run in tracking.find(experiment="fake", complete=False)} == {
+        "train CompactDenseNet s0": "KILLED",
+        "study fake": "KILLED",
+    }
