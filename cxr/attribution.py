@@ -15,8 +15,8 @@ import tensorflow as tf
 from keras import layers
 
 from cxr import models
+from cxr.console import progress
 from cxr.errors import InputError
-from cxr.training import progress
 
 Method = Callable[[tf.Tensor, tf.Tensor], np.ndarray]
 
@@ -42,8 +42,8 @@ def attribute(
         batch_size: images per pass.
         label: what to call this in progress lines; empty: none are printed.
 
-    Returns: per method, maps float32 [n, h, w] on the layer's own grid, not normalised, at least 0. A map may be all
-        zero or hold NaN: see `cxr.drift.degenerate`.
+    Returns: per method, maps float32 [n, h, w] on the layer's own grid, not normalised, at least 0. A map may be
+        all zero or hold NaN: see `cxr.drift.degenerate`.
     Raises: InputError for an unknown layer or method, a grid under 4x4, or no image.
     """
     unknown = [name for name in methods if name not in METHODS]
@@ -71,7 +71,7 @@ def activations_and_gradients(model: keras.Model, layer: str) -> Callable[[tf.Te
     """A compiled function (images float32 [n, side, side, 1], classes int32 [n]) -> (A, G), both [n, h, w, k]:
     the output of `layer` and the gradient of each image's class logit (not the softmax) with respect to it.
 
-    As a graph, the backward pass ends at A: nothing before it is differentiated. One trace serves every batch size.
+    As a graph, the backward pass ends at A: nothing before it is differentiated. One trace serves all batch sizes.
     """
     both = keras.Model(model.input, [model.get_layer(layer).output, model.get_layer("logits").output])
 

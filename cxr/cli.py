@@ -125,7 +125,9 @@ def _ui(arguments: argparse.Namespace) -> int:
     words = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     # Of this machine only: MLflow asks for no password.
     words += ["--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
-    process = subprocess.Popen(words, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"})
+    # MLflow would also start eight processes that wait for jobs which nobody here gives them.
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(words, env={**quiet, **os.environ})
     try:
         return 1 if process.wait() else 0
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cxr.errors import InputError
 
@@ -96,3 +97,33 @@ def _sorted(stack: MapStack) -> MapStack:
     for name in ("image_id", "class_index", "maps"):
         values[name] = values[name][order]
     return MapStack(**values)
+
+
+def select(transfer: pd.DataFrame, fine_tuned: pd.DataFrame, *, images: str, explain: str) -> pd.DataFrame:
+    """Which images are explained, and for which class.
+
+    Args:
+        transfer, fine_tuned: predictions of both checkpoints on one split (`cxr.training.prediction_table`):
+            image_id, patient_id, split, label, predicted, correct.
+        images: `correct` (by both checkpoints) or `all`.
+        explain: `true` (the label's logit) or `predicted` (that of the fine-tuned checkpoint's prediction, in
+            both maps: the evidence for one and the same class is compared).
+
+    Returns: image_id, patient_id, split, label, predicted_transfer, predicted_fine_tuned, explained (the class'
+        name), sorted by image_id.
+    Raises: InputError when no image is left.
+    """
+    key = ["image_id", "patient_id", "split", "label"]
+    both = transfer.merge(fine_tuned, on=key, suffixes=("_transfer", "_fine_tuned"), validate="one_to_one")
+    if not len(both) == len(transfer) == len(fine_tuned):
+        raise InputError("the two checkpoints' predictions are not of the same images: train again")
+    if images == "correct":
+        both = both[both["correct_transfer"] & both["correct_fine_tuned"]]
+        if both.empty:
+            raise InputError(
+                f"no image of the {len(transfer)} is classified correctly by both checkpoints: train longer, or "
+                "set images: all"
+            )
+    both = both.assign(explained=both["label"] if explain == "true" else both["predicted_fine_tuned"])
+    columns = [*key, "predicted_transfer", "predicted_fine_tuned", "explained"]
+    return both[columns].sort_values("image_id", ignore_index=True)

@@ -152,6 +152,12 @@ def target_layer(model: keras.Model, name: str) -> str:
     return name
 
 
+def feeds_pooling(model: keras.Model, layer: str) -> bool:
+    """Whether `layer` is the last feature map, behind which stands global average pooling alone: there
+    Grad-CAM++ and LayerCAM are the same map up to a factor, and comparing methods compares nothing."""
+    return model.get_layer(layer).output is model.get_layer("pool").input
+
+
 def check(architecture: str, *, weights: str, target: str, image_size: int, n_classes: int) -> str:
     """Everything about a model that can fail, before training starts. Returns the target layer's name."""
     layer = target_layer(build(architecture, n_classes=n_classes, image_size=image_size), target)
@@ -228,8 +234,8 @@ def source_folder() -> Path:
 
 
 def save_source(model: keras.Model, folder: Path, *, provenance: dict) -> Path:
-    """Write the backbone's weights in float16 to `folder/<architecture>.npz`, with `provenance` (how they were made)
-    and the SHA-256 beside it in `<architecture>.json`. Returns the file."""
+    """Write the backbone's weights in float16 to `folder/<architecture>.npz`, and how they were made
+    (`provenance`) with their SHA-256 to the `.json` beside it. Returns the `.npz` file."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {_key(v): np.asarray(v, np.float16) for v in backbone(model).weights if not _is_seed(v)}
     if not all(np.isfinite(a).all() for a in arrays.values()):
@@ -299,16 +305,16 @@ def _imagenet(architecture: str, spec: Architecture) -> Path:
             f"{', '.join(name for name, s in ARCHITECTURES.items() if s.imagenet_file)}"
         )
     url = f"{spec.imagenet_url}/{spec.imagenet_file}"
-    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    cache = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     try:
         return Path(
             keras.utils.get_file(
-                spec.imagenet_file, url, cache_subdir="models", file_hash=spec.imagenet_md5
+                spec.imagenet_file, url, cache_dir=cache, cache_subdir="models", file_hash=spec.imagenet_md5
             )
         )
     except Exception as error:  # urllib's, socket's and Keras' own
         raise InputError(
             f"weights: the ImageNet weights of {architecture} cannot be downloaded here "
-            f"({str(error).splitlines()[0]}): on a machine with a network fetch {url} (MD5 {spec.imagenet_md5}), put "
-            f"it into {cache / 'models'} or any folder, and in the second case set weights: FOLDER"
+            f"({str(error).splitlines()[0]}): on a machine with a network fetch {url} (MD5 {spec.imagenet_md5}), "
+            f"put it into {cache / 'models'} or any folder, and in the second case set weights: FOLDER"
         ) from None

@@ -112,15 +112,15 @@ class DataParams(Params):
 
     name: str = Field("phantom", description="name of the study: the MLflow experiment")
     data: str = Field("phantom", description="'phantom', a folder with one sub-folder a class, or a manifest CSV")
-    phantom_images: Annotated[int, Field(ge=30)] = 1000
+    phantom_images: Annotated[int, Field(ge=30)] = 2000
     phantom_seed: Seed = 0
-    lesion_contrast: Annotated[float, Field(gt=0, le=5)] = 1.0
+    lesion_contrast: Annotated[float, Field(gt=0, le=5)] = 2.5
     patient_pattern: str = Field(
         "", description="regular expression whose first group in a file's name is the patient, for folders"
     )
     max_images_per_class: Annotated[int, Field(ge=0)] = Field(0, description="0: all")
     val_fraction: Fraction = 0.15
-    test_fraction: Fraction = 0.30
+    test_fraction: Fraction = 0.25
     split_seed: Seed = 0
     image_size: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="side in pixels")
 
@@ -143,15 +143,15 @@ class DataParams(Params):
 
 class _TrainFields(Params):
     weights: str = Field("source", description="'imagenet', 'source', 'none', or a file or folder")
-    batch_size: Count = 16
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    batch_size: Count = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: bool = False
     augmentation: Literal["none", "light"] = "none"
     optimizer: Literal["adam", "sgd"] = "adam"
-    transfer_epochs: Count = 40
-    transfer_learning_rate: Annotated[float, Field(gt=0)] = 3.0e-3
-    transfer_patience: Count = 8
-    fine_tune_epochs: Count = 8
+    transfer_epochs: Count = 100
+    transfer_learning_rate: Annotated[float, Field(gt=0)] = 2.0e-2
+    transfer_patience: Count = 15
+    fine_tune_epochs: Count = 4
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] = 3.0e-4
     fine_tune_patience: Count = 4
     batchnorm: Literal["inference", "training"] = Field(
@@ -247,9 +247,9 @@ class PretrainParams(Params):
     seed: Seed = 0
     image_size: Annotated[int, Field(ge=32, le=2048)] = 96
     source_images: Annotated[int, Field(ge=64)] = 12000
-    epochs: Count = 6
-    batch_size: Count = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
+    epochs: Count = 8
+    batch_size: Count = 48
+    learning_rate: Annotated[float, Field(gt=0)] = 3.0e-3
     output: str = Field("", description="folder for the weights; empty: the cache that `weights: source` looks in")
 
 

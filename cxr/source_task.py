@@ -25,15 +25,19 @@ def render(seed: int, index: int, size: int = 96) -> tuple[np.ndarray, int, int]
     texture, thing = int(rng.integers(len(TEXTURES))), int(rng.integers(len(OBJECTS)))
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
     ground = _texture(TEXTURES[texture], x, y, rng)
-    image = 0.5 + rng.uniform(0.06, 0.3) * ground
+    image = 0.5 + rng.uniform(0.03, 0.22) * ground
     if OBJECTS[thing] != "none":
         mask = _object(OBJECTS[thing], x, y, rng)
         level = rng.choice([-1.0, 1.0]) * rng.uniform(0.2, 0.6)
-        inside = level + rng.uniform(0, 0.5) * (image - 0.5)
-        if rng.random() < 0.5:  # opaque, or an added density
-            image = image * (1 - mask) + (0.5 + inside) * mask
-        else:
+        kind = rng.integers(3)
+        if kind == 0:  # an added density
             image = image + level * mask
+        elif kind == 1:  # opaque
+            image = image * (1 - mask) + (0.5 + level) * mask
+        else:  # opaque, with a texture of its own
+            filling = _texture(TEXTURES[rng.integers(len(TEXTURES))], x, y, rng)
+            inside = 0.5 + 0.5 * level + rng.uniform(0.03, 0.22) * filling
+            image = image * (1 - mask) + inside * mask
     image = image + rng.uniform(-0.2, 0.2) * x + rng.uniform(-0.2, 0.2) * y
     blur = rng.uniform(0, 1.2)
     if blur > 0.3:

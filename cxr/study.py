@@ -141,8 +141,8 @@ def command(
     """
     words = [
         *_papermill(),
-        str(notebooks / f"{step.notebook}.ipynb"),
-        str(Path(out) / f"{step.file}.ipynb"),
+        _from_here(notebooks / f"{step.notebook}.ipynb"),
+        _from_here(Path(out) / f"{step.file}.ipynb"),
         *("-k", "python3", "--log-output", "--no-progress-bar"),
         *("-f", str(params_file)),
     ]
@@ -211,6 +211,12 @@ def default_out(study: StudyParams) -> Path:
     return tracking.project() / "mlruns" / "studies" / study.name
 
 
+def _from_here(path: Path) -> str:
+    """The path as a person in this folder, which is the notebooks' own too, would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def _papermill() -> list[str]:
     beside = Path(sys.executable).parent
     found = shutil.which("papermill")
@@ -263,7 +269,7 @@ def dry_run(
         _find_done(session, steps)
     for name, value in session.environment.items():
         print(f"export {name}={shlex.quote(value)}")
-    print(f"mkdir -p {shlex.quote(str(session.out))}")
+    print(f"mkdir -p {shlex.quote(_from_here(session.out))}")
     for step in steps:
         if step.key in session.runs:
             print(f"# {step.key}: done already, run {session.runs[step.key]}")
@@ -321,7 +327,7 @@ def run(
     done = len(session.runs)
     _say(
         f"study {study.name}: {len(steps)} notebooks, {done} done already, {len(waiting)} to run, "
-        f"{jobs} at a time, into {session.out}"
+        f"{jobs} at a time, into {_from_here(session.out)}"
     )
     code = 0
     if waiting:
@@ -411,6 +417,8 @@ def export_report(notebook: str | Path, html: str | Path) -> None:
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         embed_images=True,
+        require_js_url="",  # a report opens without a network, and asks nobody for anything
+        mathjax_url="",
     )
     body, _ = exporter.from_notebook_node(pages, resources={"metadata": {"path": str(Path(notebook).parent)}})
     Path(html).write_text(body, encoding="utf-8")
@@ -780,7 +788,7 @@ def _report_end(session: _Session, step: Step, seconds: float, left: float | Non
     if step.key in session.failures:
         _say(
             f"{_count(session, total)} {step.name}: FAILED after {_duration(seconds)}: "
-            f"{session.failures[step.key]} (see {session.out / step.file}.ipynb and .log){until}"
+            f"{session.failures[step.key]} (see {_from_here(session.out / step.file)}.ipynb and .log){until}"
         )
     else:
         _say(f"{_count(session, total)} {step.name}: done in {_duration(seconds)}{until}")
@@ -815,7 +823,7 @@ def _print_results(session: _Session, steps: list[Step]) -> None:
     if table is not None:
         _say("\n" + format_table(table))
     if "compare" in session.runs:
-        _say(f"\nreport: {_fetch_report(session)}")
+        _say(f"\nreport: {_from_here(_fetch_report(session))}")
     uri = session.environment["MLFLOW_TRACKING_URI"]
     option = "" if uri == tracking.default_uri() else f" --tracking-uri {shlex.quote(uri)}"
     _say(f"runs:   cxr ui{option}  (experiment '{session.study.name}')")
@@ -841,11 +849,11 @@ _COLUMNS = {
     "auc_macro_transfer": "AUC transfer",
     "auc_macro_fine_tuned": "AUC fine-tuned",
     "centroid_shift_median": "centroid shift",
-    "iou20_median": "IoU 20%",
-    "iou20_ci_low": "low",
-    "iou20_ci_high": "high",
+    "iou20_median": "IoU of top 20%",
+    "iou20_ci_low": "from",
+    "iou20_ci_high": "to",
     "n_images": "images",
-    "n_degenerate": "degenerate",
+    "n_degenerate": "degenerate maps",
 }
 
 
@@ -873,27 +881,29 @@ def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
 
 
 def format_table(table: pd.DataFrame) -> str:
-    """The table as text: counts whole, everything else with three decimals, missing values as "-"."""
+    """The table of `results` as text: counts whole, other numbers with three decimals, missing ones as "-".
 
-    def cell(value: Any) -> str:
-        if value is None or value != value:
-            return "-"
-        if isinstance(value, float):
-            return f"{value:.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.3f}"
-        return str(value)
-
-    counts = ("n_images", "n_degenerate", "seed", "seeds", "n_seeds")
-    columns = []
-    for name in table.columns:
-        texts = [
-            f"{value:.0f}" if name in counts and isinstance(value, float) and value == value else cell(value)
-            for value in table[name].tolist()
+    The bounds `iou20_ci_low` and `iou20_ci_high` go into brackets behind the value.
+    """
+    columns = {name: [_cell(name, value) for value in table[name].tolist()] for name in table.columns}
+    if {"iou20_median", "iou20_ci_low", "iou20_ci_high"} <= columns.keys():
+        bounds = zip(columns.pop("iou20_ci_low"), columns.pop("iou20_ci_high"), strict=True)
+        columns["iou20_median"] = [
+            f"{value} [{low}, {high}]" for value, (low, high) in zip(columns["iou20_median"], bounds, strict=True)
         ]
-        columns.append([_COLUMNS.get(name, name), *texts])
-    widths = [max(map(len, column)) for column in columns]
-    number = [all(text == "-" or text.lstrip("-")[:1].isdigit() for text in column[1:]) for column in columns]
-    lines = []
-    for row in zip(*columns, strict=True):
-        cells = zip(row, widths, number, strict=True)
-        lines.append("  ".join(text.rjust(w) if right else text.ljust(w) for text, w, right in cells).rstrip())
-    return "\n".join(lines)
+    lines = [[] for _ in range(len(table) + 1)]
+    for name, texts in columns.items():
+        texts = [_COLUMNS.get(name, name), *texts]
+        width = max(map(len, texts))
+        left = name in ("architecture", "method")
+        for line, text in zip(lines, texts, strict=True):
+            line.append(text.ljust(width) if left else text.rjust(width))
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or value != value:
+        return "-"
+    if name.startswith(("n_", "seed")):
+        return f"{float(value):.0f}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -67,9 +67,10 @@ _NOT_IN_FINGERPRINT = frozenset(
     {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids"}
 )
 _OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast"})
-# Modules that draw, log or run things, and compute nothing: a night's training is not out of date because a
-# colour changed. Where the product is figures (`4_compare`), `plots` counts.
-_NOT_IN_CODE = frozenset({"plots", "tracking", "study", "cli"})
+# Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
+# a colour changed, or what a parameter is said to be (its value is in the fingerprint). Where the product is
+# figures (`4_compare`), `plots` counts.
+_NOT_IN_CODE = frozenset({"plots", "console", "params", "tracking", "study", "cli"})
 _MAX_PARAM = 500  # characters; MLflow would cut at 6000, and a table of runs is unreadable long before
 _PROBE_SECONDS = 5
 
@@ -710,9 +711,9 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
 def code_version(notebook: str, *, notebooks: Path | None = None) -> str:
     """SHA-256 over a notebook's code cells and the `cxr` modules that it imports, directly or not.
 
-    Found statically: imports within functions count. `tracking`, `study` and `cli` do not, and `plots` for
-    `4_compare` alone. With `cxr.models` come the shipped weights. Outputs, text cells and the parameters cell,
-    whose values are settings, do not count.
+    Found statically: imports within functions count. `_NOT_IN_CODE` does not, except for `plots` in
+    `4_compare`. With `cxr.models` come the shipped weights. Outputs, text cells and the parameters
+    cell, whose values are settings, do not count.
 
     Args:
         notebook: its name, with or without `.ipynb`.

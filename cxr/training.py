@@ -13,6 +13,7 @@ from keras import layers
 from sklearn.utils.class_weight import compute_class_weight
 
 from cxr import models, source_task
+from cxr.console import progress
 from cxr.params import PretrainParams, TrainParams
 
 STAGES = ("transfer", "fine_tuned")
@@ -150,6 +151,7 @@ def pretrain(settings: PretrainParams, *, on_epoch: OnEpoch | None = None) -> tu
     trainee.compile(
         keras.optimizers.Adam(schedule),
         loss={name: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for name in heads},
+        loss_weights={"texture": 1.0, "object": 2.0},  # the object is the harder of the two
         metrics={name: ["accuracy"] for name in heads},
     )
 
@@ -167,15 +169,11 @@ def pretrain(settings: PretrainParams, *, on_epoch: OnEpoch | None = None) -> tu
         dataset(slice(0, settings.source_images), True),
         validation_data=val,
         epochs=settings.epochs,
+        shuffle=False,  # the data set shuffles itself
         callbacks=[log],
         verbose=0,
     )
     return model, log.table()
-
-
-def progress(message: str) -> None:
-    """One line of progress; the study runner shows lines that start with this mark."""
-    print(f"» {message}", flush=True)
 
 
 def _flip(image: tf.Tensor, step: tf.Tensor, seed: int) -> tf.Tensor:
@@ -251,6 +249,7 @@ def _fit(
         _dataset(train, settings, training=True),
         validation_data=_dataset(val, settings, training=False),
         epochs=epochs,
+        shuffle=False,  # the data set shuffles itself
         class_weight=weights,
         callbacks=[
             log,

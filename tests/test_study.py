@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -264,14 +265,17 @@ def test_format_table():
     table = pd.DataFrame(
         {
             "architecture": ["CompactDenseNet", "X"],
+            "seeds": [2, 2],
             "iou20_median": [0.51234, float("nan")],
+            "iou20_ci_low": [0.5, float("nan")],
+            "iou20_ci_high": [1.0, float("nan")],
             "n_images": [120.0, 7.0],
         }
     )
     assert study.format_table(table).splitlines() == [
-        "architecture     IoU 20%  images",
-        "CompactDenseNet    0.512     120",
-        "X                      -       7",
+        "architecture     seeds        IoU of top 20%  images",
+        "CompactDenseNet      2  0.512 [0.500, 1.000]     120",
+        "X                    2              - [-, -]       7",
     ]
 
 
@@ -298,6 +302,7 @@ def test_report_is_for_readers(tmp_path):
     html = (tmp_path / "n.html").read_text(encoding="utf-8")
     assert "Verdict of the study" in html and "stable everywhere" in html
     assert f"data:image/png;base64,{dot}" in html
+    assert not re.search(r"(src|href)=.?http", html)
     for left_out in ("secret_code", "some warning", "unwanted", "epoch 1/40", "In&nbsp;[", "Out[1]", "[ ]:"):
         assert left_out not in html
 
@@ -387,7 +392,8 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert "cxr.undefined" in first["score"][0].tags
     assert "about" in output and "[5/5] compare: done" in output
     rows = [line.split() for line in output.splitlines() if line.startswith("CompactDenseNet")]
-    assert [row[1] for row in rows] == ["layercam", "gradcampp"] and "0.625" in rows[0] and "12" in rows[0]
+    values = ["0", "0.900", "-", "-", "0.500", "[0.400,", "0.625]", "12", "0"]
+    assert rows == [["CompactDenseNet", method, *values] for method in ("layercam", "gradcampp")]
 
     assert go(params, notebooks) == 0
     assert "5 done already, 0 to run" in capsys.readouterr().out

@@ -1,0 +1,45 @@
+# `make study` and `make test` do all the set-up. Python 3.11 to 3.13 is looked for; PYTHON=... chooses one.
+PARAMS ?= params/study.yaml
+ARGS ?=
+EXTRAS ?= dev
+VENV ?= .venv
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3 python,$(shell \
+	$(p) -c 'import sys, venv, ensurepip; assert (3, 11) <= sys.version_info[:2] <= (3, 13); print("$(p)")' 2>/dev/null)))
+BIN := $(VENV)/bin
+
+.PHONY: study test test-fast ui lab bench lint lock clean
+
+study: $(VENV)/.installed  ## run a study: PARAMS=params/study.yaml ARGS='--set data=FOLDER'
+	$(BIN)/cxr study $(PARAMS) $(ARGS)
+
+test: $(VENV)/.installed  ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/.installed  ## without those marked slow
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+ui: $(VENV)/.installed  ## the MLflow UI, on this machine only
+	$(BIN)/cxr ui $(ARGS)
+
+lab: $(VENV)/.installed  ## the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+bench: $(VENV)/.installed  ## benchmarks: each prints a table
+	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with venv found: install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRAS)]'
+	touch $@
+
+lock: $(VENV)/.installed  ## choose versions anew: the one place where they are pinned
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --no-annotate \
+		--no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,162 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+from urllib.request import urlopen
+
+import pytest
+
+from cxr import cli
+
+
+@pytest.fixture
+def params(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("name: demo\n")
+    return str(path)
+
+
+def error_of(capsys) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["study", "--help"], ["ui", "--help"]])
+def test_help(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 0
+    assert "usage: cxr" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, contextlib, io\nfrom cxr import cli\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    cli.main(['--help'])\n"
+        "heavy = ('mlflow', 'tensorflow', 'pandas', 'numpy', 'pydantic', 'papermill')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert time.monotonic() - began < 5  # half a second on an idle machine
+
+
+def test_a_dry_run_does_not_import_tensorflow(tmp_path):
+    code = (
+        "import sys\nfrom cxr import data, study, cli\n"
+        "print([m for m in ('tensorflow', 'keras', 'papermill', 'nbconvert') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["banana"], ["study"], ["study", "x.yaml", "--jobs", "-1"], ["ui", "--port", "x"]]
+)
+def test_usage_errors_end_with_2(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 2
+    assert "usage: cxr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["batchsize=3"], "unknown parameter 'batchsize': did you mean 'batch_size'?"),
+        (["batch_size"], "--set batch_size: expected key=value"),
+        (["batch_size=0"], "batch_size: "),
+        (["seed=[0, 0]"], "seed: every entry once"),
+        (["architecture=[AlexNet]"], "architecture.0: "),
+    ],
+)
+def test_bad_parameters_end_with_2_and_one_line(params, assignments, message, capsys):
+    assert cli.main(["study", params, "--set", *assignments]) == 2
+    error = error_of(capsys)
+    assert error.startswith("cxr: error: ") and message in error
+
+
+def test_a_parameter_file_that_is_not_there(tmp_path, capsys):
+    assert cli.main(["study", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml: cannot read the parameter file" in error_of(capsys)
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_options_reach_the_study(params, dry, monkeypatch):
+    from cxr import study
+
+    seen = []
+    monkeypatch.setattr(study, "run", lambda *words, **options: seen.append((words, options)) or 1)
+    monkeypatch.setattr(study, "dry_run", lambda *words, **options: seen.append((words, options)))
+    words = ["study", params, "--set", "seed=[4]", "n_boot=200", "--set", "weights=none", "--jobs", "0"]
+    words += ["--tracking-uri", "sqlite:////x", "--out", "there", "--fresh", *(["--dry-run"] if dry else [])]
+    assert cli.main(words) == (0 if dry else 1)
+    (((settings, path, overrides), options),) = seen
+    assert path == params and overrides == {"seed": [4], "n_boot": 200, "weights": "none"}
+    assert (settings.name, settings.seed, settings.weights) == ("demo", [4], "none")
+    assert options == {"tracking_uri": "sqlite:////x", "out": "there", "fresh": True, "jobs": 0}
+
+
+def test_unreachable_server_ends_with_2(params, capsys, monkeypatch):
+    from cxr import study
+
+    monkeypatch.setattr(study, "_validated", lambda session: [])  # the real notebooks are tested elsewhere
+    assert cli.main(["study", params, "--tracking-uri", "http://127.0.0.1:9"]) == 2
+    assert "no MLflow server answers at http://127.0.0.1:9" in error_of(capsys)
+
+
+def test_ctrl_c_ends_with_130(params, capsys, monkeypatch):
+    from cxr import study
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "run", interrupted)
+    assert cli.main(["study", params]) == 130
+    assert error_of(capsys) == "cxr: interrupted\n"
+
+
+def test_ui_without_runs_with_a_server_and_on_a_taken_port(tmp_path, capsys):
+    store = tmp_path / "mlflow.db"
+    assert cli.main(["ui", "--tracking-uri", f"sqlite:///{store}"]) == 2
+    assert "there are no runs yet" in error_of(capsys)
+    assert cli.main(["ui", "--tracking-uri", "http://there:1"]) == 0
+    assert "open http://there:1" in capsys.readouterr().out
+    store.touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert cli.main(["ui", "--tracking-uri", f"sqlite:///{store}", "--port", str(port)]) == 2
+    assert f"port {port} is taken" in error_of(capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_ui_shows_the_store_on_this_machine_only(tmp_path):
+    import signal
+
+    (tmp_path / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    words = [sys.executable, "-m", "cxr.cli", "ui", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "start_new_session": True}
+    with subprocess.Popen([*words, "--port", str(port)], **options) as ui:
+        try:
+            assert f"http://127.0.0.1:{port}" in ui.stdout.readline()
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    with urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                        assert answer.status == 200
+                    break
+                except OSError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.5)
+            with socket.socket() as other:  # another address of the same machine
+                assert other.connect_ex(("127.0.0.2", port)) != 0
+        finally:
+            os.killpg(ui.pid, signal.SIGINT)
+        assert ui.wait(30) == 0

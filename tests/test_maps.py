@@ -1,0 +1,101 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr import maps
+from cxr.errors import InputError
+
+
+def stack(ids=("b", "a", "c"), **changes):
+    values = {
+        "image_id": np.array(ids),
+        "class_index": np.arange(len(ids), dtype=np.int32),
+        "maps": np.arange(len(ids) * 6, dtype=np.float32).reshape(-1, 2, 3),
+        "stage": "transfer",
+        "method": "layercam",
+        "layer": "mixed7",
+        "classes": ("x", "y, z", "w"),
+        "checkpoint_sha256": "0" * 64,
+    }
+    return maps.MapStack(**{**values, **changes})
+
+
+def test_round_trip(tmp_path):
+    original = stack(maps=np.array([[[np.nan, 1]], [[0, 0]], [[1e-30, 3]]], np.float32))
+    original.save(tmp_path / "a.npz")
+    for name, value in vars(maps.load(tmp_path / "a.npz")).items():
+        np.testing.assert_array_equal(value, getattr(original, name))
+
+
+def test_a_file_that_is_no_stack(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK")
+    np.savez(tmp_path / "b.npz", other=1)
+    np.savez(tmp_path / "c.npz", image_id=np.array([{}], object), meta=np.array("{}"))
+    for name in ("a", "b", "c", "missing"):
+        with pytest.raises(InputError, match=f"{name}.npz: not a stack of attribution maps"):
+            maps.load(tmp_path / f"{name}.npz")
+
+
+def test_join_goes_by_image_and_not_by_row():
+    a = stack()
+    order = [2, 0, 1]
+    b = stack(
+        ids=tuple(a.image_id[order]), class_index=a.class_index[order], maps=a.maps[order] * 10, stage="fine_tuned"
+    )
+    left, right = maps.join(a, b)
+    assert left.image_id.tolist() == right.image_id.tolist() == ["a", "b", "c"]
+    np.testing.assert_array_equal(left.maps * 10, right.maps)
+    assert right.stage == "fine_tuned"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "gradcampp"}, "differ in method: layercam and gradcampp"),
+        ({"layer": "mixed10"}, "differ in layer"),
+        ({"classes": ("x", "y", "w")}, "differ in classes"),
+        ({"class_index": np.array([0, 2, 1])}, "2 images are explained for another class"),
+        ({"image_id": np.array(["b", "a", "d"])}, "2 are in one only, such as c"),
+    ],
+)
+def test_stacks_that_do_not_belong_together(changes, message):
+    with pytest.raises(InputError, match=message):
+        maps.join(stack(), dataclasses.replace(stack(), **changes))
+
+
+def test_a_stack_holds_every_image_once():
+    with pytest.raises(ValueError, match="every image once"):
+        stack(ids=("a", "a", "b"))
+    with pytest.raises(ValueError, match=r"got 3 ids, classes \(2,\)"):
+        stack(class_index=np.array([0, 1]))
+
+
+def predictions(predicted, ids=("i", "j", "k")):
+    labels = ["x", "y", "x"]
+    return pd.DataFrame(
+        {
+            "image_id": ids,
+            "patient_id": ["p", "p", "q"],
+            "split": "test",
+            "label": labels,
+            "predicted": predicted,
+            "correct": np.array(predicted) == np.array(labels),
+        }
+    )
+
+
+def test_select():
+    transfer, fine_tuned = predictions(["x", "y", "y"]), predictions(["x", "x", "x"]).iloc[::-1]
+    both = maps.select(transfer, fine_tuned, images="correct", explain="true")
+    assert both["image_id"].tolist() == ["i"]
+    everything = maps.select(transfer, fine_tuned, images="all", explain="predicted")
+    assert everything["image_id"].tolist() == ["i", "j", "k"]
+    assert everything["explained"].tolist() == ["x", "x", "x"]
+    assert everything["predicted_transfer"].tolist() == ["x", "y", "y"]
+    assert maps.select(transfer, fine_tuned, images="all", explain="true")["explained"].tolist() == ["x", "y", "x"]
+    with pytest.raises(InputError, match="no image of the 3 is classified correctly by both"):
+        maps.select(predictions(["y", "x", "y"]), fine_tuned, images="correct", explain="true")
+    with pytest.raises(InputError, match="not of the same images"):
+        maps.select(transfer, fine_tuned.iloc[:2], images="all", explain="true")

@@ -1,0 +1,86 @@
+import pytest
+
+from cxr.errors import InputError
+from cxr.params import AttributeParams, StudyParams, TrainParams, read_overrides, read_yaml
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"architectur": ["DenseNet201"]}, "unknown parameter 'architectur': did you mean 'architecture'"),
+        ({"qqq": 1}, "unknown parameter 'qqq': known are .*batch_size"),
+        ({"architecture": ["VGG16"]}, "architecture.0: should be 'DenseNet201', .*got 'VGG16'"),
+        ({"image_size": "big"}, "image_size: should be a valid integer.*got 'big'"),
+        ({"image_size": 8}, "image_size: should be greater than or equal to 32, got 8"),
+        ({"seed": [1, 1]}, r"seed: every entry once, got \[1, 1\]"),
+        ({"seed": []}, "seed"),
+        ({"data": False}, "data: should be a valid string, got False"),
+        ({"val_fraction": 0.5, "test_fraction": 0.45}, "leaves less than a tenth of the images for training"),
+        ({"name": "a/b"}, "name: letters, digits"),
+        ({"dropout": 1.0}, "dropout: should be less than 1"),
+    ],
+)
+def test_bad_values_get_one_line(values, message):
+    with pytest.raises(InputError, match=message) as error:
+        StudyParams.check(values, where="f.yaml")
+    assert str(error.value).startswith("f.yaml: ") and "\n" not in str(error.value)
+
+
+def test_several_bad_values_are_named_at_once():
+    with pytest.raises(InputError, match="image_size.*; seed"):
+        StudyParams.check({"seed": "x", "image_size": 1}, where="f")
+
+
+def test_a_study_file_drives_one_notebook_with_scalars():
+    study = {"architecture": ["ResNet50V2", "InceptionV3"], "seed": [0, 1], "method": ["layercam"], "jobs": 2}
+    train = TrainParams.check({**study, "architecture": "InceptionV3", "seed": 1}, where="nb")
+    assert (train.architecture, train.seed) == ("InceptionV3", 1)
+    with pytest.raises(
+        InputError, match="architecture: this notebook runs one.*choose with `-p architecture ResNet50V2`"
+    ):
+        TrainParams.check({**study, "seed": 0}, where="nb")
+    assert AttributeParams.check(study, where="nb").method == ["layercam"]
+
+
+def test_yaml_reads_1e_4_as_text_and_we_as_a_number(tmp_path):
+    (tmp_path / "a.yaml").write_text("fine_tune_learning_rate: 1e-4\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"fine_tune_learning_rate": "1e-4"}
+    assert StudyParams.read(tmp_path / "a.yaml").fine_tune_learning_rate == 1e-4
+
+
+def test_overrides_lie_over_the_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("image_size: 64\nname: a\n")
+    overrides = read_overrides(["image_size=96", "architecture=[ResNet50V2]", "name=b=c"])
+    assert overrides == {"image_size": 96, "architecture": ["ResNet50V2"], "name": "b=c"}
+    assert StudyParams.read(tmp_path / "a.yaml", {"image_size": 96}).image_size == 96
+    for bad in ("image_size", "=3"):
+        with pytest.raises(InputError, match="expected key=value"):
+            read_overrides([bad])
+    with pytest.raises(InputError, match="the value is not YAML"):
+        read_overrides(["seed=[1"])
+
+
+def test_files_that_are_no_parameter_files(tmp_path):
+    with pytest.raises(InputError, match="cannot read the parameter file"):
+        read_yaml(tmp_path / "missing.yaml")
+    for text, message in (("- 1\n", "expected 'key: value' lines, got a list"), ("a: [", "not a YAML file")):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_yaml(tmp_path / "a.yaml")
+
+
+def notebook(*cells, **values):
+    return {"In": ["", *cells], **values}
+
+
+def test_from_notebook_reads_the_parameter_cells_only():
+    cells = ["# Parameters\nseed = 0\narchitecture = 'ResNet50V2'", "# Parameters\nseed = 3\n", "n = 5"]
+    found = TrainParams.from_notebook(notebook(*cells, seed=3, architecture="ResNet50V2", n=5))
+    assert (found.seed, found.architecture) == (3, "ResNet50V2")
+
+
+def test_from_notebook_refuses_what_papermill_only_warns_of():
+    with pytest.raises(InputError, match="unknown parameter 'sead': did you mean 'seed'"):
+        TrainParams.from_notebook(notebook("# Parameters\nseed = 0", "# Parameters\nsead = 3\n", seed=0, sead=3))
+    with pytest.raises(InputError, match="parameters cell has to be run first"):
+        TrainParams.from_notebook(notebook("x = 1", x=1))

@@ -1,0 +1,491 @@
+import ast
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.figure
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from cxr import tracking
+from cxr.errors import InputError
+from cxr.params import AttributeParams, CompareParams, ScoreParams, TrainParams
+
+INPUTS = {"manifest": "abc"}
+
+
+def write_notebook(path: Path, *cells: str) -> Path:
+    sources = ["# Parameters\nname = 'demo'\nseed = 0", *cells]
+    nodes = [nbformat.v4.new_code_cell(source) for source in sources]
+    nodes[0].metadata["tags"] = ["parameters"]
+    nodes.insert(1, nbformat.v4.new_markdown_cell("Some words."))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=nodes, metadata=metadata), path)
+    return path
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """A folder with a notebook for every stage."""
+    folder = tmp_path / "notebooks"
+    for name in tracking.STAGES.values():
+        write_notebook(folder / f"{name}.ipynb", "from cxr import drift", "drift")
+    monkeypatch.setenv("CXR_NOTEBOOKS", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory):
+    """MLflow takes seconds to make one."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        tracking.connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch, notebooks, empty_database):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # undone after the test, whatever `connect` sets
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    (tmp_path / "store").mkdir()
+    shutil.copyfile(empty_database, tmp_path / "store" / "mlflow.db")
+    yield tracking.connect(f"sqlite:///{tmp_path}/store/mlflow.db")
+    if tracking.mlflow.active_run():
+        tracking.mlflow.end_run()
+
+
+def complete_run(stage="train", settings=None, **options) -> str:
+    settings = settings or TrainParams(name="demo")
+    run = tracking.start(stage, settings, name=stage, inputs=options.pop("inputs", INPUTS), **options)
+    tracking.finish()
+    return run.info.run_id
+
+
+# -- the store
+
+
+def test_default_store_is_sqlite_in_mlruns(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = tracking.resolve()
+    assert uri.startswith("sqlite:////") and uri.endswith("/mlruns/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:1")
+    assert tracking.resolve() == "http://somewhere:1"
+    assert tracking.resolve("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_relative_sqlite_paths_become_absolute_and_artifacts_lie_beside(tmp_path, monkeypatch, store):
+    monkeypatch.chdir(tmp_path)
+    assert tracking.is_new(tracking.resolve("sqlite:///other/runs.db"))
+    uri = tracking.connect("sqlite:///other/runs.db")
+    assert uri == f"sqlite:///{tmp_path}/other/runs.db" == tracking.resolve()
+    assert not tracking.is_new(uri)
+    monkeypatch.chdir("/")
+    run_id = complete_run()
+    files = [path.name for path in (tmp_path / "other" / "artifacts" / "demo" / run_id).rglob("*.yaml")]
+    assert files == ["parameters.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://127.0.0.1:9", "no MLflow server answers at http://127.0.0.1:9: start it"),
+        ("sqlite:////proc/nowhere/mlflow.db", "cannot hold the MLflow store"),
+        ("banana://x", "banana://x cannot be used: mend --tracking-uri"),
+    ],
+)
+def test_a_store_that_cannot_be_had_is_an_input_error_and_changes_nothing(store, uri, message):
+    with pytest.raises(InputError, match=message):
+        tracking.connect(uri)
+    assert tracking.resolve() == store
+    complete_run()
+
+
+def test_a_file_that_is_no_database(tmp_path, store):
+    (tmp_path / "x.db").write_text("this is no database, and long enough to be sure of it" * 20)
+    with pytest.raises(InputError, match="x.db: cannot be used as the MLflow store .*not a database"):
+        tracking.connect(f"sqlite:///{tmp_path}/x.db")
+
+
+def test_a_deleted_experiment_is_said_to_be_deleted(store):
+    complete_run()
+    client = tracking.mlflow.MlflowClient()
+    client.delete_experiment(tracking.experiment_id("demo"))
+    with pytest.raises(InputError, match="'demo' was deleted: .*`mlflow experiments restore"):
+        tracking.start("train", TrainParams(name="demo"), name="x", inputs=INPUTS)
+
+
+# -- a notebook's run
+
+
+def test_a_run_holds_what_it_was_made_of(store):
+    settings = TrainParams(name="demo", seed=3, architecture="CompactDenseNet")
+    run_id = complete_run(settings=settings, params={"extra": [1, 2]}, tags={"colour": "blue"})
+    info = tracking.run_info(run_id)
+    assert (info.stage, info.status, info.complete, info.experiment_name) == ("train", "FINISHED", True, "demo")
+    assert info.params["seed"] == "3" and info.params["architecture"] == "CompactDenseNet"
+    assert info.params["extra"] == "1, 2" and info.tags["colour"] == "blue"
+    assert set(TrainParams.model_fields) <= set(info.params)
+    assert info.tags["cxr.inputs.manifest"] == "abc"
+    assert info.fingerprint == tracking.fingerprint("train", settings, INPUTS)
+    assert info.start <= info.end
+    again = TrainParams(**yaml.safe_load(tracking.fetch(run_id, "parameters.yaml").read_text()))
+    assert again == settings
+    environment = json.loads(tracking.fetch(run_id, "environment.json").read_text())
+    assert environment["packages"]["numpy"] == np.__version__
+    assert {"tensorflow", "keras", "tf-keras-vis", "mlflow"} <= set(environment["packages"])
+
+
+def test_git_commit(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
+
+    monkeypatch.setattr(tracking, "project", lambda: tmp_path)
+    assert tracking.git_tags() == {}
+    git("init")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("-c", "user.name=x", "-c", "user.email=x@y", "commit", "-m", "x")
+    tags = tracking.git_tags()
+    assert len(tags["mlflow.source.git.commit"]) == 40 and tags["cxr.git.dirty"] == "false"
+    (tmp_path / "a").write_text("2")
+    assert tracking.git_tags() == {**tags, "cxr.git.dirty": "true"}
+
+
+def test_a_run_that_the_study_made_is_taken_up(store, monkeypatch):
+    planned = tracking.fingerprint("train", TrainParams(name="demo"), INPUTS)
+    made = tracking.create_run(
+        experiment="demo",
+        name="train X s0",
+        tags={"cxr.stage": "train", "cxr.fingerprint": planned},
+        params={"seed": 0},  # logged again by `start`
+    )
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    assert complete_run() == made
+    info = tracking.run_info(made)
+    assert info.name == "train X s0" and info.complete and "cxr.fingerprint.planned" not in info.tags
+    # a second run in the same kernel is another one
+    assert complete_run() != made
+
+
+def test_another_fingerprint_than_planned_is_the_one_that_counts(store, monkeypatch):
+    made = tracking.create_run(experiment="demo", name="x", tags={"cxr.fingerprint": "planned"}, params={})
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    tags = tracking.run_info(complete_run()).tags
+    assert tags["cxr.fingerprint.planned"] == "planned"
+    assert tags["cxr.fingerprint"] == tracking.fingerprint("train", TrainParams(name="demo"), INPUTS)
+
+
+def test_running_the_first_cell_again_ends_the_first_run(store):
+    first = tracking.start("train", TrainParams(name="demo"), name="x", inputs=INPUTS).info.run_id
+    second = complete_run()
+    assert tracking.run_info(first).status == "KILLED"
+    assert [run.run_id for run in tracking.find("train", experiment="demo")] == [second]
+
+
+def test_only_finished_runs_are_complete(store):
+    run_id = complete_run()
+    tracking.end_run(run_id, "FAILED")
+    info = tracking.run_info(run_id)
+    assert info.status == "FAILED" and not info.complete
+    assert tracking.find(experiment="demo") == []
+    assert len(tracking.find(experiment="demo", complete=False)) == 1
+
+
+def test_logging(store):
+    with pytest.raises(InputError, match="tracking.start"):
+        tracking.log_metrics({"a": 1})
+    run = tracking.start("train", TrainParams(name="demo"), name="x", inputs=INPUTS)
+    tracking.log_metrics({"loss": 1.5, "AUC (Ödem)": 0.75, "empty": math.nan})
+    tracking.log_metrics({"loss": 1.25, "ratio": math.inf, "empty": math.nan}, step=1)
+    table = pd.DataFrame({"image_id": ["a/b", "c"], "value": [0.5, math.nan], "n": np.array([1, 2], np.int32)})
+    tracking.log_table(table, "tables/drift.parquet")
+    tracking.log_table(table, "summary.csv")
+    figure = matplotlib.figure.Figure()
+    figure.subplots().plot([1, 2])
+    tracking.log_figure(figure, "figures/curve.png")
+    tracking.log_image(np.full((5, 4, 3), 7, np.uint8), key="No Finding: Müller.png", step=2)
+    tracking.log_json({"a": [1, 2]}, "a.json")
+    tracking.log_text("grüß", "note.txt")
+    tracking.log_file(__file__, "code")
+    tracking.finish()
+    info = tracking.run_info(run.info.run_id)
+    assert info.metrics == {"loss": 1.25, "AUC __dem_": 0.75}
+    assert info.tags["cxr.undefined"] == "empty,ratio"
+    for name in ("tables/drift.parquet", "summary.csv"):
+        pd.testing.assert_frame_equal(
+            tracking.read_table(info.run_id, name), table, check_dtype=name.endswith("parquet")
+        )
+    assert tracking.fetch(info.run_id, "figures/curve.png").read_bytes().startswith(b"\x89PNG")
+    images = [path.name for path in tracking.fetch(info.run_id, "images").iterdir()]
+    assert len(images) == 2 and all(name.startswith("No Finding_ M_ller.png+step+2+") for name in images)
+    assert json.loads(tracking.fetch(info.run_id, "a.json").read_text()) == {"a": [1, 2]}
+    assert tracking.fetch(info.run_id, "note.txt").read_text(encoding="utf-8") == "grüß"
+    assert tracking.fetch(info.run_id, "code/test_tracking.py").read_bytes() == Path(__file__).read_bytes()
+
+
+def test_what_cannot_be_logged_is_refused(store):
+    tracking.start("train", TrainParams(name="demo"), name="x", inputs=INPUTS)
+    with pytest.raises(InputError, match="uint8"):
+        tracking.log_image(np.zeros((3, 3)), key="x")
+    with pytest.raises(InputError, match="has to end in .parquet or .csv"):
+        tracking.log_table(pd.DataFrame(), "x.xlsx")
+    with pytest.raises(ValueError, match="JSON"):
+        tracking.log_json({"a": math.nan}, "a.json")
+    with pytest.raises(InputError, match="no such file"):
+        tracking.log_file("nowhere.txt")
+
+
+def test_long_lists_are_cut_in_parameters_only(store):
+    settings = CompareParams(name="demo", score_run_ids=[f"{i:032x}" for i in range(400)])
+    run_id = complete_run("compare", settings)
+    assert tracking.run_info(run_id).params["score_run_ids"].endswith("(see parameters.yaml)")
+    assert yaml.safe_load(tracking.fetch(run_id, "parameters.yaml").read_text())["score_run_ids"][399].endswith(
+        "18f"
+    )
+
+
+# -- other runs
+
+
+def test_fetch_copies_and_says_what_there_is_instead(store):
+    run_id = complete_run()
+    path = tracking.fetch(run_id, "parameters.yaml")
+    path.write_text("spoilt")
+    assert tracking.fetch(run_id, "parameters.yaml").read_text() != "spoilt"
+    with pytest.raises(
+        InputError, match=f"run {run_id} .*no artifact 'maps.npz'.*environment.json, parameters.yaml"
+    ):
+        tracking.fetch(run_id, "maps.npz")
+    with pytest.raises(InputError, match="no run 'nonsense'"):
+        tracking.fetch("nonsense", "x")
+
+
+def test_latest_takes_the_newest_complete_run_with_the_parameters(store):
+    first = complete_run(settings=TrainParams(name="demo", seed=1))
+    second = complete_run(settings=TrainParams(name="demo", seed=2))
+    tracking.end_run(complete_run(settings=TrainParams(name="demo", seed=1)), "FAILED")
+    assert tracking.latest("train", experiment="demo") == second
+    assert tracking.latest("train", experiment="demo", seed=1, architecture="CompactResNetV2") == first
+    with pytest.raises(
+        InputError, match="no finished train run in the experiment 'demo', seed 9.*run 1_train.ipynb"
+    ):
+        tracking.latest("train", experiment="demo", seed=9)
+    with pytest.raises(InputError, match="run 2_attribute.ipynb first"):
+        tracking.latest("attribute", experiment="no such experiment")
+
+
+def test_find(store):
+    train = complete_run()
+    score = complete_run("score", ScoreParams(name="demo"), inputs=tracking.upstream(train))
+    assert [run.run_id for run in tracking.find(experiment="demo")] == [score, train]
+    (found,) = tracking.find("score", experiment="demo", fingerprint=tracking.run_info(score).fingerprint)
+    assert found == tracking.run_info(score)
+    tracking.set_tags(score, {"cxr.edited": "true"})
+    assert tracking.find("score", experiment="demo", fingerprint=found.fingerprint) == []
+    assert len(tracking.find("score", experiment="demo")) == 1
+
+
+def test_upstream(store):
+    one, two = (complete_run(settings=TrainParams(name="demo", seed=seed)) for seed in (1, 2))
+    other = complete_run("score", ScoreParams(name="demo"))
+    assert tracking.upstream(one) == {"train": one}
+    assert tracking.upstream(one, two) == tracking.upstream(two, one) != tracking.upstream(one)
+    with pytest.raises(InputError, match="is a score run, and others are train"):
+        tracking.upstream(one, other)
+    tracking.end_run(two, "KILLED")
+    with pytest.raises(InputError, match=f"{two} .* is KILLED and not complete"):
+        tracking.upstream(one, two)
+    with pytest.raises(InputError, match="no run ids"):
+        tracking.upstream()
+
+
+# -- fingerprints
+
+
+def test_fingerprint_is_of_what_matters(notebooks, tmp_path):
+    def of(stage="train", model=TrainParams, inputs=INPUTS, **values):
+        return tracking.fingerprint(stage, model(**values), inputs)
+
+    base = of()
+    assert len(base) == 64 and of() == base
+    assert of(name="other") == base
+    for change in ({"seed": 1}, {"image_size": 96}, {"phantom_images": 900}, {"weights": "none"}):
+        assert of(**change) != base
+    assert of(inputs={"manifest": "abd"}) != base
+    assert of("pretrain") != base
+    # where the images are is told by the manifest, and they are no phantom's
+    assert of(data="here") == of(data="there") == of(data="there", phantom_images=900)
+    attribute = of("attribute", AttributeParams)
+    assert of("attribute", AttributeParams, train_run_id="ab", data="x") == attribute
+    assert of("attribute", AttributeParams, method=["layercam"]) != attribute
+    with pytest.raises(InputError, match="unknown stage 'banana'"):
+        of("banana")
+
+
+def test_fingerprint_of_weights_is_of_their_contents(notebooks, tmp_path, monkeypatch):
+    monkeypatch.setattr("cxr.data.default_cache", lambda: tmp_path / "cache")
+
+    def of(weights):
+        return tracking.fingerprint("train", TrainParams(weights=str(weights)), INPUTS)
+
+    one, two, three = tmp_path / "one.npz", tmp_path / "two.npz", tmp_path / "three.npz"
+    for path, content in ((one, b"same"), (two, b"same"), (three, b"other")):
+        path.write_bytes(content)
+    assert of(one) == of(two) != of(three)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights.npz").write_bytes(b"same")
+    (tmp_path / "folder" / "readme.txt").write_bytes(b"any")
+    assert of(tmp_path / "folder") == of(one)
+    shipped = of("source")
+    cached = tmp_path / "cache" / "weights" / "CompactResNetV2.npz"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"own")
+    assert of("source") != shipped
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch, notebooks):
+    """A package in the place of cxr: 1_train uses models, which uses data; 4_compare uses inference and plots."""
+    folder = tmp_path / "cxr"
+    (folder / "weights").mkdir(parents=True)
+    sources = {
+        "__init__": "",
+        "errors": "",
+        "data": "import numpy\nfrom cxr import params",
+        "models": "def build():\n    from .data import load\n    import cxr.errors\n    return load",
+        "plots": "from cxr import drift",
+        "drift": "",
+        "inference": "import scipy.stats",
+        "tracking": "from cxr import params",
+        "params": "",
+    }
+    for name, source in sources.items():
+        (folder / f"{name}.py").write_text(source)
+    (folder / "weights" / "a.npz").write_bytes(b"1")
+    monkeypatch.setattr(tracking, "__file__", str(folder / "tracking.py"))
+    write_notebook(
+        notebooks / "1_train.ipynb",
+        "%matplotlib inline\nfrom cxr import plots, tracking\nfrom cxr.models import build",
+    )
+    write_notebook(notebooks / "4_compare.ipynb", "import cxr.inference as inf\nfrom cxr import plots")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("module", "changed"),
+    [
+        ("models", {"1_train"}),
+        ("data", {"1_train"}),  # imported by models, within a function
+        ("errors", {"1_train"}),
+        ("inference", {"4_compare"}),
+        ("plots", {"4_compare"}),
+        ("drift", {"4_compare"}),  # imported by plots
+        ("tracking", set()),
+        ("params", set()),  # values are settings
+        ("__init__", {"1_train", "4_compare"}),
+    ],
+)
+def test_code_version_is_of_the_modules_that_a_notebook_uses(package, module, changed):
+    names = ("1_train", "4_compare")
+    before = {name: tracking.code_version(name) for name in names}
+    (package / f"{module}.py").write_text((package / f"{module}.py").read_text() + "\nx = 1\n")
+    assert {name for name in names if tracking.code_version(name) != before[name]} == changed
+
+
+def test_code_version_is_of_the_shipped_weights_where_models_are_used(package):
+    before = {name: tracking.code_version(name) for name in ("1_train", "4_compare")}
+    (package / "weights" / "a.npz").write_bytes(b"2")
+    assert tracking.code_version("1_train") != before["1_train"]
+    assert tracking.code_version("4_compare") == before["4_compare"]
+
+
+def test_code_version_is_of_code_cells_only(notebooks):
+    path = notebooks / "1_train.ipynb"
+    before = tracking.code_version("1_train")
+    content = nbformat.read(path, as_version=4)
+    content.cells[0].source = "# Parameters\nseed = 5"
+    content.cells[1].source = "Other words."
+    content.cells[2].outputs = [nbformat.v4.new_output("stream", text="hello")]
+    content.cells[2].execution_count = 3
+    nbformat.write(content, path)
+    assert tracking.code_version("1_train.ipynb") == before
+    content.cells[3].source = "drift.centroid_shift"
+    nbformat.write(content, path)
+    assert tracking.code_version("1_train") != before
+
+
+def test_code_version_of_line_ends(package):
+    before = tracking.code_version("1_train")
+    text = (package / "models.py").read_bytes()
+    (package / "models.py").write_bytes(text.replace(b"\n", b"\r\n"))
+    assert tracking.code_version("1_train") == before
+
+
+def test_code_version_of_nothing(notebooks):
+    with pytest.raises(InputError, match="9_none.ipynb: cannot read the notebook"):
+        tracking.code_version("9_none")
+    write_notebook(notebooks / "1_train.ipynb", "this is no Python")
+    with pytest.raises(InputError, match="a code cell is not Python"):
+        tracking.code_version("1_train")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import cxr", {"__init__"}),
+        ("import cxr.data, os", {"data"}),
+        ("import cxr.data as d", {"data"}),
+        ("from cxr import data, drift as d", {"__init__", "data", "drift"}),
+        ("from cxr.models import build", {"models"}),
+        ("from . import plots", {"__init__", "plots"}),
+        ("from .plots import curve", {"plots"}),
+        ("import cxrlib; from cxrlib import data; from other.cxr import x", set()),
+        ("def f():\n    if 1:\n        from cxr.phantom import draw", {"phantom"}),
+    ],
+)
+def test_imports(source, expected):
+    assert tracking._imports(ast.parse(source)) == expected
+
+
+# -- kernels
+
+
+def papermill(notebook: Path, out: Path) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "papermill", notebook, out, "-k", "python3", "-p", "seed", "4"]
+    return subprocess.run(words, capture_output=True, text=True, timeout=100)
+
+
+START = """from cxr import tracking
+from cxr.params import TrainParams
+settings = TrainParams.from_notebook(globals())
+tracking.start("train", settings, name="by hand", inputs={"manifest": "abc"})"""
+
+
+@pytest.mark.slow
+def test_an_error_in_a_notebook_run_by_hand_leaves_a_failed_run_with_its_notebook(store, notebooks, tmp_path):
+    path = write_notebook(notebooks / "1_train.ipynb", START, "1 / 0", "tracking.finish()")
+    assert papermill(path, tmp_path / "out.ipynb").returncode == 1
+    (run,) = tracking.find("train", experiment="demo", complete=False)
+    assert run.status == "FAILED" and not run.complete and run.params["seed"] == "4"
+    assert "ZeroDivisionError" in tracking.fetch(run.run_id, "notebook.ipynb").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_cells_that_the_file_does_not_hold_mark_a_run_as_edited(store, notebooks, tmp_path):
+    path = write_notebook(
+        notebooks / "1_train.ipynb", "%config Completer.use_jedi = False", START, "tracking.finish()"
+    )
+    assert papermill(path, tmp_path / "out.ipynb").returncode == 0
+    copy = write_notebook(tmp_path / "copy.ipynb", START, "settings = None", "tracking.finish()")
+    assert papermill(copy, tmp_path / "out.ipynb").returncode == 0
+    edited, plain = tracking.find("train", experiment="demo")
+    assert edited.tags["cxr.edited"] == "true" and "cxr.edited" not in plain.tags
+    assert tracking.find("train", experiment="demo", fingerprint=edited.fingerprint) == [plain]

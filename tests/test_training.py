@@ -1,0 +1,230 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+from cxr import attribution, data, models, training
+from cxr.params import ARCHITECTURES, PretrainParams, TrainParams
+
+SIZE = 64
+BASE = {
+    "architecture": "CompactResNetV2",
+    "image_size": SIZE,
+    "weights": "none",
+    "batch_size": 8,
+    "transfer_epochs": 3,
+    "fine_tune_epochs": 2,
+    "dropout": 0.0,
+}
+
+
+def images_and_labels(n, seed, size=SIZE, n_classes=3):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % n_classes
+    images = rng.normal(120, 20, (n, size, size))
+    for image, label in zip(images, labels, strict=True):
+        image[:: 4 * (label + 1)] += 100  # stripes, one pitch a class
+    return np.clip(images, 0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture
+def sets():
+    return images_and_labels(24, 0), images_and_labels(12, 1)
+
+
+def make(settings, n_classes=3):
+    training.seed_everything(settings.seed)
+    model = models.build(
+        settings.architecture, n_classes=n_classes, image_size=settings.image_size, dropout=settings.dropout
+    )
+    return model
+
+
+def backbone_weights(model):
+    return [np.array(weight) for weight in models.backbone(model).get_weights()]
+
+
+def test_transfer_trains_the_head_and_nothing_else(sets):
+    settings = TrainParams(**BASE)
+    model = make(settings)
+    before, head = backbone_weights(model), model.get_layer("logits").get_weights()
+    history = training.transfer(model, *sets, settings)
+    assert list(history["epoch"]) == [1, 2, 3]
+    assert {"loss", "accuracy", "val_loss", "val_accuracy", "seconds"} <= set(history.columns)
+    assert all(np.array_equal(a, b) for a, b in zip(before, backbone_weights(model), strict=True))
+    assert not np.array_equal(head[0], model.get_layer("logits").get_weights()[0])
+
+
+def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
+    settings = TrainParams(**BASE, transfer_patience=99)
+    ours = make(settings)
+    history = training.transfer(ours, *sets, settings)
+
+    theirs = make(settings)
+    assert models.sha256_weights(theirs) != models.sha256_weights(ours)
+    for layer in theirs.layers:
+        layer.trainable = layer.name == "logits"
+    to_logits = keras.Model(theirs.input, theirs.get_layer("logits").output)
+    to_logits.compile(
+        keras.optimizers.Adam(settings.transfer_learning_rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    # Keras sets `trainable` aside from `training`: a frozen BatchNorm runs in inference mode
+    (train, val) = sets
+    theirs_history = to_logits.fit(
+        training._dataset(train, settings, training=True),
+        validation_data=training._dataset(val, settings, training=False),
+        epochs=settings.transfer_epochs,
+        verbose=0,
+        callbacks=[keras.callbacks.EarlyStopping(patience=99, restore_best_weights=True)],
+    )
+    np.testing.assert_allclose(history["loss"], theirs_history.history["loss"], rtol=1e-5)
+    for a, b in zip(ours.get_layer("logits").get_weights(), theirs.get_layer("logits").get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("batchnorm", ["inference", "training"])
+def test_fine_tuning_trains_every_convolution_and_batchnorm_as_asked(sets, batchnorm):
+    settings = TrainParams(**BASE, batchnorm=batchnorm)
+    model = make(settings)
+    kinds = {"conv": layers.Conv2D, "norm": layers.BatchNormalization}
+    chosen = {name: [layer for layer in model.layers if isinstance(layer, kind)] for name, kind in kinds.items()}
+    before = {name: [layer.get_weights() for layer in found] for name, found in chosen.items()}
+    training.fine_tune(model, *sets, settings)
+    moved = {
+        name: [
+            any(not np.array_equal(a, b) for a, b in zip(old, layer.get_weights(), strict=True))
+            for old, layer in zip(before[name], found, strict=True)
+        ]
+        for name, found in chosen.items()
+    }
+    assert all(moved["conv"])
+    assert all(moved["norm"]) if batchnorm == "training" else not any(moved["norm"])
+    assert all(layer.trainable for layer in model.layers), "the checkpoint is left as it came"
+
+
+def test_the_best_epoch_is_kept(sets):
+    settings = TrainParams(**{**BASE, "fine_tune_epochs": 4, "fine_tune_learning_rate": 0.02})
+    model = make(settings)
+    history = training.fine_tune(model, *sets, settings)
+    images, labels = sets[1]
+    probabilities = training.predict(model, images, 8)
+    loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+    assert loss == pytest.approx(history["val_loss"].min(), rel=1e-3)
+    assert history["val_loss"].idxmin() != len(history) - 1, "this learning rate must overshoot"
+
+
+def test_same_seed_same_weights(sets):
+    def trained(seed):
+        settings = TrainParams(
+            **{**BASE, "dropout": 0.3, "seed": seed, "transfer_epochs": 1, "fine_tune_epochs": 1}
+        )
+        model = make(settings)
+        training.transfer(model, *sets, settings)
+        training.fine_tune(model, *sets, settings)
+        return models.sha256_weights(model)
+
+    assert trained(0) == trained(0)
+    assert trained(0) != trained(1)
+
+
+def test_augmentation_sees_other_pixels_and_keeps_the_backbone(sets):
+    settings = TrainParams(**BASE, augmentation="light")
+    (images, _), _ = sets
+    batches = [
+        np.concatenate([x for x, _ in training._dataset(sets[0], s, training=True)])
+        for s in (settings, settings.model_copy(update={"augmentation": "none"}))
+    ]
+    assert batches[0].shape == batches[1].shape
+    assert np.abs(np.sort(batches[0].ravel()) - np.sort(batches[1].ravel())).mean() > 1
+    assert batches[0].min() >= 0 and batches[0].max() <= 255
+    model = make(settings)
+    before = backbone_weights(model)
+    training.transfer(model, *sets, settings)
+    assert all(np.array_equal(a, b) for a, b in zip(before, backbone_weights(model), strict=True))
+    assert all(layer.trainable for layer in model.layers)
+
+
+def test_class_weights_lift_the_rare_class():
+    images, labels = images_and_labels(30, 0, n_classes=2)
+    keep = (labels == 0) | (np.arange(30) < 6)
+    train = images[keep], labels[keep]
+    shares = []
+    for weighted in (False, True):
+        settings = TrainParams(**{**BASE, "transfer_epochs": 1}, class_weights=weighted)
+        model = make(settings, n_classes=2)
+        training.transfer(model, train, train, settings)
+        shares.append(training.predict(model, images, 8)[:, 1].mean())
+    assert shares[1] > shares[0]
+
+
+def test_diverging_training_stops_with_an_error(sets):
+    settings = TrainParams(**BASE, optimizer="sgd", fine_tune_learning_rate=1e12)
+    with pytest.raises(RuntimeError, match="(?i)nan"):
+        training.fine_tune(make(settings), *sets, settings)
+
+
+def test_prediction_table():
+    manifest = pd.DataFrame(
+        {
+            "image_id": ["a", "b"],
+            "patient_id": ["p", "q"],
+            "split": "test",
+            "label": ["x", "y"],
+            "path": ["1", "2"],
+        }
+    )
+    table = training.prediction_table(manifest, np.array([[0.9, 0.1], [0.6, 0.4]]), ["x", "y"])
+    assert table["predicted"].tolist() == ["x", "x"] and table["correct"].tolist() == [True, False]
+    assert table["p_1"].tolist() == [0.1, 0.4]
+
+
+def test_pretraining_learns_the_source_task():
+    training.seed_everything(0)
+    settings = PretrainParams(
+        architecture="CompactResNetV2", image_size=48, source_images=192, epochs=4, batch_size=16
+    )
+    epochs = []
+    model, history = training.pretrain(settings, on_epoch=lambda epoch, metrics: epochs.append(epoch))
+    assert epochs == [1, 2, 3, 4] and history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert model.name == "CompactResNetV2" and model.output_shape == (None, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES[:3])
+def test_the_papers_networks_through_both_stages_and_both_methods(name):
+    size = 128
+    settings = TrainParams(
+        architecture=name,
+        data="phantom",
+        phantom_images=30,
+        image_size=size,
+        weights="none",
+        batch_size=8,
+        optimizer="sgd",
+        transfer_epochs=1,
+        fine_tune_epochs=1,
+        fine_tune_learning_rate=1e-4,
+    )
+    manifest = data.build_manifest(settings)
+    classes = data.classes(manifest)
+    pixels = data.load_images(manifest, root=None, size=size, cache=None, lesion_contrast=1.0)
+    labels = manifest["label"].map({label: k for k, label in enumerate(classes)}).to_numpy()
+    train, val = (
+        (pixels[rows], labels[rows]) for rows in (manifest["split"] == "train", manifest["split"] == "val")
+    )
+    model = make(settings, n_classes=len(classes))
+    maps = {}
+    for stage, fit in (("transfer", training.transfer), ("fine_tuned", training.fine_tune)):
+        history = fit(model, train, val, settings)
+        assert np.isfinite(history["loss"]).all()
+        maps[stage] = attribution.attribute(model, pixels[:4], labels[:4], layer="penultimate")
+    for method in ("layercam", "gradcampp"):
+        a, b = maps["transfer"][method], maps["fine_tuned"][method]
+        assert (
+            a.shape
+            == b.shape
+            == (4, *model.get_layer(models.target_layer(model, "penultimate")).output.shape[1:3])
+        )
+        assert np.isfinite(a).all() and np.isfinite(b).all() and not np.array_equal(a, b)
