@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from cxr.tracking import RunInfo
 
 CELL = ["architecture", "method"]
+# What a study prints, and how it heads it.
+HEADLINE = {
+    "auc_macro_transfer": "AUC transfer",
+    "auc_macro_fine_tuned": "AUC fine-tuned",
+    "centroid_shift_median": "centroid shift",
+    "iou20_median": "IoU of top 20%",
+    "iou20_ci_low": "low",
+    "iou20_ci_high": "high",
+    "n_images": "images",
+    "n_degenerate": "degenerate maps",
+}
 # The families of the paper, by which its claims about one architecture are looked up among the compact kin.
 FAMILIES = {
     "DenseNet": ("DenseNet201", "CompactDenseNet"),
@@ -103,21 +114,51 @@ def pooled(
 
 def headline(summary: pd.DataFrame) -> pd.DataFrame:
     """The columns of `pooled` that the study prints."""
-    return summary[
-        [
-            "architecture",
-            "method",
-            "seeds",
-            "auc_macro_transfer",
-            "auc_macro_fine_tuned",
-            "centroid_shift_median",
-            "iou20_median",
-            "iou20_ci_low",
-            "iou20_ci_high",
-            "n_images",
-            "n_degenerate",
-        ]
-    ]
+    return summary[["architecture", "method", "seeds", *HEADLINE]]
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of results as text for people: headings, counts whole, other numbers with three decimals, missing
+    ones as "-", and each interval in brackets behind its median."""
+    shown = pd.DataFrame(index=table.index)
+    for name in table.columns:
+        if name.endswith(("_ci_low", "_ci_high")):
+            continue
+        texts = [_cell(name, value) for value in table[name].tolist()]
+        stem = name.removesuffix("_median")
+        if f"{stem}_ci_low" in table and name.endswith("_median"):
+            bounds = zip(table[f"{stem}_ci_low"], table[f"{stem}_ci_high"], strict=True)
+            ranges = [f"[{_cell(name, low)}, {_cell(name, high)}]" for low, high in bounds]
+            texts = [f"{text} {limits}" for text, limits in zip(texts, ranges, strict=True)]
+        shown[HEADLINE.get(name, stem)] = texts
+    return shown
+
+
+def text(shown: pd.DataFrame) -> str:
+    """A table of strings for the terminal: names left, numbers right."""
+    lines: list[list[str]] = [[] for _ in range(len(shown) + 1)]
+    for name in shown.columns:
+        texts = [name, *shown[name]]
+        width = max(map(len, texts))
+        left = name in ("architecture", "method")
+        for line, item in zip(lines, texts, strict=True):
+            line.append(item.ljust(width) if left else item.rjust(width))
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def html(shown: pd.DataFrame) -> str:
+    """A table for the report: text left and wrapped, escaped."""
+    rule = "text-align: left !important; white-space: normal; vertical-align: top"
+    style = f"<style>.cxr td, .cxr th {{{rule}}}</style>"
+    return style + shown.to_html(index=False, border=0, classes="cxr", escape=True)
+
+
+def _cell(name: str, value: float | str | None) -> str:
+    if value is None or value != value:
+        return "-"
+    if name.startswith(("n_", "seed")):
+        return f"{float(value):.0f}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def replicates(scores: pd.DataFrame, metric: str, *, n_boot: int = 2000) -> pd.DataFrame:

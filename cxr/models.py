@@ -160,8 +160,10 @@ def feeds_pooling(model: keras.Model, layer: str) -> bool:
 
 def check(architecture: str, *, weights: str, target: str, image_size: int, n_classes: int) -> str:
     """Everything about a model that can fail, before training starts. Returns the target layer's name."""
-    layer = target_layer(build(architecture, n_classes=n_classes, image_size=image_size), target)
-    find_weights(architecture, weights)
+    find_weights(architecture, weights)  # first, as it fails fast
+    model = build(architecture, n_classes=n_classes, image_size=image_size)
+    layer = target_layer(model, target)
+    load_backbone(model, weights)
     return layer
 
 

@@ -821,7 +821,9 @@ def _print_results(session: _Session, steps: list[Step]) -> None:
     """What came out, where the report is, and what failed."""
     table = results(session.runs)
     if table is not None:
-        _say("\n" + format_table(table))
+        from cxr import comparison
+
+        _say("\n" + comparison.text(comparison.readable(table)))
     if "compare" in session.runs:
         _say(f"\nreport: {_from_here(_fetch_report(session))}")
     uri = session.environment["MLFLOW_TRACKING_URI"]
@@ -845,18 +847,6 @@ def _fetch_report(session: _Session) -> Path:
     return html
 
 
-_COLUMNS = {
-    "auc_macro_transfer": "AUC transfer",
-    "auc_macro_fine_tuned": "AUC fine-tuned",
-    "centroid_shift_median": "centroid shift",
-    "iou20_median": "IoU of top 20%",
-    "iou20_ci_low": "from",
-    "iou20_ci_high": "to",
-    "n_images": "images",
-    "n_degenerate": "degenerate maps",
-}
-
-
 def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
     """The study's table: the compare run's `summary.csv`, or one row a score run; None if there is neither.
 
@@ -868,6 +858,8 @@ def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
     """
     import pandas as pd
 
+    from cxr import comparison
+
     if "compare" in runs and "summary.csv" in tracking.artifacts(runs["compare"]):
         return tracking.read_table(runs["compare"], "summary.csv")
     rows = []
@@ -875,35 +867,6 @@ def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
         stage, *cell = key.split("/")
         if stage == "score":
             metrics = tracking.run_info(run_id).metrics
-            values = {name: metrics.get(name) for name in _COLUMNS}
+            values = {name: metrics.get(name) for name in comparison.HEADLINE}
             rows.append({"architecture": cell[0], "method": cell[2], "seed": cell[1].removeprefix("s"), **values})
     return pd.DataFrame(rows) if rows else None
-
-
-def format_table(table: pd.DataFrame) -> str:
-    """The table of `results` as text: counts whole, other numbers with three decimals, missing ones as "-".
-
-    The bounds `iou20_ci_low` and `iou20_ci_high` go into brackets behind the value.
-    """
-    columns = {name: [_cell(name, value) for value in table[name].tolist()] for name in table.columns}
-    if {"iou20_median", "iou20_ci_low", "iou20_ci_high"} <= columns.keys():
-        bounds = zip(columns.pop("iou20_ci_low"), columns.pop("iou20_ci_high"), strict=True)
-        columns["iou20_median"] = [
-            f"{value} [{low}, {high}]" for value, (low, high) in zip(columns["iou20_median"], bounds, strict=True)
-        ]
-    lines = [[] for _ in range(len(table) + 1)]
-    for name, texts in columns.items():
-        texts = [_COLUMNS.get(name, name), *texts]
-        width = max(map(len, texts))
-        left = name in ("architecture", "method")
-        for line, text in zip(lines, texts, strict=True):
-            line.append(text.ljust(width) if left else text.rjust(width))
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None or value != value:
-        return "-"
-    if name.startswith(("n_", "seed")):
-        return f"{float(value):.0f}"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -162,3 +162,22 @@ def test_latest_cells_takes_the_newest_of_each_cell_with_the_same_settings():
     assert comparison.latest_cells(newest_first) == ["4", "1", "5"]
     with pytest.raises(InputError, match="no finished score run"):
         comparison.latest_cells([])
+
+
+def test_readable_tables():
+    table = pd.DataFrame(
+        {
+            "architecture": ["CompactDenseNet", "X"],
+            "seeds": [2, 2],
+            "iou20_median": [0.51234, float("nan")],
+            "iou20_ci_low": [0.5, float("nan")],
+            "iou20_ci_high": [1.0, float("nan")],
+            "n_images": [120.0, 7.0],
+        }
+    )
+    assert comparison.text(comparison.readable(table)).splitlines() == [
+        "architecture     seeds        IoU of top 20%  images",
+        "CompactDenseNet      2  0.512 [0.500, 1.000]     120",
+        "X                    2              - [-, -]       7",
+    ]
+    assert "<b>" not in comparison.html(pd.DataFrame({"a": ["<b>class</b>"]}))

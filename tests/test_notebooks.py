@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from conftest import PROJECT
+
 from cxr import cli, maps, tracking
 from cxr.drift import METRICS
 

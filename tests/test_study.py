@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 import yaml
 
@@ -259,24 +258,6 @@ def test_threads_are_shared_between_jobs_and_the_user_s_own_number_is_kept(monke
     assert (study._jobs(0), study._jobs(5)) == (4, 5)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert study._jobs(0) == 1
-
-
-def test_format_table():
-    table = pd.DataFrame(
-        {
-            "architecture": ["CompactDenseNet", "X"],
-            "seeds": [2, 2],
-            "iou20_median": [0.51234, float("nan")],
-            "iou20_ci_low": [0.5, float("nan")],
-            "iou20_ci_high": [1.0, float("nan")],
-            "n_images": [120.0, 7.0],
-        }
-    )
-    assert study.format_table(table).splitlines() == [
-        "architecture     seeds        IoU of top 20%  images",
-        "CompactDenseNet      2  0.512 [0.500, 1.000]     120",
-        "X                    2              - [-, -]       7",
-    ]
 
 
 # -- the report
