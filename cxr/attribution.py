@@ -37,7 +37,7 @@ def attribute(
         model: a flat classifier as `cxr.models.build` makes it (its logits in a layer named `logits`).
         images: grey values uint8 [n, side, side].
         class_index: int [n], the class whose logit is explained, per image.
-        layer: `penultimate`, `final`, `last_conv` or a layer's name (see `cxr.models.target_layer`).
+        layer: `penultimate`, `final` or another name that `cxr.models.target_layer` knows.
         methods: names from METHODS.
         batch_size: images per pass.
         label: what to call this in progress lines; empty: none are printed.

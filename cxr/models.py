@@ -41,6 +41,7 @@ class Architecture:
     offset: tuple[float, ...]
     penultimate: str
     final: str
+    penultimate_cut: str = ""  # where it is another layer than `penultimate`
     imagenet_file: str = ""
     imagenet_md5: str = ""
     imagenet_url: str = ""
@@ -57,8 +58,10 @@ def _application(name: str) -> Callable[[KerasTensor], KerasTensor]:
 _PLUS_MINUS_ONE = {"scale": (1 / 127.5,), "offset": (-1.0,)}
 _TORCH = {"scale": tuple(1 / (255 * _IMAGENET_STD)), "offset": tuple(-_IMAGENET_MEAN / _IMAGENET_STD)}
 
-# ResNet's `penultimate` is the residual sum: the one feature map at stride 16 on which alone the rest
-# depends. Its rectified successor (`conv4_block6_preact_relu`) is bypassed by the shortcut.
+# `penultimate_cut` is the feature map at stride 16 on which alone the rest depends, `penultimate` its rectified
+# form. They differ in ResNets only, where the cut is a residual sum, of either sign, and its rectified successor
+# is bypassed by the shortcut. CAMs assume non-negative activations: at the sum, Grad-CAM++ loses many maps and the
+# rest overlap no better than by chance (`cxr study params/study.yaml --set target_layer=penultimate_cut`).
 ARCHITECTURES: dict[str, Architecture] = {
     "DenseNet201": Architecture(
         _application("DenseNet201"), 3, **_TORCH, penultimate="pool4_relu", final="relu",
@@ -67,7 +70,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         imagenet_url=f"{_KERAS_URL}/densenet",
     ),
     "ResNet50V2": Architecture(
-        _application("ResNet50V2"), 3, **_PLUS_MINUS_ONE, penultimate="conv4_block5_out", final="post_relu",
+        _application("ResNet50V2"), 3, **_PLUS_MINUS_ONE, penultimate="conv4_block6_preact_relu",
+        final="post_relu", penultimate_cut="conv4_block5_out",
         imagenet_file="resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
         imagenet_md5="fac2f116257151a9d068a22e544a4917",
         imagenet_url=f"{_KERAS_URL}/resnet",
@@ -82,7 +86,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         compact.densenet, 1, **_PLUS_MINUS_ONE, penultimate="pool4_relu", final="relu"
     ),
     "CompactResNetV2": Architecture(
-        compact.resnet_v2, 1, **_PLUS_MINUS_ONE, penultimate="conv4_block3_out", final="post_relu"
+        compact.resnet_v2, 1, **_PLUS_MINUS_ONE, penultimate="conv4_block4_preact_relu",
+        final="post_relu", penultimate_cut="conv4_block3_out"
     ),
     "CompactInception": Architecture(
         compact.inception, 1, **_PLUS_MINUS_ONE, penultimate="mixed7", final="mixed10"
@@ -123,13 +128,14 @@ def backbone(model: keras.Model) -> keras.Model:
 
 
 def target_layer(model: keras.Model, name: str) -> str:
-    """The layer that `penultimate`, `final`, `last_conv` or a layer's own name stands for in `model`.
+    """The layer of `model` that `penultimate`, `penultimate_cut`, `final`, `last_conv` or a layer's name stands for.
 
     Raises InputError when there is none, when its output is not a feature map, or when its grid is under
     4x4 (a map of fewer positions localises nothing).
     """
-    if name in ("penultimate", "final"):
-        name = getattr(_spec(model.name), name)
+    if name in ("penultimate", "penultimate_cut", "final"):
+        spec = _spec(model.name)
+        name = getattr(spec, name) or spec.penultimate
     elif name == "last_conv":
         name = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)][-1]
     try:
@@ -138,8 +144,8 @@ def target_layer(model: keras.Model, name: str) -> str:
         names = [layer.name for layer in model.layers]
         close = difflib.get_close_matches(name, names, n=4) or names[-8:]
         raise InputError(
-            f"target_layer: {model.name} has no layer '{name}': use penultimate, final, last_conv or a layer's "
-            f"name, such as {', '.join(close)}"
+            f"target_layer: {model.name} has no layer '{name}': use penultimate, penultimate_cut, final, "
+            f"last_conv or a layer's name, such as {', '.join(close)}"
         ) from None
     if len(shape) != 4:
         raise InputError(f"target_layer: '{name}' of {model.name} has no feature map (its output is {shape[1:]})")

@@ -168,7 +168,9 @@ class TrainParams(DataParams, _TrainFields):
 
 
 class _AttributeFields(Params):
-    target_layer: str = Field("penultimate", description="'penultimate', 'final', 'last_conv' or a layer's name")
+    target_layer: str = Field(
+        "penultimate", description="'penultimate', 'penultimate_cut', 'final', 'last_conv' or a layer's name"
+    )
     explain: Literal["true", "predicted"] = Field("true", description="which class' logit is explained")
     images: Literal["correct", "all"] = Field("correct", description="'correct': by both checkpoints")
     attribute_split: Literal["train", "val", "test"] = "test"

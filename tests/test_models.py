@@ -22,10 +22,10 @@ KERAS_PREPROCESSING = {
 # grids at the size for which the paper's three are meant, and at that of the embedded study
 GRIDS = {
     "DenseNet201": (224, "pool4_relu", (14, 14), "relu", (7, 7)),
-    "ResNet50V2": (224, "conv4_block5_out", (14, 14), "post_relu", (7, 7)),
+    "ResNet50V2": (224, "conv4_block6_preact_relu", (14, 14), "post_relu", (7, 7)),
     "InceptionV3": (224, "mixed7", (12, 12), "mixed10", (5, 5)),
     "CompactDenseNet": (128, "pool4_relu", (8, 8), "relu", (4, 4)),
-    "CompactResNetV2": (128, "conv4_block3_out", (8, 8), "post_relu", (4, 4)),
+    "CompactResNetV2": (128, "conv4_block4_preact_relu", (8, 8), "post_relu", (4, 4)),
     "CompactInception": (128, "mixed7", (8, 8), "mixed10", (4, 4)),
 }
 
@@ -42,8 +42,11 @@ def test_flat_graph_with_its_target_layers(name):
     assert model.get_layer(final).output.shape[1:3] == final_grid
     assert models.feeds_pooling(model, final) and not models.feeds_pooling(model, penultimate)
     assert isinstance(model.get_layer(models.target_layer(model, "last_conv")), layers.Conv2D)
-    # `penultimate` is a cut: the logits can be computed from it alone
-    keras.Model(model.get_layer(penultimate).output, model.get_layer("logits").output)
+    assert isinstance(model.get_layer(penultimate), layers.Activation | layers.Concatenate), "rectified"
+    # the logits can be computed from a cut alone
+    cut = models.target_layer(model, "penultimate_cut")
+    assert model.get_layer(cut).output.shape[1:3] == grid
+    keras.Model(model.get_layer(cut).output, model.get_layer("logits").output)
 
 
 @pytest.mark.parametrize("name", PAPER)

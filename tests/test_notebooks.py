@@ -100,7 +100,7 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
     for method in ("layercam", "gradcampp"):
         for stage in ("transfer", "fine_tuned"):
             stack = maps.load(tracking.fetch(info.run_id, f"maps/{method}/{stage}.npz"))
-            assert (stack.method, stack.stage, stack.layer) == (method, stage, "conv4_block3_out")
+            assert (stack.method, stack.stage, stack.layer) == (method, stage, "conv4_block4_preact_relu")
             assert stack.checkpoint_sha256 == recorded[stage]["sha256"]
             assert stack.image_id.tolist() == images["image_id"].tolist() and (images["split"] == "test").all()
             assert [stack.classes[k] for k in stack.class_index] == images["label"].tolist()
