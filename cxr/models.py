@@ -128,7 +128,7 @@ def backbone(model: keras.Model) -> keras.Model:
 
 
 def target_layer(model: keras.Model, name: str) -> str:
-    """The layer of `model` that `penultimate`, `penultimate_cut`, `final`, `last_conv` or a layer's name stands for.
+    """The layer of `model` meant by `penultimate`, `penultimate_cut`, `final`, `last_conv` or a layer's name.
 
     Raises InputError when there is none, when its output is not a feature map, or when its grid is under
     4x4 (a map of fewer positions localises nothing).
