@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -310,6 +310,8 @@ def start(
 def finish() -> None:
     """Close this notebook's run as FINISHED and complete; the last cell of a notebook.
 
+    Logs the peak memory of the kernel as the metric `peak_memory_mib` (not on Windows, which does not tell).
+
     In Jupyter, cells that differ from the notebook's file mark the run as `cxr.edited`: its fingerprint, which
     was taken of the file, does not hold for it, so that a study never reuses it.
     """
@@ -317,6 +319,11 @@ def finish() -> None:
     client = _client()
     if _edited(client.get_run(run_id).data.tags.get("cxr.stage", "")):
         client.set_tag(run_id, "cxr.edited", "true")
+    with suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+        log_metrics({"peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10)})
     client.set_tag(run_id, "cxr.complete", "true")
     mlflow.end_run("FINISHED")
 

@@ -217,7 +217,9 @@ def test_logging(store):
     tracking.log_file(__file__, "code")
     tracking.finish()
     info = tracking.run_info(run.info.run_id)
-    assert info.metrics == {"loss": 1.25, "AUC __dem_": 0.75}
+    metrics = dict(info.metrics)
+    assert metrics.pop("peak_memory_mib", 100) > 10  # not on Windows
+    assert metrics == {"loss": 1.25, "AUC __dem_": 0.75}
     assert info.tags["cxr.undefined"] == "empty,ratio"
     for name in ("tables/drift.parquet", "summary.csv"):
         pd.testing.assert_frame_equal(
