@@ -82,8 +82,9 @@ def overlay(
     *,
     title: str = "",
     outline: np.ndarray | None = None,
+    columns: int = 4,
 ) -> Figure:
-    """Image, transfer map, fine-tuned map and their difference.
+    """Image, transfer map, fine-tuned map and their difference, in `columns` (4, 2 or 1).
 
     Args:
         image: uint8 [h, w].
@@ -94,7 +95,10 @@ def overlay(
 
     Both maps are on the scale 0 to 1, the difference on -1 to 1, in every figure.
     """
-    figure, axes = plt.subplots(1, 4, figsize=(11, 3.1), layout="constrained")
+    rows = 4 // columns
+    size = (2.75 * columns, 2.75 * rows + 0.35)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    axes = axes.ravel()
     for axis in axes:
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
         axis.axis("off")
@@ -107,7 +111,7 @@ def overlay(
         shown = axis.imshow(np.nan_to_num(values), cmap="inferno", vmin=0, vmax=1, alpha=0.0 if empty else 0.55)
         axis.set_title(f"{name}: degenerate map" if empty else name, fontsize=9)
     heat = plt.cm.ScalarMappable(shown.norm, shown.cmap)
-    figure.colorbar(heat, ax=axes[1:3], fraction=0.03, pad=0.01).set_label("attribution, min-max", fontsize=8)
+    figure.colorbar(heat, ax=axes[2], fraction=0.05).set_label("attribution of both, min-max", fontsize=8)
     difference = axes[3].imshow(np.nan_to_num(fine_tuned - transfer), cmap="PuOr_r", vmin=-1, vmax=1, alpha=0.7)
     axes[3].set_title("fine-tuned minus transfer", fontsize=9)
     bar = figure.colorbar(plt.cm.ScalarMappable(difference.norm, difference.cmap), ax=axes[3], fraction=0.05)

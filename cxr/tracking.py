@@ -180,7 +180,9 @@ def experiment_id(name: str) -> str:
     if found is None:
         root = artifact_root()
         try:
-            return client.create_experiment(name, (root / name).as_uri() if root else None)
+            # The UI then opens on runs and metrics, not on traces of language models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return client.create_experiment(name, (root / name).as_uri() if root else None, tags=kind)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -258,6 +260,7 @@ def start(
     inputs: Mapping[str, str],
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
+    settings_as_params: bool = True,
 ) -> mlflow.ActiveRun:
     """Open the run of this notebook; from here on the `log_*` functions log to it.
 
@@ -276,6 +279,8 @@ def start(
             train and pretrain, `upstream(run_id, ...)` for the others. The study runner computes the same.
         tags: more tags.
         params: more parameters to filter by, such as the upstream run's architecture and seed.
+        settings_as_params: whether all settings are logged as parameters too; they are in `parameters.yaml` in any
+            case. MLflow's image grid writes all parameters over each picture: few leave room for it.
 
     Raises:
         InputError: the store cannot be had, or MLFLOW_RUN_ID names no run.
@@ -301,7 +306,7 @@ def start(
     else:
         run = mlflow.start_run(experiment_id=experiment_id(settings.name), run_name=name, tags=own_tags)
     atexit.register(_close, run.info.run_id, mlflow.get_tracking_uri(), by_hand=not given)
-    log_params(run.info.run_id, {**settings.model_dump(), **(params or {})})
+    log_params(run.info.run_id, {**(settings.model_dump() if settings_as_params else {}), **(params or {})})
     log_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "parameters.yaml")
     log_json(environment(), "environment.json")
     return run
