@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -118,6 +119,19 @@ def overlay(
     bar.set_label("difference", fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def show(figure: Figure) -> None:
+    """Display a figure in a notebook and close it.
+
+    As an image, for with `MPLBACKEND=Agg` in the environment `plt.show()` would show nothing.
+    """
+    from IPython.display import Image, display
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    plt.close(figure)
+    display(Image(buffer.getvalue()))
 
 
 def pixels(figure: Figure, *, dpi: int = 90) -> np.ndarray:

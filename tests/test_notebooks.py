@@ -63,7 +63,7 @@ def test_the_study_ends_with_a_table_and_a_report(study):
     html = (store / "out" / "report.html").read_text()
     assert "Does the evidence move under fine-tuning?" in html and html.count("data:image/png;base64") >= 3
     assert "from cxr import" not in html, "the report shows no code"
-    assert "The paper" in html and "TODO" not in html
+    assert "claims beside this study" in html
 
 
 def test_a_second_start_does_nothing(study, store):

@@ -43,6 +43,14 @@ def test_pixels_are_an_image_and_close_the_figure():
     assert figure.number not in plt.get_fignums()
 
 
+def test_show_displays_a_picture_whatever_the_backend(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    figure = plots.contact_sheet(np.zeros((1, 4, 4), np.uint8), ["a"])
+    plots.show(figure)
+    assert shown[0].data.startswith(b"\x89PNG") and figure.number not in plt.get_fignums()
+
+
 def test_contact_sheet_keeps_the_grey_scale():
     figure = plots.contact_sheet(np.zeros((5, 4, 4), np.uint8), list("abcde"), columns=3)
     assert norms(figure) == [(0, 255)] * 5 and len(figure.axes) == 6

@@ -229,7 +229,7 @@ def test_a_notebook_without_parameters_cell_or_at_all(tmp_path):
 def test_a_default_of_a_notebook_that_differs_from_the_study_s_is_refused(tmp_path, store, notebooks):
     params = tmp_path / "study.yaml"
     params.write_text("name: fake\n")  # phantom_images: 60 in the notebook, 1000 in StudyParams
-    with pytest.raises(InputError, match=r"phantom_images = 60 where a study has 1000.*add it there"):
+    with pytest.raises(InputError, match=r"phantom_images = 60 where a study has 2000.*add it there"):
         study.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks)
 
 

@@ -77,6 +77,7 @@ def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
         validation_data=training._dataset(val, settings, training=False),
         epochs=settings.transfer_epochs,
         verbose=0,
+        shuffle=False,
         callbacks=[keras.callbacks.EarlyStopping(patience=99, restore_best_weights=True)],
     )
     np.testing.assert_allclose(history["loss"], theirs_history.history["loss"], rtol=1e-5)
@@ -209,7 +210,7 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
     )
     manifest = data.build_manifest(settings)
     classes = data.classes(manifest)
-    pixels = data.load_images(manifest, root=None, size=size, cache=None, lesion_contrast=1.0)
+    pixels = data.load_images(manifest, root=None, size=size, cache=None, lesion_contrast=settings.lesion_contrast)
     labels = manifest["label"].map({label: k for k, label in enumerate(classes)}).to_numpy()
     train, val = (
         (pixels[rows], labels[rows]) for rows in (manifest["split"] == "train", manifest["split"] == "val")
