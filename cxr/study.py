@@ -88,6 +88,7 @@ class _Session:
     fresh: bool
     manifest_hash: str = ""
     parent: str = ""
+    recorded: dict[str, str] = field(default_factory=dict)  # of the steps when this study last ended
     runs: dict[str, str] = field(default_factory=dict)  # of the steps that are done
     failures: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage
@@ -518,10 +519,21 @@ def _done(session: _Session, step: Step, fingerprint: str) -> tracking.RunInfo |
     if session.fresh:
         return None
     found = tracking.find(step.stage, experiment=session.study.name, fingerprint=fingerprint)
-    return found[0] if found else None
+    # Of twins, the one that this study has built on; a newer one, run by hand, would ask for all the rest anew.
+    own = (run for run in found if session.recorded.get(step.key) == run.run_id)
+    return next(own, found[0] if found else None)
+
+
+def _recorded(session: _Session) -> dict[str, str]:
+    """Keys of steps to run ids, as this very study ended last; empty if it has not."""
+    fingerprint = _study_fingerprint(session)
+    ended = tracking.find("study", experiment=session.study.name, fingerprint=fingerprint)
+    return json.loads(tracking.fetch(ended[0].run_id, "steps.json").read_text()) if ended else {}
 
 
 def _find_done(session: _Session, steps: list[Step]) -> None:
+    if not session.fresh:
+        session.recorded = _recorded(session)
     for step in steps:
         if all(key in session.runs for key in step.needs):
             run = _done(session, step, _fingerprint(session, step))

@@ -388,6 +388,12 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     # and back: nothing to do
     assert go(params, notebooks) == 0
     assert len(tracking.find(experiment="fake", complete=False)) == 10
+    # nor where the same notebook was run by hand since
+    tags = {"cxr.stage": "train", "cxr.fingerprint": train.fingerprint, "cxr.complete": "true"}
+    tracking.end_run(tracking.create_run(experiment="fake", name="by hand", tags=tags, params={}), "FINISHED")
+    capsys.readouterr()
+    assert go(params, notebooks) == 0
+    assert "5 done already, 0 to run" in capsys.readouterr().out
 
     # steps that are done are comments, with their runs
     study.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks, out=tmp_path / "out")
