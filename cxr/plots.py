@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -149,7 +150,7 @@ def drift_by_class(table: pd.DataFrame, metrics: Sequence[str], *, title: str = 
     The dashed line is the value of two identical maps.
     """
     classes = sorted(table["label"].unique())
-    figure, axes = plt.subplots(1, len(metrics), figsize=(3.4 * len(metrics), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics), 4.2), squeeze=False)
     rng = np.random.default_rng(0)
     for axis, name in zip(axes[0], metrics, strict=True):
         groups = [table.loc[table["label"] == label, name].dropna().to_numpy() for label in classes]
@@ -159,7 +160,7 @@ def drift_by_class(table: pd.DataFrame, metrics: Sequence[str], *, title: str = 
             axis.plot(position + jitter, values, ".", color=COLOURS[0], alpha=0.35, markersize=4)
         axis.axhline(METRICS[name].identical, color="grey", linestyle="--", linewidth=1)
         axis.set_xticks(range(1, len(classes) + 1), classes, rotation=35, ha="right")
-        axis.set(ylabel=METRICS[name].label, xlabel="class")
+        axis.set(ylabel=_wrapped(METRICS[name].label), xlabel="class")
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     return figure
@@ -213,7 +214,8 @@ def drift(summary: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95)
             )
         axis.axhline(METRICS[metric].identical, color="grey", linestyle="--", linewidth=1, label="identical maps")
         axis.set_xticks(range(len(names)), names, rotation=15)
-        axis.set(ylabel=f"{METRICS[metric].label}\nmedian, {level:.0%} interval", xlim=(-0.5, len(names) - 0.5))
+        label = f"{_wrapped(METRICS[metric].label)}\nmedian, {level:.0%} interval"
+        axis.set(ylabel=label, xlim=(-0.5, len(names) - 0.5))
     axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
@@ -244,3 +246,7 @@ def ranking(ranks: pd.DataFrame, *, title: str = "") -> Figure:
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
+
+
+def _wrapped(label: str) -> str:
+    return textwrap.fill(label, 30)

@@ -74,7 +74,7 @@ def test_drift_draws_intervals_and_the_value_of_identical_maps():
         assert any(np.allclose(line.get_ydata(), identical) for line in axis.get_lines())
         low, high = axis.containers[0].lines[2][0].get_segments()[0][:, 1]
         assert (low, high) == pytest.approx((0.4, 0.7))
-    assert "fraction of the image diagonal" in figure.axes[1].get_ylabel()
+    assert "fraction of the image diagonal" in figure.axes[1].get_ylabel().replace("\n", " ")
     assert "95% interval" in figure.axes[0].get_ylabel()
 
 
