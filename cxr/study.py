@@ -831,7 +831,8 @@ def _duration(seconds: float) -> str:
 
 def _print_results(session: _Session, steps: list[Step]) -> None:
     """What came out, where the report is, and what failed."""
-    table = results(session.runs)
+    in_order = {step.key: session.runs[step.key] for step in steps if step.key in session.runs}
+    table = results(in_order)
     if table is not None:
         from cxr import comparison
 

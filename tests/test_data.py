@@ -40,7 +40,7 @@ from cxr.errors import InputError
 from cxr.params import DataParams
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real-cxr5"
-FRACTIONS = {"train": 0.6, "val": 0.15, "test": 0.25}
+FRACTIONS = {"train": 0.55, "val": 0.15, "test": 0.30}
 
 
 def noise(seed, shape=(12, 9)):
@@ -884,7 +884,7 @@ def test_relative_data_and_home_folder(folder, monkeypatch):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the sample of real radiographs (shared/data/real-cxr5) is not here")
 def test_real_sample(tmp_path):
-    chosen = params(REAL)
+    chosen = params(REAL, val_fraction=FRACTIONS["val"], test_fraction=FRACTIONS["test"])
     manifest = build_manifest(chosen)
     assert len(manifest) == 555
     assert manifest["patient_id"].nunique() == 357
