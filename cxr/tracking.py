@@ -598,7 +598,7 @@ def fetch(run_id: str, artifact_path: str) -> Path:
         InputError: there is no such run or artifact; names both, and what the run holds instead.
     """
     info = run_info(run_id)
-    folder = _scratch() / run_id
+    folder = scratch() / run_id
     folder.mkdir(exist_ok=True)
     try:
         found = mlflow.artifacts.download_artifacts(
@@ -652,7 +652,8 @@ def _first_line(error: Exception) -> str:
 
 
 @functools.cache
-def _scratch() -> Path:
+def scratch() -> Path:
+    """This process' own folder for files on their way into or out of runs; deleted when it exits."""
     folder = Path(tempfile.mkdtemp(prefix="cxr-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
