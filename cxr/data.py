@@ -119,6 +119,12 @@ def classes(manifest: pd.DataFrame) -> list[str]:
     return sorted(set(manifest["label"]))
 
 
+def class_index(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
+    """The number of each label among `names` (`classes`), int32 [n]. Raises KeyError for any other label."""
+    number = {name: k for k, name in enumerate(names)}
+    return np.array([number[label] for label in labels], np.int32)
+
+
 def manifest_text(manifest: pd.DataFrame) -> str:
     """Canonical CSV of a manifest: `COLUMNS` in order, rows as they are, newline "\\n"."""
     return manifest[list(COLUMNS)].to_csv(index=False, lineterminator="\n")

@@ -25,6 +25,7 @@ from cxr.data import (
     assign_splits,
     build_manifest,
     check_images,
+    class_index,
     classes,
     data_root,
     default_cache,
@@ -907,3 +908,10 @@ def test_real_sample(tmp_path):
     values = np.asarray(Image.open(path).convert("L"), float)
     expected = triangle(values.shape[0], 64) @ values @ triangle(values.shape[1], 64).T
     assert np.abs(images[17] - expected).max() <= 0.5 + 1e-3
+
+
+def test_class_index_goes_by_name_and_refuses_others():
+    numbers = class_index(pd.Series(["b", "a", "b"], index=[7, 3, 9]), ["a", "b"])
+    assert numbers.tolist() == [1, 0, 1] and numbers.dtype == np.int32
+    with pytest.raises(KeyError):
+        class_index(["c"], ["a", "b"])

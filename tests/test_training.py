@@ -211,7 +211,7 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
     manifest = data.build_manifest(settings)
     classes = data.classes(manifest)
     pixels = data.load_images(manifest, root=None, size=size, cache=None, lesion_contrast=settings.lesion_contrast)
-    labels = manifest["label"].map({label: k for k, label in enumerate(classes)}).to_numpy()
+    labels = data.class_index(manifest["label"], classes)
     train, val = (
         (pixels[rows], labels[rows]) for rows in (manifest["split"] == "train", manifest["split"] == "val")
     )
