@@ -210,6 +210,70 @@ def paired_replicates(
     return pd.DataFrame(np.concatenate(blocks), columns=columns)
 
 
+def patient_weights(patient: Sequence, *, n_boot: int = 2000, rng_seed: int = 0) -> np.ndarray:
+    """How often each image is drawn when patients alone are: int64 [n_boot, n], the cluster bootstrap.
+
+    All images of a patient are drawn together, and each as often as the patient (no second stage: under one
+    test set the images of a patient are what they are). The draws depend on the set of patients, n_boot and
+    rng_seed only, so that statistics of different kinds (maps, predictions) over the same patients can be
+    resampled alike.
+
+    Args:
+        patient: [n], the label of each image's patient.
+    """
+    patient = np.asarray(patient)
+    if patient.ndim != 1 or len(patient) == 0 or pd.isna(patient).any():
+        raise InputError(
+            f"patient_weights: expected a patient for each of one or more images, got shape {patient.shape} "
+            f"with {pd.isna(patient).sum()} labels missing."
+        )
+    index, patients = pd.factorize(patient, sort=True)
+    return _patient_draws(len(patients), n_boot, rng_seed)[:, index]
+
+
+def patient_replicates(
+    tables: Mapping[tuple, pd.DataFrame],
+    *,
+    n_boot: int = 2000,
+    rng_seed: int = 0,
+    statistic: Statistic = "median",
+) -> pd.DataFrame:
+    """Replicates of every cell's statistic under one bootstrap over the patients that the cells share.
+
+    The draws of `patient_weights`, over the patients of all cells together: a patient drawn twice counts
+    twice in every cell. Seeds are not drawn: what the replicates vary by is which patients were examined
+    with these very networks. Cells of one architecture and method under several seeds therefore covary by
+    what the patients contribute and the seeds do not (`cxr.hypotheses.estimate`).
+
+    Parameters
+    ----------
+    tables : a table per cell, the key any tuple, such as (architecture, method, seed), of one length; columns
+        image_id (at most once a cell), patient_id, value. NaN values are dropped; cells may hold different
+        images.
+    n_boot, rng_seed, statistic : as for `bootstrap`.
+
+    Returns
+    -------
+    float64 DataFrame, n_boot rows, a column per cell (MultiIndex). All NaN with fewer than two patients in
+    all; a replicate that drew no row of a cell is NaN there.
+    """
+    _named(statistic)
+    if not tables:
+        raise InputError("patient_replicates: no tables were given.")
+    clean = {cell: _shared_seed_table(cell, table) for cell, table in tables.items()}
+    index, patients = pd.factorize(np.concatenate([t["patient_id"].to_numpy() for t in clean.values()]), sort=True)
+    stops = np.cumsum([len(t) for t in clean.values()])
+    draws = _patient_draws(len(patients), n_boot, rng_seed)
+    out = np.full((n_boot, len(clean)), np.nan)
+    if len(patients) > 1:
+        for j, (table, owner) in enumerate(zip(clean.values(), np.split(index, stops[:-1]), strict=True)):
+            values, block = table["value"].to_numpy(float), max(1, _BLOCK // len(table))
+            for start in range(0, n_boot, block):
+                rows = slice(start, start + block)
+                out[rows, j] = _weighted(statistic, values, draws[rows][:, owner])
+    return pd.DataFrame(out, columns=pd.MultiIndex.from_tuples(clean))
+
+
 def rank_probabilities(replicates: pd.DataFrame, *, higher_is_more_stable: bool = True) -> pd.DataFrame:
     """P(rank = r) of each architecture under each method, over paired replicates.
 
@@ -243,9 +307,7 @@ def rank_probabilities(replicates: pd.DataFrame, *, higher_is_more_stable: bool 
     return table
 
 
-def p_order(
-    replicates: pd.DataFrame, method: str, a: str, b: str, *, higher_is_more_stable: bool = True
-) -> float:
+def p_order(replicates: pd.DataFrame, method: str, a: str, b: str, *, higher_is_more_stable: bool = True) -> float:
     """Share of paired replicates in which `a` is more stable than `b` under `method`; ties count one half.
 
     So p_order(a, b) + p_order(b, a) = 1. NaN if a replicate of either cell is.
@@ -364,6 +426,34 @@ def _row_weights(
         yield weights
 
 
+def _patient_draws(patients: int, n_boot: int, rng_seed: int) -> np.ndarray:
+    """int64 [n_boot, patients]: how often each is among so many draws with replacement."""
+    _check_draws(n_boot)
+    return _draw(np.random.default_rng(rng_seed), np.full(n_boot, patients), patients)
+
+
+def _shared_seed_table(cell: tuple, table: pd.DataFrame) -> pd.DataFrame:
+    """The checked rows of one cell of `patient_replicates`, without NaN."""
+    if not isinstance(cell, tuple):
+        raise InputError(f"tables: keys must be tuples such as (architecture, method, seed), got {cell!r}.")
+    columns = ["image_id", "patient_id", "value"]
+    _require(table, columns, f"table of {cell}")
+    table = table[columns]
+    if table[columns[:2]].isna().any(axis=None):
+        raise InputError(f"table of {cell}: image_id or patient_id is missing in some rows.")
+    if np.isinf(table["value"]).any():
+        raise InputError(f"table of {cell}: {np.isinf(table['value']).sum()} values are infinite.")
+    double = table["image_id"].duplicated()
+    if double.any():
+        raise InputError(
+            f"table of {cell}: image {table.loc[double, 'image_id'].iloc[0]!r} appears more than once."
+        )
+    table = table[table["value"].notna()]
+    if table.empty:
+        raise InputError(f"table of {cell}: no value is left without NaN; leave this cell out.")
+    return table
+
+
 def _draw(rng: np.random.Generator, draws: np.ndarray, units: int) -> np.ndarray:
     """Counts [..., units] of `draws` [...] even draws with replacement from so many units."""
     if units == 1:
@@ -458,8 +548,7 @@ def _labels(labels: Sequence, values: np.ndarray, name: str) -> np.ndarray:
     labels = np.asarray(labels)
     if values.ndim != 1 or labels.shape != values.shape:
         raise InputError(
-            f"bootstrap: values and {name} must be of one length, got shapes {values.shape} and "
-            f"{labels.shape}."
+            f"bootstrap: values and {name} must be of one length, got shapes {values.shape} and {labels.shape}."
         )
     if pd.isna(labels).any():
         raise InputError(f"bootstrap: {name} is missing for {pd.isna(labels).sum()} images.")

@@ -104,6 +104,55 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
     return pd.DataFrame({"center": center, "confidence": confidence, "accuracy": accuracy, "n": n})
 
 
+def auc_replicates(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Macro one-against-rest AUC of resampled predictions: float64 [b].
+
+    The mean over classes of P(score of an image of the class > score of another) + P(equal) / 2 (the
+    Mann-Whitney form), each image counted as often as it was drawn. Equals `performance`'s auc_macro under
+    weights of one.
+
+    Parameters
+    ----------
+    labels, probabilities : as for `performance`.
+    weights : int [b, n], how often each image was drawn (`cxr.inference.patient_weights`; with the same
+        weights for two checkpoints, or two seeds, the replicates are paired).
+
+    Returns
+    -------
+    float64 [b] in [0, 1]. NaN where a replicate holds no image of some class, or no image of any other.
+    """
+    labels, p = _checked(labels, probabilities, np.shape(probabilities)[-1])
+    weights = np.asarray(weights)
+    if (
+        weights.ndim != 2
+        or weights.shape[1] != len(labels)
+        or weights.dtype.kind not in "iu"
+        or (weights < 0).any()
+    ):
+        raise InputError(
+            f"auc_replicates: expected weights as whole numbers [b, {len(labels)}] of 0 or more, got "
+            f"{weights.dtype} {weights.shape}."
+        )
+    blocks = max(1, round(weights.size / 2_000_000))  # bounds the memory for intermediate arrays
+    return np.concatenate([_weighted_auc(labels, p, block) for block in np.array_split(weights, blocks)])
+
+
+def _weighted_auc(labels: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    total = np.zeros(len(weights))
+    for k in range(p.shape[1]):
+        rank = np.argsort(p[:, k], kind="stable")
+        score, positive = p[rank, k], labels[rank] == k
+        starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # of each run of tied scores
+        drawn = weights[:, rank]
+        hits = np.add.reduceat(drawn * positive, starts, axis=1)
+        others = np.add.reduceat(drawn * ~positive, starts, axis=1)
+        below = np.cumsum(others, axis=1) - others / 2  # those with a lower score, and half of the tied ones
+        pairs = hits.sum(1) * others.sum(1)
+        with np.errstate(invalid="ignore"):
+            total += (hits * below).sum(1) / pairs  # 0 / 0 is NaN: the class, or all others, not drawn
+    return total / p.shape[1]
+
+
 def metric_name(name: str) -> str:
     """A class name as part of an MLflow metric name; what it may not hold becomes _.
 

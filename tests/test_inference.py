@@ -172,9 +172,7 @@ def test_reproducible_and_label_blind():
     assert (first != inference.bootstrap(values, patient, n_boot=50, rng_seed=6)).any()
     named = [f"patient {p}" for p in patient]
     one_seed = ["only"] * 30
-    np.testing.assert_array_equal(
-        first, inference.bootstrap(values, named, seed=one_seed, n_boot=50, rng_seed=5)
-    )
+    np.testing.assert_array_equal(first, inference.bootstrap(values, named, seed=one_seed, n_boot=50, rng_seed=5))
 
 
 def test_nan_is_dropped_first():
@@ -348,9 +346,7 @@ def test_rank_probabilities_and_order_agree_for_two():
     draws = replicates({cell: rng.integers(0, 3, 200).astype(float) for cell in (("A", "L"), ("B", "L"))})
     got = inference.rank_probabilities(draws)
     assert got.loc[("L", "A"), 1] == pytest.approx(inference.p_order(draws, "L", "A", "B"))
-    assert inference.p_order(draws, "L", "A", "B") + inference.p_order(draws, "L", "B", "A") == pytest.approx(
-        1
-    )
+    assert inference.p_order(draws, "L", "A", "B") + inference.p_order(draws, "L", "B", "A") == pytest.approx(1)
 
 
 def test_nan_replicates_give_no_probability():
@@ -385,9 +381,7 @@ def test_pairing_cancels_what_cells_share():
 def test_one_cell_is_a_plain_bootstrap():
     values, patients = np.random.default_rng(1).normal(size=12), np.arange(12) // 2
     images = [f"i{k:02}" for k in range(12)]
-    draws = inference.paired_replicates(
-        {("A", "L"): table(values, patients=patients, images=images)}, n_boot=80
-    )
+    draws = inference.paired_replicates({("A", "L"): table(values, patients=patients, images=images)}, n_boot=80)
     np.testing.assert_array_equal(draws["A", "L"], inference.bootstrap(values, patients, n_boot=80))
 
 
@@ -415,6 +409,91 @@ def test_row_and_table_order_carry_no_meaning():
 def test_paired_with_one_patient_is_nan():
     draws = inference.paired_replicates({("A", "L"): table([1.0, 2], patients=["p", "p"])}, n_boot=5)
     assert draws.shape == (5, 1) and draws.isna().all(axis=None)
+
+
+# ---------------------------------------------------------------- patients alone
+
+
+def test_patient_weights_draw_whole_patients():
+    patient = np.array(["b", "a", "b", "c", "b"])
+    got = inference.patient_weights(patient, n_boot=4000)
+    assert got.shape == (4000, 5) and got.dtype == np.int64
+    np.testing.assert_array_equal(got[:, [0, 0]], got[:, [2, 4]])
+    np.testing.assert_array_equal(got[:, [1, 3, 0]].sum(1), 3)  # three draws of three patients
+    assert got.mean(0) == pytest.approx(np.ones(5), abs=0.05)
+    assert got[:, 1].var() == pytest.approx(3 * 1 / 3 * 2 / 3, abs=0.05)  # binomial(3, 1 / 3)
+    # The set of patients decides, not their order or how many images they have.
+    again = inference.patient_weights(["a", "b", "c"], n_boot=4000)
+    np.testing.assert_array_equal(again, got[:, [1, 0, 3]])
+
+
+@pytest.mark.parametrize("statistic, plain", [("median", np.median), ("mean", np.mean), (np.ptp, np.ptp)])
+def test_patient_replicates_are_statistics_of_the_drawn_rows(statistic, plain, monkeypatch):
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(12), 2)
+    values = {("A", "L", 0): rng.normal(size=24), ("A", "L", 1): rng.normal(size=24)}
+    tables = {cell: table(v, patients=patients) for cell, v in values.items()}
+    tables["B", "L", 0] = table(rng.normal(size=24), patients=patients).iloc[4:]  # lacks two patients
+    tables["B", "L", 0].loc[7, "value"] = np.nan
+    draws = inference.patient_replicates(tables, n_boot=60, statistic=statistic)
+    assert draws.columns.tolist() == list(tables) and draws.shape == (60, 3)
+    weights = inference.patient_weights(patients, n_boot=60)
+    for cell, t in tables.items():
+        t = t.dropna()
+        for drawn, got in zip(weights[:, t.index], draws[cell], strict=True):
+            assert got == pytest.approx(plain(np.repeat(t["value"].to_numpy(), drawn)))
+    monkeypatch.setattr(inference, "_BLOCK", 100)  # memory is bounded, results are the same
+    back = inference.patient_replicates(
+        {cell: t.sample(frac=1, random_state=0) for cell, t in reversed(tables.items())},
+        n_boot=60,
+        statistic=statistic,
+    )
+    np.testing.assert_allclose(back[list(tables)], draws)
+
+
+def test_patient_replicates_covary_by_what_patients_share():
+    rng = np.random.default_rng(1)
+    hard, own = rng.normal(size=200), rng.normal(size=(2, 200))
+    tables = {("A", "L", s): table(hard + own[s]) for s in range(2)}
+    draws = inference.patient_replicates(tables, n_boot=4000, statistic="mean")
+    expected = np.cov(hard + own[0], hard + own[1], bias=True) / 200
+    np.testing.assert_allclose(np.cov(draws.to_numpy().T), expected, rtol=0.15)
+
+
+def test_patient_replicates_with_too_little_are_nan():
+    one = inference.patient_replicates({("A",): table([1.0, 2], patients=["p", "p"])}, n_boot=5)
+    assert one.shape == (5, 1) and one.isna().all(axis=None)
+    # A cell of one patient among three: NaN exactly where that patient was not drawn.
+    tables = {("A",): table([1.0, 2, 3]), ("B",): table([4.0])}
+    draws = inference.patient_replicates(tables, n_boot=200)
+    missing = inference.patient_weights(["p0", "p1", "p2"], n_boot=200)[:, 0] == 0
+    np.testing.assert_array_equal(draws[("B",)].isna().to_numpy().ravel(), missing)
+    assert 0 < missing.sum() < 200
+
+
+@pytest.mark.parametrize(
+    "tables, message",
+    [
+        ({}, "no tables"),
+        ({"A": table([1.0, 2])}, "tuples"),
+        ({("A", 0): table([1.0, 2]).drop(columns="value")}, "value"),
+        ({("A", 0): table([1.0, 2], images=["i", "i"])}, "more than once"),
+        ({("A", 0): table([1.0, np.inf])}, "infinite"),
+        ({("A", 0): table([np.nan, np.nan])}, "no value"),
+        ({("A", 0): table([1.0, 2], patients=["p", None])}, "missing"),
+    ],
+)
+def test_bad_patient_tables(tables, message):
+    with pytest.raises(InputError, match=message):
+        inference.patient_replicates(tables)
+
+
+def test_bad_patient_weights():
+    for patient in ([], ["a", None], [["a", "b"]]):
+        with pytest.raises(InputError, match="patient_weights"):
+            inference.patient_weights(patient)
+    with pytest.raises(InputError, match="n_boot"):
+        inference.patient_weights(["a", "b"], n_boot=0)
 
 
 # ---------------------------------------------------------------- bad input

@@ -184,3 +184,45 @@ def test_float32_softmax_is_a_distribution():
     labels, p = predictions()
     got = perf.performance(labels, p.astype(np.float32), CLASSES)
     assert got == pytest.approx(perf.performance(labels, p, CLASSES), abs=1e-6)
+
+
+def test_auc_replicates_equal_scikit_learn():
+    labels, p = predictions(n=150)
+    p = np.round(p, 1)  # many ties
+    p[:, 2] = 1 - p[:, :2].sum(1)
+    p = np.abs(p)
+    weights = np.random.default_rng(1).multinomial(150, np.full(150, 1 / 150), size=20)
+    expected = [
+        np.mean([metrics.roc_auc_score(labels == k, p[:, k], sample_weight=w) for k in range(3)]) for w in weights
+    ]
+    np.testing.assert_allclose(perf.auc_replicates(labels, p, weights), expected)
+    assert len(np.unique(p[:, 0])) < 12 and np.std(expected) > 0.005
+
+
+def test_unit_weights_give_the_auc_of_performance():
+    labels, p = predictions()
+    got = perf.auc_replicates(labels, p, np.ones((1, len(labels)), int))
+    assert got == pytest.approx([perf.performance(labels, p, CLASSES)["auc_macro"]])
+
+
+def test_a_weight_is_a_repetition_and_a_missing_class_nan():
+    labels, p = np.array([0, 0, 1, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.4, 0.6], [0.2, 0.8]])
+    # Pairs of a 0 and a 1: three in order, one tied.
+    weights = np.array([[1, 1, 1, 1], [0, 2, 1, 1], [2, 2, 0, 0], [0, 0, 1, 3], [0, 0, 0, 0]])
+    np.testing.assert_allclose(perf.auc_replicates(labels, p, weights), [3.5 / 4, 3 / 4, *[np.nan] * 3])
+
+
+def test_auc_replicates_in_blocks():
+    labels, p = predictions(n=60)
+    weights = np.random.default_rng(2).integers(0, 3, (70_000, 60))  # more than one block
+    got = perf.auc_replicates(labels, p, weights)
+    np.testing.assert_array_equal(got[-50:], perf.auc_replicates(labels, p, weights[-50:]))
+    assert got.shape == (70_000,)
+
+
+@pytest.mark.parametrize(
+    "weights", [np.ones(4, int), np.ones((2, 3), int), np.ones((2, 4)), -np.ones((2, 4), int)]
+)
+def test_bad_weights(weights):
+    with pytest.raises(InputError, match="weights"):
+        perf.auc_replicates(np.array([0, 1, 0, 1]), np.full((4, 2), 0.5), weights)
