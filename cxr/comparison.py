@@ -5,17 +5,20 @@ Pure pandas over the per-image tables of score runs; nothing here reads a file o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from cxr import inference
-from cxr.drift import METRICS
+from cxr import hypotheses, inference, maps, references
+from cxr.drift import METRICS, compare_maps
 from cxr.errors import InputError
 
 if TYPE_CHECKING:
+    from cxr.maps import MapStack
     from cxr.tracking import RunInfo
 
 CELL = ["architecture", "method"]
@@ -27,16 +30,24 @@ HEADLINE = {
     "iou20_median": "IoU of top 20%",
     "iou20_ci_low": "low",
     "iou20_ci_high": "high",
+    "iou20_shuffled_median": "other patient",
+    "iou20_floor_median": "other head",
+    "iou20_refit_median": "other fine-tuning",
+    "iou20_retained": "retained",
+    "iou20_retained_ci_low": "low",
+    "iou20_retained_ci_high": "high",
     "n_images": "images",
     "n_degenerate": "degenerate maps",
+    "map_check": "maps true to the model",
 }
-# The families of the paper, by which its claims about one architecture are looked up among the compact kin.
-FAMILIES = {
-    "DenseNet": ("DenseNet201", "CompactDenseNet"),
-    "ResNetV2": ("ResNet50V2", "CompactResNetV2"),
-    "Inception": ("InceptionV3", "CompactInception"),
+# Reference levels of a metric, as suffixes of its name, and what each compares.
+LEVELS = {
+    "chance": "a map moved to a random position",
+    "shuffled": "same class, other patient",
+    "floor": "transfer heads that differ by seed alone",
+    "refit": "fine-tunings that differ by seed alone",
 }
-PAPER_AUC = 0.99
+PARTS = ("median", "q25", "q75", "ci_low", "ci_high")
 
 
 def score_table(
@@ -54,11 +65,19 @@ def summarise(
 ) -> dict[str, float]:
     """Summary of the per-image rows of one cell, of one seed or several.
 
-    For every metric of `cxr.drift.METRICS`: `<name>_median`, `_q25`, `_q75`, and `_ci_low`, `_ci_high`, the
-    percentile interval of the median by bootstrap over seeds, patients and images (seeds crossed with patients:
-    they share the test set). Counts: n_images, n_scored (neither map degenerate), n_degenerate,
-    n_degenerate_transfer, n_degenerate_fine_tuned, n_patients (of all images), n_seeds. Rows with a
-    degenerate map count as images and in no median.
+    For every metric of `cxr.drift.METRICS`, and every reference level of it that is a column of `table`
+    (`<metric>_shuffled`, ...: `LEVELS`): `<name>_median` over images (with several seeds the mean of the seeds'
+    medians), `_q25`, `_q75` (over all rows), and `_ci_low`, `_ci_high`. For metrics that are 1 for identical maps
+    also the headline index `<metric>_retained` (`cxr.references.retained` of the medians of the metric and of its
+    shuffled level) with its interval.
+
+    Intervals of one seed: percentiles of a bootstrap over patients, about these two checkpoints. Of several:
+    over new trainings and new patients (`cxr.hypotheses.estimate`), as percentiles of so few seeds are too short.
+    Intervals end where the metric's values do.
+
+    Counts: n_images, n_scored (neither map degenerate), n_degenerate, n_degenerate_transfer,
+    n_degenerate_fine_tuned, n_patients (of all images), n_seeds. Rows with a degenerate map count as images and
+    in no median.
     """
     flags = table[["degenerate_transfer", "degenerate_fine_tuned"]]
     out = {
@@ -70,51 +89,146 @@ def summarise(
         "n_patients": int(table["patient_id"].nunique()),
         "n_seeds": int(table["seed"].nunique()),
     }
-    for name in METRICS:
-        values = inference.summarise(
-            table[name].to_numpy(float),
-            table["patient_id"].to_numpy(),
-            seed=table["seed"].to_numpy() if out["n_seeds"] > 1 else None,
-            level=level,
-            n_boot=n_boot,
-            rng_seed=rng_seed,
-            crossed=True,
-        )
-        for part in ("median", "q25", "q75", "ci_low", "ci_high"):
-            out[f"{name}_{part}"] = values[part]
+    wanted = [name for metric in METRICS for name in (metric, *(f"{metric}_{key}" for key in LEVELS))]
+    wanted = [name for name in wanted if name in table]
+    seeds = {seed: rows for seed, rows in table.groupby("seed") if not flags.loc[rows.index].any(axis=1).all()}
+    cells = {
+        (name, seed): rows[["image_id", "patient_id"]].assign(value=rows[name].to_numpy(float))
+        for name in wanted
+        for seed, rows in seeds.items()
+        if rows[name].notna().any()
+    }
+    draws = inference.patient_replicates(cells, n_boot=n_boot, rng_seed=rng_seed) if cells else None
+    medians = {cell: float(rows["value"].median()) for cell, rows in cells.items()}
+    options = {"level": level, "n_patients": out["n_patients"]}
+    for name in wanted:
+        own = [cell for cell in cells if cell[0] == name]
+        present = table[name].dropna().to_numpy(float)
+        quartiles = np.quantile(present, [0.25, 0.75]) if len(present) else [np.nan, np.nan]
+        out |= {f"{name}_q25": float(quartiles[0]), f"{name}_q75": float(quartiles[1])}
+        found = _located([medians[cell] for cell in own], draws[own].to_numpy() if own else None, **options)
+        found = np.clip(found, *METRICS[_metric_of(name)].bounds)
+        out |= {
+            f"{name}_{part}": value for part, value in zip(("median", "ci_low", "ci_high"), found, strict=True)
+        }
+    for metric in wanted:
+        other = f"{metric}_shuffled"
+        if metric in METRICS and METRICS[metric].identical == 1 and other in table:
+            own = [seed for seed in seeds if (metric, seed) in cells and (other, seed) in cells]
+            index = [references.retained(medians[metric, seed], medians[other, seed]) for seed in own]
+            both = [draws[[(name, seed) for seed in own]].to_numpy() for name in (metric, other)] if own else None
+            found = np.clip(_located(index, references.retained(*both) if own else None, **options), None, 1)
+            names = (f"{metric}_retained{part}" for part in ("", "_ci_low", "_ci_high"))
+            out |= dict(zip(names, found, strict=True))
     return out
 
 
+def _metric_of(name: str) -> str:
+    """The metric that a column of values, or of a reference level of it, is of."""
+    return next(metric for metric in METRICS if name in (metric, *(f"{metric}_{key}" for key in LEVELS)))
+
+
+def _located(
+    per_seed: Sequence[float], draws: np.ndarray | None, *, level: float, n_patients: int
+) -> tuple[float, float, float]:
+    """Value and interval from the values of each seed and their replicates [n_boot, k]; NaN without any."""
+    if draws is None:
+        return (float("nan"),) * 3
+    if len(per_seed) == 1:
+        return (float(per_seed[0]), *inference.interval(draws[:, 0], level))
+    found = hypotheses.estimate(per_seed, draws, n_patients=n_patients, level=level)
+    return found.value, found.low, found.high
+
+
 def pooled(
-    scores: pd.DataFrame, runs: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000
+    scores: pd.DataFrame,
+    runs: pd.DataFrame,
+    *,
+    refits: pd.DataFrame | None = None,
+    level: float = 0.95,
+    n_boot: int = 2000,
 ) -> pd.DataFrame:
     """One row an architecture and method, over all seeds.
 
     Args:
         scores: per-image rows of all score runs (`score_table`).
-        runs: one row a score run: architecture, method, seed, auc_macro_transfer, auc_macro_fine_tuned.
+        runs: one row a score run: architecture, method, seed, auc_macro_transfer, auc_macro_fine_tuned, faithful.
+        refits: `refit_table` of all cells; None or without rows of a cell: there is one seed only.
 
-    Returns: architecture, method, seeds, the mean AUC of both stages over seeds, then `summarise`'s columns.
+    Returns: architecture, method, seeds, the mean AUC of both stages over seeds, map_check ("all runs", "1 of 2
+        runs", ...: in how many both maps passed the tests against the model; "not tested"), then `summarise`'s
+        columns and, for the metrics of `refits`, `<metric>_refit_<part>`.
     """
     rows = []
     for (architecture, method), table in scores.groupby(CELL, sort=False):
         own = runs[(runs["architecture"] == architecture) & (runs["method"] == method)]
-        rows.append(
-            {
-                "architecture": architecture,
-                "method": method,
-                "seeds": own["seed"].nunique(),
-                "auc_macro_transfer": own["auc_macro_transfer"].mean(),
-                "auc_macro_fine_tuned": own["auc_macro_fine_tuned"].mean(),
-                **summarise(table, level=level, n_boot=n_boot),
-            }
-        )
+        row = {
+            "architecture": architecture,
+            "method": method,
+            "seeds": own["seed"].nunique(),
+            "auc_macro_transfer": own["auc_macro_transfer"].mean(),
+            "auc_macro_fine_tuned": own["auc_macro_fine_tuned"].mean(),
+            "map_check": _map_check(own["faithful"]),
+            **summarise(table, level=level, n_boot=n_boot),
+        }
+        if refits is not None and len(refits):
+            again = refits[(refits["architecture"] == architecture) & (refits["method"] == method)]
+            for metric in [name for name in METRICS if name in again]:
+                values = inference.summarise(
+                    again[metric].to_numpy(float), again["patient_id"].to_numpy(), level=level, n_boot=n_boot
+                )
+                row |= {f"{metric}_refit_{part}": values[part] for part in PARTS}
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _map_check(faithful: pd.Series) -> str:
+    """`faithful`: "True", "False" or "" (not tested), one a run."""
+    tested = faithful[faithful != ""]
+    if tested.empty:
+        return "not tested"
+    passed = (tested == "True").sum()
+    return "all runs" if passed == len(faithful) else f"{passed} of {len(faithful)} runs"
+
+
+def refit_table(
+    stacks: Mapping[int, MapStack],
+    images: pd.DataFrame,
+    *,
+    architecture: str,
+    method: str,
+    size: int,
+    names: Sequence[str],
+) -> pd.DataFrame:
+    """Drift between checkpoints of one stage that differ by their training seed alone, image by image.
+
+    Args:
+        stacks: per seed, maps of that stage of one architecture by one method.
+        images: image_id, patient_id, seed of the images that count under each seed.
+        size: the image grid.
+        names: metrics.
+
+    Returns: architecture, method, seed_a, seed_b, image_id, patient_id, and a column a metric; one row a pair of
+        seeds and an image that counts under both. Every seed is compared with the next, and, from three on, the
+        last with the first. Empty with one seed.
+    """
+    seeds = sorted(stacks)
+    pairs = list(zip(seeds, seeds[1:] + seeds[:1], strict=True))[: len(seeds) if len(seeds) > 2 else 1]
+    tables = []
+    for a, b in pairs if len(seeds) > 1 else []:
+        both = images[images["seed"] == a].merge(images[images["seed"] == b], on=["image_id", "patient_id"])
+        first, second = (maps.take(stacks[seed], both["image_id"].to_numpy()) for seed in (a, b))
+        cell = {"architecture": architecture, "method": method, "seed_a": a, "seed_b": b}
+        values = compare_maps(first.maps, second.maps, size=size, names=names)
+        values = {name: values[name] for name in names}
+        tables.append(both[["image_id", "patient_id"]].assign(**cell, **values))
+    columns = ["architecture", "method", "seed_a", "seed_b", "image_id", "patient_id", *names]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def headline(summary: pd.DataFrame) -> pd.DataFrame:
     """The columns of `pooled` that the study prints."""
-    return summary[["architecture", "method", "seeds", *HEADLINE]]
+    return summary[["architecture", "method", "seeds", *(name for name in HEADLINE if name in summary)]]
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +240,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             continue
         texts = [_cell(name, value) for value in table[name].tolist()]
         stem = name.removesuffix("_median")
-        if f"{stem}_ci_low" in table and name.endswith("_median"):
+        if f"{stem}_ci_low" in table:
             bounds = zip(table[f"{stem}_ci_low"], table[f"{stem}_ci_high"], strict=True)
             ranges = [f"[{_cell(name, low)}, {_cell(name, high)}]" for low, high in bounds]
             texts = [f"{text} {limits}" for text, limits in zip(texts, ranges, strict=True)]
@@ -146,11 +260,20 @@ def text(shown: pd.DataFrame) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-def html(shown: pd.DataFrame) -> str:
-    """A table for the report: text left and wrapped, escaped."""
-    rule = "text-align: left !important; white-space: normal; vertical-align: top"
-    style = f"<style>.cxr td, .cxr th {{{rule}}}</style>"
-    return style + shown.to_html(index=False, border=0, classes="cxr", escape=True)
+def html(shown: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | None = None) -> str:
+    """A table for the report: text left and wrapped, escaped. `links`: for columns of run ids, what makes an id's
+    address."""
+    rule = (
+        "text-align: left !important; white-space: normal; vertical-align: top; padding: 3px 5px; font-size: 11px"
+    )
+    wide = "table.cxr {display: block; overflow-x: auto; max-width: 100%; font-size: 11px}"
+    style = f"<style>.cxr td, .cxr th {{{rule}}} {wide}</style>"
+    cells = shown.astype(str).map(escape)
+    for column, address in (links or {}).items():
+        cells[column] = [f'<a href="{escape(address(key))}">{escape(key[:8])}</a>' for key in shown[column]]
+    cells.columns = [escape(str(name)) for name in cells.columns]
+    with pd.option_context("display.max_colwidth", None):
+        return style + cells.to_html(index=False, border=0, classes="cxr", escape=False)
 
 
 def _cell(name: str, value: float | str | None) -> str:
@@ -158,7 +281,76 @@ def _cell(name: str, value: float | str | None) -> str:
         return "-"
     if name.startswith(("n_", "seed")):
         return f"{float(value):.0f}"
+    if name in ("p", "p_holm", "p_friedman", "p_follows") and 0 <= value < 0.001:
+        return "< 0.001"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def course(
+    way: pd.DataFrame, auc: pd.DataFrame, *, metric: str, level: float = 0.95, n_boot: int = 2000
+) -> pd.DataFrame:
+    """Drift from the transfer checkpoint and performance, epoch by epoch.
+
+    Args:
+        way: per-image rows of the checkpoints on the way (`score_table`), with `epoch` (1, 2, ...).
+        auc: architecture, seed, epoch (0: the transfer checkpoint), auc_macro.
+
+    Returns: architecture, method, seed, epoch, value (median of the metric; at epoch 0 that of identical maps),
+        ci_low, ci_high (over patients), n_scored, auc.
+    """
+    keys = ["architecture", "method", "seed", "epoch"]
+    rows = []
+    for cell, table in way.groupby(keys, sort=False):
+        values = inference.summarise(
+            table[metric].to_numpy(float), table["patient_id"].to_numpy(), level=level, n_boot=n_boot
+        )
+        names = ("value", "ci_low", "ci_high", "n_scored")
+        found = (values[name] for name in ("median", "ci_low", "ci_high", "n_images"))
+        rows.append(dict(zip(keys, cell, strict=True)) | dict(zip(names, found, strict=True)))
+    table = pd.DataFrame(rows)
+    same = METRICS[metric].identical
+    start = table.drop_duplicates(keys[:3]).assign(epoch=0, value=same, ci_low=same, ci_high=same)
+    table = pd.concat([start, table]).sort_values("epoch", kind="stable", ignore_index=True)
+    return table.merge(auc.rename(columns={"auc_macro": "auc"}), on=["architecture", "seed", "epoch"])
+
+
+def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
+    """Which metrics see that something moved: drift beside the noise of transfer heads, patient by patient.
+
+    A metric's distance is |value - its value for identical maps|. d is a patient's mean, over images and seeds, of
+    the distance between the stages minus that between heads that differ by seed alone (`<metric>_floor`). About
+    these networks: seeds are no source of chance here.
+
+    Args:
+        scores: per-image rows of all cells, with `<metric>_floor`; without such columns the result is empty.
+        region: with `<region>_energy_change` in `scores`, whether the metric follows a movement that is known.
+
+    Returns: architecture, method, metric, standardised (mean of d / its standard deviation, Cohen's d_z), p
+        (one-sided t test, Holm over the metrics of a cell), sees (p < 0.05), and with a region `follows`:
+        Spearman's correlation over images of the metric's distance with |energy change of the region|, and
+        `p_follows` (two-sided, not corrected; images of one patient count as independent).
+    """
+    rows = []
+    for (architecture, method), table in scores.groupby(CELL, sort=False):
+        known = [name for name in METRICS if f"{name}_floor" in table and table[f"{name}_floor"].notna().any()]
+        for name in known:
+            same = METRICS[name].identical
+            distance = (table[name] - same).abs()
+            d = (distance - (table[f"{name}_floor"] - same).abs()).groupby(table["patient_id"]).mean().dropna()
+            spread = d.std(ddof=1)
+            row = {"architecture": architecture, "method": method, "metric": name}
+            row["standardised"] = float(d.mean() / spread) if spread > 0 else np.nan
+            row["p"] = float(stats.ttest_1samp(d, 0, alternative="greater").pvalue) if spread > 0 else np.nan
+            if f"{region}_energy_change" in table:
+                both = pd.DataFrame({"a": distance, "b": table[f"{region}_energy_change"].abs()}).dropna()
+                found = stats.spearmanr(both["a"], both["b"]) if len(both) > 2 else (np.nan, np.nan)
+                row["follows"], row["p_follows"] = map(float, found)
+            rows.append(row)
+    if not rows:
+        return pd.DataFrame(columns=[*CELL, "metric", "standardised", "p", "sees"])
+    out = pd.DataFrame(rows)
+    out["p"] = out.groupby(CELL, sort=False)["p"].transform(hypotheses.holm)
+    return out.assign(sees=out["p"] < 0.05)
 
 
 def replicates(scores: pd.DataFrame, metric: str, *, n_boot: int = 2000) -> pd.DataFrame:
@@ -205,105 +397,13 @@ def ranking(
     return ranks, found
 
 
-def claims(
-    summary: pd.DataFrame,
-    ranks: pd.DataFrame,
-    reversals: Sequence[dict[str, str | float]],
-    *,
-    metric: str,
-    methods_coincide: bool,
-    auc_margin: float,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """The paper's claims (Elangovan and Ting 2026, arXiv 2604.08513, abstract) beside what the study found.
-
-    Says what was observed, point estimates with their intervals; it tests nothing.
-    Columns: claim, this study.
-    """
-    rows = [
-        (f"All architectures end above {PAPER_AUC} macro AUC", _auc_text(summary, auc_margin)),
-        (
-            "Coarse localisation stays put: the centroid hardly moves",
-            _cells_text(summary, "centroid_shift", "{:.3f} of the image diagonal", level),
-        ),
-        (
-            "Overlap shows reorganisation that depends on the architecture",
-            _cells_text(summary, metric, "{:.2f}", level),
-        ),
-        ("Under LayerCAM, InceptionV3 moves most and ResNet50V2 least", _extremes_text(ranks, metric)),
-        (
-            "The stability ranking can reverse under Grad-CAM++",
-            _reversal_text(ranks, reversals, methods_coincide, metric),
-        ),
-    ]
-    return pd.DataFrame(rows, columns=["the paper's claim", "this study"])
-
-
-def _auc_text(summary: pd.DataFrame, margin: float) -> str:
-    parts = []
-    for name, own in summary.groupby("architecture", sort=False):
-        before, after = own["auc_macro_transfer"].iloc[0], own["auc_macro_fine_tuned"].iloc[0]
-        change = after - before
-        verdict = "within" if abs(change) <= margin else "beyond"
-        parts.append(f"{name}: {before:.3f} → {after:.3f} ({change:+.3f}, {verdict} ±{margin:g})")
-    above = (summary.groupby("architecture")["auc_macro_fine_tuned"].first() > PAPER_AUC).sum()
-    return f"{above} of {len(parts)} above {PAPER_AUC} after fine-tuning. " + "; ".join(parts)
-
-
-def _cells_text(summary: pd.DataFrame, metric: str, form: str, level: float) -> str:
-    parts = []
-    for method, own in summary.groupby("method", sort=False):
-        cells = [
-            f"{row['architecture']} {form.format(row[f'{metric}_median'])} "
-            f"[{row[f'{metric}_ci_low']:.3g}, {row[f'{metric}_ci_high']:.3g}]"
-            for _, row in own.iterrows()
-        ]
-        parts.append(f"{method}: " + ", ".join(cells))
-    return f"Median {METRICS[metric].name} [{level:.0%} interval]. " + "; ".join(parts)
-
-
-def _extremes_text(ranks: pd.DataFrame, metric: str) -> str:
-    if "layercam" not in ranks:
-        return "LayerCAM was not part of this study"
-    if len(ranks) < 2:
-        return "One architecture has no ranking"
-    order = ranks["layercam"].sort_values()
-    most, least = order.index[-1], order.index[0]
-    text = f"By {metric}, {most} moves most and {least} least"
-    if "P(layercam)" in ranks:
-        probability = ranks["P(layercam)"]
-        text += f" (P = {probability[most]:.2f} and {probability[least]:.2f} over bootstrap replicates)"
-    family = {name: key for key, names in FAMILIES.items() for name in names}
-    same = [family.get(most) == "Inception", family.get(least) == "ResNetV2"]
-    agreement = "as in the paper" if all(same) else "half as in the paper" if any(same) else "unlike the paper"
-    return f"{text}: {agreement}"
-
-
-def _reversal_text(ranks: pd.DataFrame, reversals: Sequence[dict], methods_coincide: bool, metric: str) -> str:
-    methods = [column for column in ranks.columns if not column.startswith("P(")]
-    if len(methods) < 2 or len(ranks) < 2:
-        return "Needs two methods and two architectures"
-    if methods_coincide:
-        return (
-            "Cannot be asked at the last feature map: behind global average pooling Grad-CAM++ and LayerCAM are "
-            "the same map up to scale. Use target_layer: penultimate"
-        )
-    if not reversals:
-        return f"No pair of architectures changes its order in {metric} between the methods"
-    parts = [
-        f"{row['stabler_a']} is the stabler under {row['method_a']} and {row['stabler_b']} under "
-        f"{row['method_b']} (P of both at once {row['p_reversal']:.2f})"
-        for row in reversals
-    ]
-    return f"Order by median {metric} changes: " + "; ".join(parts)
-
-
 def run_table(infos: Sequence[RunInfo]) -> pd.DataFrame:
     """One row a score run, from what it logged: run_id, architecture, method, seed, target_layer, layer, grid,
-    methods_coincide, auc_macro_transfer and auc_macro_fine_tuned.
+    methods_coincide, faithful, attribute_run, train_run, auc_macro_transfer and auc_macro_fine_tuned.
 
     Raises InputError when two runs are of one cell, or their target layers differ."""
     columns = ("architecture", "method", "seed", "target_layer", "layer", "grid", "methods_coincide")
+    columns += ("faithful", "attribute_run", "train_run")
     performance = ("auc_macro_transfer", "auc_macro_fine_tuned")
     table = pd.DataFrame(
         [

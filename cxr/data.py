@@ -3,11 +3,15 @@
 A manifest is a DataFrame with the columns `COLUMNS`, one row an image, sorted by `image_id`:
 
     image_id    str, unique: the path without its suffix (with it where two files differ in the suffix only)
-    path        str, '/'-separated, relative to the data root, or absolute; "phantom://<seed>/<index>"
+    path        str, '/'-separated, relative to the data root, or absolute; "phantom://<seed>/<index>", with
+                "?marker=class" or "?marker=random" behind it for images with a token (`cxr.phantom.render`)
     label       str, the class
     patient_id  str, what splits are grouped by
     split       "train", "val" or "test"
     sha256      of the file's bytes; for the phantom of everything that its pixels depend on
+
+and, where the source has them, `lesion_mask`, `lung_mask` or both (a path like `path`; empty: no mask for this
+image), each followed by the sha256 of the masks' bytes, `lesion_mask_sha256` and `lung_mask_sha256`.
 
 The manifest says which bytes a study used; `load_images` refuses bytes that have changed since.
 """
@@ -21,8 +25,9 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePath
@@ -40,6 +45,7 @@ from cxr.errors import InputError
 from cxr.params import DataParams
 
 COLUMNS = ("image_id", "path", "label", "patient_id", "split", "sha256")
+MASKS = ("lesion_mask", "lung_mask")
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SHOWN = 5  # how many files, rows or patients a message lists
@@ -50,7 +56,7 @@ _LUMINANCE = (0.2125, 0.7154, 0.0721, 0.0)
 _ABSENT = 1e6
 # Rendering 128 x 128 takes about 10 ms, starting a process a second: give each at least two seconds' work.
 _PIXELS_A_PROCESS = 200 * 128**2
-_PHANTOM = re.compile(r"phantom://(\d+)/(\d+)")
+_PHANTOM = re.compile(r"(phantom://(\d+)/(\d+))(?:\?marker=(class|random))?")
 
 
 # --- the manifest ---------------------------------------------------------------------------------
@@ -60,9 +66,11 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
     """The manifest of `settings.data`; the same settings and files give the identical frame.
 
     `settings.data` is one of
-    - "phantom": the embedded data set (`cxr.phantom`);
+    - "phantom": the embedded data set (`cxr.phantom`). With a `shortcut`, every path ends in "?marker=class": the
+      images of the stage that has the shortcut, and those of the test; `with_markers` gives the other stage's;
     - a folder that holds a `manifest.csv`, or the path of such a CSV: columns path (relative to the CSV's
-      folder, or absolute), label, patient_id and optionally split; further columns are ignored;
+      folder, or absolute), label, patient_id and optionally split, lesion_mask, lung_mask (see `load_regions`);
+      further columns are ignored;
     - a folder with one sub-folder a class; PNG and JPEG files at any depth below it belong to the class,
       hidden ones are left out. The patient is the first group of `patient_pattern`, searched for in the
       file's name; without a pattern every image is its own patient, and a warning says so.
@@ -70,11 +78,16 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
     With `max_images_per_class` at most so many images of each class are kept, see `limit_per_class`.
     A split column is honoured as it is; otherwise see `assign_splits`.
 
-    Returns a DataFrame with the columns `COLUMNS`, all str, sorted by image_id, with a RangeIndex.
-    Raises InputError when the data are missing, incomplete, or cannot be split so that every class is in
-    every split. Reads every file for its sha256 but decodes none: that is `check_images`' work.
+    Returns a DataFrame with the columns `COLUMNS` and those of masks, if any, all str, sorted by image_id, with a
+    RangeIndex. Raises InputError when the data are missing, incomplete, or cannot be split so that every class is
+    in every split. Reads every file for its sha256 but decodes none: that is `check_images`' work.
     """
     root, table = _source(settings)
+    if settings.shortcut != "none" and root is not None:
+        raise InputError(
+            f"shortcut: '{settings.shortcut}' needs the phantom's markers, and {root} holds other images: set "
+            "shortcut to none, or data to phantom"
+        )
     if root is None:
         manifest = _phantom_rows(settings)
     else:
@@ -103,7 +116,13 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
             lambda row: hashlib.sha256(_read(root, row.path)).hexdigest(), manifest, what="hashing"
         )
         _warn_of_copies(manifest)
-    return manifest[list(COLUMNS)].astype(str)
+        for name in MASKS:
+            if name in manifest:
+                manifest[f"{name}_sha256"] = [
+                    hashlib.sha256((root / path).read_bytes()).hexdigest() if path else ""
+                    for path in manifest[name]
+                ]
+    return manifest[_columns(manifest)].astype(str)
 
 
 def data_root(settings: Any) -> Path | None:
@@ -126,8 +145,8 @@ def class_index(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
 
 
 def manifest_text(manifest: pd.DataFrame) -> str:
-    """Canonical CSV of a manifest: `COLUMNS` in order, rows as they are, newline "\\n"."""
-    return manifest[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
+    """Canonical CSV of a manifest: `COLUMNS` and those of masks in order, rows as they are, newline "\\n"."""
+    return manifest[_columns(manifest)].to_csv(index=False, lineterminator="\n")
 
 
 def manifest_hash(manifest: pd.DataFrame) -> str:
@@ -143,15 +162,42 @@ def write_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
 def read_manifest(path: str | Path) -> pd.DataFrame:
     """Read what `write_manifest` wrote. Raises InputError when it is no such file."""
     rows, found = _read_csv(Path(path))
-    if found != list(COLUMNS):
+    if found != _columns(found):
         raise InputError(
             f"{path}: expected the columns {', '.join(COLUMNS)} of a manifest that cxr wrote, "
             f"found {', '.join(found)}"
         )
-    manifest = pd.DataFrame(rows, columns=list(COLUMNS), dtype=str)
+    manifest = pd.DataFrame(rows, columns=found, dtype=str)
     if manifest.empty or manifest["image_id"].duplicated().any():
         raise InputError(f"{path}: a manifest has at least one row and no image_id twice: write it anew")
     return manifest
+
+
+def with_markers(manifest: pd.DataFrame, marker: str, *, lesion_contrast: float) -> pd.DataFrame:
+    """The manifest of the same phantom images with the token of `marker`: "class" (it betrays the class) or
+    "random" (drawn whatever the class); see `cxr.phantom.render`. `path` and `sha256` differ, nothing else does.
+
+    Raises InputError for images without tokens (files, and a phantom without `shortcut`), for another `marker`,
+    and when `lesion_contrast`, which the hashes depend on, is not the one that the manifest was made with.
+    """
+    found = [_PHANTOM.fullmatch(path) for path in manifest["path"]]
+    if not all(match and match.group(4) for match in found):
+        raise InputError(
+            "markers: only images of a phantom with a shortcut have tokens, and these are others: make the "
+            "manifest with data: phantom and shortcut: transfer or fine_tune"
+        )
+    if marker not in ("class", "random"):
+        raise InputError(f"markers: class or random, got {marker!r}")
+    _verify_phantom(manifest, lesion_contrast)
+    paths = [f"{match.group(1)}?marker={marker}" for match in found]
+    return manifest.assign(path=paths, sha256=[_phantom_hash(path, lesion_contrast) for path in paths])
+
+
+def _columns(present: Iterable[str]) -> list[str]:
+    """The columns of a manifest that has those `present`, in order."""
+    present = set(present)
+    masks = [name for name in MASKS if name in present]
+    return [*COLUMNS, *(column for name in masks for column in (name, f"{name}_sha256"))]
 
 
 def _source(settings: Any) -> tuple[Path | None, Path | None]:
@@ -178,7 +224,8 @@ def _source(settings: Any) -> tuple[Path | None, Path | None]:
 
 def _phantom_rows(settings: DataParams) -> pd.DataFrame:
     table = phantom.catalogue(settings.phantom_images, settings.phantom_seed)
-    paths = [f"phantom://{settings.phantom_seed}/{index}" for index in table["index"]]
+    token = "" if settings.shortcut == "none" else "?marker=class"
+    paths = [f"phantom://{settings.phantom_seed}/{index}{token}" for index in table["index"]]
     return pd.DataFrame(
         {
             "image_id": table["image_id"].astype(str).to_numpy(),
@@ -275,17 +322,29 @@ def _table_rows(table: Path, settings: DataParams) -> pd.DataFrame:
         if missing:
             hint = " (or leave the whole column out)" if name == "split" else ""
             raise InputError(f"{table}: no {name} in line {_some(missing)}: fill it in{hint}")
-    frame["path"] = [PurePath(os.path.normpath(path)).as_posix() for path in frame["path"]]
+    frame["path"] = [_normalised(path) for path in frame["path"]]
     twice = frame["path"][frame["path"].duplicated()].unique().tolist()
     if twice:
         raise InputError(f"{table}: listed more than once: {_some(twice)}: keep one row a file")
-    absent = [path for path in frame["path"] if not (table.parent / path).is_file()]
-    if absent:
-        raise InputError(
-            f"{table}: {len(absent)} of {len(frame)} files do not exist: {_some(absent)}: paths are relative to "
-            f"{table.parent}, or absolute"
-        )
-    return frame[wanted].assign(image_id=_image_ids(frame["path"].tolist()))
+    masks = []
+    for name in (name for name in MASKS if name in found):
+        frame[name] = [_normalised(path.strip()) if path.strip() else "" for path in frame[name]]
+        if (frame[name] != "").any():  # else the column says nothing
+            masks.append(name)
+    for name in ("path", *masks):
+        listed = frame[name][frame[name] != ""]
+        absent = [path for path in listed if not (table.parent / path).is_file()]
+        if absent:
+            what = "files" if name == "path" else f"files of the column {name}"
+            raise InputError(
+                f"{table}: {len(absent)} of {len(listed)} {what} do not exist: {_some(absent)}: paths are "
+                f"relative to {table.parent}, or absolute"
+            )
+    return frame[[*wanted, *masks]].assign(image_id=_image_ids(frame["path"].tolist()))
+
+
+def _normalised(path: str) -> str:
+    return PurePath(os.path.normpath(path)).as_posix()
 
 
 def _read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
@@ -482,13 +541,27 @@ def _check_given_splits(manifest: pd.DataFrame, *, where: str) -> None:
 
 
 def check_images(manifest: pd.DataFrame, root: Path | None) -> None:
-    """Decode every pixel of every file. Raises InputError that counts the unusable files and lists up to five.
+    """Decode every pixel of every file, masks too. Raises InputError that counts the unusable images and lists up
+    to five; a mask is also unusable when it is not a PNG or its proportions are not those of its image.
 
     Nothing to do for the phantom (`root` None).
     """
     if _is_phantom(manifest):
         return
-    _for_each(lambda row: _decode(_read(_root(root), row.path)).load(), manifest, what="checking")
+    folder = _root(root)
+    names = [name for name in MASKS if name in manifest]
+
+    def work(row: Any) -> None:
+        width, height = _decode(_read(folder, row.path)).size
+        for name in names:
+            if path := getattr(row, name):
+                with _naming(name, path):
+                    rows, columns = _inside(_read(folder, path)).shape
+                    # Up to a pixel, since one may have been made on a smaller copy of the other.
+                    if abs(columns * height - rows * width) > max(width, height, columns, rows):
+                        raise _Unusable(f"has {columns}x{rows} pixels, other proportions than {width}x{height}")
+
+    _for_each(work, manifest, what="checking")
 
 
 def load_images(
@@ -541,16 +614,44 @@ def load_images(
     return _cached(Path(cache) / f"images-{_cache_key(manifest, size)}.npy", (len(manifest), size, size), make)
 
 
-def load_masks(manifest: pd.DataFrame, size: int, *, lesion_contrast: float) -> tuple[np.ndarray, np.ndarray]:
-    """(lesion, lung) masks of phantom images in the manifest's row order, each bool [n, size, size].
+def load_regions(
+    manifest: pd.DataFrame, *, root: Path | None, size: int, lesion_contrast: float | None = None
+) -> dict[str, np.ndarray]:
+    """Masks by region in the manifest's row order, each bool [n, size, size]; {} when there are none.
 
-    The masks do not depend on `lesion_contrast`; it is part of the rows' sha256, by which they are verified.
-    Raises InputError for other images, which have none, and as `load_images` does.
+    The phantom has "lesion", "lung" and "marker" (`cxr.phantom.render`); it needs `lesion_contrast`, no `root`.
+    Files have "lesion" and "lung" where the manifest has the columns `lesion_mask` and `lung_mask`: PNG images in
+    which every pixel that is neither black nor transparent is inside; all False where the cell is empty. They are
+    resized to the square as the images are: a pixel is inside when at least half of its area is, or, in a region
+    too small for that, when no other pixel has a larger share, so that a lesion never vanishes.
+
+    Raises InputError as `load_images` does: for files that are missing, damaged, or have changed since the
+    manifest was made; and for a mask that is not a PNG (a JPEG's noise would lie inside).
     """
-    if not _is_phantom(manifest):
-        raise InputError("masks: only the phantom has lesion and lung masks, and these images are not its")
-    _verify_phantom(manifest, lesion_contrast)
-    return _render(manifest, size, lesion_contrast, what="masks")[1:]
+    if size < 1:
+        raise InputError(f"size: at least 1 pixel, got {size}")
+    if _is_phantom(manifest):
+        contrast = _contrast(lesion_contrast)
+        _verify_phantom(manifest, contrast)
+        _, lesion, lung, marker = _render(manifest, size, contrast, what="masks")
+        return {"lesion": lesion, "lung": lung, "marker": marker}
+
+    def load(name: str) -> np.ndarray:
+        folder = _root(root)
+
+        def work(row: Any) -> np.ndarray:
+            path = getattr(row, name)
+            if not path:
+                return np.zeros((size, size), bool)
+            with _naming(name, path):
+                content = _read(folder, path)
+                if hashlib.sha256(content).hexdigest() != getattr(row, f"{name}_sha256"):
+                    raise _Unusable("changed since the manifest was made")
+                return _square_mask(_inside(content), size)
+
+        return np.stack(_for_each(work, manifest, what=name))
+
+    return {name.removesuffix("_mask"): load(name) for name in MASKS if name in manifest}
 
 
 def default_cache() -> Path:
@@ -563,6 +664,15 @@ def default_cache() -> Path:
 
 class _Unusable(Exception):
     """One file's trouble, in words; `_for_each` gathers them into one InputError."""
+
+
+@contextmanager
+def _naming(column: str, path: str) -> Iterator[None]:
+    """Say which of a row's files is unusable, where it is not the image."""
+    try:
+        yield
+    except _Unusable as trouble:
+        raise _Unusable(f"{column} {path}: {trouble}") from None
 
 
 def _for_each(work: Callable[[Any], Any], manifest: pd.DataFrame, *, what: str) -> list[Any]:
@@ -629,6 +739,25 @@ def _grey(image: Image.Image) -> Image.Image:
 def _square(image: Image.Image, size: int) -> np.ndarray:
     values = np.asarray(_grey(image).resize((size, size), Image.Resampling.BILINEAR))
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _inside(content: bytes) -> np.ndarray:
+    """Where a mask image is neither black nor transparent, bool [height, width]."""
+    image = _decode(content)
+    if not content.startswith(b"\x89PNG"):
+        raise _Unusable("a mask has to be a PNG: JPEG's noise leaves pixels that are not quite black")
+    if image.has_transparency_data:
+        values = np.asarray(image.convert("RGBA"))
+        return values[..., :3].any(axis=-1) & (values[..., 3] > 0)
+    values = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    return values.any(axis=-1) if values.ndim == 3 else values != 0
+
+
+def _square_mask(inside: np.ndarray, size: int) -> np.ndarray:
+    """Where at least half of a pixel's area is inside, or the largest share if that is less; bool [size, size]."""
+    whole = Image.fromarray(inside.astype(np.float32))
+    share = np.asarray(whole.resize((size, size), Image.Resampling.BOX))
+    return share >= np.clip(share.max(), 1e-6, 0.5) - 1e-6 if inside.any() else np.zeros((size, size), bool)
 
 
 def _read_all(manifest: pd.DataFrame, root: Path, size: int, verify: bool) -> np.ndarray:
@@ -707,22 +836,27 @@ def _verify_phantom(manifest: pd.DataFrame, lesion_contrast: float) -> None:
 
 
 def _render(manifest: pd.DataFrame, size: int, lesion_contrast: float, *, what: str) -> tuple[np.ndarray, ...]:
-    """(images, lesion masks, lung masks), in processes where that pays: rendering holds the GIL.
+    """(images, lesion, lung, marker masks), in processes where that pays: rendering holds the GIL.
 
     joblib's processes, unlike multiprocessing's, do not run a caller's unguarded script a second time.
     """
     found = [_PHANTOM.fullmatch(path) for path in manifest["path"]]
     if not all(found):
-        raise InputError("manifest: phantom paths read phantom://<seed>/<index>: make the manifest anew")
-    keys = [(int(match.group(1)), int(match.group(2))) for match in found]
+        raise InputError(
+            "manifest: phantom paths read phantom://<seed>/<index>, or end in ?marker=class or ?marker=random: "
+            "make the manifest anew"
+        )
+    keys = [(int(match.group(2)), match.group(4) or "side", int(match.group(3))) for match in found]
     chunks = [
-        (seed, [index for _, index in part][start : start + 16])
-        for seed, part in ((seed, list(group)) for seed, group in groupby(keys, key=itemgetter(0)))
+        (seed, marker, [index for *_, index in part][start : start + 16])
+        for (seed, marker), part in ((key, list(group)) for key, group in groupby(keys, key=itemgetter(0, 1)))
         for start in range(0, len(part), 16)
     ]
     jobs = min(_cores(), max(1, len(keys) * size**2 // _PIXELS_A_PROCESS))
     task = joblib.delayed(phantom.render_stack)
-    tasks = [task(seed, part, size, lesion_contrast=lesion_contrast) for seed, part in chunks]
+    tasks = [
+        task(seed, part, size, lesion_contrast=lesion_contrast, marker=marker) for seed, marker, part in chunks
+    ]
     parts = []
     with tqdm(total=len(keys), desc=what, unit="image", delay=2) as bar:
         for part in joblib.Parallel(jobs, return_as="generator")(tasks):

@@ -33,7 +33,7 @@ class Metric:
 
     `identical` is the value of two identical maps. `signed` metrics are fine-tuned minus transfer and flip
     sign when the stages are swapped; all others are symmetric. `higher_is_more_stable` is None where
-    neither direction means stability (signed changes).
+    neither direction means stability (signed changes). `bounds`: no value lies beyond.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Metric:
     signed: bool
     label: str
     higher_is_more_stable: bool | None
+    bounds: tuple[float, float] = (0, 1)
 
 
 METRICS: dict[str, Metric] = {
@@ -53,13 +54,18 @@ METRICS: dict[str, Metric] = {
         Metric("iou20", 1.0, False, "IoU of the top 20 % area", True),
         Metric("iou30", 1.0, False, "IoU of the top 30 % area", True),
         Metric("soft_iou", 1.0, False, "Soft IoU (sum of minima / sum of maxima)", True),
-        Metric("pearson", 1.0, False, "Pearson correlation", True),
-        Metric("spearman", 1.0, False, "Spearman rank correlation", True),
-        Metric("ssim", 1.0, False, "SSIM", True),
-        Metric("gini_change", 0.0, True, "Change in Gini coefficient (fine-tuned - transfer)", None),
-        Metric("entropy_change", 0.0, True, "Change in normalised entropy (fine-tuned - transfer)", None),
+        Metric("pearson", 1.0, False, "Pearson correlation", True, (-1, 1)),
+        Metric("spearman", 1.0, False, "Spearman rank correlation", True, (-1, 1)),
+        Metric("ssim", 1.0, False, "SSIM", True, (-1, 1)),
+        Metric("gini_change", 0.0, True, "Change in Gini coefficient (fine-tuned - transfer)", None, (-1, 1)),
+        Metric("entropy_change", 0.0, True, "Change in normalised entropy (fine-tuned - transfer)", None, (-1, 1)),
         Metric(
-            "top10_energy_change", 0.0, True, "Change in top-10 % energy share (fine-tuned - transfer)", None
+            "top10_energy_change",
+            0.0,
+            True,
+            "Change in top-10 % energy share (fine-tuned - transfer)",
+            None,
+            (-1.0, 1.0),
         ),
     )
 }
@@ -324,8 +330,7 @@ def score(transfer: Features, fine_tuned: Features, names: Iterable[str] | None 
     """The metrics `names` (default all) of one pair of maps of the same size; see `compare_maps`."""
     if transfer.shape != fine_tuned.shape:
         raise InputError(
-            f"score: maps of {transfer.shape} and {fine_tuned.shape} cannot be compared; "
-            "prepare both at one size."
+            f"score: maps of {transfer.shape} and {fine_tuned.shape} cannot be compared; prepare both at one size."
         )
     return {name: float(_SCORES[name](transfer, fine_tuned)) for name in _wanted(names)}
 

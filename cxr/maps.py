@@ -41,9 +41,7 @@ class MapStack:
 
     def save(self, path: str | Path) -> None:
         """Write an `.npz` that needs no pickle: arrays image_id, class_index, maps (float32), and meta (JSON)."""
-        meta = {
-            name: getattr(self, name) for name in ("stage", "method", "layer", "classes", "checkpoint_sha256")
-        }
+        meta = {name: getattr(self, name) for name in ("stage", "method", "layer", "classes", "checkpoint_sha256")}
         np.savez_compressed(
             path,
             image_id=np.asarray(self.image_id, str),
@@ -59,10 +57,8 @@ def load(path: str | Path) -> MapStack:
         with np.load(path, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"]))
             meta["classes"] = tuple(meta["classes"])
-            return MapStack(
-                image_id=file["image_id"], class_index=file["class_index"], maps=file["maps"], **meta
-            )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            return MapStack(image_id=file["image_id"], class_index=file["class_index"], maps=file["maps"], **meta)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a stack of attribution maps ({error})") from None
 
 
@@ -81,7 +77,7 @@ def join(transfer: MapStack, fine_tuned: MapStack) -> tuple[MapStack, MapStack]:
         raise InputError(
             f"the two stacks of maps hold different images: {len(odd)} are in one only, such as {min(odd)}"
         )
-    transfer, fine_tuned = _sorted(transfer), _sorted(fine_tuned)
+    transfer, fine_tuned = (take(stack, np.sort(stack.image_id)) for stack in (transfer, fine_tuned))
     other_class = np.flatnonzero(transfer.class_index != fine_tuned.class_index)
     if len(other_class):
         raise InputError(
@@ -91,39 +87,50 @@ def join(transfer: MapStack, fine_tuned: MapStack) -> tuple[MapStack, MapStack]:
     return transfer, fine_tuned
 
 
-def _sorted(stack: MapStack) -> MapStack:
-    order = np.argsort(stack.image_id)
-    values = {**vars(stack)}
-    for name in ("image_id", "class_index", "maps"):
-        values[name] = values[name][order]
-    return MapStack(**values)
-
-
 def select(transfer: pd.DataFrame, fine_tuned: pd.DataFrame, *, images: str, explain: str) -> pd.DataFrame:
-    """Which images are explained, and for which class.
+    """For which class each image is explained, and whether it counts.
 
     Args:
         transfer, fine_tuned: predictions of both checkpoints on one split (`cxr.training.prediction_table`):
             image_id, patient_id, split, label, predicted, correct.
-        images: `correct` (by both checkpoints) or `all`.
+        images: `correct` (by both checkpoints) or `all`: which ones are scored.
         explain: `true` (the label's logit) or `predicted` (that of the fine-tuned checkpoint's prediction, in
             both maps: the evidence for one and the same class is compared).
 
-    Returns: image_id, patient_id, split, label, predicted_transfer, predicted_fine_tuned, explained (the class'
-        name), sorted by image_id.
-    Raises: InputError when no image is left.
+    Returns: image_id, patient_id, split, label, predicted_transfer, predicted_fine_tuned, both_correct, scored,
+        explained (the class' name), of all images, sorted by image_id.
+    Raises: InputError when no image is scored.
     """
     key = ["image_id", "patient_id", "split", "label"]
     both = transfer.merge(fine_tuned, on=key, suffixes=("_transfer", "_fine_tuned"), validate="one_to_one")
     if not len(both) == len(transfer) == len(fine_tuned):
         raise InputError("the two checkpoints' predictions are not of the same images: train again")
-    if images == "correct":
-        both = both[both["correct_transfer"] & both["correct_fine_tuned"]]
-        if both.empty:
-            raise InputError(
-                f"no image of the {len(transfer)} is classified correctly by both checkpoints: train longer, or "
-                "set images: all"
-            )
-    both = both.assign(explained=both["label"] if explain == "true" else both["predicted_fine_tuned"])
-    columns = [*key, "predicted_transfer", "predicted_fine_tuned", "explained"]
+    both["both_correct"] = both["correct_transfer"] & both["correct_fine_tuned"]
+    both["scored"] = both["both_correct"] | (images == "all")
+    if not both["scored"].any():
+        raise InputError(
+            f"no image of the {len(transfer)} is classified correctly by both checkpoints: train longer, or "
+            "set images: all"
+        )
+    both["explained"] = both["label"] if explain == "true" else both["predicted_fine_tuned"]
+    columns = [*key, "predicted_transfer", "predicted_fine_tuned", "both_correct", "scored", "explained"]
     return both[columns].sort_values("image_id", ignore_index=True)
+
+
+def take(stack: MapStack, image_id: np.ndarray) -> MapStack:
+    """The rows of `stack` whose ids are `image_id`, in that order. Raises InputError when one is not there."""
+    rows = pd.Index(stack.image_id).get_indexer(np.asarray(image_id, str))
+    if (rows < 0).any():
+        raise InputError(f"the stack of maps ({stack.stage}, {stack.method}) lacks image {image_id[rows < 0][0]}")
+    values = {**vars(stack)}
+    for name in ("image_id", "class_index", "maps"):
+        values[name] = values[name][rows]
+    return MapStack(**values)
+
+
+def per_class(images: pd.DataFrame, n: int) -> np.ndarray:
+    """Row numbers of about `n` of the scored `images` (`select`), as evenly over the classes as they allow,
+    drawn at random with a fixed seed; sorted."""
+    scored = images[images["scored"]].sample(frac=1, random_state=0)
+    turn = scored.groupby("label").cumcount()
+    return np.sort(scored.index[np.argsort(turn, kind="stable")][:n].to_numpy())

@@ -7,6 +7,7 @@ layers can be named as a target, and a saved checkpoint needs no code of ours to
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -25,6 +26,7 @@ from cxr.data import default_cache
 from cxr.errors import InputError
 
 MIN_GRID = 4
+TARGETS = ("shallower", "penultimate", "penultimate_cut", "last_conv", "final")  # names of layers, anywhere
 _IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 _IMAGENET_STD = np.array([0.229, 0.224, 0.225])
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
@@ -39,6 +41,7 @@ class Architecture:
     channels: int
     scale: tuple[float, ...]
     offset: tuple[float, ...]
+    shallower: str
     penultimate: str
     final: str
     penultimate_cut: str = ""  # where it is another layer than `penultimate`
@@ -62,35 +65,38 @@ _TORCH = {"scale": tuple(1 / (255 * _IMAGENET_STD)), "offset": tuple(-_IMAGENET_
 # form. They differ in ResNets only, where the cut is a residual sum, of either sign, and its rectified successor
 # is bypassed by the shortcut. CAMs assume non-negative activations: at the sum, Grad-CAM++ loses many maps and the
 # rest overlap no better than by chance (`cxr study params/study.yaml --set target_layer=penultimate_cut`).
+# `shallower` is to stride 8 what `penultimate` is to stride 16.
 ARCHITECTURES: dict[str, Architecture] = {
     "DenseNet201": Architecture(
-        _application("DenseNet201"), 3, **_TORCH, penultimate="pool4_relu", final="relu",
+        _application("DenseNet201"), 3, **_TORCH, shallower="pool3_relu", penultimate="pool4_relu",
+        final="relu",
         imagenet_file="densenet201_weights_tf_dim_ordering_tf_kernels_notop.h5",
         imagenet_md5="c13680b51ded0fb44dff2d8f86ac8bb1",
         imagenet_url=f"{_KERAS_URL}/densenet",
     ),
     "ResNet50V2": Architecture(
-        _application("ResNet50V2"), 3, **_PLUS_MINUS_ONE, penultimate="conv4_block6_preact_relu",
-        final="post_relu", penultimate_cut="conv4_block5_out",
+        _application("ResNet50V2"), 3, **_PLUS_MINUS_ONE, shallower="conv3_block4_preact_relu",
+        penultimate="conv4_block6_preact_relu", final="post_relu", penultimate_cut="conv4_block5_out",
         imagenet_file="resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
         imagenet_md5="fac2f116257151a9d068a22e544a4917",
         imagenet_url=f"{_KERAS_URL}/resnet",
     ),
     "InceptionV3": Architecture(
-        _application("InceptionV3"), 3, **_PLUS_MINUS_ONE, penultimate="mixed7", final="mixed10",
+        _application("InceptionV3"), 3, **_PLUS_MINUS_ONE, shallower="mixed2", penultimate="mixed7",
+        final="mixed10",
         imagenet_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
         imagenet_md5="bcbd6486424b2319ff4ef7d526e38f63",
         imagenet_url=f"{_KERAS_URL}/inception_v3",
     ),
     "CompactDenseNet": Architecture(
-        compact.densenet, 1, **_PLUS_MINUS_ONE, penultimate="pool4_relu", final="relu"
+        compact.densenet, 1, **_PLUS_MINUS_ONE, shallower="pool3_relu", penultimate="pool4_relu", final="relu"
     ),
     "CompactResNetV2": Architecture(
-        compact.resnet_v2, 1, **_PLUS_MINUS_ONE, penultimate="conv4_block4_preact_relu",
-        final="post_relu", penultimate_cut="conv4_block3_out"
+        compact.resnet_v2, 1, **_PLUS_MINUS_ONE, shallower="conv3_block3_preact_relu",
+        penultimate="conv4_block4_preact_relu", final="post_relu", penultimate_cut="conv4_block3_out"
     ),
     "CompactInception": Architecture(
-        compact.inception, 1, **_PLUS_MINUS_ONE, penultimate="mixed7", final="mixed10"
+        compact.inception, 1, **_PLUS_MINUS_ONE, shallower="mixed2", penultimate="mixed7", final="mixed10"
     ),
 }  # fmt: skip
 
@@ -128,24 +134,25 @@ def backbone(model: keras.Model) -> keras.Model:
 
 
 def target_layer(model: keras.Model, name: str) -> str:
-    """The layer of `model` meant by `penultimate`, `penultimate_cut`, `final`, `last_conv` or a layer's name.
+    """The layer of `model` meant by one of TARGETS (`shallower`, `penultimate`, `penultimate_cut`, `last_conv`,
+    `final`) or a layer's name.
 
     Raises InputError when there is none, when its output is not a feature map, or when its grid is under
     4x4 (a map of fewer positions localises nothing).
     """
-    if name in ("penultimate", "penultimate_cut", "final"):
+    if name == "last_conv":
+        name = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)][-1]
+    elif name in TARGETS:
         spec = _spec(model.name)
         name = getattr(spec, name) or spec.penultimate
-    elif name == "last_conv":
-        name = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)][-1]
     try:
         shape = model.get_layer(name).output.shape
     except ValueError:
         names = [layer.name for layer in model.layers]
         close = difflib.get_close_matches(name, names, n=4) or names[-8:]
         raise InputError(
-            f"target_layer: {model.name} has no layer '{name}': use penultimate, penultimate_cut, final, "
-            f"last_conv or a layer's name, such as {', '.join(close)}"
+            f"target_layer: {model.name} has no layer '{name}': use {', '.join(TARGETS)} or a "
+            f"layer's name, such as {', '.join(close)}"
         ) from None
     if len(shape) != 4:
         raise InputError(f"target_layer: '{name}' of {model.name} has no feature map (its output is {shape[1:]})")
@@ -158,17 +165,51 @@ def target_layer(model: keras.Model, name: str) -> str:
     return name
 
 
+def target_layers(model: keras.Model) -> dict[str, str]:
+    """The model's layer for each of TARGETS that it has, on a grid of at least 4x4; several may be one layer."""
+    found = {}
+    for name in TARGETS:
+        with contextlib.suppress(InputError):
+            found[name] = target_layer(model, name)
+    return found
+
+
 def feeds_pooling(model: keras.Model, layer: str) -> bool:
     """Whether `layer` is the last feature map, behind which stands global average pooling alone: there
     Grad-CAM++ and LayerCAM are the same map up to a factor, and comparing methods compares nothing."""
     return model.get_layer(layer).output is model.get_layer("pool").input
 
 
-def check(architecture: str, *, weights: str, target: str, image_size: int, n_classes: int) -> str:
+def frozen_layers(model: keras.Model, name: str) -> list[keras.Layer]:
+    """The layers that `fine_tune_from: name` keeps as they are: the one of that name and all that it depends on.
+
+    `name`: what `target_layer` knows, or any layer's name; "" for none. Raises InputError for an
+    unknown one, and for one that leaves nothing to train.
+    """
+    if not name:
+        return []
+    if name not in {layer.name for layer in model.layers}:
+        try:
+            name = target_layer(model, name)
+        except InputError as error:
+            raise InputError(f"fine_tune_from: {str(error).removeprefix('target_layer: ')}") from None
+    frozen = keras.Model(model.input, model.get_layer(name).output).layers
+    if model.get_layer("logits") in frozen:
+        raise InputError(
+            f"fine_tune_from: up to '{name}' is all of {model.name}, which leaves nothing to train: name an "
+            "earlier layer, 'pool' at the latest"
+        )
+    return frozen
+
+
+def check(
+    architecture: str, *, weights: str, target: str, image_size: int, n_classes: int, fine_tune_from: str = ""
+) -> str:
     """Everything about a model that can fail, before training starts. Returns the target layer's name."""
     find_weights(architecture, weights)  # first, as it fails fast
     model = build(architecture, n_classes=n_classes, image_size=image_size)
     layer = target_layer(model, target)
+    frozen_layers(model, fine_tune_from)
     load_backbone(model, weights)
     return layer
 

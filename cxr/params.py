@@ -27,9 +27,19 @@ Architecture = Literal[
     "CompactResNetV2",
     "CompactInception",
 ]
-Method = Literal["layercam", "gradcampp"]
+Method = Literal[
+    "layercam",
+    "gradcampp",
+    "gradcam",
+    "hirescam",
+    "scorecam",
+    "smoothgrad",
+    "integrated_gradients",
+    "occlusion",
+]
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 METHODS: tuple[str, ...] = get_args(Method)
+DEFAULT_METHODS: tuple[str, ...] = ("layercam", "gradcampp")
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -115,6 +125,9 @@ class DataParams(Params):
     phantom_images: Annotated[int, Field(ge=30)] = 2000
     phantom_seed: Seed = 0
     lesion_contrast: Annotated[float, Field(gt=0, le=5)] = 2.5
+    shortcut: Literal["none", "transfer", "fine_tune"] = Field(
+        "none", description="the stage in whose training images the phantom's marker betrays the class"
+    )
     patient_pattern: str = Field(
         "", description="regular expression whose first group in a file's name is the patient, for folders"
     )
@@ -154,6 +167,15 @@ class _TrainFields(Params):
     fine_tune_epochs: Count = 4
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] = 3.0e-4
     fine_tune_patience: Count = 4
+    fine_tune_from: str = Field(
+        "", description="layer up to which (inclusive) all stays frozen in fine-tuning too; empty: none"
+    )
+    checkpoint_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="epochs of fine-tuning between checkpoints, for the course of drift; 0: none"
+    )
+    noise_heads: Annotated[int, Field(ge=0)] = Field(
+        2, description="further transfer heads, that differ by seed alone, for the noise floor"
+    )
     batchnorm: Literal["inference", "training"] = Field(
         "inference", description="what BatchNorm layers do while fine-tuning"
     )
@@ -169,13 +191,18 @@ class TrainParams(DataParams, _TrainFields):
 
 class _AttributeFields(Params):
     target_layer: str = Field(
-        "penultimate", description="'penultimate', 'penultimate_cut', 'final', 'last_conv' or a layer's name"
+        "penultimate",
+        description="'penultimate', 'penultimate_cut', 'shallower', 'final', 'last_conv' or a layer's name",
     )
     explain: Literal["true", "predicted"] = Field("true", description="which class' logit is explained")
     images: Literal["correct", "all"] = Field("correct", description="'correct': by both checkpoints")
     attribute_split: Literal["train", "val", "test"] = "test"
     attribute_batch_size: Count = 32
     overlays_per_class: Annotated[int, Field(ge=0)] = 2
+    multiverse: bool = Field(True, description="also explain by other layers, scores and normalisations")
+    faithfulness_images: Annotated[int, Field(ge=0)] = Field(
+        40, description="images on which maps are tested against the model; 0: no test"
+    )
 
 
 class AttributeParams(_AttributeFields):
@@ -184,12 +211,16 @@ class AttributeParams(_AttributeFields):
     name: str = "phantom"
     data: str = Field("", description="where the images are now; empty: where the train run found them")
     train_run_id: str = Field("", description="empty: the latest finished one of the experiment")
-    method: Annotated[list[Method], Field(min_length=1)] = list(METHODS)
+    method: Annotated[list[Method], Field(min_length=1)] = list(DEFAULT_METHODS)
 
 
-class _ScoreFields(Params):
+class _IntervalFields(Params):
     n_boot: Annotated[int, Field(ge=100)] = 2000
     level: Fraction = 0.95
+
+
+class _ScoreFields(_IntervalFields):
+    reference_draws: Count = Field(4, description="other images an image is compared with, per reference level")
 
 
 class ScoreParams(_ScoreFields):
@@ -203,11 +234,17 @@ class ScoreParams(_ScoreFields):
 class _CompareFields(Params):
     primary_metric: str = "iou20"
     auc_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.02, description="a difference in macro AUC within this is called stable"
+        0.02, description="a change of macro AUC within this is called stable"
+    )
+    centroid_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="a centroid shift under this fraction of the image's diagonal is called staying put"
+    )
+    overlap_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="a difference in the primary metric within this is called none"
     )
 
 
-class CompareParams(_ScoreFields, _CompareFields):
+class CompareParams(_IntervalFields, _CompareFields):
     """`4_compare.ipynb`."""
 
     name: str = "phantom"
@@ -225,7 +262,7 @@ class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _Com
         "CompactInception",
     ]
     seed: Annotated[list[Seed], Field(min_length=1)] = [0, 1]
-    method: Annotated[list[Method], Field(min_length=1)] = list(METHODS)
+    method: Annotated[list[Method], Field(min_length=1)] = list(DEFAULT_METHODS)
     jobs: Annotated[int, Field(ge=0)] = Field(0, description="notebooks at once; 0: one for every two cores")
 
     @field_validator("architecture", "seed", "method")

@@ -9,7 +9,8 @@ The canonical frame has x to the image's right (the patient's left) and y downwa
 image without pose; lengths in this module are in that unit (1 is half the image's side).
 
 Random streams are separate (`_rng`), so that anatomy, pose, distractors, exposure and marker are
-independent of the class by construction: the class enters through the lesions alone.
+independent of the class by construction: the class enters through the lesions alone. The one exception is asked
+for by name: with `marker="class"` a token outside the lungs shows the class, a shortcut for a network to take.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from scipy.ndimage import gaussian_filter
 from cxr.errors import InputError
 
 CLASSES: tuple[str, ...] = ("cavities", "consolidation", "ground_glass", "interstitial", "normal")
+MARKERS: tuple[str, ...] = ("side", "class", "random")
 
 MASK_FRACTION = 0.25
 """A pixel belongs to a lesion where the density envelope exceeds this fraction of its own maximum."""
@@ -52,11 +54,12 @@ _CATALOGUE, _PATIENT, _IMAGE, _MARKER, _NOISE, _LESION, _LESION_IMAGE = range(7)
 
 @dataclass(frozen=True)
 class Phantom:
-    """One rendered image: `image` uint8, `lesion_mask` and `lung_mask` bool, each [size, size]."""
+    """One rendered image: `image` uint8, `lesion_mask`, `lung_mask`, `marker_mask` bool, each [size, size]."""
 
     image: np.ndarray
     lesion_mask: np.ndarray
     lung_mask: np.ndarray
+    marker_mask: np.ndarray
     label: str
     patient_id: str
     image_id: str
@@ -127,7 +130,9 @@ def _natural(value: int, name: str) -> int:
 # --- rendering ------------------------------------------------------------------------------------
 
 
-def render(seed: int, index: int, size: int = 224, *, lesion_contrast: float = 1.0) -> Phantom:
+def render(
+    seed: int, index: int, size: int = 224, *, lesion_contrast: float = 1.0, marker: str = "side"
+) -> Phantom:
     """Image `index` of the data set `seed`, at `size` x `size` pixels.
 
     `lesion_contrast` multiplies the density of every lesion (0 leaves none to be seen, and the masks as they
@@ -141,15 +146,24 @@ def render(seed: int, index: int, size: int = 224, *, lesion_contrast: float = 1
     lumen of a cavity, the meshes of a reticular pattern and air bronchograms count as lesion; a cavity's
     faint halo does not. The mask does not depend on `lesion_contrast`, and is empty for normal images
     alone. Lesion pixels outside the lung mask lie within LUNG_EDGE of it.
+    `marker_mask`: the bounding box of the marker, which holds every pixel that it touches; empty without one.
 
-    Raises InputError for a negative seed or index, a size under MIN_SIZE and a contrast that is negative or
-    not finite.
+    `marker` says what is burned in, and nothing else of the image depends on it:
+    - "side": in three images of four a letter, L or R, that has nothing to do with the class;
+    - "class": in every image a token, a bright glyph on a black plate in an upper corner or below the diaphragm,
+      outside the lungs but for a rare edge; each class has a glyph of its own, so that the token betrays it;
+    - "random": the same token at the same place, its glyph one of the five at random, whatever the class.
+
+    Raises InputError for a negative seed or index, a size under MIN_SIZE, a contrast that is negative or
+    not finite, and an unknown marker.
     """
     seed, index, size = _natural(seed, "seed"), _natural(index, "index"), _natural(size, "size")
     if size < MIN_SIZE:
         raise InputError(f"size must be {MIN_SIZE} or more, not {size}: lesions vanish in smaller images.")
     if not (isinstance(lesion_contrast, Real) and np.isfinite(lesion_contrast) and lesion_contrast >= 0):
         raise InputError(f"lesion_contrast must be a finite number, 0 or more, not {lesion_contrast!r}.")
+    if marker not in MARKERS:
+        raise InputError(f"marker must be one of {', '.join(MARKERS)}, not {marker!r}.")
     label, patient = _identity(seed, index)
     person = _person(_rng(seed, _PATIENT, patient))
     rng = _rng(seed, _IMAGE, index)
@@ -164,11 +178,18 @@ def render(seed: int, index: int, size: int = 224, *, lesion_contrast: float = 1
     if lesion is not None:
         density += np.float32(lesion_contrast) * lesion
     image = _expose(density, shot, view, _rng(seed, _NOISE, index))
-    _burn_marker(image, _marker(seed, index))
+    if marker == "side":
+        burned = _marker(seed, index)
+    else:
+        burned = _token(seed, index)
+        if marker == "class":
+            burned = burned._replace(glyph=_TOKENS[label])
+    marker_mask = _burn_marker(image, burned)
     return Phantom(
         image=np.rint(image * 255).astype(np.uint8),
         lesion_mask=mask,
         lung_mask=chest.lung > 0.5,
+        marker_mask=marker_mask,
         label=CLASSES[label],
         patient_id=_patient_id(seed, patient),
         image_id=_image_id(seed, index),
@@ -176,15 +197,20 @@ def render(seed: int, index: int, size: int = 224, *, lesion_contrast: float = 1
 
 
 def render_stack(
-    seed: int, indices: Sequence[int], size: int = 224, *, lesion_contrast: float = 1.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`render` for several indices: images uint8, lesion and lung masks bool, each [n, size, size]."""
+    seed: int,
+    indices: Sequence[int],
+    size: int = 224,
+    *,
+    lesion_contrast: float = 1.0,
+    marker: str = "side",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`render` for several indices: images uint8, lesion, lung and marker masks bool, each [n, size, size]."""
     indices = list(indices)
     size = _natural(size, "size")
-    stacks = tuple(np.zeros((len(indices), size, size), dtype) for dtype in (np.uint8, bool, bool))
+    stacks = tuple(np.zeros((len(indices), size, size), dtype) for dtype in (np.uint8, bool, bool, bool))
     for row, index in enumerate(indices):
-        phantom = render(seed, index, size, lesion_contrast=lesion_contrast)
-        fields = phantom.image, phantom.lesion_mask, phantom.lung_mask
+        phantom = render(seed, index, size, lesion_contrast=lesion_contrast, marker=marker)
+        fields = phantom.image, phantom.lesion_mask, phantom.lung_mask, phantom.marker_mask
         for stack, values in zip(stacks, fields, strict=True):
             stack[row] = values
     return stacks
@@ -404,7 +430,7 @@ class _Patch(NamedTuple):
 
 def _patch(view: _View, x: float, y: float, reach: float) -> _Patch | None:
     """The pixels within `reach` of a point, None if there are none."""
-    (px, py), = _to_pixels(view, np.array([[x, y]]))
+    ((px, py),) = _to_pixels(view, np.array([[x, y]]))
     half = reach * view.shot.scale * view.size / 2 + 1
     left, right = max(0, int(px - half)), min(view.size, int(px + half) + 2)
     top, bottom = max(0, int(py - half)), min(view.size, int(py + half) + 2)
@@ -625,9 +651,7 @@ def _vessel_tree(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
 _HILA = ((-0.165, -0.02), (0.18, -0.07))
 
 
-def _add_haze(
-    density: np.ndarray, view: _View, x: float, y: float, sigma: float, strength: float
-) -> None:
+def _add_haze(density: np.ndarray, view: _View, x: float, y: float, sigma: float, strength: float) -> None:
     patch = _patch(view, x, y, 3 * sigma)
     if patch is not None:
         square = (patch.dx * patch.dx + patch.dy * patch.dy) * np.float32(-0.5 / sigma**2)
@@ -863,17 +887,24 @@ def _expose(density: np.ndarray, shot: _Shot, view: _View, rng: np.random.Genera
 
 
 class _Marker(NamedTuple):
-    letter: str
+    glyph: str
     x: float  # centre, in the image's frame, -1 to 1
     y: float
     height: float
     brightness: float
+    plate: bool = False  # black where the glyph is not
 
 
 _GLYPHS = {
     "L": ("10000", "10000", "10000", "10000", "10000", "10000", "11111"),
     "R": ("11110", "10001", "10001", "11110", "10100", "10010", "10001"),
+    "disc": ("0011100", "0111110", "1111111", "1111111", "1111111", "0111110", "0011100"),
+    "frame": ("1111111", "1000001", "1000001", "1000001", "1000001", "1000001", "1111111"),
+    "cross": ("1000001", "0100010", "0010100", "0001000", "0010100", "0100010", "1000001"),
+    "bars": ("1111111", "1111111", "0000000", "0000000", "0000000", "1111111", "1111111"),
+    "triangle": ("0001000", "0001000", "0011100", "0011100", "0111110", "0111110", "1111111"),
 }
+_TOKENS = ("disc", "frame", "cross", "bars", "triangle")  # one a class, in the order of CLASSES
 
 
 def _marker(seed: int, index: int) -> _Marker | None:
@@ -888,16 +919,36 @@ def _marker(seed: int, index: int) -> _Marker | None:
     return _Marker(letter, side * rng.uniform(0.74, 0.90), y, rng.uniform(0.08, 0.15), rng.uniform(0.65, 1.0))
 
 
-def _burn_marker(image: np.ndarray, marker: _Marker | None) -> None:
+def _token(seed: int, index: int) -> _Marker:
+    """The token of an image, with a glyph at random, from the marker's stream: it cannot know the class."""
+    rng = _rng(seed, _MARKER, index)
+    glyph = _TOKENS[rng.integers(len(_TOKENS))]
+    area = rng.integers(3)
+    if area == 2:  # below the diaphragm
+        x, y = rng.uniform(-0.20, 0.20), rng.uniform(0.76, 0.80)
+    else:
+        x, y = (-1, 1)[area] * rng.uniform(0.76, 0.80), rng.uniform(-0.80, -0.76)
+    return _Marker(glyph, x, y, rng.uniform(0.38, 0.44), rng.uniform(0.8, 1.0), plate=True)
+
+
+def _burn_marker(image: np.ndarray, marker: _Marker | None) -> np.ndarray:
+    """Draw into `image` [size, size], in place. Returns the bounding box as a mask, bool [size, size]."""
     if marker is None:
-        return
+        return np.zeros(image.shape, bool)
     centres = _pixel_centres(image.shape[0])
-    glyph = np.array([[int(bit) for bit in row] for row in _GLYPHS[marker.letter]], np.float32)
-    dot = marker.height / 7
-    columns = _boxes(centres, marker.x - 2.5 * dot, dot, 5)
-    rows = _boxes(centres, marker.y - 3.5 * dot, dot, 7)
+    glyph = np.array([[int(bit) for bit in row] for row in _GLYPHS[marker.glyph]], np.float32)
+    if marker.plate:
+        glyph = np.pad(glyph, 1)  # the plate's rim: the abdomen is as bright as a glyph
+    n_rows, n_columns = glyph.shape
+    dot = marker.height / n_rows
+    columns = _boxes(centres, marker.x - n_columns / 2 * dot, dot, n_columns)
+    rows = _boxes(centres, marker.y - n_rows / 2 * dot, dot, n_rows)
+    if marker.plate:
+        image *= 1 - np.outer(rows.sum(axis=1), columns.sum(axis=1))
     ink = rows @ glyph @ columns.T
-    image += ink * (np.float32(marker.brightness) - image)
+    # Ink covers what is there; a plate's darkness is there already.
+    image += ink * (np.float32(marker.brightness) - (0 if marker.plate else image))
+    return np.outer(rows.any(axis=1), columns.any(axis=1))
 
 
 def _boxes(centres: np.ndarray, start: float, step: float, n: int) -> np.ndarray:

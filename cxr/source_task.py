@@ -119,9 +119,10 @@ def _object(name: str, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -
     elif name == "ring":
         distance = np.abs(r - radius) - radius * rng.uniform(0.12, 0.3)
     elif name == "triangle":
-        distance = np.maximum.reduce(
-            [u * np.cos(a) + v * np.sin(a) for a in (0.0, 2 * np.pi / 3, 4 * np.pi / 3)]
-        ) - 0.55 * radius
+        distance = (
+            np.maximum.reduce([u * np.cos(a) + v * np.sin(a) for a in (0.0, 2 * np.pi / 3, 4 * np.pi / 3)])
+            - 0.55 * radius
+        )
     elif name == "square":
         distance = np.maximum(np.abs(u), np.abs(v)) - 0.85 * radius
     elif name == "cross":

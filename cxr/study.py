@@ -366,6 +366,7 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
         "target": study.target_layer,
         "image_size": study.image_size,
         "n_classes": len(data.classes(manifest)),
+        "fine_tune_from": study.fine_tune_from,
     }
     checks = json.dumps([{"architecture": name, **common} for name in architectures])
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}

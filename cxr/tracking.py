@@ -26,11 +26,11 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -66,7 +66,7 @@ STAGES: dict[str, str] = {
 _NOT_IN_FINGERPRINT = frozenset(
     {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids"}
 )
-_OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast"})
+_OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
 # Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
 # a colour changed, or what a parameter is said to be (its value is in the fingerprint). Where the product is
 # figures (`4_compare`), `plots` counts.
@@ -507,6 +507,14 @@ def run_info(run_id: str) -> RunInfo:
     return _info(run, _client().get_experiment(run.info.experiment_id).name)
 
 
+def run_url(run_id: str) -> str:
+    """Where the run's page is: on the tracking server, or, for a store on this machine, where `cxr ui` shows
+    it."""
+    uri = mlflow.get_tracking_uri()
+    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{_client().get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
 def find(
     stage: str | None = None,
     *,
@@ -598,8 +606,9 @@ def fetch(run_id: str, artifact_path: str) -> Path:
         InputError: there is no such run or artifact; names both, and what the run holds instead.
     """
     info = run_info(run_id)
-    folder = scratch() / run_id
-    folder.mkdir(exist_ok=True)
+    # MLflow puts what it downloads under its last name: `maps/x` and `variants/x` are two things
+    folder = scratch() / run_id / PurePosixPath(artifact_path).parent
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         found = mlflow.artifacts.download_artifacts(
             run_id=run_id, artifact_path=artifact_path, dst_path=str(folder)
@@ -623,6 +632,12 @@ def read_table(run_id: str, name: str) -> pd.DataFrame:
 
     path = fetch(run_id, name)
     return pd.read_parquet(path) if _table_suffix(name) == ".parquet" else pd.read_csv(path)
+
+
+def versions(run_id: str, names: Sequence[str]) -> dict[str, str]:
+    """Versions of packages that a run was made with, as far as it had them."""
+    found = json.loads(fetch(run_id, "environment.json").read_text())["packages"]
+    return {name: found[name] for name in names if name in found}
 
 
 def _info(run: mlflow.entities.Run, experiment: str) -> RunInfo:
@@ -753,12 +768,12 @@ def code_version(notebook: str, *, notebooks: Path | None = None) -> str:
 
 def environment() -> dict[str, Any]:
     """Python, platform, and the version of every installed package, without importing any."""
-    versions = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "packages": {name: versions[name] for name in sorted(versions, key=str.lower)},
+        "packages": {name: installed[name] for name in sorted(installed, key=str.lower)},
     }
 
 

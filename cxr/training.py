@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,12 +17,24 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from cxr import models, source_task
 from cxr.console import progress
+from cxr.errors import InputError
 from cxr.params import PretrainParams, TrainParams
 
 STAGES = ("transfer", "fine_tuned")
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [n, side, side], labels int [n]
+Head = tuple[np.ndarray, np.ndarray]  # kernel float32 [d, n_classes], bias float32 [n_classes]
+
+MAX_HEADS = 1000
+_HEAD_SEEDS = 2**31  # the seeds of runs end where those of heads begin
+
+
+class Transfer(NamedTuple):
+    """What `transfer` returns: one row an epoch, and further heads on the same features."""
+
+    history: pd.DataFrame
+    heads: list[Head]
 
 
 def seed_everything(seed: int, *, deterministic: bool = True) -> None:
@@ -31,55 +46,106 @@ def seed_everything(seed: int, *, deterministic: bool = True) -> None:
 
 def transfer(
     model: keras.Model, train: Arrays, val: Arrays, settings: TrainParams, *, on_epoch: OnEpoch | None = None
-) -> pd.DataFrame:
+) -> Transfer:
     """Stage 1, in place: train `dropout` and `logits` on the frozen backbone, which is in inference mode.
 
     Without augmentation the backbone's pooled features are computed once and the head alone is fitted to them,
     which is the same arithmetic. Ends with the weights of the epoch with the lowest validation loss.
-    Returns one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss, val_accuracy, seconds.
+
+    `settings.noise_heads` further heads are then trained on those features in the same way, from `head_seed`: what
+    two heads that differ by their seed alone disagree on is noise. They leave `model`, and every random number
+    that it or the next stage draws, as they are without them. With augmentation, where there are no features
+    to share and each head would cost as much as the stage, there are none, and a progress line says so.
+
+    Returns (history, heads): history with one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss,
+    val_accuracy, seconds; heads as (kernel float32 [d, n_classes], bias float32 [n_classes]).
+    Raises InputError for more than MAX_HEADS heads.
     """
-    head_layers = [model.get_layer(name) for name in ("dropout", "logits")]
+    if settings.noise_heads > MAX_HEADS:
+        raise InputError(f"noise_heads: at most {MAX_HEADS}, got {settings.noise_heads}")
+    dropout, logits = (model.get_layer(name) for name in ("dropout", "logits"))
     options = {
         "epochs": settings.transfer_epochs,
         "learning_rate": settings.transfer_learning_rate,
         "patience": settings.transfer_patience,
-        "stage": "transfer",
         "settings": settings,
-        "on_epoch": on_epoch,
     }
     if settings.augmentation == "none":
         progress(f"transfer: features of {len(train[0]) + len(val[0])} images")
         inputs = keras.Input(model.get_layer("pool").output.shape[1:])
-        x = inputs
-        for layer in head_layers:
-            x = layer(x)
-        head = keras.Model(inputs, x)
         pooled = [(features(model, images, settings.batch_size), labels) for images, labels in (train, val)]
-        return _fit(head, *pooled, **options)
-    trainable = [layer for layer in model.layers if layer not in head_layers and layer.trainable]
+        head = keras.Model(inputs, logits(dropout(inputs)))
+        history = _fit(head, *pooled, **options, stage="transfer", seed=settings.seed, on_epoch=on_epoch)
+        heads = []
+        for number in range(settings.noise_heads):
+            progress(f"transfer: head {number + 1}/{settings.noise_heads} for the noise floor")
+            seed = head_seed(settings.seed, number)
+            # Seeds of its own, where the layers' defaults would draw from the global ones.
+            dense = layers.Dense(logits.units, kernel_initializer=keras.initializers.GlorotUniform(seed))
+            other = keras.Model(inputs, dense(layers.Dropout(dropout.rate, seed=seed)(inputs)))
+            _fit(other, *pooled, **options, stage="", seed=seed, on_epoch=None)
+            heads.append(tuple(np.array(weights, np.float32) for weights in dense.get_weights()))
+        return Transfer(history, heads)
+    if settings.noise_heads:
+        progress("transfer: no heads for the noise floor: with augmentation there are no features to share")
+    trainable = [layer for layer in model.layers if layer not in (dropout, logits) and layer.trainable]
     for layer in trainable:
         layer.trainable = False
     try:
-        return _fit(_to_logits(model), train, val, **options)
+        history = _fit(
+            _to_logits(model), train, val, **options, stage="transfer", seed=settings.seed, on_epoch=on_epoch
+        )
     finally:
         for layer in trainable:
             layer.trainable = True
+    return Transfer(history, [])
+
+
+def head_seed(seed: int, number: int) -> int:
+    """Seed of further head `number` (0 to MAX_HEADS - 1) of a run: 2^31 + (MAX_HEADS seed + number) mod 2^31.
+
+    No run has it, as theirs are under 2^31; two runs share one only if their seeds are two million apart.
+    """
+    return _HEAD_SEEDS + (MAX_HEADS * seed + number) % _HEAD_SEEDS
+
+
+def save_heads(path: str | Path, heads: Sequence[Head]) -> None:
+    """Write heads to an `.npz` file (no pickle): `kernel_0`, `bias_0`, `kernel_1`, ..."""
+    arrays = {}
+    for number, (kernel, bias) in enumerate(heads):
+        arrays |= {f"kernel_{number}": kernel, f"bias_{number}": bias}
+    with open(path, "wb") as file:  # NumPy would append a suffix to a name without
+        np.savez(file, **arrays)
+
+
+def load_heads(path: str | Path) -> list[Head]:
+    """What `save_heads` wrote, in order. Raises InputError when it is no such file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        heads = [(arrays.pop(f"kernel_{k}"), arrays.pop(f"bias_{k}")) for k in range(len(arrays) // 2)]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as heads ({error}): run 1_train anew") from None
+    if arrays:
+        raise InputError(f"{path}: holds {', '.join(arrays)} beside heads: give a file that save_heads wrote")
+    return heads
 
 
 def fine_tune(
     model: keras.Model, train: Arrays, val: Arrays, settings: TrainParams, *, on_epoch: OnEpoch | None = None
 ) -> pd.DataFrame:
-    """Stage 2, in place: train every layer, at a low learning rate.
+    """Stage 2, in place: train every layer, at a low learning rate; with `fine_tune_from` only those behind it.
 
     With `batchnorm: inference` BatchNorm layers are frozen: pretrained statistics, scale and offset stay
-    (Keras' advice for fine-tuning on few images); with `training` they follow the batches.
-    Ends with the weights of the epoch with the lowest validation loss; returns rows as `transfer`.
+    (Keras' advice for fine-tuning on few images); with `training` they follow the batches, except in
+    `frozen_layers`. While `on_epoch(epoch, metrics)` runs, `model` has the weights at the end of that epoch.
+    Ends with the weights of the epoch with the lowest validation loss; returns rows as `transfer`'s history.
+    Raises InputError as `frozen_layers` does.
     """
-    frozen = [
-        layer
-        for layer in model.layers
-        if isinstance(layer, layers.BatchNormalization) and settings.batchnorm == "inference"
-    ]
+    frozen = models.frozen_layers(model, settings.fine_tune_from)
+    if settings.batchnorm == "inference":
+        frozen += [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    frozen = [layer for layer in frozen if layer.trainable]
     for layer in frozen:
         layer.trainable = False
     try:
@@ -92,6 +158,7 @@ def fine_tune(
             patience=settings.fine_tune_patience,
             stage="fine_tuned",
             settings=settings,
+            seed=settings.seed,
             on_epoch=on_epoch,
         )
     finally:
@@ -204,15 +271,16 @@ def _augment(side: int, seed: int) -> keras.Sequential:
     )
 
 
-def _dataset(arrays: Arrays, settings: TrainParams, *, training: bool) -> tf.data.Dataset:
+def _dataset(arrays: Arrays, settings: TrainParams, *, training: bool, seed: int | None = None) -> tf.data.Dataset:
     x, y = arrays
+    seed = settings.seed if seed is None else seed
     is_image = x.ndim == 3
     data = tf.data.Dataset.from_tensor_slices((x[..., None] if is_image else x, y))
     if training:
-        data = data.shuffle(len(y), seed=settings.seed)
+        data = data.shuffle(len(y), seed=seed)
     data = data.batch(settings.batch_size)
     if training and is_image and settings.augmentation != "none":
-        augment = _augment(x.shape[1], settings.seed)
+        augment = _augment(x.shape[1], seed)
         data = data.map(lambda images, labels: (augment(tf.cast(images, tf.float32), training=True), labels))
     return data.prefetch(2)
 
@@ -227,6 +295,7 @@ def _fit(
     patience: int,
     stage: str,
     settings: TrainParams,
+    seed: int,
     on_epoch: OnEpoch | None,
 ) -> pd.DataFrame:
     optimizer = (
@@ -246,7 +315,7 @@ def _fit(
         weights = dict(zip(present, compute_class_weight("balanced", classes=present, y=train[1]), strict=True))
     log = _EpochLog(stage, epochs, on_epoch)
     model.fit(
-        _dataset(train, settings, training=True),
+        _dataset(train, settings, training=True, seed=seed),
         validation_data=_dataset(val, settings, training=False),
         epochs=epochs,
         shuffle=False,  # the data set shuffles itself
@@ -262,7 +331,7 @@ def _fit(
 
 
 class _EpochLog(keras.callbacks.Callback):
-    """Rows for the history, progress lines, and the caller's `on_epoch(epoch, metrics)`."""
+    """Rows for the history, progress lines (with a `stage`), and the caller's `on_epoch(epoch, metrics)`."""
 
     def __init__(self, stage: str, epochs: int, on_epoch: OnEpoch | None) -> None:
         super().__init__()
@@ -278,10 +347,11 @@ class _EpochLog(keras.callbacks.Callback):
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         self.rows.append({"epoch": epoch + 1, **metrics, "seconds": now - self.epoch_started})
         left = (now - self.started) / (epoch + 1) * (self.epochs - epoch - 1)
-        progress(
-            f"{self.stage}: epoch {epoch + 1}/{self.epochs}, loss {metrics['loss']:.3f}, "
-            f"val_loss {metrics['val_loss']:.3f}, at most {left:.0f} s left"
-        )
+        if self.stage:
+            progress(
+                f"{self.stage}: epoch {epoch + 1}/{self.epochs}, loss {metrics['loss']:.3f}, "
+                f"val_loss {metrics['val_loss']:.3f}, at most {left:.0f} s left"
+            )
         if self.on_epoch is not None:
             self.on_epoch(epoch + 1, metrics)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import comparison
+from cxr import comparison, drift, maps
 from cxr.drift import METRICS
 from cxr.errors import InputError
 
@@ -40,6 +40,7 @@ def runs(centres, seeds=(0, 1), auc=(0.97, 0.995)):
     return pd.DataFrame(
         [
             {"architecture": a, "method": m, "seed": str(s), "auc_macro_transfer": auc[0] + 0.001 * s}
+            | {"faithful": "True"}
             | {"auc_macro_fine_tuned": auc[1]}
             for a, m in centres
             for s in seeds
@@ -101,33 +102,83 @@ def test_ranking_goes_the_other_way_for_a_shift():
         comparison.ranking(summary, "gini_change", None)
 
 
-def claims(centres, *, coincide=False):
-    table = scores(centres)
-    summary = comparison.pooled(table, runs(centres), n_boot=200)
-    ranks, found = comparison.ranking(summary, "iou20", comparison.replicates(table, "iou20", n_boot=200))
-    texts = comparison.claims(summary, ranks, found, metric="iou20", methods_coincide=coincide, auc_margin=0.02)
-    return texts["this study"].tolist()
+def test_reference_levels_and_the_share_retained():
+    table = scores({("A", "m"): 0.6}, seeds=(0,), n=40, spread=0.0)
+    table["iou20_shuffled"], table["iou20_floor"] = 0.2, 0.9
+    out = comparison.summarise(table, n_boot=200)
+    assert out["iou20_shuffled_median"] == pytest.approx(0.2) and out["iou20_floor_ci_low"] == pytest.approx(0.9)
+    assert out["iou20_retained"] == pytest.approx((0.6 - 0.2) / (1 - 0.2))
+    assert out["iou20_retained_ci_low"] == pytest.approx(0.5) == out["iou20_retained_ci_high"]
+    assert "centroid_shift_retained" not in out, "its value for identical maps is not 1"
 
 
-def test_claims_say_what_was_found():
-    auc, centroid, overlap, extremes, reversal = claims(PLAIN)
-    assert auc.startswith("3 of 3 above 0.99") and "0.970 → 0.995 (+0.025, beyond ±0.02)" in auc
-    assert "DenseNet201 0.500 of the image diagonal" in centroid
-    assert "ResNet50V2 0.80" in overlap
-    assert "InceptionV3 moves most and ResNet50V2 least" in extremes and extremes.endswith("as in the paper")
-    assert reversal.startswith("No pair")
-    swapped = {**PLAIN, ("DenseNet201", "layercam"): 0.9}
-    assert claims(swapped)[3].endswith("half as in the paper")
-    assert "ResNet50V2 is the stabler under layercam and InceptionV3 under gradcampp" in claims(REVERSED)[4]
+def test_map_check_counts_the_runs_that_pass():
+    table, cells = scores(PLAIN), runs(PLAIN)
+    cells["faithful"] = np.where(cells["seed"] == "0", "True", "False")
+    assert set(comparison.pooled(table, cells, n_boot=100)["map_check"]) == {"1 of 2 runs"}
+    cells["faithful"] = ""
+    assert set(comparison.pooled(table, cells, n_boot=100)["map_check"]) == {"not tested"}
 
 
-def test_no_reversal_is_claimed_where_both_methods_are_one_map():
-    assert claims(REVERSED, coincide=True)[4].startswith("Cannot be asked at the last feature map")
+def stack(values, ids):
+    return maps.MapStack(np.array(list(ids)), np.zeros(len(ids), int), values, "fine_tuned", "m", "l", ("a",), "")
 
 
-def test_one_architecture_and_one_method_have_no_ranking():
-    texts = claims({("ResNet50V2", "layercam"): 0.5})
-    assert texts[3] == "One architecture has no ranking" and texts[4].startswith("Needs two methods")
+def test_refits_compare_the_images_that_count_under_both_seeds():
+    rng = np.random.default_rng(0)
+    one, two = rng.random((3, 4, 4)), rng.random((3, 4, 4))
+    images = pd.DataFrame(
+        {"image_id": ["i", "j", "j", "k"], "patient_id": ["p", "q", "q", "r"], "seed": [0, 0, 1, 1]}
+    )
+    options = {"architecture": "A", "method": "m", "size": 16, "names": ["iou20", "pearson"]}
+    table = comparison.refit_table({0: stack(one, "ijk"), 1: stack(two, "kji")}, images, **options)
+    assert table[["architecture", "method", "seed_a", "seed_b", "image_id"]].values.tolist() == [
+        ["A", "m", 0, 1, "j"]
+    ]
+    by_hand = drift.compare_maps(one[[1]], two[[1]], size=16)
+    assert (
+        table["pearson"].item() == by_hand["pearson"].item() and table["iou20"].item() == by_hand["iou20"].item()
+    )
+    assert comparison.refit_table({0: stack(one, "ijk")}, images, **options).empty
+    three = images.assign(seed=2).drop_duplicates("image_id")
+    stacks = {seed: stack(one, "ijk") for seed in (0, 1, 2)}
+    table = comparison.refit_table(stacks, pd.concat([images, three]), **options)
+    assert set(zip(table["seed_a"], table["seed_b"], strict=True)) == {(0, 1), (1, 2), (2, 0)}
+    assert (table["iou20"] == 1).all()
+
+
+def test_sensitivity_is_drift_beside_noise_per_patient():
+    rng = np.random.default_rng(0)
+    table = scores({("A", "m"): 0.5}, seeds=(0,), n=60, spread=0.05)
+    table["iou20_floor"] = 0.9 + rng.normal(0, 0.02, 60)
+    table["pearson"], table["pearson_floor"] = 0.8 + rng.normal(0, 0.05, (2, 60))
+    table["marker_energy_change"] = -((1 - table["iou20"]) ** 2)  # as far as iou20 says, never mind the sign
+    found = comparison.sensitivity(table, region="marker").set_index("metric")
+    d = ((1 - table["iou20"]) - (1 - table["iou20_floor"])).groupby(table["patient_id"]).mean()
+    assert found.loc["iou20", "standardised"] == pytest.approx(d.mean() / d.std())
+    assert found["sees"].to_dict() == {"iou20": True, "pearson": False}
+    assert found.loc["iou20", "follows"] == pytest.approx(1) and abs(found.loc["pearson", "follows"]) < 0.4
+    table["iou20"], table["iou20_floor"] = 1.0, 1.0  # nothing moves
+    assert not comparison.sensitivity(table)["sees"].any()
+    assert comparison.sensitivity(table.drop(columns=["iou20_floor", "pearson_floor"])).empty
+
+
+def test_course_starts_at_the_transfer_checkpoint():
+    way = pd.concat([scores({("A", "m"): v}, seeds=(0,)).assign(epoch=e) for e, v in ((1, 0.8), (2, 0.6))])
+    auc = pd.DataFrame({"architecture": "A", "seed": 0, "epoch": [0, 1, 2], "auc_macro": [0.9, 0.95, 0.96]})
+    table = comparison.course(way, auc, metric="iou20", n_boot=100)
+    assert table["epoch"].tolist() == [0, 1, 2] and table["auc"].tolist() == [0.9, 0.95, 0.96]
+    assert table["value"].tolist() == pytest.approx([1, 0.8, 0.6], abs=0.01)
+    assert table["ci_low"].iloc[1] < table["value"].iloc[1] < table["ci_high"].iloc[1]
+
+
+def test_html_escapes_and_links():
+    page = comparison.html(
+        pd.DataFrame({"a<b": ["<script>"], "run": ["0123456789"]}),
+        links={"run": lambda key: f"http://x/{key}?a&b"},
+    )
+    assert "<script>" not in page and "&lt;script&gt;" in page and "a&lt;b" in page
+    assert '<a href="http://x/0123456789?a&amp;b">01234567</a>' in page
 
 
 @dataclass
@@ -139,7 +190,8 @@ class Info:
 
 def info(run_id, architecture="A", seed="0", method="m", target="penultimate", size="128"):
     params = {"architecture": architecture, "seed": seed, "method": method, "target_layer": target, "layer": "x"}
-    extra = {"grid": "8x8", "methods_coincide": "False", "image_size": size}
+    extra = {"grid": "8x8", "methods_coincide": "False", "image_size": size, "faithful": "True"}
+    extra |= {"attribute_run": "a", "train_run": "t"}
     return Info(run_id, {**params, **extra, "weights": "source", "images": "correct", "explain": "true"})
 
 

@@ -31,10 +31,11 @@ from cxr.data import (
     default_cache,
     limit_per_class,
     load_images,
-    load_masks,
+    load_regions,
     manifest_hash,
     manifest_text,
     read_manifest,
+    with_markers,
     write_manifest,
 )
 from cxr.errors import InputError
@@ -703,11 +704,13 @@ def test_load_refuses_what_it_cannot_make_sense_of(folder):
         load_images(manifest, root=folder, size=0, cache=None)
     with pytest.raises(InputError, match="no rows"):
         load_images(manifest[:0], root=folder, size=8, cache=None)
-    with pytest.raises(InputError, match="only the phantom has"):
-        load_masks(manifest, 8, lesion_contrast=1.0)
+    with pytest.raises(InputError, match="size: at least 1"):
+        load_regions(manifest, root=folder, size=0)
     made = build_manifest(params(phantom_images=30))
     with pytest.raises(InputError, match="lesion_contrast is needed"):
         load_images(made, root=None, size=32, cache=None)
+    with pytest.raises(InputError, match="lesion_contrast is needed"):
+        load_regions(made, root=None, size=32)
     with pytest.raises(InputError, match="do not mix"):
         load_images(pd.concat([made, manifest]), root=folder, size=32, cache=None, lesion_contrast=1.0)
 
@@ -722,15 +725,203 @@ def test_rows_come_in_the_manifests_order(folder):
 def test_phantom_images_and_masks():
     manifest = build_manifest(params(phantom_images=30, phantom_seed=2, lesion_contrast=1.5)).iloc[::-3]
     images = load_images(manifest, root=None, size=48, cache=None, lesion_contrast=1.5)
-    lesion, lung = load_masks(manifest, 48, lesion_contrast=1.5)
-    assert images.dtype == np.uint8 and lesion.dtype == bool and lung.dtype == bool
+    regions = load_regions(manifest, root=None, size=48, lesion_contrast=1.5)
+    assert images.dtype == np.uint8 and list(regions) == ["lesion", "lung", "marker"]
     for row, path in enumerate(manifest["path"]):
         expected = phantom.render(2, int(path.rsplit("/", 1)[1]), 48, lesion_contrast=1.5)
         assert (images[row] == expected.image).all()
-        assert (lesion[row] == expected.lesion_mask).all()
-        assert (lung[row] == expected.lung_mask).all()
+        for name, masks in regions.items():
+            assert masks.dtype == bool and masks.shape == (10, 48, 48)
+            assert (masks[row] == getattr(expected, f"{name}_mask")).all()
     with pytest.raises(InputError, match="10 of 10 images changed.*lesion_contrast is another"):
-        load_masks(manifest, 48, lesion_contrast=1.0)
+        load_regions(manifest, root=None, size=48, lesion_contrast=1.0)
+
+
+# --- the shortcut -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["transfer", "fine_tune"])
+def test_shortcut(stage, tmp_path):
+    chosen = params(phantom_images=30, lesion_contrast=1.5, shortcut=stage)
+    plain = build_manifest(params(phantom_images=30, lesion_contrast=1.5))
+    by_class = build_manifest(chosen)
+    at_random = with_markers(by_class, "random", lesion_contrast=1.5)
+    assert by_class["path"].tolist() == [f"{path}?marker=class" for path in plain["path"]]
+    assert at_random["path"].tolist() == [f"{path}?marker=random" for path in plain["path"]]
+    for other in (by_class, at_random):
+        same = ["image_id", "label", "patient_id", "split"]
+        pd.testing.assert_frame_equal(other[same], plain[same])
+    assert len(set(plain["sha256"]) | set(by_class["sha256"]) | set(at_random["sha256"])) == 90
+    pd.testing.assert_frame_equal(with_markers(at_random, "class", lesion_contrast=1.5), by_class)
+    write_manifest(at_random, tmp_path / "m.csv")
+    pd.testing.assert_frame_equal(read_manifest(tmp_path / "m.csv"), at_random)
+
+    both = pd.concat([by_class.iloc[:4], at_random.iloc[2:6], plain.iloc[:2]])  # modes may mix in one manifest
+    options = {"root": None, "size": 48, "lesion_contrast": 1.5}
+    images = load_images(both, cache=tmp_path / "cache", **options)
+    regions = load_regions(both, **options)
+    for row, path in enumerate(both["path"]):
+        number, _, marker = path.rsplit("/", 1)[1].partition("?marker=")
+        expected = phantom.render(0, int(number), 48, lesion_contrast=1.5, marker=marker or "side")
+        assert (images[row] == expected.image).all()
+        assert (regions["marker"][row] == expected.marker_mask).all()
+    check_images(at_random, None)
+
+
+def test_markers_of_other_manifests_are_refused(folder):
+    for manifest in (build_manifest(grouped(folder)), build_manifest(params(phantom_images=30))):
+        with pytest.raises(InputError, match="only images of a phantom with a shortcut have tokens"):
+            with_markers(manifest, "random", lesion_contrast=2.5)
+    manifest = build_manifest(params(phantom_images=30, shortcut="transfer"))
+    with pytest.raises(InputError, match="class or random, got 'side'"):
+        with_markers(manifest, "side", lesion_contrast=2.5)
+    with pytest.raises(InputError, match="30 of 30 images changed.*lesion_contrast is another"):
+        with_markers(manifest, "random", lesion_contrast=1.0)
+    broken = manifest.assign(path=manifest["path"].str.replace("class", "side"))
+    with pytest.raises(InputError, match="phantom paths read"):
+        load_images(broken, root=None, size=32, cache=None, lesion_contrast=2.5, verify=False)
+
+
+def test_shortcut_needs_the_phantom(folder):
+    refused(
+        "shortcut: 'transfer' needs the phantom's markers, and .*images holds",
+        grouped(folder, shortcut="transfer"),
+    )
+
+
+# --- masks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def masked(folder, table):
+    """The table with a lesion mask for every `ill` image, named in the column `lesion_mask`."""
+    rows = []
+    for number, row in enumerate(rows_of(table)):
+        mask = ""
+        if row[1] == "ill":
+            mask = f"masks/{number}.png"
+            put(table.parent / mask, np.where(noise(50 + number) > 128, 255, 0).astype(np.uint8))
+        rows.append([*row, mask])
+    return write_table(table, rows, ("path", "label", "patient_id", "lesion_mask"))
+
+
+def test_masks_of_a_table(masked, tmp_path):
+    manifest = build_manifest(params(masked))
+    assert list(manifest.columns) == [*COLUMNS, "lesion_mask", "lesion_mask_sha256"]
+    for row in manifest.itertuples():
+        content = (masked.parent / row.lesion_mask).read_bytes() if row.label == "ill" else b""
+        assert row.lesion_mask_sha256 == (hashlib.sha256(content).hexdigest() if content else "")
+    write_manifest(manifest, tmp_path / "m.csv")
+    pd.testing.assert_frame_equal(read_manifest(tmp_path / "m.csv"), manifest)
+    assert hashlib.sha256((tmp_path / "m.csv").read_bytes()).hexdigest() == manifest_hash(manifest)
+    check_images(manifest, masked.parent)
+
+    shuffled = manifest.sample(frac=1, random_state=0)
+    regions = load_regions(shuffled, root=masked.parent, size=24)
+    assert list(regions) == ["lesion"]
+    for row, mask in zip(shuffled.itertuples(), regions["lesion"], strict=True):
+        assert mask.dtype == bool and mask.shape == (24, 24)
+        if row.label != "ill":
+            assert not mask.any()
+            continue
+        inside = np.asarray(Image.open(masked.parent / row.lesion_mask)) > 0  # 12 x 9
+        share = box(12, 24) @ inside @ box(9, 24).T
+        clear = np.abs(share - 0.5) > 1e-6
+        assert (mask == (share >= 0.5))[clear].all() and clear.mean() > 0.8
+
+
+def box(n, size):
+    """Share of each of n pixels in each of `size`, [size, n]; when enlarging, the pixel under the centre."""
+    if size > n:
+        return np.eye(n)[((np.arange(size) + 0.5) * n / size).astype(int)]
+    edges = np.arange(size + 1) * n / size
+    low, high = np.maximum(edges[:-1, None], np.arange(n)), np.minimum(edges[1:, None], np.arange(n) + 1)
+    return np.clip(high - low, 0, None) * size / n
+
+
+def test_a_manifest_without_masks_has_the_text_it_always_had(folder, table, masked):
+    rows = [row[:3] for row in rows_of(masked)]
+    plain = build_manifest(params(write_table(folder.parent / "plain.csv", rows)))
+    assert manifest_text(plain).splitlines()[0] == "image_id,path,label,patient_id,split,sha256"
+    blank = write_table(folder.parent / "blank.csv", [[*row, " ", ""] for row in rows], (*HEADER, *data.MASKS))
+    assert manifest_text(build_manifest(params(blank))) == manifest_text(plain)
+    assert load_regions(plain, root=folder.parent, size=8) == {}
+    with_mask = build_manifest(params(masked))
+    assert manifest_text(with_mask[list(COLUMNS)]) == manifest_text(plain)
+
+
+def test_changed_masks_are_noticed(masked):
+    manifest = build_manifest(params(masked))
+    put(masked.parent / "masks" / "3.png", np.zeros((12, 9), np.uint8))
+    assert manifest_hash(build_manifest(params(masked))) != manifest_hash(manifest)
+    with pytest.raises(InputError, match=r"1 of 24 images.*lesion_mask masks/3.png: changed since the manifest"):
+        load_regions(manifest, root=masked.parent, size=8)
+    (masked.parent / "masks" / "3.png").unlink()
+    refused("1 of 12 files of the column lesion_mask do not exist: masks/3.png: paths", params(masked))
+    with pytest.raises(InputError, match=r"lesion_mask masks/3.png: not found in"):
+        check_images(manifest, masked.parent)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (encoded(noise(1), "JPEG"), "a mask has to be a PNG"),
+        (encoded(noise(1))[:60], "damaged"),
+        (b"", "not a PNG or JPEG file"),
+        (encoded(noise(1, (9, 12))), "has 12x9 pixels, other proportions than 9x12"),
+    ],
+)
+def test_unusable_masks(masked, content, match):
+    put(masked.parent / "masks" / "3.png", content)
+    with pytest.raises(InputError, match=f"1 of 24 images.*lesion_mask masks/3.png: {match}"):
+        check_images(build_manifest(params(masked)), masked.parent)
+
+
+def test_a_mask_may_be_of_another_resolution(masked):
+    put(masked.parent / "masks" / "3.png", noise(1, (31, 23)))  # 12 x 9 at 2.57 times the size, rounded
+    check_images(build_manifest(params(masked)), masked.parent)
+
+
+def inside(tmp_path, content, size):
+    put(tmp_path / "x.png", noise(0, (4, 4)))
+    put(tmp_path / "m.png", content)
+    digest = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("x.png", "m.png")]
+    row = ["x", "x.png", "a", "1", "train", digest[0], "m.png", digest[1]]
+    manifest = pd.DataFrame([row], columns=[*COLUMNS, "lung_mask", "lung_mask_sha256"])
+    return load_regions(manifest, root=tmp_path, size=size)["lung"][0].astype(int).tolist()
+
+
+def test_every_pixel_that_is_not_black_is_inside(tmp_path):
+    expected = [[0, 1], [1, 0]]
+    assert inside(tmp_path, np.array([[0, 1], [255, 0]], np.uint8), 2) == expected
+    assert inside(tmp_path, np.array([[0, 1], [65535, 0]], np.uint16), 2) == expected
+    assert (
+        inside(tmp_path, encoded(Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")), 2)
+        == expected
+    )
+    colour = np.zeros((2, 2, 3), np.uint8)
+    colour[0, 1, 2] = colour[1, 0, 0] = 1  # too dark for luminance
+    assert inside(tmp_path, colour, 2) == expected
+    alpha = np.array([[[9, 9, 9, 0], [9, 9, 9, 255]], [[0, 0, 9, 255], [0, 0, 0, 255]]], np.uint8)
+    assert inside(tmp_path, alpha, 2) == expected
+    palette = Image.fromarray(np.array([[1, 2], [2, 0]], np.uint8)).convert("P")
+    palette.putpalette([0, 0, 0, 0, 0, 0, 200, 0, 0])
+    assert inside(tmp_path, encoded(palette), 2) == expected
+
+
+def test_small_regions_do_not_vanish(tmp_path):
+    values = np.zeros((8, 8), np.uint8)
+    assert inside(tmp_path, values, 2) == [[0, 0], [0, 0]]
+    values[1, 6] = 1  # a sixteenth of its pixel
+    assert inside(tmp_path, values, 2) == [[0, 1], [0, 0]]
+    values[4:, :4] = 1
+    assert inside(tmp_path, values, 2) == [[0, 0], [1, 0]]
+    assert inside(tmp_path, np.array([[1, 0], [0, 0]], np.uint8), 4) == [
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+        [0] * 4,
+        [0] * 4,
+    ]
 
 
 @pytest.mark.slow

@@ -64,9 +64,7 @@ def test_upsample_by_hand():
     assert both.dtype == np.float32
 
 
-@pytest.mark.parametrize(
-    "h, w, size", [(14, 14, (224, 224)), (5, 7, (23, 40)), (1, 3, (4, 3)), (6, 6, (7, 6))]
-)
+@pytest.mark.parametrize("h, w, size", [(14, 14, (224, 224)), (5, 7, (23, 40)), (1, 3, (4, 3)), (6, 6, (7, 6))])
 def test_upsample_equals_map_coordinates(h, w, size):
     maps = np.random.default_rng(0).normal(size=(3, h, w)).astype(np.float32)
     rows = (np.arange(size[0]) + 0.5) * h / size[0] - 0.5
@@ -112,9 +110,7 @@ def test_upsampling_never_makes_a_map_constant(m):
 
 
 def test_normalise():
-    maps = np.array(
-        [[[2.0, 4.0], [3.0, 6.0]], [[5, 5], [5, 5]], [[0, np.nan], [1, 2]], [[0, np.inf], [1, 2]]]
-    )
+    maps = np.array([[[2.0, 4.0], [3.0, 6.0]], [[5, 5], [5, 5]], [[0, np.nan], [1, 2]], [[0, np.inf], [1, 2]]])
     out = drift.normalise(maps)
     np.testing.assert_array_equal(out[0], [[0, 0.5], [0.25, 1]])
     assert np.isnan(out[1:]).all() and out.dtype == np.float32
@@ -354,9 +350,7 @@ def test_ranges_and_swapping_the_stages(t, f):
         assert forth[name] == -back[name], name
 
 
-@given(
-    raw_maps, raw_maps, st.integers(-20, 20), st.integers(-20, 20), st.integers(-64, 64), st.integers(-64, 64)
-)
+@given(raw_maps, raw_maps, st.integers(-20, 20), st.integers(-20, 20), st.integers(-64, 64), st.integers(-64, 64))
 @settings(max_examples=40, deadline=None)
 def test_scale_and_offset_of_the_raw_maps_change_nothing(t, f, scale_t, scale_f, offset_t, offset_f):
     # Powers of two and 64ths: float32 holds the changed maps exactly, so the values must be equal exactly.

@@ -89,9 +89,11 @@ def predictions(predicted, ids=("i", "j", "k")):
 def test_select():
     transfer, fine_tuned = predictions(["x", "y", "y"]), predictions(["x", "x", "x"]).iloc[::-1]
     both = maps.select(transfer, fine_tuned, images="correct", explain="true")
-    assert both["image_id"].tolist() == ["i"]
+    assert both["image_id"].tolist() == ["i", "j", "k"]
+    assert both["both_correct"].tolist() == both["scored"].tolist() == [True, False, False]
     everything = maps.select(transfer, fine_tuned, images="all", explain="predicted")
     assert everything["image_id"].tolist() == ["i", "j", "k"]
+    assert everything["scored"].all() and everything["both_correct"].tolist() == [True, False, False]
     assert everything["explained"].tolist() == ["x", "x", "x"]
     assert everything["predicted_transfer"].tolist() == ["x", "y", "y"]
     assert maps.select(transfer, fine_tuned, images="all", explain="true")["explained"].tolist() == ["x", "y", "x"]
@@ -99,3 +101,22 @@ def test_select():
         maps.select(predictions(["y", "x", "y"]), fine_tuned, images="correct", explain="true")
     with pytest.raises(InputError, match="not of the same images"):
         maps.select(transfer, fine_tuned.iloc[:2], images="all", explain="true")
+
+
+def test_take_puts_rows_in_the_order_asked_for():
+    stack = maps.MapStack(
+        np.array(["i", "j", "k"]), np.array([0, 1, 2]), np.arange(3.0)[:, None, None], "s", "m", "l", ("a",), ""
+    )
+    taken = maps.take(stack, np.array(["k", "i"]))
+    assert taken.image_id.tolist() == ["k", "i"] and taken.class_index.tolist() == [2, 0]
+    assert taken.maps.ravel().tolist() == [2, 0]
+    with pytest.raises(InputError, match="lacks image z"):
+        maps.take(stack, np.array(["i", "z"]))
+
+
+def test_per_class_takes_evenly_from_what_is_scored():
+    images = pd.DataFrame({"label": list("aaaaabbc"), "scored": [True] * 4 + [False] + [True] * 3})
+    chosen = images.loc[maps.per_class(images, 6)]
+    assert chosen["scored"].all() and chosen["label"].value_counts().to_dict() == {"a": 3, "b": 2, "c": 1}
+    assert maps.per_class(images, 0).tolist() == [] and len(maps.per_class(images, 99)) == 7
+    assert maps.per_class(images, 3).tolist() == maps.per_class(images, 3).tolist()

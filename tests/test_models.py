@@ -21,28 +21,49 @@ KERAS_PREPROCESSING = {
 }
 # grids at the size for which the paper's three are meant, and at that of the embedded study
 GRIDS = {
-    "DenseNet201": (224, "pool4_relu", (14, 14), "relu", (7, 7)),
-    "ResNet50V2": (224, "conv4_block6_preact_relu", (14, 14), "post_relu", (7, 7)),
-    "InceptionV3": (224, "mixed7", (12, 12), "mixed10", (5, 5)),
-    "CompactDenseNet": (128, "pool4_relu", (8, 8), "relu", (4, 4)),
-    "CompactResNetV2": (128, "conv4_block4_preact_relu", (8, 8), "post_relu", (4, 4)),
-    "CompactInception": (128, "mixed7", (8, 8), "mixed10", (4, 4)),
+    "DenseNet201": (224, "pool3_relu", (28, 28), "pool4_relu", (14, 14), "relu", (7, 7)),
+    "ResNet50V2": (
+        224,
+        "conv3_block4_preact_relu",
+        (28, 28),
+        "conv4_block6_preact_relu",
+        (14, 14),
+        "post_relu",
+        (7, 7),
+    ),
+    "InceptionV3": (224, "mixed2", (25, 25), "mixed7", (12, 12), "mixed10", (5, 5)),
+    "CompactDenseNet": (128, "pool3_relu", (16, 16), "pool4_relu", (8, 8), "relu", (4, 4)),
+    "CompactResNetV2": (
+        128,
+        "conv3_block3_preact_relu",
+        (16, 16),
+        "conv4_block4_preact_relu",
+        (8, 8),
+        "post_relu",
+        (4, 4),
+    ),
+    "CompactInception": (128, "mixed2", (16, 16), "mixed7", (8, 8), "mixed10", (4, 4)),
 }
 
 
 @pytest.mark.parametrize("name", EITHER)
 def test_flat_graph_with_its_target_layers(name):
-    size, penultimate, grid, final, final_grid = GRIDS[name]
+    size, shallower, shallower_grid, penultimate, grid, final, final_grid = GRIDS[name]
     model = models.build(name, n_classes=3, image_size=size)
     assert model.name == name and model.output_shape == (None, 3)
     assert not [layer for layer in model.layers if isinstance(layer, keras.Model)], "nested models hide layers"
+    assert models.target_layer(model, "shallower") == shallower
     assert models.target_layer(model, "penultimate") == penultimate
     assert models.target_layer(model, "final") == final
+    assert model.get_layer(shallower).output.shape[1:3] == shallower_grid
     assert model.get_layer(penultimate).output.shape[1:3] == grid
     assert model.get_layer(final).output.shape[1:3] == final_grid
     assert models.feeds_pooling(model, final) and not models.feeds_pooling(model, penultimate)
     assert isinstance(model.get_layer(models.target_layer(model, "last_conv")), layers.Conv2D)
-    assert isinstance(model.get_layer(penultimate), layers.Activation | layers.Concatenate), "rectified"
+    rectified = keras.Model(model.input, [model.get_layer(layer).output for layer in (shallower, penultimate)])
+    grey = np.random.default_rng(0).uniform(0, 255, (1, size, size, 1)).astype(np.float32)
+    for activations in rectified(grey):
+        assert np.min(activations) >= 0 and np.max(activations) > 0
     # the logits can be computed from a cut alone
     cut = models.target_layer(model, "penultimate_cut")
     assert model.get_layer(cut).output.shape[1:3] == grid

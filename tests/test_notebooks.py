@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from conftest import PROJECT
 
-from cxr import cli, maps, tracking
+from cxr import cli, maps, regions, report, tracking
 from cxr.drift import METRICS
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
+TWO = ("--set", "architecture=[CompactResNetV2,CompactInception]", "jobs=2")
 
 
 def run(*words, store, ok=True):
@@ -34,8 +35,7 @@ def run(*words, store, ok=True):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     store = tmp_path_factory.mktemp("study")
-    done = run("cxr", "study", "params/smoke.yaml", "--out", store / "out", store=store)
-    return store, done
+    return store, run("cxr", "study", "params/smoke.yaml", *TWO, "--out", store / "out", store=store)
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def store(study, monkeypatch):
     return study[0]
 
 
-def only(stage, **params):
+def only(stage, architecture="CompactResNetV2", **params):
+    params |= {"architecture": architecture} if architecture else {}
     found = [
         info
         for info in tracking.find(stage, experiment="smoke")
@@ -55,21 +56,22 @@ def only(stage, **params):
     return found[0]
 
 
-def test_the_study_ends_with_a_table_and_a_report(study):
-    store, done = study
+def test_the_study_ends_with_a_table_and_a_report(study, store):
+    _, done = study
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["CompactResNetV2", "layercam"] in [line[:2] for line in lines]
     assert ["CompactResNetV2", "gradcampp"] in [line[:2] for line in lines]
     html = (store / "out" / "report.html").read_text()
-    assert "Does the evidence move under fine-tuning?" in html and html.count("data:image/png;base64") >= 3
+    assert "Does the evidence move under fine-tuning?" in html and html.count("data:image/png;base64") >= 12
     assert "from cxr import" not in html, "the report shows no code"
-    assert "claims beside this study" in html
+    assert "Verdicts" in html and "one training each: nothing can be said of another training" in html
+    assert f"runs/{only('score', method='layercam').run_id}" in html, "numbers are linked to their runs"
 
 
 def test_a_second_start_does_nothing(study, store):
     before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
-    done = run("cxr", "study", "params/smoke.yaml", "--out", store / "out", store=store)
-    assert "5 done already, 0 to run" in done.stdout
+    done = run("cxr", "study", "params/smoke.yaml", *TWO, "--out", store / "out", store=store)
+    assert "9 done already, 0 to run" in done.stdout
     assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
 
@@ -91,6 +93,11 @@ def test_the_train_run_holds_what_it_should(store):
     )
     recorded = json.loads(tracking.fetch(info.run_id, "checkpoints.json").read_text())
     assert recorded["transfer"]["weights_sha256"] != recorded["fine_tuned"]["weights_sha256"]
+    kept = {path.name for path in tracking.fetch(info.run_id, "checkpoints").iterdir()}
+    assert kept == {"transfer.keras", "fine_tuned.keras", "heads.npz", "epoch_001.keras", "epoch_002.keras"}
+    course = tracking.read_table(info.run_id, "course.parquet")
+    assert course["epoch"].tolist() == [0, 1, 2]
+    assert course["auc_macro"].iloc[0] == pytest.approx(info.metrics["auc_macro_transfer"])
 
 
 def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
@@ -106,6 +113,60 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
             assert [stack.classes[k] for k in stack.class_index] == images["label"].tolist()
             assert stack.maps.shape[1:] == (4, 4)
     assert "images/" in tracking.artifacts(info.run_id), "the image grid has overlays"
+    ids, masks = regions.load(tracking.fetch(info.run_id, "regions.npz"))
+    assert ids.tolist() == images["image_id"].tolist() and set(masks) == {"lesion", "lung", "marker"}
+    assert (masks["lesion"].any(axis=(1, 2)) == (images["label"] != "normal")).all()
+    small = report.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
+    assert small.shape == (2, 64, 64) and small.std() > 10
+
+
+def test_variants_of_the_default_are_other_maps_of_the_same_images(store):
+    info = only("attribute")
+    stored = json.loads(tracking.fetch(info.run_id, "variants.json").read_text())
+    default = maps.load(tracking.fetch(info.run_id, "maps/gradcampp/transfer.npz"))
+    folder = tracking.fetch(info.run_id, "variants/gradcampp")
+    found = {path.name for path in folder.iterdir()}
+    assert {"score-softmax", "norm-positive", "layer-penultimate_cut", "layer-shallower"} <= found
+    for name in found:
+        stack = maps.load(folder / name / "transfer.npz")
+        assert stack.image_id.tolist() == default.image_id.tolist() and stack.layer == stored["layers"][name]
+        assert stack.maps.shape != default.maps.shape or not np.allclose(stack.maps, default.maps)
+
+
+def test_maps_are_tested_against_the_model(store):
+    table = tracking.read_table(only("attribute").run_id, "faithfulness.csv")
+    assert sorted(zip(table["stage"], table["method"], strict=True)) == [
+        (stage, method) for stage in ("fine_tuned", "transfer") for method in ("gradcampp", "layercam")
+    ]
+    assert (table["faithful"] == (table["reason"].isna())).all() and (table["n_images"] <= 4).all()
+    for method in ("layercam", "gradcampp"):
+        faithful = table.loc[table["method"] == method, "faithful"].all()
+        assert only("score", method=method).params["faithful"] == str(faithful)
+
+
+def test_the_comparison_judges_every_claim(store):
+    info = only("compare", architecture=None)
+    claims = tracking.read_table(info.run_id, "claims.csv")
+    assert len(claims) == 7 and set(claims["verdict"]) <= {"supported", "contradicted", "cannot tell"}
+    assert (
+        claims.loc[claims["claim"].str.contains("depends on the architecture"), "verdict"].item() == "cannot tell"
+    )
+    held = set(tracking.artifacts(info.run_id))
+    tables = {
+        "summary.csv",
+        "pairs.csv",
+        "paired_tests.csv",
+        "interaction.csv",
+        "universes.parquet",
+        "multiverse.csv",
+    }
+    tables |= {"regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "faithfulness.csv"}
+    figures = {"drift.png", "retained.png", "specification_curve_layercam.png", "regions.png", "course.png"}
+    assert tables | figures <= held and "examples/" in held
+    universes = tracking.read_table(info.run_id, "universes.parquet")
+    default = universes[universes["is_default"] & (universes["method"] == "layercam")]
+    summary = tracking.read_table(info.run_id, "summary.csv").query("method == 'layercam'")
+    assert default["value"].tolist() == pytest.approx(summary["iou20_median"].tolist())
 
 
 def test_score_runs_share_one_set_of_metric_names(store):
@@ -115,6 +176,14 @@ def test_score_runs_share_one_set_of_metric_names(store):
         assert set(METRICS) <= set(table.columns) and len(table) == info.metrics["n_images"]
         assert info.metrics["iou20_median"] == pytest.approx(table["iou20"].median())
         assert info.metrics["iou20_ci_low"] <= info.metrics["iou20_median"] <= info.metrics["iou20_ci_high"]
+        for level in ("chance", "shuffled", "floor"):
+            assert info.metrics[f"iou20_{level}_median"] == pytest.approx(table[f"iou20_{level}"].median())
+        assert info.metrics["lesion_energy_change"] == pytest.approx(
+            table["lesion_energy_change"].mean(), abs=1e-9
+        )
+        course = tracking.read_table(info.run_id, "course.parquet")
+        assert set(course["epoch"]) == {1, 2} and len(course) == 2 * len(table)
+        assert {"multiverse.parquet", "drift_by_class.png"} <= set(tracking.artifacts(info.run_id))
     assert {name for name in runs[0].metrics if "undefined" not in name} == set(runs[1].metrics)
 
 
@@ -146,10 +215,8 @@ def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
         info for info in tracking.find("score", experiment="smoke") if "mlflow.parentRunId" not in info.tags
     ]
     assert len(by_hand) == 1 and "notebook.ipynb" in tracking.artifacts(by_hand[0].run_id)
-    a, b = (
-        tracking.read_table(info.run_id, "drift.parquet")
-        for info in (by_hand[0], only("score", method="layercam"))
-    )
+    planned = only("score", architecture=by_hand[0].params["architecture"], method="layercam")
+    a, b = (tracking.read_table(info.run_id, "drift.parquet") for info in (by_hand[0], planned))
     pd.testing.assert_frame_equal(a, b)
 
 
@@ -164,6 +231,8 @@ def test_a_misspelt_parameter_by_hand_fails_and_says_so(store, tmp_path):
     [
         (["target_layer=conv9"], "target_layer: CompactResNetV2 has no layer 'conv9'"),
         (["target_layer=final"], "is 2x2 at image_size 64, and a map needs at least 4x4"),
+        (["fine_tune_from=conv9"], "fine_tune_from: CompactResNetV2 has no layer 'conv9'"),
+        (["fine_tune_from=logits"], "leaves nothing to train"),
         (["weights=nowhere"], "'nowhere' is none of imagenet, source and none"),
         (["data=nowhere"], "nowhere"),
         (["imagesize=64"], "unknown parameter 'imagesize': did you mean 'image_size'?"),
@@ -182,7 +251,17 @@ def test_bad_input_ends_with_2_before_anything_runs(assignments, message, tmp_pa
 
 
 def test_own_images_in_folders(real_cxr5, tmp_path):
-    settings = ["name=real", f"data={real_cxr5}", "max_images_per_class=14", "method=[layercam]"]
+    settings = ["name=real", f"data={real_cxr5}", "max_images_per_class=14", "method=[layercam]", "seed=[0,1]"]
     out = tmp_path / "out"
     done = run("cxr", "study", "params/smoke.yaml", "--set", *settings, "--out", out, store=tmp_path)
-    assert "CompactResNetV2" in done.stdout and (out / "report.html").is_file()
+    assert "CompactResNetV2" in done.stdout
+    html = (out / "report.html").read_text()
+    assert "2 trainings each" in html and "No masks of lesion or lung are known" in html
+
+
+def test_a_shortcut_is_trained_in_one_stage_and_measured_with_random_markers(tmp_path):
+    settings = ["name=known", "shortcut=fine_tune", "method=[layercam]", "checkpoint_every=0", "multiverse=false"]
+    run("cxr", "study", "params/smoke.yaml", "--set", *settings, "--out", tmp_path / "out", store=tmp_path)
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "AUC with random markers" in html and "a marker tells the class" in html
+    assert "Which metrics follow the movement that is known" in html

@@ -30,7 +30,7 @@ def table(n=900, seed=5):
 @lru_cache(maxsize=1)
 def stack():
     """Fifty images, ten of each class: (labels, images, lesions, lungs) at 128 px."""
-    return (table().label.to_numpy()[:50], *render_stack(5, range(50), 128))
+    return (table().label.to_numpy()[:50], *render_stack(5, range(50), 128)[:3])
 
 
 # --- catalogue
@@ -90,7 +90,8 @@ def test_types_shapes_and_identity():
     rows = table()
     for index in (0, 7, 123):
         picture = render(5, index, 96)
-        for name, dtype in (("image", np.uint8), ("lesion_mask", bool), ("lung_mask", bool)):
+        masks = ("lesion_mask", bool), ("lung_mask", bool), ("marker_mask", bool)
+        for name, dtype in (("image", np.uint8), *masks):
             assert getattr(picture, name).shape == (96, 96)
             assert getattr(picture, name).dtype == dtype
         assert (picture.image_id, picture.label, picture.patient_id) == tuple(
@@ -106,20 +107,21 @@ def test_same_bytes_whatever_came_before():
     phantom._cycle.cache_clear()
     phantom._pixel_centres.cache_clear()
     again = render(5, 31, 96)
-    for name in ("image", "lesion_mask", "lung_mask"):
+    for name in ("image", "lesion_mask", "lung_mask", "marker_mask"):
         assert getattr(first, name).tobytes() == getattr(again, name).tobytes()
 
 
 def test_stack_is_render_row_by_row():
-    images, lesions, lungs = render_stack(5, np.array([8, 3]), 64, lesion_contrast=0.5)
+    images, lesions, lungs, markers = render_stack(5, np.array([8, 3]), 64, lesion_contrast=0.5, marker="class")
     for row, index in enumerate((8, 3)):
-        single = render(5, index, 64, lesion_contrast=0.5)
+        single = render(5, index, 64, lesion_contrast=0.5, marker="class")
+        np.testing.assert_array_equal(markers[row], single.marker_mask)
         np.testing.assert_array_equal(images[row], single.image)
         np.testing.assert_array_equal(lesions[row], single.lesion_mask)
         np.testing.assert_array_equal(lungs[row], single.lung_mask)
     empty = render_stack(5, [], 64)
-    assert [values.shape for values in empty] == [(0, 64, 64)] * 3
-    assert [values.dtype for values in empty] == [np.uint8, bool, bool]
+    assert [values.shape for values in empty] == [(0, 64, 64)] * 4
+    assert [values.dtype for values in empty] == [np.uint8, bool, bool, bool]
 
 
 @pytest.mark.parametrize("index", range(10))
@@ -277,7 +279,7 @@ def test_marker_knows_seed_and_index_only():
     assert list(inspect.signature(phantom._marker).parameters) == ["seed", "index"]
     labels = table().label.to_numpy()
     markers = [phantom._marker(5, index) for index in range(900)]
-    letters = np.array([m.letter if m else "none" for m in markers])
+    letters = np.array([m.glyph if m else "none" for m in markers])
     assert set(letters) == {"L", "R", "none"}
     assert chi2_contingency(pd.crosstab(letters, labels)).pvalue > 0.01
     shown = [(m, name) for m, name in zip(markers, labels, strict=True) if m]
@@ -295,11 +297,90 @@ def test_marker_is_burned_in_on_the_side_it_names():
             assert not blank.any()
             continue
         ys, xs = np.nonzero(blank)
-        assert (xs.mean() > 64) == (marker.letter == "L")
+        assert (xs.mean() > 64) == (marker.glyph == "L")
         assert blank.max() <= marker.brightness + 1e-6
         # Seven dots high, five wide.
         assert np.ptp(ys) == pytest.approx(marker.height * 64, abs=2)
         assert np.ptp(xs) == pytest.approx(marker.height * 64 * 5 / 7, abs=2)
+
+
+def unmarked(call):
+    """What `call` renders with nothing burned in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "_burn_marker", lambda image, marker: np.zeros(image.shape, bool))
+        return call()
+
+
+@pytest.mark.parametrize("marker", phantom.MARKERS)
+def test_a_marker_changes_no_pixel_outside_its_box(marker):
+    shown = 0
+    for index in range(24):
+        for size in (64, 100):
+            drawn = render(5, index, size, marker=marker)
+            plain = unmarked(lambda index=index, size=size: render(5, index, size))
+            for name in ("lesion_mask", "lung_mask"):
+                np.testing.assert_array_equal(getattr(drawn, name), getattr(plain, name))
+            changed = drawn.image != plain.image
+            assert not (changed & ~drawn.marker_mask).any()
+            if not drawn.marker_mask.any():
+                assert marker == "side" and phantom._marker(5, index) is None
+                continue
+            shown += 1
+            # A box, and no larger than the marker: nearly all of its rows and columns are touched.
+            rows, columns = (np.flatnonzero(drawn.marker_mask.any(axis)) for axis in (1, 0))
+            assert drawn.marker_mask.sum() == len(rows) * len(columns)
+            assert (np.ptp(rows) + 1) * (np.ptp(columns) + 1) == len(rows) * len(columns)
+            assert changed[rows[0] : rows[-1] + 1].any(axis=1).sum() >= len(rows) - 2
+            assert changed[:, columns[0] : columns[-1] + 1].any(axis=0).sum() >= len(columns) - 2
+    assert shown == 48 if marker != "side" else 24 < shown < 48
+
+
+def test_a_side_marker_is_what_render_draws_unasked():
+    for index in range(6):
+        asked, unasked = render(5, index, 64, marker="side"), render(5, index, 64)
+        np.testing.assert_array_equal(asked.image, unasked.image)
+        np.testing.assert_array_equal(asked.marker_mask, unasked.marker_mask)
+
+
+def test_tokens_differ_between_modes_in_the_glyph_alone():
+    same = 0
+    for index in range(40):
+        by_class, at_random = (render(5, index, 64, marker=marker) for marker in ("class", "random"))
+        np.testing.assert_array_equal(by_class.marker_mask, at_random.marker_mask)
+        outside = ~by_class.marker_mask
+        np.testing.assert_array_equal(by_class.image[outside], at_random.image[outside])
+        alike = (by_class.image == at_random.image).all()
+        assert alike == (phantom._token(5, index).glyph == phantom._TOKENS[CLASSES.index(by_class.label)])
+        same += alike
+    assert 1 <= same <= 18  # 40/5 on average
+
+
+def test_each_class_has_a_glyph_of_its_own_and_a_random_one_tells_nothing():
+    assert len({phantom._GLYPHS[name] for name in phantom._TOKENS}) == len(CLASSES)
+    assert list(inspect.signature(phantom._token).parameters) == ["seed", "index"]
+    labels = table().label.to_numpy()
+    tokens = [phantom._token(5, index) for index in range(900)]
+    glyphs = np.array([token.glyph for token in tokens])
+    assert set(glyphs) == set(phantom._TOKENS)
+    assert chi2_contingency(pd.crosstab(glyphs, labels)).pvalue > 0.01
+    for attribute in ("x", "y", "height", "brightness"):
+        groups = [
+            [getattr(t, attribute) for t, of in zip(tokens, labels, strict=True) if of == name] for name in CLASSES
+        ]
+        assert kruskal(*groups).pvalue > 0.01
+
+
+def test_tokens_are_large_inside_the_image_and_outside_the_lungs():
+    _, lesions, lungs, markers = render_stack(5, range(120), 64, marker="random")
+    area = markers.mean(axis=(1, 2))
+    assert area.min() > 0.03 and area.max() < 0.06
+    assert (markers & lungs).sum() / markers.sum() < 0.01
+    assert (markers & lesions).sum() / markers.sum() < 0.01
+    middle = np.array([np.argwhere(marker).mean(axis=0) for marker in markers]) - 31.5
+    upper = middle[:, 0] < 0
+    sides = np.sign(middle[upper, 1])
+    assert 0.5 < upper.mean() < 0.8 and 0.3 < (sides > 0).mean() < 0.7
+    assert np.abs(middle[~upper, 1]).max() < 10
 
 
 def macro_auc(images, rows):
@@ -314,9 +395,9 @@ def macro_auc(images, rows):
 def test_the_class_shows_through_the_lesions_alone_and_not_trivially():
     """A linear model on 8x8 cells: at chance without lesions, well above with them, far from perfect."""
     rows = table().head(450)
-    without, _, _ = render_stack(5, range(450), 64, lesion_contrast=0.0)
+    without, *_ = render_stack(5, range(450), 64, lesion_contrast=0.0)
     assert macro_auc(without, rows) < 0.56
-    images, _, _ = render_stack(5, range(450), 64)
+    images, *_ = render_stack(5, range(450), 64)
     assert 0.6 < macro_auc(images, rows) < 0.85
 
 
@@ -353,6 +434,7 @@ def test_images_of_a_patient_share_anatomy_but_not_pose():
         (lambda: render(0, 0, 64, lesion_contrast=-0.1), "lesion_contrast must be a finite number, 0 or"),
         (lambda: render(0, 0, 64, lesion_contrast=float("nan")), "lesion_contrast must be a finite number"),
         (lambda: render(0, 0, 64, lesion_contrast="1"), "finite number, 0 or more, not '1'"),
+        (lambda: render(0, 0, 64, marker="none"), "marker must be one of side, class, random, not 'none'"),
         (lambda: catalogue(-1, 0), "n_images must be 0 or more, not -1"),
         (lambda: catalogue(5, -1), "seed must be 0 or more, not -1"),
     ],

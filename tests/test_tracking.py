@@ -1,6 +1,7 @@
 import ast
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -268,6 +269,20 @@ def test_fetch_copies_and_says_what_there_is_instead(store):
         tracking.fetch(run_id, "maps.npz")
     with pytest.raises(InputError, match="no run 'nonsense'"):
         tracking.fetch("nonsense", "x")
+
+
+def test_folders_of_the_same_last_name_are_kept_apart(store):
+    run_id = complete_run()
+    for name in ("maps", "variants"):
+        tracking.log_text(name, f"{name}/x/a.txt", run_id=run_id)
+    paths = [tracking.fetch(run_id, f"{name}/x") for name in ("maps", "variants")]
+    assert [(path / "a.txt").read_text() for path in paths] == ["maps", "variants"]
+
+
+def test_a_run_has_an_address_and_versions(store):
+    run_id = complete_run()
+    assert re.fullmatch(rf"http://127.0.0.1:5000/#/experiments/\d+/runs/{run_id}", tracking.run_url(run_id))
+    assert tracking.versions(run_id, ["numpy", "nonsense"]) == {"numpy": np.__version__}
 
 
 def test_latest_takes_the_newest_complete_run_with_the_parameters(store):

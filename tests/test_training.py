@@ -5,6 +5,7 @@ import pytest
 from keras import layers
 
 from cxr import attribution, data, models, training
+from cxr.errors import InputError
 from cxr.params import ARCHITECTURES, PretrainParams, TrainParams
 
 SIZE = 64
@@ -49,7 +50,7 @@ def test_transfer_trains_the_head_and_nothing_else(sets):
     settings = TrainParams(**BASE)
     model = make(settings)
     before, head = backbone_weights(model), model.get_layer("logits").get_weights()
-    history = training.transfer(model, *sets, settings)
+    history = training.transfer(model, *sets, settings).history
     assert list(history["epoch"]) == [1, 2, 3]
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "seconds"} <= set(history.columns)
     assert all(np.array_equal(a, b) for a, b in zip(before, backbone_weights(model), strict=True))
@@ -59,7 +60,7 @@ def test_transfer_trains_the_head_and_nothing_else(sets):
 def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
     settings = TrainParams(**BASE, transfer_patience=99)
     ours = make(settings)
-    history = training.transfer(ours, *sets, settings)
+    history = training.transfer(ours, *sets, settings).history
 
     theirs = make(settings)
     assert models.sha256_weights(theirs) != models.sha256_weights(ours)
@@ -128,6 +129,164 @@ def test_same_seed_same_weights(sets):
 
     assert trained(0) == trained(0)
     assert trained(0) != trained(1)
+
+
+# --- further heads, for the noise floor
+
+
+def test_heads_leave_the_model_and_the_next_stage_bitwise_alone(sets):
+    def trained(noise_heads):
+        # From `pool` the next stage is cheap, and draws what it always draws: order and dropout.
+        settings = TrainParams(**{**BASE, "dropout": 0.3, "noise_heads": noise_heads}, fine_tune_from="pool")
+        model = make(settings)
+        history, heads = training.transfer(model, *sets, settings)
+        hashes = [models.sha256_weights(model)]
+        training.fine_tune(model, *sets, settings)
+        return history.drop(columns="seconds"), heads, [*hashes, models.sha256_weights(model)]
+
+    (history, none, hashes), (other_history, heads, other_hashes) = trained(0), trained(2)
+    assert none == [] and len(heads) == 2
+    assert hashes == other_hashes and hashes[0] != hashes[1]
+    pd.testing.assert_frame_equal(history, other_history, check_exact=True)
+
+
+def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
+    settings = TrainParams(**{**BASE, "weights": "source", "transfer_epochs": 30, "noise_heads": 2})
+    model = make(settings)
+    models.load_backbone(model, settings.weights)
+    history, heads = training.transfer(model, *sets, settings)
+    images, labels = sets[1]
+    features = training.features(model, images, 8)
+    main = tuple(model.get_layer("logits").get_weights())
+    assert all(
+        a.shape == b.shape and a.dtype == np.float32 for head in heads for a, b in zip(head, main, strict=True)
+    )
+    losses = []
+    for kernel, bias in (main, *heads):
+        logits = features @ kernel + bias
+        spread = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+        losses.append((spread - logits[np.arange(len(labels)), labels]).mean())
+    assert losses[0] == pytest.approx(history["val_loss"].min(), rel=1e-3)
+    untrained = history["val_loss"].iloc[0]
+    assert max(losses) < 0.5 * untrained  # each of them is trained
+    kernels = [main[0], *(kernel for kernel, _ in heads)]
+    assert all(not np.allclose(kernels[i], kernels[j], atol=1e-3) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+    again = make(settings)
+    models.load_backbone(again, settings.weights)
+    _, (first,) = training.transfer(again, *sets, settings.model_copy(update={"noise_heads": 1}))
+    for a, b in zip(first, heads[0], strict=True):
+        np.testing.assert_array_equal(a, b)  # how many there are is nothing to the first
+
+
+def test_head_seeds_never_collide_for_neighbours_nor_with_a_runs():
+    runs = [0, 1, 2, 3, 41, 42, 2_000_000]
+    seeds = [training.head_seed(run, number) for run in runs for number in range(training.MAX_HEADS)]
+    assert len(set(seeds)) == len(seeds)
+    assert min(seeds) >= 2**31 and max(seeds) < 2**32
+    edge = [training.head_seed(2**31 - run, number) for run in (1, 2) for number in range(training.MAX_HEADS)]
+    assert len(set(edge)) == len(edge) and min(edge) >= 2**31 and max(edge) < 2**32
+
+
+def test_no_heads_with_augmentation_and_it_says_so(sets, capsys):
+    settings = TrainParams(**{**BASE, "transfer_epochs": 1, "noise_heads": 2}, augmentation="light")
+    assert training.transfer(make(settings), *sets, settings).heads == []
+    assert "no heads for the noise floor: with augmentation" in "".join(capsys.readouterr())
+
+
+def test_too_many_heads(sets):
+    settings = TrainParams(**{**BASE, "noise_heads": 1001})
+    with pytest.raises(InputError, match="noise_heads: at most 1000, got 1001"):
+        training.transfer(make(settings), *sets, settings)
+
+
+@pytest.mark.parametrize("count", [0, 1, 12])
+def test_saved_heads_come_back(tmp_path, count):
+    rng = np.random.default_rng(0)
+    heads = [
+        (rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)) for _ in range(count)
+    ]
+    training.save_heads(tmp_path / "heads", heads)
+    loaded = training.load_heads(tmp_path / "heads")
+    assert len(loaded) == count
+    for (kernel, bias), (other_kernel, other_bias) in zip(heads, loaded, strict=True):
+        assert kernel.dtype == other_kernel.dtype
+        np.testing.assert_array_equal(kernel, other_kernel)
+        np.testing.assert_array_equal(bias, other_bias)
+
+
+def test_files_without_heads_are_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("no")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "pickle.npz", kernel_0=np.array([{}], dtype=object), bias_0=np.zeros(3))
+    np.savez(tmp_path / "names.npz", a=np.zeros(3), b=np.zeros(3))
+    for name in ("none.npz", "text.npz", "empty.npz", "array.npy", "pickle.npz", "names.npz"):
+        with pytest.raises(InputError, match=f"{name}: cannot be read as heads"):
+            training.load_heads(tmp_path / name)
+    np.savez(tmp_path / "more.npz", kernel_0=np.zeros((2, 3)), bias_0=np.zeros(3), other=np.zeros(1))
+    with pytest.raises(InputError, match="holds other beside heads"):
+        training.load_heads(tmp_path / "more.npz")
+
+
+# --- what fine-tuning leaves alone, and shows on its way
+
+
+@pytest.mark.parametrize("name", ["penultimate", "pool"])
+def test_fine_tuning_from_a_layer_freezes_it_and_what_it_depends_on(sets, name):
+    settings = TrainParams(**{**BASE, "fine_tune_epochs": 1}, fine_tune_from=name, batchnorm="training")
+    model = make(settings)
+    layer = name if name == "pool" else models.target_layer(model, name)
+    upstream, queue = set(), [layer]
+    while queue:  # its ancestors, by the graph's edges
+        current = queue.pop()
+        if current not in upstream:
+            upstream.add(current)
+            nodes = model.get_layer(current)._inbound_nodes
+            queue += [tensor._keras_history.operation.name for node in nodes for tensor in node.input_tensors]
+    before = {each.name: each.get_weights() for each in model.layers if each.weights}
+    training.fine_tune(model, *sets, settings)
+    moved = {
+        each
+        for each, old in before.items()
+        if any(not np.array_equal(a, b) for a, b in zip(old, model.get_layer(each).get_weights(), strict=True))
+    }
+    assert moved == set(before) - upstream and "logits" in moved
+    assert (name == "pool") == (moved == {"logits"})
+    assert all(each.trainable for each in model.layers), "the checkpoint is left as it came"
+
+
+def test_layers_to_fine_tune_from_are_checked():
+    model = make(TrainParams(**BASE))
+    assert models.frozen_layers(model, "") == []
+    with pytest.raises(InputError, match="^fine_tune_from: CompactResNetV2 has no layer 'penultimte'"):
+        models.frozen_layers(model, "penultimte")
+    for name in ("logits", "probabilities"):
+        with pytest.raises(InputError, match=f"up to '{name}' is all of CompactResNetV2, which leaves nothing"):
+            models.frozen_layers(model, name)
+
+
+def test_weights_in_on_epoch_are_those_of_that_epoch(sets):
+    """Through the stage's own model, whose layers are shared: what a checkpoint saved there would hold."""
+    settings = TrainParams(
+        **{**BASE, "fine_tune_epochs": 4, "fine_tune_learning_rate": 0.01}, fine_tune_from="penultimate"
+    )
+    model = make(settings)
+    images, labels = sets[1]
+    seen, hashes = [], []
+
+    def on_epoch(epoch, metrics):
+        probabilities = training.predict(model, images, 8)
+        loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+        seen.append((epoch, loss, metrics["val_loss"]))
+        hashes.append(models.sha256_weights(model))
+
+    history = training.fine_tune(model, *sets, settings, on_epoch=on_epoch)
+    epochs, losses, logged = zip(*seen, strict=True)
+    assert epochs == (1, 2, 3, 4) and len(set(hashes)) == 4
+    np.testing.assert_allclose(losses, logged, rtol=1e-3)
+    assert np.ptp(losses) > 0.01
+    assert models.sha256_weights(model) == hashes[history["val_loss"].idxmin()]  # the best one is kept
 
 
 def test_augmentation_sees_other_pixels_and_keeps_the_backbone(sets):
@@ -218,7 +377,8 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
     model = make(settings, n_classes=len(classes))
     maps = {}
     for stage, fit in (("transfer", training.transfer), ("fine_tuned", training.fine_tune)):
-        history = fit(model, train, val, settings)
+        result = fit(model, train, val, settings)
+        history = result.history if stage == "transfer" else result
         assert np.isfinite(history["loss"]).all()
         maps[stage] = attribution.attribute(model, pixels[:4], labels[:4], layer="penultimate")
     for method in ("layercam", "gradcampp"):

@@ -1,0 +1,545 @@
+"""The multiverse: maps and tables with overlaps, orders and flips worked out by hand."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from cxr import comparison, drift, multiverse
+from cxr.errors import InputError
+
+IOUS = ["iou05", "iou10", "iou20", "iou30"]
+LAYERS = {
+    "default": "pen",
+    "layer-penultimate": "pen",
+    "layer-final": "last",
+    "score-softmax": "pen",
+    "norm-positive": "pen",
+    "layers-fused": "stem, pen",
+}
+
+
+def relu_maps(n, h, w, seed=0):
+    return np.maximum(np.random.default_rng(seed).normal(size=(n, h, w)), 0).astype(np.float32)
+
+
+def images(n, wrong=()):
+    """n images of n patients; those numbered in `wrong` are not classified correctly by both."""
+    number = np.arange(n)
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{k}" for k in number],
+            "patient_id": [f"p{k}" for k in number],
+            "both_correct": ~np.isin(number, list(wrong)),
+        }
+    )
+
+
+def scores(values, n=3):
+    """A variant's scores: `values` a number, or per column of VALUES a number or n of them; others 0.5."""
+    values = dict.fromkeys(multiverse.VALUES, values) if not isinstance(values, dict) else values
+    out = {name: np.broadcast_to(np.float64(values.get(name, 0.5)), n).copy() for name in multiverse.VALUES}
+    return out | {"degenerate": np.isnan(out["iou20@image"])}
+
+
+def run(variants, architecture="A", seed=0, method="layercam", rows=None, layers=LAYERS):
+    rows = images(3) if rows is None else rows
+    found = {variant: scores(values, len(rows)) for variant, values in variants.items()}
+    return multiverse.long_table(found, rows, architecture=architecture, seed=seed, method=method, layers=layers)
+
+
+def study(cells, rows=None):
+    """Runs of {(architecture, method): {variant: values}}, one seed."""
+    return pd.concat(
+        [run(variants, a, method=m, rows=rows) for (a, m), variants in cells.items()], ignore_index=True
+    )
+
+
+def at(frame, **keys):
+    for name, value in keys.items():
+        frame = frame[frame[name] == value]
+    return frame
+
+
+def planted(layercam, gradcampp, variant="default"):
+    """A study with one variant: {architecture: value or values by column} under each method."""
+    methods = {"layercam": layercam, "gradcampp": gradcampp}
+    return study({(a, m): {variant: v} for m, values in methods.items() for a, v in values.items()})
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def test_known_overlaps_on_the_native_grid():
+    # 100 cells in descending order, and the same pushed on by 5: the top k share k - 5, of 2k - (k - 5) = k + 5.
+    transfer = np.arange(100, 0, -1.0).reshape(1, 10, 10)
+    fine_tuned = np.roll(transfer.ravel(), 5).reshape(1, 10, 10)
+    got = multiverse.score_variant(transfer, fine_tuned, size=40)
+    expected = {"iou05": 0, "iou10": 5 / 15, "iou20": 15 / 25, "iou30": 25 / 35}
+    for name, value in expected.items():
+        assert got[f"{name}@native"][0] == value
+    assert not got["degenerate"][0]
+    # On an image grid of the layer's own size, the two grids are one.
+    same = multiverse.score_variant(transfer, fine_tuned, size=10)
+    for name, value in expected.items():
+        assert same[f"{name}@image"][0] == value
+
+
+def test_known_overlap_on_the_image_grid():
+    # A lit top half against a lit left half of 2x2 cells, at 4x4: profiles 1, 0.75, 0.25, 0. The highest 30 % are
+    # round(4.8) = 5 pixels: the first row, and of those tied at 0.75 the lowest index, (1, 0); in the other map,
+    # the first column and (0, 1). Shared are (0, 0), (1, 0) and (0, 1), of 5 + 5 - 3.
+    top, left = np.array([[[1.0, 1.0], [0, 0]]]), np.array([[[1.0, 0.0], [1.0, 0]]])
+    got = multiverse.score_variant(top, left, size=4)
+    assert got["iou30@image"][0] == 3 / 7
+    assert got["iou30@native"][0] == 1  # one cell, the tie to the lower index: (0, 0) in both
+
+
+@pytest.mark.parametrize("side, size", [(4, 32), (8, 96), (7, (30, 41))])
+def test_image_grid_is_compare_maps_exactly(side, size):
+    transfer, fine_tuned = relu_maps(9, side, side, 1), relu_maps(9, side, side, 2)
+    transfer[2], fine_tuned[5, 0, 0], fine_tuned[7] = 0, np.nan, 3.0
+    got = multiverse.score_variant(transfer, fine_tuned, size=size)
+    whole = drift.compare_maps(transfer, fine_tuned, size=size)
+    own = drift.compare_maps(transfer, fine_tuned, size=side, names=IOUS)
+    for name in IOUS:
+        np.testing.assert_array_equal(got[f"{name}@image"], whole[name])
+        np.testing.assert_array_equal(got[f"{name}@native"], own[name])
+    assert np.flatnonzero(got["degenerate"]).tolist() == [2, 5, 7]
+    assert all(np.flatnonzero(np.isnan(got[name])).tolist() == [2, 5, 7] for name in multiverse.VALUES)
+    assert set(got) == {*multiverse.VALUES, "degenerate"} and got["degenerate"].dtype == bool
+
+
+def test_native_grid_by_sets():
+    transfer, fine_tuned = relu_maps(20, 6, 7, 3), relu_maps(20, 6, 7, 4)
+    got = multiverse.score_variant(transfer, fine_tuned, size=48)
+    for q, name in multiverse.QS.items():
+        k = max(1, round(q * 42))
+        for i in range(20):
+            tops = [set(np.argsort(-m[i].ravel(), kind="stable")[:k]) for m in (transfer, fine_tuned)]
+            assert got[f"{name}@native"][i] == len(tops[0] & tops[1]) / len(tops[0] | tops[1])
+
+
+def test_four_by_four_has_one_cell_at_five_per_cent():
+    got = multiverse.score_variant(relu_maps(50, 4, 4, 5), relu_maps(50, 4, 4, 6), size=32)
+    assert set(got["iou05@native"]) == {0.0, 1.0}
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), power=st.integers(-20, 20), side=st.integers(2, 9))
+def test_scoring_is_symmetric_and_blind_to_scale(seed, power, side):
+    transfer, fine_tuned = relu_maps(3, side, side, seed), relu_maps(3, side, side, seed + 1)
+    one = multiverse.score_variant(transfer, fine_tuned, size=16)
+    other = multiverse.score_variant(fine_tuned, transfer * np.float32(2.0**power), size=16)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+    same = multiverse.score_variant(transfer, transfer, size=16)
+    for name in multiverse.VALUES:
+        assert (same[name][~same["degenerate"]] == 1).all()
+
+
+def test_scoring_refuses_stacks_of_other_shapes():
+    with pytest.raises(InputError, match="at the same layer"):
+        multiverse.score_variant(relu_maps(2, 4, 4), relu_maps(2, 8, 8), size=32)
+    with pytest.raises(InputError, match="smaller"):
+        multiverse.score_variant(relu_maps(2, 8, 8), relu_maps(2, 8, 8), size=4)
+
+
+# ---------------------------------------------------------------- the table of a run
+
+
+def test_long_table(tmp_path):
+    rows = images(3, wrong=[1])
+    table = run({"score-softmax": 0.2, "default": {"iou20@image": [0.1, 0.2, np.nan]}}, "A", 7, rows=rows)
+    assert list(table.columns) == [
+        *("architecture", "seed", "method", "variant", "maps_of", "layer", "image_id", "patient_id"),
+        *("both_correct", "degenerate", *multiverse.VALUES),
+    ]
+    assert list(dict.fromkeys(table["variant"])) == ["default", "score-softmax", "layer-penultimate"]
+    default = at(table, variant="default")
+    np.testing.assert_array_equal(default["iou20@image"], [0.1, 0.2, np.nan])
+    assert default["degenerate"].tolist() == [False, False, True]
+    assert default["both_correct"].tolist() == [True, False, True]
+    assert default["image_id"].tolist() == ["i0", "i1", "i2"] and set(table["seed"]) == {7}
+    assert (at(table, variant="score-softmax")["iou05@native"] == 0.2).all()
+    # The same layer as the default: its maps, under another name. The final layer was not scored: no rows.
+    alias = at(table, variant="layer-penultimate")
+    assert set(alias["maps_of"]) == {"default"} and set(alias["layer"]) == {"pen"}
+    np.testing.assert_array_equal(alias["iou20@image"], default["iou20@image"])
+    assert all(isinstance(name, str) for name in table.columns)
+    table.to_parquet(tmp_path / "multiverse.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "multiverse.parquet"), table)
+
+
+def test_one_layer_has_one_set_of_maps():
+    layers = {"default": "pen", "score-softmax": "pen", "layer-final": "x", "layer-last_conv": "x"}
+    table = run({"default": 0.3, "score-softmax": 0.4, "layer-final": 0.7}, layers=layers)
+    assert (at(table, variant="layer-last_conv")["iou20@image"] == 0.7).all()
+    maps = table.drop_duplicates("variant").set_index("variant")["maps_of"].to_dict()
+    assert maps == {
+        "default": "default",
+        "score-softmax": "score-softmax",  # another score at the same layer is another map
+        "layer-final": "layer-final",
+        "layer-last_conv": "layer-final",
+    }
+
+
+def test_long_table_refuses():
+    with pytest.raises(InputError, match="no variant 'default'"):
+        run({"score-softmax": 0.2})
+    with pytest.raises(InputError, match="names no layer for layer-odd"):
+        run({"default": 0.2, "layer-odd": 0.1})
+    with pytest.raises(InputError, match="'i1' occurs twice"):
+        run({"default": 0.2}, rows=images(3).assign(image_id=["i1", "i0", "i1"]))
+    with pytest.raises(InputError, match=r"\['both_correct'\] are missing"):
+        run({"default": 0.2}, rows=images(3).drop(columns="both_correct"))
+    with pytest.raises(InputError, match="both_correct must be bool"):
+        run({"default": 0.2}, rows=images(3).assign(both_correct=[True, None, False]))
+    with pytest.raises(InputError, match="default was scored on another number of images than the 2"):
+        multiverse.long_table(
+            {"default": scores(0.2, 3)}, images(2), architecture="A", seed=0, method="m", layers=LAYERS
+        )
+
+
+# ---------------------------------------------------------------- universes
+
+
+def test_values_pool_seeds_and_split_images():
+    rows = images(4, wrong=[3])
+    one = run({"default": {"iou20@image": [0.1, 0.2, 0.4, 0.9], "iou10@native": [0.5, 0.5, 0.6, 1]}}, rows=rows)
+    two = run({"default": {"iou20@image": [0.3, 0.5, np.nan, 0.9]}}, seed=1, rows=rows)
+    frame = multiverse.universes(pd.concat([one, two]))
+    assert len(frame) == 2 * 4 * 2  # grids, q, images
+    correct = at(frame, grid="image", q=0.2, images="correct").iloc[0]
+    assert correct["value"] == pytest.approx(0.3)  # of .1 .2 .4 .3 .5
+    assert (correct["n_images"], correct["n_degenerate"]) == (6, 1)
+    everything = at(frame, grid="image", q=0.2, images="all").iloc[0]
+    assert everything["value"] == pytest.approx(0.4)  # and .9 .9
+    half = multiverse.universes(run({"default": {"iou20@image": [0.1, 0.2, 0.5, 0.9]}}, rows=images(4)))
+    assert at(half, is_default=True)["value"].item() == pytest.approx(0.35)
+    assert (everything["n_images"], everything["n_degenerate"]) == (8, 1)
+    assert at(frame, grid="native", q=0.1, images="correct")["value"].item() == 0.5  # five .5 and a .6
+    assert frame["is_default"].sum() == 1 and correct["is_default"]
+    assert frame["complete"].all() and not frame["borrowed"].any()
+
+
+def test_the_default_universe_is_the_studys_value():
+    rng = np.random.default_rng(0)
+    rows = images(31)
+    runs = [run({"default": {"iou20@image": rng.random(31)}}, a, s, rows=rows) for a in "AB" for s in (0, 1, 2)]
+    table = pd.concat(runs)
+    frame = at(multiverse.universes(table), is_default=True).set_index("architecture")
+    for a in "AB":
+        own = at(table, architecture=a, variant="default")
+        flags = {"degenerate_transfer": False, "degenerate_fine_tuned": False}
+        study = comparison.summarise(own.assign(iou20=own["iou20@image"], **flags), n_boot=100)
+        assert frame.at[a, "value"] == pytest.approx(study["iou20_median"], abs=1e-15)
+
+
+def test_a_variant_of_one_method_pairs_with_the_others_default():
+    table = study(
+        {
+            ("A", "layercam"): {"default": 0.1, "layers-fused": 0.2},
+            ("A", "gradcampp"): {"default": 0.3, "norm-positive": 0.4},
+        }
+    )
+    frame = at(multiverse.universes(table), grid="image", q=0.05).set_index(["variant", "method"])
+    assert frame["value"].to_dict() == {
+        ("default", "layercam"): 0.1,
+        ("default", "gradcampp"): 0.3,
+        ("layers-fused", "layercam"): 0.2,
+        ("layers-fused", "gradcampp"): 0.3,
+        ("norm-positive", "layercam"): 0.1,
+        ("norm-positive", "gradcampp"): 0.4,
+    }
+    borrowed = frame.index[frame["borrowed"]].tolist()
+    assert borrowed == [("layers-fused", "gradcampp"), ("norm-positive", "layercam")]
+    assert frame["complete"].all()
+
+
+def test_same_layer_as_default_is_filled_and_a_skipped_layer_is_incomplete():
+    # A has a cut of its own; B's cut is its default layer; the final layer of B was too small.
+    cut = {"default": "pen", "layer-cut": "sum", "layer-final": "last"}
+    a = run({"default": 0.6, "layer-cut": 0.1, "layer-final": 0.7}, "A", layers=cut)
+    b = run({"default": 0.5}, "B", layers={"default": "pen", "layer-cut": "pen"})
+    frame = at(multiverse.universes(pd.concat([a, b])), is_default=False, grid="image", q=0.2)
+    frame = frame.set_index(["variant", "architecture"])
+    assert frame.loc[("layer-cut", "B"), ["value", "complete", "n_images"]].tolist() == [0.5, True, 3]
+    assert frame.loc[("layer-cut", "A"), ["value", "complete"]].tolist() == [0.1, True]
+    assert frame.loc[("layer-final", "A"), ["value", "complete"]].tolist() == [0.7, False]
+    assert np.isnan(frame.at[("layer-final", "B"), "value"])
+    assert frame.loc[("layer-final", "B"), ["complete", "n_images"]].tolist() == [False, 0]
+
+
+def test_a_seed_without_the_variant_or_a_cell_without_a_value_is_incomplete():
+    some = run({"default": 0.6, "score-softmax": 0.1}, seed=0)
+    frame = multiverse.universes(pd.concat([some, run({"default": 0.6}, seed=1)]))
+    assert not at(frame, variant="score-softmax")["complete"].any()
+    assert at(frame, variant="default")["complete"].all()
+    dead = planted({"A": np.nan, "B": 0.3}, {"A": 0.2, "B": 0.4})
+    frame = multiverse.universes(dead)
+    assert not at(frame, method="layercam")["complete"].any()
+    assert at(frame, method="gradcampp")["complete"].all()
+    assert set(at(frame, method="layercam", architecture="A")["n_degenerate"]) == {3}
+
+
+def test_repeated_maps_make_no_universe():
+    frame = multiverse.universes(study({("A", m): {"default": 0.6} for m in ("layercam", "gradcampp")}))
+    assert set(frame["variant"]) == {"default"}  # layer-penultimate is the default in every run
+    # Nor when a method that has no layers takes no part in it.
+    table = pd.concat([run({"default": 0.6}), run({"default": 0.5}, method="occlusion", layers={"default": ""})])
+    assert set(multiverse.universes(table)["variant"]) == {"default"}
+    # All classified correctly: one level of images, which the study's own setting names.
+    assert set(frame["images"]) == {"correct"}
+    default = {**multiverse.DEFAULT, "images": "all"}
+    assert set(multiverse.universes(table, default=default)["images"]) == {"all"}
+
+
+def test_universes_follow_another_default():
+    table = run({"default": 0.5}, rows=images(3, wrong=[0]))
+    default = {"variant": "default", "grid": "image", "q": 0.1, "images": "all"}
+    own = at(multiverse.universes(table, default=default), is_default=True)
+    assert own[multiverse.AXES].to_dict("records") == [default]
+
+
+def test_universes_refuse():
+    table = run({"default": 0.5})
+    with pytest.raises(InputError, match="'i0' occurs twice in default of A, seed 0, layercam"):
+        multiverse.universes(pd.concat([table, table]))
+    with pytest.raises(InputError, match="has no default maps"):
+        multiverse.universes(at(run({"default": 0.5, "score-softmax": 0.5}), variant="score-softmax"))
+    with pytest.raises(InputError, match="is not among the universes"):
+        multiverse.universes(table, default={**multiverse.DEFAULT, "q": 0.25})
+    with pytest.raises(InputError, match="one level of each"):
+        multiverse.universes(table, default={"q": 0.2})
+    with pytest.raises(InputError, match=r"\['maps_of'\] are missing"):
+        multiverse.universes(table.drop(columns="maps_of"))
+
+
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_order_of_rows_carries_no_meaning(seed):
+    rng = np.random.default_rng(seed)
+    rows = images(5, wrong=[2])
+    variants = ("default", "score-softmax")
+    table = pd.concat(
+        [
+            run({v: {n: rng.random(5) for n in multiverse.VALUES} for v in variants}, a, s, m, rows)
+            for a in "AB"
+            for s in (0, 1)
+            for m in ("layercam", "gradcampp")
+        ]
+    )
+    keys = [*multiverse.AXES, "architecture", "method"]
+    frames = [
+        multiverse.universes(t).sort_values(keys, ignore_index=True)
+        for t in (table, table.sample(frac=1, random_state=seed))
+    ]
+    pd.testing.assert_frame_equal(*frames)
+
+
+# ---------------------------------------------------------------- rankings
+
+
+def q_flip():
+    """A > B > C at every q under both methods, but C > A > B under Grad-CAM++ on the image grid at q = 0.05."""
+    a, b, c = 0.6, 0.5, 0.4
+    flipped = {name: c for name in multiverse.VALUES} | {"iou05@image": 0.9}
+    return planted({"A": a, "B": b, "C": c}, {"A": a, "B": b, "C": flipped})
+
+
+def test_a_ranking_that_flips_with_q():
+    frame = multiverse.rankings(multiverse.universes(q_flip()))
+    assert len(frame) == 8
+    assert (frame["order_a"] == "A > B > C").all() and (frame["tau_a"] == 1).all()
+    assert frame["same_order_as_default_a"].all()
+    odd = frame[~frame["same_order_as_default_b"]]
+    assert odd[["grid", "q"]].values.tolist() == [["image", 0.05]]
+    odd = odd.iloc[0]
+    # Of the pairs AB, AC, BC, the last two turn over: tau = (1 - 2) / 3.
+    assert odd["order_b"] == "C > A > B" and odd["tau_b"] == pytest.approx(-1 / 3)
+    assert odd["spread_a"] == pytest.approx(0.2) and odd["spread_b"] == pytest.approx(0.4)
+    assert odd["reversal"]
+    assert frame["reversal"].sum() == 1
+    assert at(frame, is_default=True)[["grid", "q"]].values.tolist() == [["image", 0.2]]
+
+
+def test_ties_are_orders_of_their_own():
+    tied = {"iou10@image": 0.6}
+    table = planted({"A": 0.6, "B": {**dict.fromkeys(multiverse.VALUES, 0.5), **tied}}, {"A": 0.6, "B": 0.7})
+    frame = multiverse.rankings(multiverse.universes(table))
+    tie = at(frame, grid="image", q=0.1).iloc[0]
+    assert tie["order_a"] == "A = B" and not tie["same_order_as_default_a"]
+    assert np.isnan(tie["tau_a"]) and tie["spread_a"] == 0
+    assert not tie["reversal"]  # a tie is neither order
+    assert at(frame, is_default=True)["reversal"].item()
+
+
+def test_coinciding_methods_are_not_asked():
+    table = study(
+        {
+            (a, m): {"default": v, "layer-final": v}
+            for m, values in {"layercam": (0.6, 0.5), "gradcampp": (0.3, 0.4)}.items()
+            for a, v in zip("AB", values, strict=True)
+        }
+    )
+    frame = multiverse.rankings(multiverse.universes(table), coincide={"layer-final"})
+    assert at(frame, variant="layer-final")["reversal"].isna().all()
+    assert at(frame, variant="default")["reversal"].all()
+    assert at(frame, variant="layer-final")["same_order_as_default_a"].all()
+
+
+def test_incomplete_universes_are_not_ranked():
+    table = study(
+        {
+            ("A", "layercam"): {"default": 0.6, "layer-final": 0.1},
+            ("B", "layercam"): {"default": 0.5},
+            ("A", "gradcampp"): {"default": 0.6, "layer-final": 0.1},
+            ("B", "gradcampp"): {"default": 0.5, "layer-final": 0.2},
+        }
+    )
+    frame = multiverse.universes(table)
+    assert set(frame["variant"]) == {"default", "layer-final"}
+    ranked = multiverse.rankings(frame)
+    assert set(ranked["variant"]) == {"default"}
+
+
+def test_without_a_default_nothing_is_compared_with_it():
+    dead = dict.fromkeys(multiverse.VALUES, 0.3) | {"iou20@image": np.nan}
+    frame = multiverse.universes(planted({"A": dead, "B": 0.5}, {"A": 0.6, "B": 0.5}))
+    ranked = multiverse.rankings(frame)
+    assert len(ranked) == 7 and not ranked["is_default"].any()
+    assert ranked["same_order_as_default_a"].isna().all() and ranked["tau_a"].isna().all()
+    assert ranked["same_order_as_default_b"].all() and ranked["reversal"].all()
+    nothing = multiverse.rankings(multiverse.universes(planted({"A": np.nan}, {"A": 0.6})))
+    assert len(nothing) == 0 and list(nothing.columns) == list(ranked.columns)
+    assert multiverse.summary(nothing)["n"].tolist() == [0]
+    assert multiverse.influence(nothing)["n_a"].tolist() == [0] * 4
+
+
+def test_one_architecture_has_no_ranking():
+    ranked = multiverse.rankings(multiverse.universes(planted({"A": 0.3}, {"A": 0.6})))
+    assert set(ranked["order_a"]) == {"A"} and len(ranked) == 8
+    for name in ("same_order_as_default_a", "same_order_as_default_b", "reversal", "tau_a", "tau_b"):
+        assert ranked[name].isna().all()
+
+
+def test_rankings_need_two_methods():
+    frame = multiverse.universes(run({"default": 0.5}))
+    for methods in ({"method_b": "gradcampp"}, {"method_b": "layercam"}):
+        with pytest.raises(InputError, match="two methods are needed"):
+            multiverse.rankings(frame, **methods)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    values=st.lists(
+        st.lists(st.integers(1, 4), min_size=3, max_size=3), min_size=16, max_size=16
+    )  # few values: many ties
+)
+def test_rankings_by_brute_force(values):
+    values = np.array(values, float).reshape(2, 8, 3)  # method, column, architecture
+    cells = [
+        {a: dict(zip(multiverse.VALUES, method[:, i], strict=True)) for i, a in enumerate("ABC")}
+        for method in values
+    ]
+    frame = multiverse.rankings(multiverse.universes(planted(*cells)))
+    default = multiverse.VALUES.index("iou20@image")
+    for row, (_, got) in enumerate(frame.iterrows()):
+        sides = values[:, row]
+        for side, own, reference in zip("ab", sides, values[:, default], strict=True):
+            pairs = list(combinations(range(3), 2))
+            signs = [[np.sign(v[i] - v[j]) for i, j in pairs] for v in (own, reference)]
+            assert got[f"same_order_as_default_{side}"] == (signs[0] == signs[1])
+            ranks = {a: set() for a in "ABC"}
+            for rank, tie in enumerate(got[f"order_{side}"].split(" > ")):
+                for a in tie.split(" = "):
+                    ranks[a].add(rank)
+            dense = stats.rankdata(-own, method="dense") - 1
+            assert [ranks[a] for a in "ABC"] == [{rank} for rank in dense]
+        x, y = sides
+        turns = any((x[i] - x[j]) * (y[i] - y[j]) < 0 for i, j in pairs)
+        assert got["reversal"] == turns
+
+
+# ---------------------------------------------------------------- summary
+
+
+def test_summary_of_the_planted_flip():
+    table = multiverse.summary(multiverse.rankings(multiverse.universes(q_flip()))).set_index(["axis", "level"])
+    assert list(table.index) == [
+        *(("all", "all"), ("variant", "default"), ("grid", "image"), ("grid", "native")),
+        *(("q", q) for q in ("0.05", "0.1", "0.2", "0.3")),
+        ("images", "correct"),
+    ]
+    whole = table.loc[("all", "all")]
+    # Seven universes beside the default; one of them turns over under Grad-CAM++, and reverses.
+    assert whole[["n", "n_a", "n_b", "n_reversal"]].tolist() == [8, 7, 7, 8]
+    assert whole["share_a"] == 1 and whole["share_b"] == 6 / 7 and whole["share_reversal"] == 1 / 8
+    assert table.loc[("q", "0.05"), ["n", "n_b", "share_b", "share_reversal"]].tolist() == [2, 2, 0.5, 0.5]
+    assert table.loc[("q", "0.2"), ["n", "n_b", "share_b", "share_reversal"]].tolist() == [2, 1, 1, 0]
+    assert table.loc[("grid", "image"), "share_b"] == 2 / 3 and table.loc[("grid", "native"), "share_b"] == 1
+
+
+def test_influence_of_the_planted_flip():
+    table = multiverse.influence(multiverse.rankings(multiverse.universes(q_flip()))).set_index("axis")
+    # q: on either grid 6 pairs of levels, of which 3, those of q = 0.05 on the image grid, flip. grid: one pair at
+    # each q, of which that of q = 0.05 flips. The other axes have one level.
+    assert table.loc["q", ["n_b", "flips_b", "n_a", "flips_a"]].tolist() == [12, 3 / 12, 12, 0]
+    assert table.loc["grid", ["n_b", "flips_b"]].tolist() == [4, 1 / 4]
+    assert table.loc["q", ["n_reversal", "flips_reversal"]].tolist() == [12, 3 / 12]
+    for axis in ("variant", "images"):
+        assert table.at[axis, "n_b"] == 0 and np.isnan(table.at[axis, "flips_b"])
+
+
+def test_borrowed_maps_and_coinciding_methods_do_not_count():
+    table = study(
+        {
+            ("A", "layercam"): {"default": 0.6, "layer-final": 0.3},
+            ("B", "layercam"): {"default": 0.5, "layer-final": 0.4},
+            ("A", "gradcampp"): {"default": 0.6, "layer-final": 0.3, "norm-positive": 0.1},
+            ("B", "gradcampp"): {"default": 0.5, "layer-final": 0.4, "norm-positive": 0.2},
+        }
+    )
+    ranked = multiverse.rankings(multiverse.universes(table), coincide={"layer-final"})
+    rows = multiverse.summary(ranked).set_index(["axis", "level"])
+    whole = rows.loc[("all", "all")]
+    # layercam: 7 of the default variant agree, 8 of layer-final do not; its norm-positive is its default.
+    assert whole[["n", "n_a", "n_b", "n_reversal"]].tolist() == [24, 15, 23, 16]
+    assert whole["share_a"] == 7 / 15 and whole["share_b"] == 7 / 23
+    assert whole["share_reversal"] == 8 / 16  # norm-positive against the default maps
+    positive = rows.loc[("variant", "norm-positive")]
+    assert positive["n_a"] == 0 and np.isnan(positive["share_a"]) and positive["share_b"] == 0
+    final = rows.loc[("variant", "layer-final")]
+    assert final["n_reversal"] == 0 and np.isnan(final["share_reversal"])
+    effect = multiverse.influence(ranked).set_index("axis")
+    # variant: at each of 8, layercam has one pair, which flips; Grad-CAM++ three, of which norm-positive and
+    # layer-final agree.
+    assert effect.loc["variant", ["n_a", "flips_a", "n_b", "flips_b"]].tolist() == [8, 1, 24, 2 / 3]
+    assert effect.loc["variant", ["n_reversal", "flips_reversal"]].tolist() == [8, 1]
+
+
+def test_from_maps_to_summary():
+    """The whole path, on maps whose overlap is planted: in A the evidence stays, in B it moves by a cell."""
+    rows = images(6, wrong=[5])
+    base = relu_maps(6, 8, 8, 9) + 0.1
+    tables = []
+    for architecture, shift in (("A", 0), ("B", 1)):
+        for method in ("layercam", "gradcampp"):
+            moved = np.roll(base, shift, axis=2)
+            found = {"default": multiverse.score_variant(base, moved, size=32)}
+            layers = {"default": "pen", "layer-penultimate": "pen"}
+            tables.append(
+                multiverse.long_table(found, rows, architecture=architecture, seed=0, method=method, layers=layers)
+            )
+    frame = multiverse.universes(pd.concat(tables))
+    assert (at(frame, architecture="A")["value"] == 1).all()
+    assert (at(frame, architecture="B")["value"] < 1).all()
+    ranked = multiverse.rankings(frame)
+    assert len(ranked) == 16 and set(ranked["order_a"]) == {"A > B"} and not ranked["reversal"].any()
+    whole = multiverse.summary(ranked).iloc[0]
+    assert (whole["share_a"], whole["share_b"], whole["share_reversal"]) == (1, 1, 0)

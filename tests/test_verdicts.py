@@ -1,0 +1,166 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr import verdicts
+from cxr.drift import METRICS
+
+NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
+MARGINS = verdicts.Margins(auc=0.02, centroid=0.05, overlap=0.05)
+METHODS = ("layercam", "gradcampp")
+# From the paper: ResNet moves least, Inception most.
+PLAIN = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.6, 0.8, 0.4), strict=True)}
+REVERSED = {**PLAIN, ("ResNet50V2", "gradcampp"): 0.3, ("InceptionV3", "gradcampp"): 0.7}
+
+
+def scores(centres, *, seeds, shift=0.01, floor=None, n=120):
+    rng = np.random.default_rng(1)
+    tables = []
+    for (architecture, method), centre in centres.items():
+        for seed in seeds:
+            table = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)]})
+            table["patient_id"] = [f"p{k // 2}" for k in range(n)]
+            table = table.assign(architecture=architecture, method=method, seed=seed)
+            table["iou20"] = centre + rng.normal(0, 0.005) + rng.normal(0, 0.03, n)
+            table["centroid_shift"] = np.abs(shift + rng.normal(0, 0.003, n))
+            if floor is not None:
+                table["iou20_floor"] = floor + rng.normal(0, 0.02, n)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def predictions(*, seeds, noise, names=NAMES, n=120):
+    """`noise` of the scores of both stages: 0 is a perfect classifier."""
+    rng = np.random.default_rng(2)
+    out = {}
+    for name in names:
+        for seed in seeds:
+            for stage in ("transfer", "fine_tuned"):
+                labels = np.arange(n) % 3
+                p = np.eye(3)[labels] + rng.normal(0, noise[stage], (n, 3))
+                p = np.exp(p) / np.exp(p).sum(1, keepdims=True)
+                table = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)], "split": "test"})
+                table["patient_id"] = [f"p{k // 2}" for k in range(n)]
+                table["label"] = np.array(["a", "b", "c"])[labels]
+                out[name, seed, stage] = table.assign(p_0=p[:, 0], p_1=p[:, 1], p_2=p[:, 2])
+    return out
+
+
+def refits(centre, *, pairs=((0, 1), (1, 2), (2, 0)), n=120):
+    rng = np.random.default_rng(3)
+    rows = []
+    for architecture in NAMES:
+        for method in METHODS:
+            for a, b in pairs:
+                table = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)]})
+                table["patient_id"] = [f"p{k // 2}" for k in range(n)]
+                values = centre + rng.normal(0, 0.02, n)
+                rows.append(
+                    table.assign(architecture=architecture, method=method, seed_a=a, seed_b=b, iou20=values)
+                )
+    return pd.concat(rows, ignore_index=True)
+
+
+def judge(table, *, seeds=(0, 1, 2), again=None, noise=None, coincide=False):
+    noise = noise or {"transfer": 0.3, "fine_tuned": 0.3}
+    evidence = verdicts.gather(
+        table,
+        pd.DataFrame() if again is None else again,
+        predictions(seeds=seeds, noise=noise),
+        metric="iou20",
+        margins=MARGINS,
+        n_boot=300,
+    )
+    claims = verdicts.claims(evidence, coincide=coincide)
+    keys = ("auc", "stable", "centroid", "beyond", "depends", "extremes", "reversal")
+    return dict(zip(keys, claims, strict=True)), evidence
+
+
+def test_clear_effects_over_three_seeds_are_settled():
+    found, _ = judge(scores(PLAIN, seeds=(0, 1, 2)), again=refits(0.95))
+    expected = {key: verdicts.SUPPORTED for key in found} | {"reversal": verdicts.CONTRADICTED}
+    assert {key: item.verdict for key, item in found.items()} == expected
+    assert "keeps its order under both methods" in found["reversal"].evidence
+    assert "InceptionV3 layercam" in found["beyond"].evidence and "other fine-tuning" in found["beyond"].evidence
+
+
+def test_a_reversal_is_found_with_its_pairs():
+    found, _ = judge(scores(REVERSED, seeds=(0, 1, 2)))
+    assert found["reversal"].verdict == verdicts.SUPPORTED
+    assert "ResNet50V2 against InceptionV3" in found["reversal"].evidence and found["reversal"].needed == ""
+    assert found["beyond"].verdict == verdicts.OPEN and "noise_heads" in found["beyond"].needed
+
+
+def test_the_opposite_order_contradicts_the_paper():
+    upside_down = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.6, 0.4, 0.8), strict=True)}
+    found, _ = judge(scores(upside_down, seeds=(0, 1, 2)))
+    assert found["extremes"].verdict == verdicts.CONTRADICTED
+
+
+def test_one_seed_settles_nothing_about_architectures():
+    found, _ = judge(scores(REVERSED, seeds=(0,), floor=0.95), seeds=(0,))
+    for key in ("depends", "extremes", "reversal"):
+        assert found[key].verdict == verdicts.OPEN and "two training seeds" in found[key].needed
+        assert "these networks" in found[key].evidence
+    assert found["centroid"].verdict == verdicts.SUPPORTED and "these networks only" in found["centroid"].evidence
+    assert found["beyond"].verdict == verdicts.SUPPORTED and "other head" in found["beyond"].evidence
+    assert "nothing can be said of another training" in verdicts.scope(3, 1)
+    assert "3 architectures are no sample" in verdicts.scope(3, 2)
+
+
+def test_equal_architectures_within_the_margin_contradict_dependence():
+    same = {(name, m): 0.6 for m in METHODS for name in NAMES}
+    found, _ = judge(scores(same, seeds=range(8), n=400), seeds=range(8))
+    assert found["depends"].verdict == verdicts.CONTRADICTED and "all within" in found["depends"].evidence
+    assert found["extremes"].verdict == verdicts.OPEN
+
+
+def test_what_is_open_says_what_it_would_take():
+    near = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.60, 0.61, 0.59), strict=True)}
+    found, _ = judge(scores(near, seeds=(0, 1), n=40), seeds=(0, 1))
+    assert found["depends"].verdict == verdicts.OPEN
+    assert any(word in found["depends"].needed for word in ("training seeds", "patients", "cannot be planned"))
+
+
+def test_evidence_that_moves_no_more_than_another_seed_would():
+    found, _ = judge(scores(PLAIN, seeds=(0, 1, 2)), again=refits(0.3))
+    assert found["beyond"].verdict == verdicts.CONTRADICTED
+
+
+def test_a_wandering_centroid_and_a_changed_auc_are_contradicted():
+    found, evidence = judge(scores(PLAIN, seeds=(0, 1, 2), shift=0.2), noise={"transfer": 0.9, "fine_tuned": 0.1})
+    assert found["centroid"].verdict == verdicts.CONTRADICTED
+    assert found["stable"].verdict == verdicts.CONTRADICTED and found["auc"].verdict != verdicts.CONTRADICTED
+    assert all(est.low > 0.02 for est in evidence.auc_change.values())
+
+
+def test_nothing_is_asked_where_it_cannot_be():
+    found, _ = judge(scores(REVERSED, seeds=(0, 1, 2)), coincide=True)
+    assert found["reversal"].verdict == verdicts.OPEN and "last feature map" in found["reversal"].evidence
+    one = scores({("ResNet50V2", "layercam"): 0.5}, seeds=(0, 1))
+    found, _ = judge(one, seeds=(0, 1))
+    assert found["depends"].evidence == "One architecture" and found["reversal"].evidence == "Not asked"
+    assert found["extremes"].verdict == verdicts.OPEN
+
+
+def test_the_table_has_a_row_a_claim():
+    found, _ = judge(scores(PLAIN, seeds=(0, 1)), seeds=(0, 1))
+    table = verdicts.table(list(found.values()))
+    assert list(table.columns) == ["claim", "verdict", "evidence", "what it would take"] and len(table) == 7
+    assert set(table["verdict"]) <= {verdicts.SUPPORTED, verdicts.CONTRADICTED, verdicts.OPEN}
+
+
+def test_auc_is_that_of_the_test_set_and_its_change_is_paired():
+    _, evidence = judge(scores(PLAIN, seeds=(0, 1)), seeds=(0, 1))
+    from sklearn.metrics import roc_auc_score
+
+    by_hand = []
+    for seed in (0, 1):
+        table = predictions(seeds=(0, 1), noise={"transfer": 0.3, "fine_tuned": 0.3})[
+            "ResNet50V2", seed, "fine_tuned"
+        ]
+        p = table[["p_0", "p_1", "p_2"]].to_numpy()
+        labels = table["label"].map({"a": 0, "b": 1, "c": 2})
+        by_hand.append(np.mean([roc_auc_score(labels == k, p[:, k]) for k in range(3)]))
+    assert evidence.auc["ResNet50V2"].value == pytest.approx(np.mean(by_hand))
+    assert evidence.auc["ResNet50V2"].n_patients == 60 and METRICS["iou20"].higher_is_more_stable
