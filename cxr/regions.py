@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxr import inference
+from cxr import hypotheses, inference
 from cxr.drift import METRICS, degenerate, prepare, upsample
 from cxr.errors import InputError
 
@@ -136,11 +136,12 @@ def summary(
     A row per group and region (in order of appearance), none if the table has no regions. Columns: those of
     `by`, then region; n_images, rows in which the region exists and neither map is degenerate (an image
     counts once a seed), over which everything else is taken, so that numbers of a row can be compared;
-    n_patients; area, energy_transfer, energy_fine_tuned, energy_change, hit_transfer, hit_fine_tuned, the means;
-    energy_change_ci_low and _ci_high, the percentile interval of the mean change by bootstrap over seeds (if
-    several, crossed with patients) and patients (`cxr.inference.bootstrap`), NaN with fewer than two patients;
-    direction of the evidence: "towards" the region if that interval lies above 0, "away" if below, else "unclear"
-    (also without an interval). Not corrected for the number of groups and regions.
+    n_patients; area, energy_transfer, energy_fine_tuned, hit_transfer, hit_fine_tuned, the means over rows;
+    energy_change, the mean over seeds of the mean over images, with its interval energy_change_ci_low and
+    _ci_high: with one seed percentiles of a bootstrap over patients, with several over new trainings and new
+    patients (`cxr.hypotheses.estimate`), NaN with fewer than two patients; direction of the evidence: "towards"
+    the region if that interval lies above 0, "away" if below, else "unclear" (also without an interval). Not
+    corrected for the number of groups and regions.
 
     Raises
     ------
@@ -161,24 +162,31 @@ def summary(
     for key, group in table.groupby(by, sort=False, dropna=False):
         for region in regions_in(table.columns):
             own = group[group[f"{region}_energy_change"].notna()]
-            replicates = inference.bootstrap(
-                own[f"{region}_energy_change"],
-                own["patient_id"],
-                seed=own["seed"] if own["seed"].nunique() > 1 else None,
-                statistic="mean",
-                n_boot=n_boot,
-                rng_seed=rng_seed,
-                crossed=True,
-            )
-            low, high = inference.interval(replicates, level)
+            change, low, high = _change(own, f"{region}_energy_change", level, n_boot, rng_seed)
             rows.append(
                 dict(zip(by, key, strict=True))
                 | {"region": region, "n_images": len(own), "n_patients": own["patient_id"].nunique()}
                 | {column: own[f"{region}_{column}"].mean() for column in COLUMNS}
-                | {"energy_change_ci_low": low, "energy_change_ci_high": high}
+                | {"energy_change": change, "energy_change_ci_low": low, "energy_change_ci_high": high}
                 | {"direction": "towards" if low > 0 else "away" if high < 0 else "unclear"}
             )
     return pd.DataFrame(rows, columns=[*by, *_SUMMARY])
+
+
+def _change(rows: pd.DataFrame, name: str, level: float, n_boot: int, rng_seed: int) -> tuple[float, float, float]:
+    """Mean of the column, and its interval: see `summary`."""
+    cells = {
+        (seed,): own[["image_id", "patient_id"]].assign(value=own[name])
+        for seed, own in rows.groupby("seed", sort=False)
+    }
+    if not cells:
+        return (float("nan"),) * 3
+    means = [own["value"].mean() for own in cells.values()]
+    draws = inference.patient_replicates(cells, n_boot=n_boot, rng_seed=rng_seed, statistic="mean").to_numpy()
+    if len(means) == 1:
+        return (float(means[0]), *inference.interval(draws[:, 0], level))
+    found = hypotheses.estimate(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
+    return found.value, found.low, found.high
 
 
 def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.ndarray]) -> None:

@@ -212,6 +212,28 @@ def _crossings(scores: pd.DataFrame, metric: str, options: Mapping) -> pd.DataFr
     return table.assign(p_same_order=same)
 
 
+def power_table(
+    pairs: pd.DataFrame, *, effects: Sequence[float] = (0.02, 0.05, 0.1), seeds: Sequence[int] = (2, 3, 5, 10)
+) -> pd.DataFrame:
+    """What a study with these variances would see: how many seeds and patients for which difference.
+
+    Args:
+        pairs: of `Evidence`, with `estimate`.
+        effects: differences of the primary metric between two architectures.
+
+    Returns: effect, seeds, patients (those of this study, and four times as many), power (`hypotheses.power`,
+        the mean over pairs of architectures and methods). Empty with one seed, which does not show how seeds vary.
+    """
+    known = [est for est in pairs.get("estimate", []) if est.n_seeds > 1 and est.se > 0]
+    rows = []
+    for effect in effects if known else []:
+        for patients in (pairs["n_patients"].max(), 4 * pairs["n_patients"].max()):
+            for k in seeds:
+                chances = [hypotheses.power(est, effect=effect, seeds=k, patients=patients) for est in known]
+                rows.append({"effect": effect, "seeds": k, "patients": int(patients), "power": np.mean(chances)})
+    return pd.DataFrame(rows, columns=["effect", "seeds", "patients", "power"])
+
+
 def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Columns: the paper's claim, verdict, evidence, what it would take."""
     rows = [(item.claim, item.verdict, item.evidence, item.needed) for item in verdicts]

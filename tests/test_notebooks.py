@@ -260,7 +260,13 @@ def test_own_images_in_folders(real_cxr5, tmp_path):
 
 
 def test_a_shortcut_is_trained_in_one_stage_and_measured_with_random_markers(tmp_path):
-    settings = ["name=known", "shortcut=fine_tune", "method=[layercam]", "checkpoint_every=0", "multiverse=false"]
+    settings = [
+        "name=known",
+        "shortcut=fine_tune",
+        "method=[layercam,occlusion]",
+        "checkpoint_every=0",
+        "multiverse=false",
+    ]
     run("cxr", "study", "params/smoke.yaml", "--set", *settings, "--out", tmp_path / "out", store=tmp_path)
     html = (tmp_path / "out" / "report.html").read_text()
     assert "AUC with random markers" in html and "a marker tells the class" in html

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from cxr import drift, inference, regions
+from cxr import drift, hypotheses, regions
 from cxr.errors import InputError
 
 TOP, LEFT, ALL, NONE = (
@@ -230,16 +230,16 @@ def test_summary_resamples_patients_and_crossed_seeds():
     table = pd.concat([table_of(effect + rng.normal(0, 0.01, 30), seed=s, patient=patient) for s in (0, 1)])
     row = regions.summary(table, n_boot=500).iloc[0]
     assert (row["n_images"], row["n_patients"]) == (60, 10)
-    replicates = inference.bootstrap(
-        table["lesion_energy_change"], table["patient_id"], seed=table["seed"], statistic="mean", n_boot=500,
-        crossed=True,
-    )  # fmt: skip
-    expected = inference.interval(replicates)
-    assert (row["energy_change_ci_low"], row["energy_change_ci_high"]) == expected
+    name = "lesion_energy_change"
+    cell = tuple(table[["architecture", "method"]].iloc[0])
+    expected = hypotheses.contrast(table, name, {cell: 1}, statistic="mean", n_boot=500)
+    assert row["energy_change"] == pytest.approx(expected.value)
+    assert row["energy_change_ci_low"] == pytest.approx(expected.low)
+    assert row["energy_change_ci_high"] == pytest.approx(expected.high)
     each = regions.summary(table, by=("architecture", "seed"), n_boot=500)
     assert each["seed"].tolist() == [0, 1] and each["n_images"].tolist() == [30, 30]
     # Ten patients, not sixty images: the interval is wide.
-    assert np.ptp(expected) > 3 * 1.96 * table["lesion_energy_change"].std() / np.sqrt(60)
+    assert expected.high - expected.low > 3 * 1.96 * table["lesion_energy_change"].std() / np.sqrt(60)
 
 
 def test_summary_without_scored_images_and_without_regions():

@@ -164,3 +164,15 @@ def test_auc_is_that_of_the_test_set_and_its_change_is_paired():
         by_hand.append(np.mean([roc_auc_score(labels == k, p[:, k]) for k in range(3)]))
     assert evidence.auc["ResNet50V2"].value == pytest.approx(np.mean(by_hand))
     assert evidence.auc["ResNet50V2"].n_patients == 60 and METRICS["iou20"].higher_is_more_stable
+
+
+def test_power_grows_with_seeds_and_effect_and_one_seed_plans_nothing():
+    _, evidence = judge(scores(PLAIN, seeds=(0, 1, 2)))
+    power = verdicts.power_table(evidence.pairs)
+    assert len(power) == 24 and power["power"].between(0, 1).all()
+    for _, rows in power.groupby(["effect", "patients"]):
+        assert rows.sort_values("seeds")["power"].is_monotonic_increasing
+    at = power.set_index(["effect", "patients", "seeds"])["power"]
+    assert at[0.1, 60, 5] > at[0.02, 60, 5] and at[0.02, 240, 10] >= at[0.02, 60, 10]
+    _, evidence = judge(scores(PLAIN, seeds=(0,)), seeds=(0,))
+    assert verdicts.power_table(evidence.pairs).empty
