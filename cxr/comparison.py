@@ -261,8 +261,8 @@ def text(shown: pd.DataFrame) -> str:
 
 
 def html(shown: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | None = None) -> str:
-    """A table for the report: text left and wrapped, escaped. `links`: for columns of run ids, what makes an id's
-    address."""
+    """A table for the report: text left and wrapped, escaped. `links`: for columns of run ids (several in a cell,
+    with spaces between), what makes an id's address."""
     rule = (
         "text-align: left !important; white-space: normal; vertical-align: top; padding: 3px 5px; font-size: 11px"
     )
@@ -270,7 +270,10 @@ def html(shown: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | Non
     style = f"<style>.cxr td, .cxr th {{{rule}}} {wide}</style>"
     cells = shown.astype(str).map(escape)
     for column, address in (links or {}).items():
-        cells[column] = [f'<a href="{escape(address(key))}">{escape(key[:8])}</a>' for key in shown[column]]
+        cells[column] = [
+            " ".join(f'<a href="{escape(address(key))}">{escape(key[:8])}</a>' for key in keys.split())
+            for keys in shown[column]
+        ]
     cells.columns = [escape(str(name)) for name in cells.columns]
     with pd.option_context("display.max_colwidth", None):
         return style + cells.to_html(index=False, border=0, classes="cxr", escape=False)

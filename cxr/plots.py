@@ -988,7 +988,9 @@ def power(table: pd.DataFrame, *, wanted: float = 0.8) -> Figure:
                 color=COLOURS[number % len(COLOURS)],
                 label=f"{count} patients",
             )
-        axis.set_title(f"effect {effect:g}" if isinstance(effect, int | float) else str(effect), fontsize=9)
+        axis.set_title(
+            f"a difference of {effect:g}" if isinstance(effect, int | float) else str(effect), fontsize=9
+        )
         axis.set(ylim=(-0.02, 1.02), xticks=seeds)
         axis.grid(axis="y", color="0.92")
         axis.tick_params(labelbottom=True)
@@ -996,7 +998,7 @@ def power(table: pd.DataFrame, *, wanted: float = 0.8) -> Figure:
     for axis in axes.flat[len(effects) :]:
         axis.remove()
     for axis in axes[:, 0]:
-        axis.set_ylabel("power (share of\nsimulated studies)")
+        axis.set_ylabel("power\n(chance to find it)")
     _legend(figure, axes.flat[: len(effects)])
     return figure
 

@@ -608,7 +608,9 @@ def test_power_has_a_line_a_number_of_patients_and_a_panel_an_effect():
         for s in (5, 1)
     ]
     figure = plots.power(pd.DataFrame(rows))
-    assert [axis.get_title() for axis in figure.axes] == ["effect 0.1", "effect 0.5", "effect 0.7", "effect 0.9"]
+    assert [axis.get_title() for axis in figure.axes] == [
+        f"a difference of {effect}" for effect in (0.1, 0.5, 0.7, 0.9)
+    ]
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert set(lines["power 0.8"].get_ydata()) == {0.8}
     np.testing.assert_allclose(lines["20 patients"].get_xydata(), [[1, 0.02], [5, 0.1]])
