@@ -36,6 +36,7 @@ HEADLINE = {
     "iou20_retained": "retained",
     "iou20_retained_ci_low": "low",
     "iou20_retained_ci_high": "high",
+    "iou20_retained_of_refit": "of another training's",
     "n_images": "images",
     "n_degenerate": "degenerate maps",
     "map_check": "maps true to the model",
@@ -157,7 +158,9 @@ def pooled(
 
     Returns: architecture, method, seeds, the mean AUC of both stages over seeds, map_check ("all runs", "1 of 2
         runs", ...: in how many both maps passed the tests against the model; "not tested"), then `summarise`'s
-        columns and, for the metrics of `refits`, `<metric>_refit_<part>`.
+        columns and, for the metrics of `refits`, `<metric>_refit_<part>`, and `<metric>_retained_of_refit`: the
+        same index with the overlap of two fine-tunings, not of identical maps, as its 1 (above 1: the stages
+        differ less than two trainings do).
     """
     rows = []
     for (architecture, method), table in scores.groupby(CELL, sort=False):
@@ -178,6 +181,11 @@ def pooled(
                     again[metric].to_numpy(float), again["patient_id"].to_numpy(), level=level, n_boot=n_boot
                 )
                 row |= {f"{metric}_refit_{part}": values[part] for part in PARTS}
+                if f"{metric}_retained" in row:
+                    levels = (row[f"{metric}_{name}_median"] for name in ("shuffled", "refit"))
+                    row[f"{metric}_retained_of_refit"] = float(
+                        references.retained(row[f"{metric}_median"], *levels)
+                    )
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -120,6 +120,15 @@ def test_map_check_counts_the_runs_that_pass():
     assert set(comparison.pooled(table, cells, n_boot=100)["map_check"]) == {"not tested"}
 
 
+def test_retained_of_what_another_training_keeps():
+    table = scores({("A", "m"): 0.6}, spread=0.0).assign(iou20_shuffled=0.2)
+    again = table[["architecture", "method", "image_id", "patient_id"]].assign(seed_a=0, seed_b=1, iou20=0.7)
+    summary = comparison.pooled(table, runs({("A", "m"): 0.6}), refits=again, n_boot=100)
+    assert summary["iou20_retained"].item() == pytest.approx(0.5)
+    assert summary["iou20_retained_of_refit"].item() == pytest.approx((0.6 - 0.2) / (0.7 - 0.2))
+    assert summary["iou20_refit_ci_low"].item() == pytest.approx(0.7)
+
+
 def stack(values, ids):
     return maps.MapStack(np.array(list(ids)), np.zeros(len(ids), int), values, "fine_tuned", "m", "l", ("a",), "")
 
