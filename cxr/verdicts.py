@@ -29,6 +29,7 @@ FAMILIES = {
 }
 _MORE_SEEDS = "at least two training seeds: with one, a difference may be the luck of that training"
 
+_NO_SPREAD = "values that differ: without any spread there is no certainty either"
 _PATIENTS = 20_000  # a plan for more is no plan
 
 Cells = Mapping[tuple[str, str], Estimate]
@@ -179,7 +180,7 @@ def _noise(scores: pd.DataFrame, refits: pd.DataFrame, metric: str) -> pd.DataFr
         noise = scores.assign(value=scores[f"{metric}_floor"])
     else:
         return own.iloc[:0]
-    noise = noise.assign(method=noise["method"] + " noise")[[*hypotheses.KEYS, "value"]]
+    noise = noise.assign(method=noise["method"] + " noise")[[*hypotheses.KEYS, "value"]].dropna(subset=["value"])
     return pd.concat([own, noise], ignore_index=True)
 
 
@@ -319,7 +320,7 @@ def depends_on_architecture(pairs: pd.DataFrame, metric: str, margins: Margins) 
         return Verdict(claim, SUPPORTED, evidence)
     if (pairs["p_equivalent"] < margins.alpha).all():
         return Verdict(claim, CONTRADICTED, f"{evidence}; all within ±{margins.overlap:g}")
-    widest = pairs.loc[pairs["difference"].abs().idxmax()]
+    widest = pairs.loc[pairs["difference"].abs().fillna(0.0).idxmax()]
     return Verdict(claim, OPEN, evidence, _seeds_for(widest["estimate"], 0.0))
 
 
@@ -381,7 +382,9 @@ def reversal(crossings: pd.DataFrame, metric: str, margins: Margins, *, coincide
         return Verdict(claim, SUPPORTED, evidence)
     if (crossings["p_same_order"] < margins.alpha).all():
         return Verdict(claim, CONTRADICTED, f"{evidence}; every pair keeps its order under both methods")
-    best = crossings.loc[crossings["p"].idxmin()]
+    best = crossings.loc[crossings["p"].fillna(1.0).idxmin()]
+    if not (best["estimate_a"].se > 0 and best["estimate_b"].se > 0):
+        return Verdict(claim, OPEN, evidence, _NO_SPREAD)
     weaker = max((best["estimate_a"], best["estimate_b"]), key=lambda est: hypotheses.p_value(est))
     needed = _seeds_for(weaker, 0.0) if best["difference_a"] * best["difference_b"] < 0 else "no pair crosses here"
     return Verdict(claim, OPEN, evidence, needed)
@@ -406,7 +409,7 @@ def _all(
 def _seeds_for(est: Estimate, null: float) -> str:
     effect = abs(est.value - null)
     if not est.se > 0:
-        return "values that differ: without any spread there is no certainty either"
+        return _NO_SPREAD
     seeds = hypotheses.seeds_needed(est, effect=effect)
     if seeds is not None:
         return f"about {seeds} training seeds on these patients (80 % power to see {effect:.3f})"

@@ -176,3 +176,13 @@ def test_power_grows_with_seeds_and_effect_and_one_seed_plans_nothing():
     assert at[0.1, 60, 5] > at[0.02, 60, 5] and at[0.02, 240, 10] >= at[0.02, 60, 10]
     _, evidence = judge(scores(PLAIN, seeds=(0,)), seeds=(0,))
     assert verdicts.power_table(evidence.pairs).empty
+
+
+def test_a_study_in_which_nothing_moves_claims_no_difference():
+    table = scores(PLAIN, seeds=(0, 1), floor=0.9).assign(iou20=1.0, centroid_shift=0.0)
+    found, _ = judge(
+        table, seeds=(0, 1), again=refits(0.9, pairs=((0, 1),)), noise={"transfer": 0, "fine_tuned": 0}
+    )
+    assert found["beyond"].verdict == verdicts.CONTRADICTED, "another seed moves them, fine-tuning does not"
+    for key in ("depends", "extremes", "reversal"):
+        assert found[key].verdict == verdicts.OPEN and "without any spread" in found[key].needed
