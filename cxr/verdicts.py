@@ -321,7 +321,8 @@ def depends_on_architecture(pairs: pd.DataFrame, metric: str, margins: Margins) 
     if (pairs["p_equivalent"] < margins.alpha).all():
         return Verdict(claim, CONTRADICTED, f"{evidence}; all within ±{margins.overlap:g}")
     widest = pairs.loc[pairs["difference"].abs().fillna(0.0).idxmax()]
-    return Verdict(claim, OPEN, evidence, _seeds_for(widest["estimate"], 0.0))
+    tests = int((pairs["method"] == widest["method"]).sum())
+    return Verdict(claim, OPEN, evidence, _seeds_for(widest["estimate"], 0.0, tests=tests))
 
 
 def extremes(pairs: pd.DataFrame, metric: str, margins: Margins) -> Verdict:
@@ -347,9 +348,8 @@ def extremes(pairs: pd.DataFrame, metric: str, margins: Margins) -> Verdict:
     if any(lead < 0 and certain for lead, certain in zip(leads, sure, strict=True)):
         return Verdict(claim, CONTRADICTED, evidence)
     undecided = [row for row, certain in zip(kin.itertuples(), sure, strict=True) if not certain]
-    return Verdict(
-        claim, OPEN, evidence, _seeds_for(min(undecided, key=lambda row: abs(row.difference)).estimate, 0.0)
-    )
+    nearest = min(undecided, key=lambda row: abs(row.difference))
+    return Verdict(claim, OPEN, evidence, _seeds_for(nearest.estimate, 0.0, tests=len(own)))
 
 
 def reversal(crossings: pd.DataFrame, metric: str, margins: Margins, *, coincide: bool) -> Verdict:
@@ -386,7 +386,8 @@ def reversal(crossings: pd.DataFrame, metric: str, margins: Margins, *, coincide
     if not (best["estimate_a"].se > 0 and best["estimate_b"].se > 0):
         return Verdict(claim, OPEN, evidence, _NO_SPREAD)
     weaker = max((best["estimate_a"], best["estimate_b"]), key=lambda est: hypotheses.p_value(est))
-    needed = _seeds_for(weaker, 0.0) if best["difference_a"] * best["difference_b"] < 0 else "no pair crosses here"
+    crosses = best["difference_a"] * best["difference_b"] < 0
+    needed = _seeds_for(weaker, 0.0, tests=len(crossings)) if crosses else "no pair crosses here"
     return Verdict(claim, OPEN, evidence, needed)
 
 
@@ -406,14 +407,18 @@ def _all(
     return Verdict(claim, OPEN, evidence, _seeds_for(hardest, null))
 
 
-def _seeds_for(est: Estimate, null: float) -> str:
+def _seeds_for(est: Estimate, null: float, *, tests: int = 1) -> str:
+    """What it takes to see the observed distance from `null` with 80 % power, at 5 % over so many tests (Holm's first
+    step, the strictest)."""
     effect = abs(est.value - null)
     if not est.se > 0:
         return _NO_SPREAD
-    seeds = hypotheses.seeds_needed(est, effect=effect)
+    alpha = 0.05 / tests
+    seeds = hypotheses.seeds_needed(est, effect=effect, alpha=alpha)
     if seeds is not None:
+        seeds = max(seeds, est.n_seeds + 1)  # those at hand have not shown it
         return f"about {seeds} training seeds on these patients (80 % power to see {effect:.3f})"
-    patients = hypotheses.patients_needed(est, effect=effect, at_most=_PATIENTS)
+    patients = hypotheses.patients_needed(est, effect=effect, alpha=alpha, at_most=_PATIENTS)
     if patients is not None:
         return f"about {patients} patients in the test set: more seeds alone would not show {effect:.3f}"
     return f"more seeds and more patients than can be planned from this: {effect:.3f} is too small an effect"

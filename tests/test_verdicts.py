@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import verdicts
+from cxr import hypotheses, verdicts
 from cxr.drift import METRICS
 
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
@@ -117,9 +117,14 @@ def test_equal_architectures_within_the_margin_contradict_dependence():
 
 def test_what_is_open_says_what_it_would_take():
     near = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.60, 0.61, 0.59), strict=True)}
-    found, _ = judge(scores(near, seeds=(0, 1), n=40), seeds=(0, 1))
+    found, evidence = judge(scores(near, seeds=(0, 1), n=40), seeds=(0, 1))
     assert found["depends"].verdict == verdicts.OPEN
     assert any(word in found["depends"].needed for word in ("training seeds", "patients", "cannot be planned"))
+    est = evidence.pairs["estimate"].iloc[0]
+    alone = hypotheses.seeds_needed(est, effect=0.05, alpha=0.05)
+    among = hypotheses.seeds_needed(est, effect=0.05, alpha=0.05 / 3)
+    assert alone <= among, "Holm asks for more"
+    assert f"about {max(among, 3)} training seeds" in verdicts._seeds_for(est, est.value - 0.05, tests=3)
 
 
 def test_evidence_that_moves_no_more_than_another_seed_would():
