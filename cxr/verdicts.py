@@ -408,8 +408,8 @@ def _all(
 
 
 def _seeds_for(est: Estimate, null: float, *, tests: int = 1) -> str:
-    """What it takes to see the observed distance from `null` with 80 % power, at 5 % over so many tests (Holm's first
-    step, the strictest)."""
+    """What it takes to see the observed distance from `null` with 80 % power, at 5 % over so many tests (Holm's
+    first step, the strictest)."""
     effect = abs(est.value - null)
     if not est.se > 0:
         return _NO_SPREAD
