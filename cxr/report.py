@@ -86,6 +86,12 @@ def methods_text(
     chosen = "classified correctly by both checkpoints" if score["images"] == "correct" else "of the test set"
     explained = "true class" if score["explain"] == "true" else "class that the fine-tuned checkpoint predicts"
     level = float(compare["level"])
+    draws = f"bootstrap over patients ({compare['n_boot']} replicates)"
+    intervals = (
+        f"Medians over images, averaged over seeds; intervals over new trainings and new patients, with a {draws},"
+        if len(seeds) > 1
+        else f"Medians over images; percentile intervals by {draws}, which describe these networks only,"
+    )
     return "\n\n".join(
         [
             f"**Data.** {data}; {one['image_size']} px, grey, resized to a square. Splits are stratified by class "
@@ -113,14 +119,12 @@ def methods_text(
             "that differ "
             f"by seed; {one['noise_heads']} each) and *other fine-tuning* (fine-tuned checkpoints of two training "
             "seeds). Retained = (IoU - other patient) / (1 - other patient).",
-            f"**Inference.** Medians with {level:.0%} percentile intervals by bootstrap over seeds, patients and "
-            f"images ({compare['n_boot']} replicates). Verdicts rest on a crossed design of training seeds and "
-            "patients (Obuchowski and Rockette 1995, degrees of freedom of Hillis 2007, covariances by bootstrap "
-            "over patients); stability is shown by equivalence (TOST) within margins declared beforehand (AUC "
-            f"±{compare['auc_margin']}, centroid {compare['centroid_margin']} of the diagonal, overlap "
-            f"±{compare['overlap_margin']}), a reversal by two orders that are both significant with "
-            "opposite signs. "
-            "Holm's correction over pairs of architectures.",
+            f"**Inference.** {intervals} at {level:.0%}. Tests treat training seeds and patients as crossed sources of "
+            "chance: variance of Obuchowski and Rockette (1995), each source with its own degrees of freedom "
+            "(Banerjee 1960), covariances by bootstrap over patients. Stability is shown by equivalence (TOST) within "
+            f"margins declared beforehand (AUC ±{compare['auc_margin']}, centroid {compare['centroid_margin']} of the "
+            f"diagonal, overlap ±{compare['overlap_margin']}), a reversal by two orders that are both significant "
+            "with opposite signs. Holm's correction over pairs of architectures.",
             "**Software.** " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         ]
     )

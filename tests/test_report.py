@@ -76,6 +76,7 @@ def test_methods_are_written_from_the_parameters():
     plain = text()
     assert "2000 procedurally drawn radiographs" in plain and "nothing in them is measured from patients" in plain
     assert "test 500 (333 patients)" in plain and "seeds: 0, 1" in plain and "keras 3.15" in plain
+    assert "over new trainings and new patients" in plain and "Banerjee" in plain and "at 95%" in plain
     assert "every layer trainable" in plain and "marker" not in plain
     assert "a marker tells the class" in text(shortcut="transfer")
     assert "images of `xrays`" in text(data="xrays") and "all up to `pool3` frozen" in text(fine_tune_from="pool3")
