@@ -119,10 +119,13 @@ def methods_text(
             "that differ "
             f"by seed; {one['noise_heads']} each) and *other fine-tuning* (fine-tuned checkpoints of two training "
             "seeds). Retained = (IoU - other patient) / (1 - other patient).",
-            f"**Inference.** {intervals} at {level:.0%}. Tests treat training seeds and patients as crossed sources of "
+            f"**Inference.** {intervals} at {level:.0%}. Tests treat training seeds and patients as crossed "
+            "sources of "
             "chance: variance of Obuchowski and Rockette (1995), each source with its own degrees of freedom "
-            "(Banerjee 1960), covariances by bootstrap over patients. Stability is shown by equivalence (TOST) within "
-            f"margins declared beforehand (AUC ±{compare['auc_margin']}, centroid {compare['centroid_margin']} of the "
+            "(Banerjee 1960), covariances by bootstrap over patients. Stability is shown by equivalence "
+            "(TOST) within "
+            f"margins declared beforehand (AUC ±{compare['auc_margin']}, centroid "
+            f"{compare['centroid_margin']} of the "
             f"diagonal, overlap ±{compare['overlap_margin']}), a reversal by two orders that are both significant "
             "with opposite signs. Holm's correction over pairs of architectures.",
             "**Software.** " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
