@@ -41,6 +41,8 @@ HEADLINE = {
     "n_degenerate": "degenerate maps",
     "map_check": "maps true to the model",
 }
+# Of these, what a single score run does not know.
+OF_SEVERAL_RUNS = frozenset({"iou20_refit_median", "iou20_retained_of_refit", "map_check"})
 # Reference levels of a metric, as suffixes of its name, and what each compares.
 LEVELS = {
     "chance": "a map moved to a random position",
@@ -251,7 +253,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         if f"{stem}_ci_low" in table:
             bounds = zip(table[f"{stem}_ci_low"], table[f"{stem}_ci_high"], strict=True)
             ranges = [f"[{_cell(name, low)}, {_cell(name, high)}]" for low, high in bounds]
-            texts = [f"{text} {limits}" for text, limits in zip(texts, ranges, strict=True)]
+            texts = [
+                text if text == "-" else f"{text} {limits}" for text, limits in zip(texts, ranges, strict=True)
+            ]
         shown[HEADLINE.get(name, stem)] = texts
     return shown
 

@@ -100,34 +100,26 @@ def methods_text(
             f"{one['dropout']}, softmax). Stage 1 (transfer) trains the head on the frozen backbone, at most "
             f"{one['transfer_epochs']} epochs at {one['transfer_learning_rate']} ({one['optimizer']}, patience "
             f"{one['transfer_patience']}). Stage 2 (fine-tuning) continues from it for at most "
-            f"{one['fine_tune_epochs']} epochs at {one['fine_tune_learning_rate']}{frozen}, BatchNorm "
-            f"{norm}. Batches "
-            f"of {one['batch_size']}, augmentation {one['augmentation']}; each stage ends with the epoch of "
-            "the lowest "
-            f"validation loss. Training seeds: {', '.join(seeds)}.",
-            f"**Attribution.** Maps of the {explained}'s logit at `{score['target_layer']}`, of both "
-            "checkpoints, on the "
-            f"test images {chosen}. Raw maps are scaled to [0, 1], enlarged bilinearly to the image's size and "
+            f"{one['fine_tune_epochs']} epochs at {one['fine_tune_learning_rate']}{frozen}, BatchNorm {norm}. "
+            f"Batches of {one['batch_size']}, augmentation {one['augmentation']}; each stage ends with the epoch of "
+            f"the lowest validation loss. Training seeds: {', '.join(seeds)}.",
+            f"**Attribution.** Maps of the {explained}'s logit at `{score['target_layer']}`, of both checkpoints, on "
+            f"the test images {chosen}. Raw maps are scaled to [0, 1], enlarged bilinearly to the image's size and "
             "compared there. A map with no range (all zero above all) is degenerate: counted, never scored.",
-            "**Drift.** The primary metric, declared beforehand, is "
-            f"`{compare['primary_metric']}`: {METRICS[str(compare['primary_metric'])].label}. Reference "
-            "levels: *chance* "
-            "(the fine-tuned map moved by a random translation on the torus), *other patient* (the transfer "
-            "map against "
-            "the fine-tuned map of another patient's image of the same class: what the anatomy alone gives; "
-            f"{score['reference_draws']} draws an image), *other head* (transfer heads on the same features "
-            "that differ "
-            f"by seed; {one['noise_heads']} each) and *other fine-tuning* (fine-tuned checkpoints of two training "
-            "seeds). Retained = (IoU - other patient) / (1 - other patient).",
+            f"**Drift.** The primary metric, declared beforehand, is `{compare['primary_metric']}`: "
+            f"{METRICS[str(compare['primary_metric'])].label}. Reference levels: *chance* (the fine-tuned map moved "
+            "by a random translation on the torus), *other patient* (the transfer map against the fine-tuned map of "
+            "another patient's image of the same class: what the anatomy alone gives; "
+            f"{score['reference_draws']} draws an image), *other head* (transfer heads on the same features that "
+            f"differ by seed; {one['noise_heads']} each) and *other fine-tuning* (fine-tuned checkpoints of two "
+            "training seeds). Retained = (IoU - other patient) / (1 - other patient).",
             f"**Inference.** {intervals} at {level:.0%}. Tests treat training seeds and patients as crossed "
-            "sources of "
-            "chance: variance of Obuchowski and Rockette (1995), each source with its own degrees of freedom "
-            "(Banerjee 1960), covariances by bootstrap over patients. Stability is shown by equivalence "
-            "(TOST) within "
-            f"margins declared beforehand (AUC ±{compare['auc_margin']}, centroid "
-            f"{compare['centroid_margin']} of the "
-            f"diagonal, overlap ±{compare['overlap_margin']}), a reversal by two orders that are both significant "
-            "with opposite signs. Holm's correction over pairs of architectures.",
+            "sources of chance: variance of Obuchowski and Rockette (1995), each source with its own degrees of "
+            "freedom (Banerjee 1960), covariances by bootstrap over patients. Stability is shown by equivalence "
+            f"(TOST) within margins declared beforehand (AUC ±{compare['auc_margin']}, centroid "
+            f"{compare['centroid_margin']} of the diagonal, overlap ±{compare['overlap_margin']}), a reversal by "
+            "two orders that are both significant with opposite signs. Holm's correction over pairs of "
+            "architectures.",
             "**Software.** " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         ]
     )

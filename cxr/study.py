@@ -881,6 +881,7 @@ def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
         stage, *cell = key.split("/")
         if stage == "score":
             metrics = tracking.run_info(run_id).metrics
-            values = {name: metrics.get(name) for name in comparison.HEADLINE}
+            names = [name for name in comparison.HEADLINE if name not in comparison.OF_SEVERAL_RUNS]
+            values = {name: metrics.get(name) for name in names}
             rows.append({"architecture": cell[0], "method": cell[2], "seed": cell[1].removeprefix("s"), **values})
     return pd.DataFrame(rows) if rows else None

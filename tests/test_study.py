@@ -373,7 +373,7 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert "cxr.undefined" in first["score"][0].tags
     assert "about" in output and "[5/5] compare: done" in output
     rows = [line.split() for line in output.splitlines() if line.startswith("CompactDenseNet")]
-    values = ["0", "0.900", "-", "-", "0.500", "[0.400,", "0.625]", "12", "0"]
+    values = ["0", "0.900", "-", "-", "0.500", "[0.400,", "0.625]", "-", "-", "-", "12", "0"]
     assert rows == [["CompactDenseNet", method, *values] for method in ("layercam", "gradcampp")]
 
     assert go(params, notebooks) == 0
