@@ -254,7 +254,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             bounds = zip(table[f"{stem}_ci_low"], table[f"{stem}_ci_high"], strict=True)
             ranges = [f"[{_cell(name, low)}, {_cell(name, high)}]" for low, high in bounds]
             texts = [
-                text if text == "-" else f"{text} {limits}" for text, limits in zip(texts, ranges, strict=True)
+                text if "-]" in limits else f"{text} {limits}" for text, limits in zip(texts, ranges, strict=True)
             ]
         shown[HEADLINE.get(name, stem)] = texts
     return shown

@@ -370,10 +370,9 @@ def reversal(crossings: pd.DataFrame, metric: str, margins: Margins, *, coincide
     if crossings.empty:
         return Verdict(claim, OPEN, "Not asked", "two architectures, under LayerCAM and Grad-CAM++")
     evidence = "; ".join(
-        f"{row.a} against {row.b}: {row.difference_a:+.3f} [{row.low_a:.3f}, {row.high_a:.3f}] under "
-        f"{row.method_a}, "
-        f"{row.difference_b:+.3f} [{row.low_b:.3f}, {row.high_b:.3f}] under {row.method_b}, P(reversal) "
-        f"{row.p_reversal:.2f}, p {_p(row.p_holm)}"
+        f"{row.a} against {row.b}: {_text(row.difference_a, row.low_a, row.high_a, sign=True)} under "
+        f"{row.method_a}, {_text(row.difference_b, row.low_b, row.high_b, sign=True)} under {row.method_b}, "
+        f"P(reversal) {row.p_reversal:.2f}, p {_p(row.p_holm)}"
         for row in crossings.itertuples()
     )
     if crossings["n_seeds"].max() == 1:
@@ -431,14 +430,20 @@ def _cells(cells: Cells, *, sign: bool = False, bounds: tuple[float, float] = (-
 
 
 def _number(est: Estimate, *, sign: bool = False, bounds: tuple[float, float] = (-1, 1)) -> str:
-    low, high = np.clip([est.low, est.high], *bounds)
-    return f"{est.value:{'+' if sign else ''}.3f} [{low:.3f}, {high:.3f}]"
+    return _text(est.value, *np.clip([est.low, est.high], *bounds), sign=sign)
+
+
+def _text(value: float, low: float, high: float, *, sign: bool) -> str:
+    """A value and its interval, where there is one."""
+    limits = f"[{low:.3f}, {high:.3f}]" if np.isfinite([low, high]).all() else "(no interval)"
+    return f"{value:{'+' if sign else ''}.3f} {limits}"
 
 
 def _pair(row) -> str:
-    interval = f"{row.difference:+.3f} [{row.low:.3f}, {row.high:.3f}]"
-    return f"{row.method}: {row.a} - {row.b} {interval}, p {_p(row.p_holm)}"
+    return f"{row.method}: {row.a} - {row.b} {_number(row.estimate, sign=True)}, p {_p(row.p_holm)}"
 
 
 def _p(value: float) -> str:
+    if value != value:
+        return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -191,3 +191,4 @@ def test_a_study_in_which_nothing_moves_claims_no_difference():
     assert found["beyond"].verdict == verdicts.CONTRADICTED, "another seed moves them, fine-tuning does not"
     for key in ("depends", "extremes", "reversal"):
         assert found[key].verdict == verdicts.OPEN and "without any spread" in found[key].needed
+        assert "nan" not in found[key].evidence and "(no interval)" in found[key].evidence
