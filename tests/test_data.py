@@ -18,18 +18,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import rgb2gray
 
-from cxr import data, phantom
+from cxr import data, images, phantom
 from cxr.data import (
     COLUMNS,
-    SPLITS,
-    assign_splits,
     build_manifest,
     check_images,
     class_index,
     classes,
     data_root,
     default_cache,
-    limit_per_class,
     load_images,
     load_regions,
     manifest_hash,
@@ -40,6 +37,7 @@ from cxr.data import (
 )
 from cxr.errors import InputError
 from cxr.params import DataParams
+from cxr.splits import SPLITS, assign_splits, limit_per_class
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real-cxr5"
 FRACTIONS = {"train": 0.55, "val": 0.15, "test": 0.30}
@@ -933,7 +931,7 @@ def test_rendering_in_processes_from_an_unguarded_script(tmp_path):
         textwrap.dedent(
             """
             print("ran")
-            from cxr import data, phantom
+            from cxr import data, images, phantom
             from cxr.params import DataParams
             data._PIXELS_A_PROCESS = 1
             manifest = data.build_manifest(DataParams(phantom_images=30, lesion_contrast=1.0))
@@ -971,9 +969,9 @@ def test_cache_hit_equals_fresh_and_reads_no_file(folder, tmp_path):
     hit = load_images(manifest, root=folder, size=16, cache=cache)
     assert type(first) is type(hit) is np.memmap
     assert (first == fresh).all() and (hit == fresh).all()
-    for images in (fresh, first, hit):
+    for stack in (fresh, first, hit):
         with pytest.raises(ValueError, match="read-only"):
-            images[0, 0, 0] = 1
+            stack[0, 0, 0] = 1
     only_entry(cache)  # no temporary file stays behind
 
 
@@ -992,9 +990,9 @@ def test_cache_key(folder, tmp_path, monkeypatch):
     load(manifest, size=17)
     load(manifest[::-1])
     assert entries() == 3
-    changed = tmp_path / "data.py"
-    changed.write_bytes(Path(data.__file__).read_bytes() + b"\n")
-    monkeypatch.setattr(data, "__file__", str(changed))
+    changed = tmp_path / "images.py"
+    changed.write_bytes(Path(images.__file__).read_bytes() + b"\n")
+    monkeypatch.setattr(images, "__file__", str(changed))
     load(manifest)
     assert entries() == 4
 
