@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 study: $(VENV)/.installed  ## run a study: PARAMS=params/study.yaml ARGS='--set data=FOLDER'
 	$(BIN)/cxr study $(PARAMS) $(ARGS)
 
-test: $(VENV)/.installed  ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.installed  ## all tests, two files at a time: each worker takes about 2 GiB
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-fast: $(VENV)/.installed  ## without those marked slow
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

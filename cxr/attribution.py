@@ -249,7 +249,7 @@ def _in_batches(
     for number, first in enumerate(range(0, len(images), batch_size)):
         part = slice(first, first + batch_size)
         found = explain(
-            tf.convert_to_tensor(images[part, ..., None], tf.float32),
+            tf.convert_to_tensor(images[part][..., None], tf.float32),
             tf.convert_to_tensor(class_index[part], tf.int32),
         )
         for key, maps in found.items():

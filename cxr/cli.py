@@ -1,6 +1,7 @@
-"""The `cxr` command: `cxr study FILE` runs a study, `cxr ui` shows its runs.
+"""The `cxr` command: `cxr check FILE` checks the data, `cxr study FILE` runs a study, `cxr ui` shows its runs.
 
-Exit codes: 0; 1 when a notebook failed; 2 for bad input, with one line that says what to do; 130 for Ctrl-C.
+Exit codes: 0; 1 when a notebook failed or a check found an error; 2 for bad input, with one line that says what to
+do; 130 for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from cxr.errors import InputError
+
+_LOCAL = "127.0.0.1"
 
 # Everything else is imported where it is used, so that `cxr --help` and a mistyped option answer at once.
 
@@ -42,14 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.set_defaults(run=_study)
     study.add_argument("params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml")
-    study.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="other values than the file's, written as in the file: --set seed=[0] image_size=96",
-    )
+    _add_set(study)
     _add_tracking_uri(study)
     study.add_argument("--out", metavar="DIR", help="executed notebooks and report (default: mlruns/studies/NAME)")
     study.add_argument(
@@ -61,13 +57,47 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     study.add_argument("--fresh", action="store_true", help="run everything again, done or not")
 
+    check = commands.add_parser(
+        "check",
+        help="check a study's images and labels before anything is trained on them",
+        description="Check a study's images and labels: what is broken, copied, or betrays the class by itself. "
+        "Exit code 1 if there is an error that `cxr study` would stop at.",
+    )
+    check.set_defaults(run=_check)
+    check.add_argument("params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml")
+    _add_set(check)
+    check.add_argument(
+        "--full", action="store_true", help="decode every pixel: near duplicates, blank images, hidden damage"
+    )
+    check.add_argument("--out", metavar="DIR", help="for checks.html (default: mlruns/studies/NAME)")
+
     ui = commands.add_parser(
         "ui", help="show the runs in the browser", description="Show the runs in the browser."
     )
     ui.set_defaults(run=_ui)
     _add_tracking_uri(ui)
     ui.add_argument("--port", metavar="PORT", type=_count, default=5000, help="default: 5000")
+    ui.add_argument(
+        "--host", metavar="HOST", default=_LOCAL, help="address to listen on (default: this machine only)"
+    )
+    ui.add_argument(
+        "--allowed-hosts",
+        metavar="NAMES",
+        help="with --host: the names by which browsers may ask for it, comma-separated (default: MLflow's)",
+    )
+    ui.add_argument("--cors-allowed-origins", metavar="ORIGINS", help="with --host: other sites that may use it")
     return parser
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="other values than the file's, written as in the file: --set seed=[0] image_size=96",
+    )
 
 
 def _add_tracking_uri(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +133,37 @@ def _study(arguments: argparse.Namespace) -> int:
     return study.run(params, arguments.params, overrides, **options)
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    import shutil
+    from pathlib import Path
+
+    from cxr.params import StudyParams, read_overrides
+
+    params = StudyParams.read(arguments.params, read_overrides(arguments.set))
+    from cxr import checks, checks_page
+
+    report = checks.run(params, full=arguments.full)
+    print(checks_page.lines(report, width=shutil.get_terminal_size((100, 24)).columns))
+    if arguments.out:
+        folder = Path(arguments.out)
+    else:
+        from cxr import study  # MLflow, and with it seconds: after what there is to read
+
+        folder = study.default_out(params)
+    print(f"page: {checks_page.write(report, folder / 'checks.html')}")
+    return 1 if report.of("error") else 0
+
+
+def _ui_command(uri: str, arguments: argparse.Namespace) -> list[str]:
+    words = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    words += ["--host", arguments.host, "--port", str(arguments.port), "--workers", "1"]
+    if arguments.allowed_hosts:
+        words += ["--allowed-hosts", arguments.allowed_hosts]
+    if arguments.cors_allowed_origins:
+        words += ["--cors-allowed-origins", arguments.cors_allowed_origins]
+    return words
+
+
 def _ui(arguments: argparse.Namespace) -> int:
     import socket
     import subprocess
@@ -116,15 +177,21 @@ def _ui(arguments: argparse.Namespace) -> int:
     if tracking.is_new(uri):
         raise InputError(f"{uri}: there are no runs yet: make some with `cxr study`, or mend --tracking-uri")
     with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", arguments.port)) == 0:
+        if probe.connect_ex((_LOCAL, arguments.port)) == 0:
             raise InputError(
                 f"port {arguments.port} is taken, perhaps by another `cxr ui`: choose one with --port"
             )
     tracking.connect(uri)
     print(f"Open http://127.0.0.1:{arguments.port} in a browser on this machine. Ctrl-C ends it.", flush=True)
-    words = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    # Of this machine only: MLflow asks for no password.
-    words += ["--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
+    if arguments.host not in (_LOCAL, "localhost", "::1"):
+        print(
+            f"CAUTION: whoever reaches {arguments.host}:{arguments.port} can read, change and delete the runs: "
+            "MLflow asks for no password here. docs/server.md says how to run a server that does (`mlflow server "
+            "--app-name basic-auth`).",
+            file=sys.stderr,
+            flush=True,
+        )
+    words = _ui_command(uri, arguments)
     # MLflow would also start eight processes that wait for jobs which nobody here gives them.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(words, env={**quiet, **os.environ})

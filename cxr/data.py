@@ -19,13 +19,16 @@ The manifest says which bytes a study used; `load_images` refuses bytes that hav
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -37,17 +40,19 @@ import pandas as pd
 import PIL
 from tqdm import tqdm
 
-from cxr import images, phantom
+from cxr import images, phantom, store
+from cxr.console import progress
 from cxr.errors import InputError, some
 from cxr.images import Unusable, decode, inside_mask, square, square_mask
 from cxr.layouts import MASKS, folder_rows, read_csv, source, table_rows
 from cxr.params import DataParams
-from cxr.splits import assign_splits, check_given_splits, limit_per_class
+from cxr.splits import assign_splits, check_given_splits, limit_per_class, val_from_train
 
 COLUMNS = ("image_id", "path", "label", "patient_id", "split", "sha256")
 
 # Rendering 128 x 128 takes about 10 ms, starting a process a second: give each at least two seconds' work.
 _PIXELS_A_PROCESS = 200 * 128**2
+_CACHE_GIB = 50.0
 _PHANTOM = re.compile(r"(phantom://(\d+)/(\d+))(?:\?marker=(class|random))?")
 
 
@@ -60,19 +65,25 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
     `settings.data` is one of
     - "phantom": the embedded data set (`cxr.phantom`). With a `shortcut`, every path ends in "?marker=class": the
       images of the stage that has the shortcut, and those of the test; `with_markers` gives the other stage's;
-    - a folder that holds a `manifest.csv`, or the path of such a CSV: columns path (relative to the CSV's
-      folder, or absolute), label, patient_id and optionally split, lesion_mask, lung_mask (see `load_regions`);
-      further columns are ignored;
-    - a folder with one sub-folder a class; PNG and JPEG files at any depth below it belong to the class,
-      hidden ones are left out. The patient is the first group of `patient_pattern`, searched for in the
-      file's name; without a pattern every image is its own patient, and a warning says so.
+    - a folder that holds a `manifest.csv`, or the path of a table, CSV or Parquet: columns path (relative to the
+      table's folder, or absolute), label, patient_id and optionally split, lesion_mask, lung_mask (see
+      `load_regions`); further columns are ignored. `path_column` and the like name other columns;
+    - a folder with one sub-folder a class; image files (`cxr.images.SUFFIXES`) at any depth below it belong to
+      the class, hidden ones are left out. The patient is the first group of `patient_pattern`, searched for in the
+      file's name; without a pattern every image is its own patient, and a warning says so;
+    - a folder with the folders train, test and, as a rule, val, each with one sub-folder a class.
 
+    docs/data.md has examples, and what `label_map`, `label_separator` and `multi_label` make of labels.
+
+    With `on_bad_image: skip` files that do not decode to the end, or whose masks do not fit, are left out before
+    anything else, with a warning; `manifest.attrs["skipped"]` lists them as {"path", "reason"} ([] otherwise).
     With `max_images_per_class` at most so many images of each class are kept, see `limit_per_class`.
-    A split column is honoured as it is; otherwise see `assign_splits`.
+    Given splits are honoured as they are unless `given_splits` says ignore; otherwise see `assign_splits`.
 
     Returns a DataFrame with the columns `COLUMNS` and those of masks, if any, all str, sorted by image_id, with a
     RangeIndex. Raises InputError when the data are missing, incomplete, or cannot be split so that every class is
-    in every split. Reads every file for its sha256 but decodes none: that is `check_images`' work.
+    in every split. Reads every file for its sha256 but, unless bad ones are to be skipped, decodes
+    none: that is `check_images`' work.
     """
     root, table = source(settings)
     if settings.shortcut != "none" and root is not None:
@@ -85,6 +96,9 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
     else:
         manifest = folder_rows(root, settings) if table is None else table_rows(table, settings)
     manifest = manifest.sort_values("image_id", kind="stable", ignore_index=True)
+    skipped: list[dict[str, str]] = []
+    if root is not None and settings.on_bad_image == "skip":
+        manifest, skipped = _without_bad(manifest, root, settings)
     if settings.max_images_per_class:
         keep = limit_per_class(
             manifest["label"],
@@ -94,7 +108,9 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
         )
         manifest = manifest[keep].reset_index(drop=True)
     if "split" in manifest:
-        check_given_splits(manifest, where=str(table))
+        if table is None and "val" not in set(manifest["split"]):
+            manifest["split"] = _val_from_train(manifest, root, settings)
+        check_given_splits(manifest, where=str(table or root))
     else:
         manifest["split"] = assign_splits(
             manifest["label"],
@@ -104,9 +120,10 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
             seed=settings.split_seed,
         )
     if root is not None:
-        manifest["sha256"] = _for_each(
-            lambda row: hashlib.sha256(_read(root, row.path)).hexdigest(), manifest, what="hashing"
-        )
+        if "sha256" not in manifest:
+            manifest["sha256"] = _for_each(
+                lambda row: hashlib.sha256(_read(root, row.path)).hexdigest(), manifest, what="hashing"
+            )
         _warn_of_copies(manifest)
         for name in MASKS:
             if name in manifest:
@@ -114,7 +131,9 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
                     hashlib.sha256((root / path).read_bytes()).hexdigest() if path else ""
                     for path in manifest[name]
                 ]
-    return manifest[_columns(manifest)].astype(str)
+    manifest = manifest[_columns(manifest)].astype(str)
+    manifest.attrs["skipped"] = skipped
+    return manifest
 
 
 def data_root(settings: Any) -> Path | None:
@@ -207,6 +226,20 @@ def _phantom_rows(settings: DataParams) -> pd.DataFrame:
     )
 
 
+def _val_from_train(manifest: pd.DataFrame, root: Path, settings: DataParams) -> np.ndarray:
+    warnings.warn(
+        f"{root}: no val folder: {settings.val_fraction:g} of train (val_fraction) becomes val, patients whole",
+        stacklevel=3,
+    )
+    return val_from_train(
+        manifest["label"],
+        manifest["patient_id"],
+        manifest["split"],
+        val_fraction=settings.val_fraction,
+        seed=settings.split_seed,
+    )
+
+
 def _warn_of_copies(manifest: pd.DataFrame) -> None:
     spread = manifest.groupby("sha256")["split"].nunique()
     copies = manifest[manifest["sha256"].isin(spread.index[spread > 1])]
@@ -232,18 +265,86 @@ def check_images(manifest: pd.DataFrame, root: Path | None) -> None:
         return
     folder = _root(root)
     names = [name for name in MASKS if name in manifest]
+    _for_each(lambda row: _check(row, _read(folder, row.path), folder, names), manifest, what="checking")
 
-    def work(row: Any) -> None:
-        width, height = decode(_read(folder, row.path)).size
-        for name in names:
-            if path := getattr(row, name):
-                with _naming(name, path):
-                    rows, columns = inside_mask(_read(folder, path)).shape
-                    # Up to a pixel, since one may have been made on a smaller copy of the other.
-                    if abs(columns * height - rows * width) > max(width, height, columns, rows):
-                        raise Unusable(f"has {columns}x{rows} pixels, other proportions than {width}x{height}")
 
-    _for_each(work, manifest, what="checking")
+def _check(row: Any, content: bytes, folder: Path, masks: Sequence[str]) -> None:
+    """Decode a row's image and masks; raises Unusable."""
+    width, height = decode(content).size
+    for name in masks:
+        if path := getattr(row, name):
+            with _naming(name, path):
+                rows, columns = inside_mask(_read(folder, path)).shape
+                # Up to a pixel, since one may have been made on a smaller copy of the other.
+                if abs(columns * height - rows * width) > max(width, height, columns, rows):
+                    raise Unusable(f"has {columns}x{rows} pixels, other proportions than {width}x{height}")
+
+
+def _without_bad(
+    manifest: pd.DataFrame, root: Path, settings: DataParams
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """The rows whose files decode fully, with their sha256, and path and reason of the others.
+
+    The bytes that were decoded once, by the same code, are not decoded again: a file in the cache holds their
+    hashes. Raises InputError where more than `max_skipped_fraction` are bad, or all of a class.
+    """
+    masks = [name for name in MASKS if name in manifest]
+    parts = [_source_hash(images.__file__), PIL.__version__, *_versions("pydicom")]
+    ledger = default_cache() / f"usable-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}.txt"
+    known = _ledger(ledger)
+
+    def work(row: Any) -> tuple[str, str]:
+        try:
+            content = _read(root, row.path)
+            sha256 = hashlib.sha256(content).hexdigest()
+            if sha256 not in known or any(getattr(row, name) for name in masks):
+                _check(row, content, root, masks)
+        except Unusable as trouble:
+            return "", str(trouble)
+        return sha256, ""
+
+    results = _for_each(work, manifest, what="decoding")
+    good = np.array([not reason for _, reason in results])
+    skipped = [
+        {"path": path, "reason": reason}
+        for path, (_, reason) in zip(manifest["path"], results, strict=True)
+        if reason
+    ]
+    kept = manifest[good].assign(sha256=[sha256 for sha256, _ in results if sha256]).reset_index(drop=True)
+    _write_ledger(ledger, set(kept["sha256"]))
+    if not skipped:
+        return kept, []
+    listed = [f"{item['path']} ({item['reason']})" for item in skipped]
+    count = f"{len(skipped)} of {len(manifest)} images cannot be used"
+    if len(skipped) > settings.max_skipped_fraction * len(manifest):
+        raise InputError(
+            f"{count}, more than max_skipped_fraction ({settings.max_skipped_fraction:g}): {some(listed)}: "
+            "restore or remove them, or raise max_skipped_fraction"
+        )
+    lost = sorted(set(manifest["label"]) - set(kept["label"]))
+    if lost:
+        raise InputError(f"{count}, among them all of {some(lost)}: {some(listed)}: restore them")
+    warnings.warn(f"{count} and are left out (on_bad_image: skip): {some(listed)}", stacklevel=3)
+    return kept, skipped
+
+
+def _ledger(path: Path) -> set[str]:
+    """Hashes of files that decode; empty where there is no such file, which costs time and nothing else."""
+    try:
+        return set(path.read_text(encoding="ascii").split())
+    except (OSError, UnicodeDecodeError):
+        return set()
+
+
+def _write_ledger(path: Path, hashes: set[str]) -> None:
+    known = _ledger(path)  # again: another process may have written meanwhile
+    if hashes <= known:
+        return
+    with suppress(OSError):  # without it the next run decodes again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            file.write("\n".join(sorted(known | hashes)))
+        os.replace(file.name, path)
 
 
 def load_images(
@@ -254,8 +355,11 @@ def load_images(
     cache: Path | None,
     lesion_contrast: float | None = None,
     verify: bool = True,
-) -> np.ndarray:
+) -> np.ndarray | store.Rows:
     """The images in the manifest's row order, uint8 [n, size, size], grey values over 0..255; read-only.
+
+    With a `cache` nothing but the images in work is in memory, however many there are: they go to a file as they
+    are decoded, and the `cxr.store.Rows` returned reads from it what it is asked for. Otherwise an array.
 
     Colour becomes luminance with the weights of `skimage.color.rgb2gray`; transparency is composited on black;
     palettes are expanded; 16-bit grey is scaled from 0..65535; an EXIF orientation is applied. The whole image
@@ -265,11 +369,14 @@ def load_images(
 
     With `verify` each file's sha256 is compared with the manifest's. What was verified is cached as `.npy` in
     the folder `cache` (None: no cache) under a key that depends on the ids and hashes of all rows, the size,
-    and the code; a hit reads no image file. Without `verify` the cache is neither read nor written.
+    and the code; a hit reads no image file. Without `verify` the cache is neither read nor written. Who wants an
+    entry that another process is writing waits for it. The cache keeps to `$CXR_CACHE_GIB` (50): before an entry
+    is written, those least recently used go until there is room; one that is still being read from is lost to
+    others only (on Windows it stays).
 
     `root`: `data_root(settings)`. `lesion_contrast` is needed for the phantom and for nothing else.
     Raises InputError, with a count and up to five names, for files that are missing, cannot be decoded
-    to the end, or have changed since the manifest was made.
+    to the end, or have changed since the manifest was made; and when the cache cannot be written.
     """
     if size < 1:
         raise InputError(f"size: at least 1 pixel, got {size}")
@@ -280,20 +387,21 @@ def load_images(
         if verify:
             _verify_phantom(manifest, contrast)
 
-        def make() -> np.ndarray:
-            return _render(manifest, size, contrast, what="rendering")[0]
+        def make() -> Iterator[np.ndarray]:
+            return (part[0] for part in _render(manifest, size, contrast, what="rendering"))
 
     else:
         folder = _root(root)
 
-        def make() -> np.ndarray:
+        def make() -> Iterator[np.ndarray]:
             return _read_all(manifest, folder, size, verify)
 
+    shape = (len(manifest), size, size)
     if cache is None or not verify:
-        stack = make()
+        stack = store.in_memory(shape, np.uint8, make())
         stack.flags.writeable = False
         return stack
-    return _cached(Path(cache) / f"images-{_cache_key(manifest, size)}.npy", (len(manifest), size, size), make)
+    return _cached(Path(cache) / f"images-{_cache_key(manifest, size)}.npy", shape, make)
 
 
 def load_regions(
@@ -315,7 +423,9 @@ def load_regions(
     if _is_phantom(manifest):
         contrast = _contrast(lesion_contrast)
         _verify_phantom(manifest, contrast)
-        _, lesion, lung, marker = _render(manifest, size, contrast, what="masks")
+        # the pictures are dropped at once: with those of all rows in memory, as many bytes again
+        parts = [masks for _, *masks in _render(manifest, size, contrast, what="masks")]
+        lesion, lung, marker = (np.concatenate(stack) for stack in zip(*parts, strict=True))
         return {"lesion": lesion, "lung": lung, "marker": marker}
 
     def load(name: str) -> np.ndarray:
@@ -354,7 +464,16 @@ def _naming(column: str, path: str) -> Iterator[None]:
 
 
 def _for_each(work: Callable[[Any], Any], manifest: pd.DataFrame, *, what: str) -> list[Any]:
-    """`work(row)` of every row, in order, in threads: reading, hashing, decoding and resizing release the GIL."""
+    """`work(row)` of every row, as `_stream`."""
+    return list(_stream(work, manifest, what=what))
+
+
+def _stream(work: Callable[[Any], Any], manifest: pd.DataFrame, *, what: str) -> Iterator[Any]:
+    """`work(row)` of every row, in order, in threads: reading, hashing, decoding and resizing release the GIL.
+
+    A few rows are in work at a time, so that results do not pile up before whoever takes them.
+    All rows are tried; at the end InputError names those for which `work` raised Unusable.
+    """
 
     def attempt(row: Any) -> Any:
         try:
@@ -362,18 +481,33 @@ def _for_each(work: Callable[[Any], Any], manifest: pd.DataFrame, *, what: str) 
         except Unusable as trouble:
             return trouble
 
-    rows = list(manifest.itertuples(index=False))
-    with ThreadPoolExecutor(_cores()) as pool:
-        results = list(tqdm(pool.map(attempt, rows), total=len(rows), desc=what, unit="image", delay=2))
-    bad = [
-        f"{row.path} ({result})" for row, result in zip(rows, results, strict=True) if isinstance(result, Unusable)
-    ]
+    bad = []
+    ahead: deque[tuple[Any, Future]] = deque()
+
+    def first() -> Iterator[Any]:
+        row, future = ahead.popleft()
+        result = future.result()
+        bar.update()
+        if isinstance(result, Unusable):
+            bad.append(f"{row.path} ({result})")
+        else:
+            yield result
+
+    with (
+        ThreadPoolExecutor(_cores()) as pool,
+        tqdm(total=len(manifest), desc=what, unit="image", delay=2) as bar,
+    ):
+        for row in manifest.itertuples(index=False):
+            ahead.append((row, pool.submit(attempt, row)))
+            if len(ahead) > 4 * _cores():
+                yield from first()
+        while ahead:
+            yield from first()
     if bad:
         raise InputError(
-            f"{len(bad)} of {len(rows)} images cannot be used: {some(bad)}: restore or remove them, then make "
+            f"{len(bad)} of {len(manifest)} images cannot be used: {some(bad)}: restore or remove them, then make "
             "the manifest anew"
         )
-    return results
 
 
 def _read(root: Path, path: str) -> bytes:
@@ -383,48 +517,77 @@ def _read(root: Path, path: str) -> bytes:
         raise Unusable(f"not found in {root}") from None
     except OSError as error:
         raise Unusable(f"cannot be read: {error.strerror}") from None
+    except ValueError:  # of a path with a NUL character
+        raise Unusable("cannot be read: no name that a file can have") from None
 
 
-def _read_all(manifest: pd.DataFrame, root: Path, size: int, verify: bool) -> np.ndarray:
+def _read_all(manifest: pd.DataFrame, root: Path, size: int, verify: bool) -> Iterator[np.ndarray]:
+    """The images in blocks of one, uint8 [1, size, size]."""
+
     def work(row: Any) -> np.ndarray:
         content = _read(root, row.path)
         if verify and hashlib.sha256(content).hexdigest() != row.sha256:
             raise Unusable("changed since the manifest was made")
-        return square(decode(content), size)
+        return square(decode(content), size)[None]
 
-    return np.stack(_for_each(work, manifest, what="loading"))
+    return _stream(work, manifest, what="loading")
 
 
-def _cached(path: Path, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
-    def read() -> np.ndarray:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.shape != shape or array.dtype != np.uint8:
-            raise ValueError(f"holds {array.dtype} {array.shape}, not uint8 {shape}")
-        return array
-
-    if path.exists():
+def _cached(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[np.ndarray]]) -> store.Rows:
+    def read(warn: bool) -> store.Rows | None:
+        """What is there, as the entry used last; None when there is nothing, or no such array."""
         try:
-            return read()
+            rows = store.Rows(path)
+            if rows.shape != shape or rows.dtype != np.uint8:
+                raise ValueError(f"holds {rows.dtype} {rows.shape}, not uint8 {shape}")
+        except FileNotFoundError:
+            return None
         except (ValueError, OSError, EOFError) as error:
-            warnings.warn(f"{path}: cached images are damaged ({error}) and are made anew", stacklevel=3)
-    stack = make()
+            if warn:
+                warnings.warn(f"{path}: cached images are damaged ({error}) and are made anew", stacklevel=4)
+            return None
+        with suppress(OSError):  # a cache that others filled and that may only be read
+            os.utime(path)
+        return rows
+
+    if (rows := read(warn=False)) is not None:
+        return rows
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Several notebooks may write the same entry at once: each its own file, and the last rename wins.
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                np.save(file, stack, allow_pickle=False)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                file.close()
-                os.unlink(file.name)
-                raise
+        waits = f"images: waiting for another process that is writing {path}"
+        with store.locked(path.with_suffix(".lock"), lambda: progress(waits)):
+            if (rows := read(warn=True)) is not None:  # another has made it since
+                return rows
+            for left in path.parent.glob(f"{path.name}.*.tmp"):  # of a process that was killed
+                left.unlink(missing_ok=True)
+            _make_room(path, math.prod(shape))
+            return store.Rows.write(path, shape, np.uint8, make())
     except OSError as error:
         raise InputError(
             f"{path.parent}: cannot write the image cache ({error.strerror}): set CXR_CACHE to a folder with room"
         ) from None
-    return read()
+
+
+def _make_room(path: Path, size: int) -> None:
+    """Remove the entries least recently used beside `path` until those left and `size` bytes more are allowed."""
+    text = os.environ.get("CXR_CACHE_GIB", "")
+    try:
+        allowed = float(text or _CACHE_GIB) * 2**30
+    except ValueError:
+        allowed = -1.0
+    if not 0 <= allowed < math.inf:
+        raise InputError(f"CXR_CACHE_GIB: a number of GiB that cached images may take, got {text!r}")
+    entries = []
+    for entry in path.parent.glob("images-*.npy"):
+        with suppress(FileNotFoundError):  # another process makes room too
+            found = entry.stat()
+            entries.append((found.st_mtime_ns, found.st_size, entry))
+    total = size + sum(other for _, other, entry in entries if entry != path)
+    for _, other, entry in sorted(entries):
+        if total > allowed and entry != path:
+            with suppress(OSError):  # on Windows one that is open cannot go
+                entry.unlink(missing_ok=True)
+                total -= other
 
 
 def _cache_key(manifest: pd.DataFrame, size: int) -> str:
@@ -436,8 +599,16 @@ def _cache_key(manifest: pd.DataFrame, size: int) -> str:
         _source_hash(phantom.__file__),
         PIL.__version__,
         np.__version__,
+        *_versions("pydicom"),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _versions(*packages: str) -> Iterator[str]:
+    """Of those that are installed: images of their formats are decoded by them."""
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            yield f"{package} {version(package)}"
 
 
 def _source_hash(file: str) -> str:
@@ -460,8 +631,11 @@ def _verify_phantom(manifest: pd.DataFrame, lesion_contrast: float) -> None:
         )
 
 
-def _render(manifest: pd.DataFrame, size: int, lesion_contrast: float, *, what: str) -> tuple[np.ndarray, ...]:
-    """(images, lesion, lung, marker masks), in processes where that pays: rendering holds the GIL.
+def _render(
+    manifest: pd.DataFrame, size: int, lesion_contrast: float, *, what: str
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """(images, lesion, lung, marker masks) of up to 16 rows at a time, in order, in processes where that pays:
+    rendering holds the GIL.
 
     joblib's processes, unlike multiprocessing's, do not run a caller's unguarded script a second time.
     """
@@ -482,12 +656,10 @@ def _render(manifest: pd.DataFrame, size: int, lesion_contrast: float, *, what: 
     tasks = [
         task(seed, part, size, lesion_contrast=lesion_contrast, marker=marker) for seed, marker, part in chunks
     ]
-    parts = []
     with tqdm(total=len(keys), desc=what, unit="image", delay=2) as bar:
         for part in joblib.Parallel(jobs, return_as="generator")(tasks):
-            parts.append(part)
+            yield part
             bar.update(len(part[0]))
-    return tuple(np.concatenate(stack) for stack in zip(*parts, strict=True))
 
 
 def _is_phantom(manifest: pd.DataFrame) -> bool:

@@ -9,11 +9,24 @@ SHOWN = 5  # how many files, rows or patients a message lists
 
 
 class InputError(ValueError):
-    """Bad input: the message says what is wrong, where, and what to do. The command line exits with 2."""
+    """Bad input: the message says what is wrong, where, and what to do. The command line exits with 2.
+
+    `items`: all of what the message lists only the first of; empty where it lists nothing.
+    """
+
+    def __init__(self, message: str, *, items: Iterable[Any] = ()) -> None:
+        super().__init__(message)
+        self.items = [str(item) for item in items]
 
 
 def some(items: Iterable[Any]) -> str:
     """The first SHOWN of them, and how many more there are."""
-    items = [str(item) for item in items]
+    items = [_line(str(item)) for item in items]
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return ", ".join(items[:SHOWN]) + more
+
+
+def _line(text: str, most: int = 300) -> str:
+    """On one line whatever a file's name has in it, and not longer than a person reads."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

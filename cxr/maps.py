@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.errors import InputError
+from cxr.files import atomic
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,14 @@ class MapStack:
     def save(self, path: str | Path) -> None:
         """Write an `.npz` that needs no pickle: arrays image_id, class_index, maps (float32), and meta (JSON)."""
         meta = {name: getattr(self, name) for name in ("stage", "method", "layer", "classes", "checkpoint_sha256")}
-        np.savez_compressed(
-            path,
-            image_id=np.asarray(self.image_id, str),
-            class_index=np.asarray(self.class_index, np.int32),
-            maps=np.asarray(self.maps, np.float32),
-            meta=np.array(json.dumps(meta)),
-        )
+        with atomic(path) as temporary:
+            np.savez_compressed(
+                temporary,
+                image_id=np.asarray(self.image_id, str),
+                class_index=np.asarray(self.class_index, np.int32),
+                maps=np.asarray(self.maps, np.float32),
+                meta=np.array(json.dumps(meta)),
+            )
 
 
 def load(path: str | Path) -> MapStack:
@@ -60,6 +62,73 @@ def load(path: str | Path) -> MapStack:
             return MapStack(image_id=file["image_id"], class_index=file["class_index"], maps=file["maps"], **meta)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a stack of attribution maps ({error})") from None
+
+
+def verify(
+    stack: MapStack, images: pd.DataFrame, *, stage: str, method: str, checkpoint_sha256: str = ""
+) -> MapStack:
+    """`stack`, if it is what it is taken for: maps of this stage's checkpoint, by this method, of these images.
+
+    Args:
+        images: as `select` returns them and 2_attribute logs them: image_id, explained.
+        stage: as in the stack: transfer, fine_tuned, head_1, epoch_002, ...
+        checkpoint_sha256: of the checkpoint's file as the train run logged it; empty: not known to it.
+
+    Raises: InputError that names what differs.
+    """
+    which = f"the stack of maps '{stage}' by {method}"
+    advice = "run 2_attribute again"
+    for name, wanted in {"stage": stage, "method": method}.items():
+        if getattr(stack, name) != wanted:
+            raise InputError(f"{which}: holds maps of {name} '{getattr(stack, name)}': {advice}")
+    if checkpoint_sha256 and stack.checkpoint_sha256 != checkpoint_sha256:
+        raise InputError(
+            f"{which}: was made from another checkpoint (sha256 {stack.checkpoint_sha256[:16]}…) than the train "
+            f"run logged ({checkpoint_sha256[:16]}…): {advice}"
+        )
+    odd = set(stack.image_id.tolist()) ^ set(images["image_id"])
+    if odd:
+        raise InputError(
+            f"{which}: {len(odd)} images are in it or in images.parquet only, such as {min(odd)}: {advice}"
+        )
+    index = {label: number for number, label in enumerate(stack.classes)}
+    wanted = images.set_index("image_id")["explained"].map(index).reindex(stack.image_id)
+    other = np.flatnonzero(wanted.to_numpy(float) != stack.class_index)
+    if len(other):
+        raise InputError(
+            f"{which}: {len(other)} images are explained for another class than images.parquet says, such as "
+            f"{stack.image_id[other[0]]}: {advice}"
+        )
+    return stack
+
+
+def verify_predictions(
+    logged: pd.DataFrame, image_id: np.ndarray, probabilities: np.ndarray, *, where: str, tolerance: float = 1e-2
+) -> None:
+    """Raise InputError unless a loaded model says of these images what the train run logged that it says.
+
+    Another model, images that changed or are prepared in another way would be explained otherwise. The same model
+    on the same images differs too, on another kind of processor and by the size of batches: on GPUs, which round
+    to ten bits, by some 1e-3; hence `tolerance`.
+
+    Args:
+        logged: the train run's predictions (`cxr.training.prediction_table`): image_id, p_0, p_1, ...
+        image_id: str [n]. probabilities: float [n, n_classes], of the model as loaded.
+        where: names the run and the stage in the message.
+    """
+    columns = [f"p_{k}" for k in range(probabilities.shape[1])]
+    if columns != [name for name in logged.columns if name.startswith("p_")]:
+        raise InputError(f"{where}: the model has {len(columns)} classes, other than the predictions: train again")
+    before = logged.set_index("image_id")[columns].reindex(image_id).to_numpy(float)
+    off = np.abs(before - probabilities).max(axis=1)
+    wrong = np.flatnonzero(~(off <= tolerance))  # NaN too
+    if len(wrong):
+        first = wrong[0]
+        raise InputError(
+            f"{where}: the model does not say of {len(wrong)} of {len(image_id)} images what it said when it was "
+            f"trained, such as {image_id[first]} (probabilities differ by {off[first]:.3g}): the images or how "
+            "they are read have changed, or the model: run 1_train again"
+        )
 
 
 def join(transfer: MapStack, fine_tuned: MapStack) -> tuple[MapStack, MapStack]:

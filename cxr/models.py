@@ -24,6 +24,7 @@ from keras import KerasTensor, layers
 from cxr import compact
 from cxr.data import default_cache
 from cxr.errors import InputError
+from cxr.files import atomic
 
 MIN_GRID = 4
 TARGETS = ("shallower", "penultimate", "penultimate_cut", "last_conv", "final")  # names of layers, anywhere
@@ -290,9 +291,11 @@ def save_source(model: keras.Model, folder: Path, *, provenance: dict) -> Path:
     if not all(np.isfinite(a).all() for a in arrays.values()):
         raise ValueError(f"{model.name}: a weight does not fit float16")
     path = folder / f"{model.name}.npz"
-    np.savez_compressed(path, **arrays)
+    with atomic(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
     record = {"architecture": model.name, "sha256": sha256_file(path), **provenance}
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    with atomic(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     return path
 
 

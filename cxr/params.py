@@ -131,11 +131,38 @@ class DataParams(Params):
     patient_pattern: str = Field(
         "", description="regular expression whose first group in a file's name is the patient, for folders"
     )
+    label_pattern: str = Field(
+        "", description="regular expression whose first group, where a file's name has it, is its label"
+    )
+    image_folder: str = Field(
+        "", description="name of the folders with the images, where masks lie beside them; empty: all"
+    )
+    given_splits: Literal["honour", "ignore"] = Field(
+        "honour", description="what folders train, val and test or a split column are for"
+    )
+    path_column: str = Field("path", description="columns of a table: this one and the next three")
+    label_column: str = "label"
+    patient_column: str = Field("patient_id", description="empty: the table names no patients")
+    split_column: str = "split"
+    path_template: str = Field(
+        "", description="where a table's files are, as in 'images_*/images/{}'; {}: the path column's cell"
+    )
+    label_map: dict[str, str] = Field({}, description="label as found: class; others are left out; empty: all")
+    label_separator: str = Field("", description="what stands between several labels in a table's cell")
+    multi_label: Literal["refuse", "single", "first_of_priority"] = Field(
+        "refuse", description="images of several classes: an error, left out, or of the first in label_map"
+    )
     max_images_per_class: Annotated[int, Field(ge=0)] = Field(0, description="0: all")
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.25
     split_seed: Seed = 0
     image_size: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="side in pixels")
+    on_bad_image: Literal["stop", "skip"] = Field(
+        "stop", description="what a file that does not decode does: stop the study, or be left out of it"
+    )
+    max_skipped_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.05, description="with `on_bad_image: skip`: if more of the images are bad, the study stops"
+    )
 
     @field_validator("name")
     @classmethod
@@ -143,6 +170,37 @@ class DataParams(Params):
         if not value or not all(c.isalnum() or c in "-_." for c in value) or value.startswith("."):
             raise ValueError(f"letters, digits, '-', '_' and '.' only, got {value!r}")
         return value
+
+    @field_validator("path_template")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        if value and (value.count("{}") != 1 or "{}" not in value.replace("\\", "/").rsplit("/", 1)[-1]):
+            raise ValueError(f"{{}} once, behind the last slash, as in 'images_*/images/{{}}', got {value!r}")
+        return value
+
+    @field_validator("label_map")
+    @classmethod
+    def _label_map(cls, value: dict[str, str]) -> dict[str, str]:
+        empty = [key for key, name in value.items() if not name.strip() or not key.strip()]
+        if empty:
+            raise ValueError(f"neither a label nor a class may be empty, got {empty[0]!r}: {value[empty[0]]!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _labels(self) -> Self:
+        names = [name for name in (self.path_column, self.label_column, self.patient_column) if name]
+        if len(set(names)) < len(names) or not self.path_column or not self.label_column:
+            raise ValueError(
+                "path_column, label_column and patient_column: three different columns (patient_column may be "
+                f"empty), got {self.path_column!r}, {self.label_column!r} and {self.patient_column!r}"
+            )
+        if self.multi_label == "first_of_priority" and not self.label_map:
+            raise ValueError("multi_label: first_of_priority takes the order of label_map, which is empty")
+        if self.multi_label != "refuse" and not self.label_separator:
+            raise ValueError(
+                f"multi_label: {self.multi_label} needs label_separator: what stands between the labels of a cell"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fractions(self) -> Self:

@@ -76,6 +76,38 @@ def assign_splits(
     raise InputError(_too_few(label_names[first], having[first]))
 
 
+def val_from_train(
+    labels: Sequence[str], patients: Sequence[str], splits: Sequence[str], *, val_fraction: float, seed: int
+) -> np.ndarray:
+    """`splits` ("train" and "test") with `val_fraction` of train's images as "val"; str [n].
+
+    Grouped by patient and stratified by class as `assign_splits` does it.
+
+    Raises InputError with a class of fewer than two patients in train.
+    """
+    splits = np.asarray(splits, dtype=object).copy()
+    train = np.flatnonzero(splits == "train")
+    label_names, label = np.unique(np.asarray(labels, dtype=str)[train], return_inverse=True)
+    patient_names, patient = np.unique(np.asarray(patients, dtype=str)[train], return_inverse=True)
+    counts = np.zeros((len(patient_names), len(label_names)))
+    np.add.at(counts, (patient, label), 1)
+    shares, fractions = counts / counts.sum(axis=0), np.array([1 - val_fraction, val_fraction])
+    rng = np.random.default_rng([seed, 3])
+    for _ in range(20):
+        order = rng.permutation(len(patient_names))
+        split = np.empty(len(order), int)
+        split[order] = _allocate(shares[order], fractions, rng)
+        present = np.array([(shares[split == s] > 0).any(axis=0) for s in range(2)])
+        if present.all():
+            splits[train[split[patient] == 1]] = "val"
+            return splits
+    name = label_names[np.flatnonzero(~present.all(axis=0))[0]]
+    raise InputError(
+        f"data: class '{name}' has too few patients in train for val to have one too: add a val folder, or set "
+        "given_splits to ignore"
+    )
+
+
 def check_given_splits(manifest: pd.DataFrame, *, where: str) -> None:
     found = sorted(set(manifest["split"]))
     if found != sorted(SPLITS):
@@ -88,7 +120,8 @@ def check_given_splits(manifest: pd.DataFrame, *, where: str) -> None:
     if torn:
         raise InputError(
             f"{where}: {len(torn)} patients are in more than one split: {some(torn)}: a patient's images belong "
-            "in one split; correct the column or leave it out"
+            "in one split; correct that, or set given_splits to ignore",
+            items=torn,
         )
     if manifest["label"].nunique() < 2:
         raise InputError(f"{where}: at least two classes are needed, found {manifest['label'].iloc[0]}")
@@ -99,7 +132,7 @@ def check_given_splits(manifest: pd.DataFrame, *, where: str) -> None:
             patients = manifest.loc[manifest["label"] == name, "patient_id"].nunique()
             raise InputError(
                 f"{where}: class '{name}' ({patients} patients) has no image in {', '.join(absent)}: every class "
-                "needs images in every split; correct the split column, leave it out, or raise "
+                "needs images in every split; correct the given splits, set given_splits to ignore, or raise "
                 "max_images_per_class if that is what cut the class down"
             )
 

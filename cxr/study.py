@@ -22,8 +22,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +32,27 @@ import yaml
 
 from cxr import tracking
 from cxr.errors import InputError
+from cxr.files import atomic
 from cxr.params import NOTEBOOKS, Params, StudyParams, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
+    import psutil
+
+    from cxr import checks
 
 # Two kernels that start at once can pick the same TCP port.
 _STAGGER_SECONDS = 2.0
 # How long one notebook of a stage takes, roughly, in units of any other; until one of the stage has been seen.
 _USUAL_SECONDS = {"train": 100.0, "attribute": 15.0, "score": 10.0, "compare": 10.0}
 _PROGRESS = "» "  # how a progress line of a notebook starts
+_RUN_LINE = "run "  # how the first line of a step's log starts
 _PATIENCE_SECONDS = 15.0  # for papermill to stop its kernel before both are killed
+# A runner on another machine cannot be looked at: it gives a sign of life, and without one for long it is dead.
+_SIGN_OF_LIFE_SECONDS = 60.0
+_DEAD_SECONDS = 900.0  # longer than a runner waits for its store
+_LOCK = ".running"
+_ALIVE = "cxr.alive"
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,7 @@ class _Session:
     failures: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage
     progress: dict[str, str] = field(default_factory=dict)  # the last progress line of each running step
+    alive: float = 0.0  # when the last sign of life was given, by time.monotonic()
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
     starting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -319,11 +331,40 @@ def run(
     steps = _validated(session)
     tracking.connect(session.environment["MLFLOW_TRACKING_URI"])
     manifest = _read_manifest(session)
+    try:
+        return _run(session, steps, manifest, jobs)
+    except tracking.StoreGone as error:
+        _say(f"stopped: {error}")
+    except Exception as error:
+        if not tracking.disk_full(error):
+            raise
+        reason = str(error).splitlines()[0][:300]
+        _say(f"stopped: the disk is full, that of {session.out} or of the store: {reason}")
+        _say("What is done is kept: make room, and give the same command again.")
+        with contextlib.suppress(Exception):  # on a full disk this may fail too; the next start puts it right
+            _end_all(session)
+    return 1
+
+
+def _end_all(session: _Session) -> None:
+    """End the runs of a study that stops half-way, its own last."""
+    if session.parent:
+        for child in tracking.find(experiment=session.study.name, parent=session.parent, complete=False):
+            if child.status == "RUNNING":
+                tracking.end_run(child.run_id, "KILLED")
+        tracking.end_run(session.parent, "FAILED")
+
+
+def _run(session: _Session, steps: list[Step], manifest: pd.DataFrame, jobs: int) -> int:
+    """What `run` does after the first checks."""
+    study = session.study
+    _stop_abandoned(session)
     _find_done(session, steps)
     waiting = [step for step in steps if step.key not in session.runs]
+    report = None
     if any(step.stage in ("train", "attribute") for step in waiting):
         to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]
-        preflight(study, manifest, list(dict.fromkeys(to_train)))
+        report = preflight(study, manifest, list(dict.fromkeys(to_train)))
     _make_folder(session.out)
     done = len(session.runs)
     _say(
@@ -331,36 +372,112 @@ def run(
         f"{jobs} at a time, into {_from_here(session.out)}"
     )
     code = 0
-    if waiting:
-        session.parent = _open_parent(session)
-        with _terminable():
-            try:
-                _run_all(session, waiting, total=len(steps), jobs=jobs)
-            except KeyboardInterrupt:
-                _interrupted(session)
-                return 130
-        code = 1 if session.failures else 0
-        tracking.log_text(json.dumps(session.runs, indent=1), "steps.json", run_id=session.parent)
-        if not code:
-            tracking.set_tags(session.parent, {"cxr.complete": "true"})
-        tracking.end_run(session.parent, "FAILED" if code else "FINISHED")
-    _print_results(session, steps)
+    with _claimed(session.out):
+        _mend_notebooks(session, steps)
+        if waiting:
+            session.parent = _open_parent(session)
+            if report is not None:
+                from cxr import checks_page
+
+                page = checks_page.write(report, session.out / "checks.html")
+                tracking.log_file_as(session.parent, page, "checks.html")
+            with _terminable():
+                try:
+                    _run_all(session, waiting, total=len(steps), jobs=jobs)
+                except KeyboardInterrupt:
+                    _interrupted(session)
+                    return 130
+            mixed = _of_other_code(session, steps)
+            code = 1 if session.failures or mixed else 0
+            tracking.log_text(json.dumps(session.runs, indent=1), "steps.json", run_id=session.parent)
+            _note_mixed(session, mixed)
+            if not code:
+                tracking.set_tags(session.parent, {"cxr.complete": "true"})
+            tracking.end_run(session.parent, "FAILED" if code else "FINISHED")
+        _print_results(session, steps)
     return code
 
 
-def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> None:
-    """Find out what would fail later on, before training starts: unreadable images, weights, target layers.
+def _of_other_code(session: _Session, steps: list[Step]) -> list[str]:
+    """Keys of the done steps whose runs are not what they would be with the code and weights as they are now."""
+    done = [step for step in steps if step.key in session.runs]
+    return [
+        step.key
+        for step in done
+        if tracking.run_info(session.runs[step.key]).fingerprint != _fingerprint(session, step)
+    ]
+
+
+def _note_mixed(session: _Session, mixed: list[str]) -> None:
+    """Say it, and tag it, where code or data changed while the study ran; else take away what was said before."""
+    text = ", ".join(mixed)
+    runs = [session.parent, *([session.runs["compare"]] if "compare" in session.runs else [])]
+    for run_id in runs:
+        if mixed or "cxr.mixed_code" in tracking.run_info(run_id).tags:
+            tracking.set_tags(run_id, {"cxr.mixed_code": text[:5000]})
+    if mixed:
+        _say(
+            f"CAUTION: the code, the data or the weights changed while the study ran. {len(mixed)} notebooks are "
+            f"of another version than the rest, and do not belong into one report: {text}. Run the same command "
+            "again: it runs those, and what depends on them, anew."
+        )
+
+
+def _mend_notebooks(session: _Session, steps: list[Step]) -> None:
+    """Log the notebooks of done steps whose study was killed between the notebook's end and its logging."""
+    for step in steps:
+        run_id = session.runs.get(step.key)
+        if run_id is None or "notebook.ipynb" in tracking.artifacts(run_id):
+            continue
+        if not tracking.run_info(run_id).tags.get("mlflow.parentRunId"):
+            continue  # run by hand, in Jupyter
+        notebook = session.out / f"{step.file}.ipynb"
+        if _run_of(session.out / f"{step.file}.log") == run_id and _executed(notebook):
+            tracking.log_file_as(run_id, notebook, "notebook.ipynb")
+        else:
+            _say(f"  {step.name}: run {run_id} has whole results, but no notebook, as the study was killed")
+
+
+def _run_of(log: Path) -> str:
+    """The run id in the first line of a step's log."""
+    try:
+        first = log.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    except OSError:
+        return ""
+    return first.removeprefix(_RUN_LINE) if first.startswith(_RUN_LINE) else ""
+
+
+def _executed(notebook: Path) -> bool:
+    """Whether papermill wrote that notebook to its end."""
+    try:
+        record = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(record.get("end_time")) and not record.get("exception")
+
+
+def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> checks.Report:
+    """Find out what would fail later on, before training starts: data, unreadable images, weights, target layers.
 
     The networks of `architectures` are built in another process, as TensorFlow takes seconds and memory.
+
+    Returns:
+        What `cxr check` finds in the headers; its warnings are printed.
 
     Raises:
         InputError: the first thing that is wrong.
     """
-    from cxr import data
+    from cxr import checks, data
 
+    report = checks.run(study, manifest=manifest)
+    if errors := report.of("error"):
+        more = f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
+        raise InputError(f"data: {errors[0].text}{more}: `cxr check PARAMS.yaml` names the files")
+    for finding in report.of("warning"):
+        _say(f"  {finding.check}: {finding.text}")
     data.check_images(manifest, data.data_root(study))
     if not architectures:
-        return
+        return report
     common = {
         "weights": study.weights,
         "target": study.target_layer,
@@ -368,10 +485,10 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
         "n_classes": len(data.classes(manifest)),
         "fine_tune_from": study.fine_tune_from,
     }
-    checks = json.dumps([{"architecture": name, **common} for name in architectures])
+    wanted = json.dumps([{"architecture": name, **common} for name in architectures])
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(
-        [sys.executable, "-c", _CHECK_MODELS, checks],
+        [sys.executable, "-c", _CHECK_MODELS, wanted],
         env=environment,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -381,6 +498,7 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InputError(json.loads(last) if done.returncode == 2 else f"the models cannot be built: {last}")
+    return report
 
 
 _CHECK_MODELS = """
@@ -423,10 +541,15 @@ def export_report(notebook: str | Path, html: str | Path) -> None:
         mathjax_url="",
     )
     body, _ = exporter.from_notebook_node(pages, resources={"metadata": {"path": str(Path(notebook).parent)}})
-    Path(html).write_text(body, encoding="utf-8")
+    with atomic(html) as temporary:
+        temporary.write_text(body, encoding="utf-8")
 
 
 def _for_readers(output: Any) -> Any:
+    if "text/markdown" in output.get("data", {}):
+        # Markdown lets HTML through, and names of paths and studies stand in it: none of ours has a tag.
+        text = output.data["text/markdown"].replace("<", "&lt;")
+        return type(output)({**output, "data": {**output.data, "text/markdown": text}})
     if output.output_type != "stream":
         return output
     lines = [line for line in output.text.splitlines(keepends=True) if not line.startswith(_PROGRESS)]
@@ -553,11 +676,9 @@ def _note_done(session: _Session, step: Step, run: tracking.RunInfo) -> None:
 def _open_parent(session: _Session) -> str:
     """The study's own run: the one of this name and these settings and images if there is one, or a new one."""
     fingerprint = _study_fingerprint(session)
-    runner = {"cxr.runner": _runner()}
+    runner = {"cxr.runner": _runner(), _ALIVE: _now()}
     if not session.fresh:
         for run in tracking.find("study", experiment=session.study.name, fingerprint=fingerprint, complete=False):
-            if run.status == "RUNNING":
-                _check_abandoned(run, session.study.name)
             tracking.reopen_run(run.run_id)
             tracking.set_tags(run.run_id, runner)
             return run.run_id
@@ -578,27 +699,120 @@ def _study_fingerprint(session: _Session) -> str:
 
 
 def _runner() -> str:
+    return _process(os.getpid())
+
+
+def _process(pid: int) -> str:
+    """`host:pid:create_time` of a process, which tells it from a later one with the same number."""
     import psutil  # of ipykernel's own requirements
 
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
+    return f"{socket.gethostname()}:{pid}:{psutil.Process(pid).create_time():.0f}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _stop_abandoned(session: _Session) -> None:
+    """Refuse if this very study is being run; end what is left of it where its runner was killed."""
+    fingerprint = _study_fingerprint(session)
+    for run in tracking.find("study", experiment=session.study.name, fingerprint=fingerprint, complete=False):
+        if run.status == "RUNNING":
+            _check_abandoned(run, session.study.name)
+            tracking.end_run(run.run_id, "KILLED")
 
 
 def _check_abandoned(run: tracking.RunInfo, name: str) -> None:
-    """A study that says it is running: refuse while its runner lives, else say so of its children too."""
+    """A study that says it is running: refuse while its runner lives, else stop its notebooks and end their runs.
+
+    A runner on another machine lives if its last sign of life is not older than `_DEAD_SECONDS`; the notebooks
+    of a dead one cannot be reached from here.
+    """
+    advice = "wait for it, stop it, or choose another `name`"
+    runner = run.tags.get("cxr.runner", "")
+    host, _, pid = runner.rpartition(":")[0].rpartition(":")
+    if host == socket.gethostname():
+        if _lives(runner):
+            raise InputError(f"the study '{name}' is being run already, by process {pid}: {advice}")
+    else:
+        silent = _seconds_since(run.tags.get(_ALIVE, ""))
+        if silent < _DEAD_SECONDS:
+            raise InputError(
+                f"the study '{name}' is being run already, by process {pid} on {host} (last sign of life "
+                f"{_duration(max(0.0, silent))} ago; it counts as dead after {_duration(_DEAD_SECONDS)}): {advice}"
+            )
+    children = tracking.find(experiment=name, parent=run.run_id, complete=False)
+    left = [child for child in children if child.status == "RUNNING"]
+    stopped = _stop_orphans(left)
+    if stopped:
+        _say(f"  an earlier run of this study was killed: stopped {stopped} processes that it had left")
+    for child in left:
+        if not tracking.run_info(child.run_id).complete:  # it may have ended just now
+            tracking.end_run(child.run_id, "KILLED")
+
+
+def _stop_orphans(runs: list[tracking.RunInfo]) -> int:
+    """Stop papermill and the kernels of these runs, as far as they are on this machine. Returns how many.
+
+    They are found by the tag `cxr.process`, and by the run's id in their environment: of a kernel whose papermill
+    is gone, nothing else tells whose it is.
+    """
     import psutil
 
-    host, pid, created = run.tags.get("cxr.runner", "::").rsplit(":", 2)
-    if host != socket.gethostname():
-        return  # another machine's: nothing can be known
+    if not runs:
+        return 0
+    ids = {run.run_id for run in runs}
+    first = {pid for run in runs if (pid := _lives(run.tags.get("cxr.process", "")))}
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid in first or process.environ().get("MLFLOW_RUN_ID") in ids:
+                for one in (process, *process.children(recursive=True)):
+                    found[one.pid] = one
+    found.pop(os.getpid(), None)
+    children = set()
+    for process in found.values():
+        with contextlib.suppress(psutil.Error):
+            children |= {child.pid for child in process.children()}
+    _stop_processes([found[pid] for pid in found.keys() - children], found.values())
+    return len(found)
+
+
+def _lives(process: str) -> int:
+    """The process id in `host:pid:create_time`, if that very process lives on this machine; else 0."""
+    import psutil
+
+    host, pid, created = (["", ""] + process.rsplit(":", 2))[-3:]
+    if host != socket.gethostname() or not pid.isdecimal():
+        return 0
     with contextlib.suppress(psutil.NoSuchProcess):
-        if f"{psutil.Process(int(pid)).create_time():.0f}" == created:
-            raise InputError(
-                f"the study '{name}' is being run already, by process {pid}: wait for it, stop it, or choose "
-                "another `name`"
-            )
-    for child in tracking.find(experiment=name, parent=run.run_id, complete=False):
-        if child.status == "RUNNING":
-            tracking.end_run(child.run_id, "KILLED")
+        found = psutil.Process(int(pid))
+        # the clock may be set meanwhile: a second or two are no other process
+        if found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - float(created)) < 3:
+            return int(pid)
+    return 0
+
+
+def _seconds_since(moment: str) -> float:
+    """Seconds from an ISO time to now; infinite where there is none."""
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds() if moment else float("inf")
+
+
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Keep other studies out of the folder, where they would write over each other's notebooks."""
+    lock = out / _LOCK
+    with contextlib.suppress(FileNotFoundError):
+        holder = lock.read_text(encoding="utf-8")
+        pid = _lives(holder)
+        if pid not in (0, os.getpid()):
+            raise InputError(f"{out}: another study is writing there (process {pid}): choose another with --out")
+    with atomic(lock) as temporary:
+        temporary.write_text(_runner(), encoding="utf-8")
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------- running
@@ -633,10 +847,14 @@ def _run_all(session: _Session, waiting: list[Step], *, total: int, jobs: int) -
                     )
                     _report_end(session, step, seconds, left, total)
                 _show_progress(session, running)
-        except KeyboardInterrupt:
+                if time.monotonic() - session.alive > _SIGN_OF_LIFE_SECONDS:
+                    tracking.set_tags(session.parent, {_ALIVE: _now()})
+                    session.alive = time.monotonic()
+        except BaseException as error:  # a full disk, a store that is gone: nothing is left running
             _stop(session)
-            for _, run_id, _ in running.values():
-                tracking.end_run(run_id, "KILLED")
+            if isinstance(error, KeyboardInterrupt):
+                for _, run_id, _ in running.values():
+                    tracking.end_run(run_id, "KILLED")
             raise
 
 
@@ -661,6 +879,8 @@ def _begin(session: _Session, step: Step) -> str:
 
 def _execute(session: _Session, step: Step, run_id: str, *, stagger: bool) -> int:
     """Run papermill, in a thread, with its output in the step's log. Returns its exit code."""
+    import psutil
+
     environment = {
         **os.environ,
         **session.environment,
@@ -670,6 +890,8 @@ def _execute(session: _Session, step: Step, run_id: str, *, stagger: bool) -> in
     }
     (session.out / f"{step.file}.ipynb").unlink(missing_ok=True)  # an older run's is not this one's
     with (session.out / f"{step.file}.log").open("w", encoding="utf-8") as log:
+        log.write(f"{_RUN_LINE}{run_id}\n")  # by which `_mend_notebooks` knows whose they are
+        log.flush()
         with session.starting:
             process = subprocess.Popen(
                 _command(session, step),
@@ -682,6 +904,8 @@ def _execute(session: _Session, step: Step, run_id: str, *, stagger: bool) -> in
                 start_new_session=True,  # Ctrl-C is ours to pass on
             )
             session.processes[step.key] = process
+            with contextlib.suppress(psutil.NoSuchProcess):
+                tracking.set_tags(run_id, {"cxr.process": _process(process.pid)})
             if stagger:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_STAGGER_SECONDS)
@@ -731,7 +955,7 @@ def _error_of(notebook: Path) -> str:
 
 
 def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
     return lines[-1] if lines else "papermill said nothing"
 
 
@@ -739,14 +963,23 @@ def _stop(session: _Session) -> None:
     """Stop papermill and its kernels: politely, so that the notebook is saved; then for good."""
     import psutil
 
-    families = []
+    papermills, families = [], []
     for process in list(session.processes.values()):
         with contextlib.suppress(psutil.NoSuchProcess):
             families += psutil.Process(process.pid).children(recursive=True)
-        if process.poll() is None:
+            if process.poll() is None:
+                papermills.append(psutil.Process(process.pid))
+    _stop_processes(papermills, [*papermills, *families])
+
+
+def _stop_processes(first: Iterable[psutil.Process], all_of_them: Iterable[psutil.Process]) -> None:
+    """Interrupt the first ones, which end the others; kill those that are left after `_PATIENCE_SECONDS`."""
+    import psutil
+
+    for process in first:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGINT) if os.name == "posix" else process.terminate()
-            families.append(psutil.Process(process.pid))
-    _, alive = psutil.wait_procs(families, timeout=_PATIENCE_SECONDS)
+    _, alive = psutil.wait_procs(list(all_of_them), timeout=_PATIENCE_SECONDS)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -854,7 +1087,8 @@ def _fetch_report(session: _Session) -> Path:
     """The compare run's report as a file; made of its notebook if that was run by hand."""
     run_id, html = session.runs["compare"], session.out / "report.html"
     if "report.html" in tracking.artifacts(run_id):
-        shutil.copyfile(tracking.fetch(run_id, "report.html"), html)
+        with atomic(html) as temporary:
+            shutil.copyfile(tracking.fetch(run_id, "report.html"), temporary)
     else:
         export_report(tracking.fetch(run_id, "notebook.ipynb"), html)
         tracking.log_file_as(run_id, html, "report.html")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import atexit
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -26,7 +27,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +44,8 @@ from cxr.params import Params
 # Read while MLflow is imported. Data may be confidential and machines without a network: nothing phones home.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# `_patiently` waits for a server that is away, and says so, where MLflow would be silent for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
@@ -73,6 +77,14 @@ _OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "s
 _NOT_IN_CODE = frozenset({"plots", "console", "params", "tracking", "study", "cli"})
 _MAX_PARAM = 500  # characters; MLflow would cut at 6000, and a table of runs is unreadable long before
 _PROBE_SECONDS = 5
+_SHA256 = "sha256.json"
+_SHA256_TAG = "cxr.artifacts_sha256"
+_PATIENCE_SECONDS = 600.0  # for a store that does not answer; CXR_STORE_PATIENCE sets another
+_PAUSE_SECONDS = 2.0  # between two attempts
+# How MLflow words it, which keeps neither the exception nor the status of the answer.
+_AWAY = re.compile(
+    r"failed with exception .*(Connection|Timeout|Timed out|Max retries)|error code (429|502|503|504)\b", re.S
+)
 
 
 @dataclass(frozen=True)
@@ -158,7 +170,9 @@ def connect(tracking_uri: str | None = None) -> str:
         logging.getLogger(name).setLevel(logging.WARNING)  # forty lines about tables, the first time
     with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(_PROBE_SECONDS)):
         try:
-            mlflow.MlflowClient(uri).search_experiments(max_results=1)
+            probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
+            # a step of a study had its store a moment ago; a person who mistyped an address should not wait
+            _patiently(probe) if os.environ.get("MLFLOW_RUN_ID") else probe()
         # SQLAlchemy, requests, drivers: each store fails in its own way, and a person can only put right the URI
         except Exception as error:
             raise InputError(_unreachable(uri, error)) from None
@@ -195,10 +209,81 @@ def experiment_id(name: str) -> str:
     return found.experiment_id
 
 
-def _client() -> mlflow.MlflowClient:
+class StoreGone(RuntimeError):
+    """The store answered before, and has not for as long as it is waited for."""
+
+
+class _Patient:
+    """An MLflow client whose calls wait for a store that is away (see `_patiently`)."""
+
+    def __init__(self, client: mlflow.MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        return lambda *args, **options: _patiently(lambda: method(*args, **options))
+
+
+def _client() -> _Patient:
     if "MLFLOW_TRACKING_URI" not in os.environ:
         connect()
-    return mlflow.MlflowClient()
+    return _Patient(mlflow.MlflowClient())
+
+
+def _patiently(call: Callable[[], Any]) -> Any:
+    """The result of `call`, tried again while the store is away (`_away`), at most `_patience()` seconds.
+
+    Raises:
+        StoreGone: it stayed away. Other errors pass through at once.
+    """
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            result = call()
+        except Exception as error:
+            if not _away(error):
+                raise
+            uri, waited = mlflow.get_tracking_uri(), time.monotonic() - began
+            if waited >= _patience():
+                raise StoreGone(
+                    f"the MLflow store {uri} has not answered for {waited:.0f} s ({_first_line(error)[:200]}): "
+                    "nothing that was logged is lost; see that it runs, and give the same command again"
+                ) from None
+            if not told:
+                print(f"the MLflow store {uri} does not answer: waiting, up to {_patience():.0f} s", flush=True)
+                told = True
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            if told:
+                print(f"the MLflow store answers again, after {time.monotonic() - began:.0f} s", flush=True)
+            return result
+
+
+def _patience() -> float:
+    return float(os.environ.get("CXR_STORE_PATIENCE") or _PATIENCE_SECONDS)
+
+
+def _away(error: BaseException) -> bool:
+    """Whether trying again may help: no connection, a gateway without its server, a database that is locked."""
+    import requests
+
+    text = str(error)
+    if isinstance(error, requests.exceptions.HTTPError):
+        return error.response is not None and error.response.status_code in (429, 502, 503, 504)
+    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
+        return True
+    if "database is locked" in text:
+        return True
+    if not isinstance(error, MlflowException):
+        return False
+    return bool(_AWAY.search(text))
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk (or a quota) is full, that of the store too."""
+    text = str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    return full or "database or disk is full" in text or "No space left on device" in text
 
 
 def _sqlite_path(uri: str) -> Path | None:
@@ -302,9 +387,10 @@ def start(
         planned = info.fingerprint
         if planned and planned != print_of_run:
             own_tags["cxr.fingerprint.planned"] = planned
-        run = mlflow.start_run(run_id=given, tags=own_tags)
+        run = _patiently(lambda: mlflow.start_run(run_id=given, tags=own_tags))
     else:
-        run = mlflow.start_run(experiment_id=experiment_id(settings.name), run_name=name, tags=own_tags)
+        experiment = experiment_id(settings.name)
+        run = _patiently(lambda: mlflow.start_run(experiment_id=experiment, run_name=name, tags=own_tags))
     atexit.register(_close, run.info.run_id, mlflow.get_tracking_uri(), by_hand=not given)
     log_params(run.info.run_id, {**(settings.model_dump() if settings_as_params else {}), **(params or {})})
     log_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "parameters.yaml")
@@ -315,7 +401,9 @@ def start(
 def finish() -> None:
     """Close this notebook's run as FINISHED and complete; the last cell of a notebook.
 
-    Logs the peak memory of the kernel as the metric `peak_memory_mib` (not on Windows, which does not tell).
+    Logs the peak memory of the kernel as the metric `peak_memory_mib` (not on Windows, which does not tell), and
+    `sha256.json`: {artifact path: SHA-256} of all files that this process logged to the run, by which `fetch`
+    knows them again; its own SHA-256 is the run's tag `cxr.artifacts_sha256`. (`log_image`'s are not in it.)
 
     In Jupyter, cells that differ from the notebook's file mark the run as `cxr.edited`: its fingerprint, which
     was taken of the file, does not hold for it, so that a study never reuses it.
@@ -329,7 +417,10 @@ def finish() -> None:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
         log_metrics({"peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10)})
-    client.set_tag(run_id, "cxr.complete", "true")
+    log_json(_logged(run_id), _SHA256)
+    client.set_tag(run_id, _SHA256_TAG, _logged(run_id)[_SHA256])
+    client.set_tag(run_id, "cxr.complete", "true")  # from here on, and not before, all is there
+    client.set_terminated(run_id, "FINISHED")  # waits for a server that is away, which `mlflow.end_run` cannot
     mlflow.end_run("FINISHED")
 
 
@@ -401,22 +492,21 @@ def log_json(values: Any, name: str) -> None:
 
 def log_text(text: str, name: str, *, run_id: str = "") -> None:
     """Log a text file, as UTF-8, to this notebook's run or to another."""
-    _client().log_text(run_id or _active(), text, name)
+    with _file(name, run_id) as path:
+        path.write_bytes(text.encode())
 
 
 def log_file(path: str | Path, artifact_dir: str = "") -> None:
     """Log a file, under its own name, into the folder `artifact_dir` of the run's artifacts."""
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such file to log")
-    _client().log_artifact(_active(), str(path), artifact_dir or None)
+    _log(_active(), Path(path), artifact_dir)
 
 
 def log_file_as(run_id: str, path: str | Path, name: str) -> None:
     """Log a file to any run, open or ended, under another name."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / name
+    with _file(name, run_id) as copy:
         shutil.copyfile(path, copy)
-        _client().log_artifact(run_id, str(copy))
 
 
 def _active() -> str:
@@ -434,13 +524,41 @@ def _key(name: str) -> str:
 
 
 @contextmanager
-def _file(name: str) -> Iterator[Path]:
-    """A file to write, which is logged under the artifact path `name` at the end."""
+def _file(name: str, run_id: str = "") -> Iterator[Path]:
+    """A file to write, which is logged as `name` at the end, to this notebook's run or to another."""
     folder, _, base = name.rpartition("/")
+    _check_artifact_path(name)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / base
         yield path
-        _client().log_artifact(_active(), str(path), folder or None)
+        _log(run_id or _active(), path, folder)
+
+
+def _log(run_id: str, path: Path, folder: str) -> None:
+    """Log a file; what goes to the run that is open here is remembered for `finish`."""
+    name = f"{folder}/{path.name}" if folder else path.name
+    _check_artifact_path(name)
+    digest = _contents(path)
+    _client().log_artifact(run_id, str(path), folder or None)
+    active = mlflow.active_run()
+    if active is not None and active.info.run_id == run_id:
+        _logged(run_id)[name] = digest
+
+
+@functools.cache
+def _logged(run_id: str) -> dict[str, str]:
+    """Artifact paths and SHA-256 of what this process has logged to its run; filled by `_log`."""
+    return {}
+
+
+def _check_artifact_path(name: str) -> None:
+    """Names may come from data: none leads out of the run's own folder."""
+    parts = name.split("/")
+    if not all(part.strip() for part in parts) or {".", ".."} & set(parts) or "\\" in name or "\0" in name:
+        raise InputError(
+            f"artifact '{name}': not a plain path within the run (a, a/b): leave out '..', empty parts and "
+            "backslashes"
+        )
 
 
 def _close(run_id: str, uri: str, *, by_hand: bool) -> None:
@@ -537,6 +655,9 @@ def find(
     if found is None:
         return []
     conditions = []
+    for value in (stage, fingerprint, parent):  # ids and hashes only: none can end the quotes it stands in
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_\-]*", value):
+            raise InputError(f"'{value}': not a stage, fingerprint or run id")
     if stage is not None:
         conditions.append(f"tags.`cxr.stage` = '{stage}'")
     if fingerprint is not None:
@@ -602,23 +723,75 @@ def upstream(*run_ids: str) -> dict[str, str]:
 def fetch(run_id: str, artifact_path: str) -> Path:
     """A local copy of an artifact (file or folder) of a run, which is deleted when this process exits.
 
+    Each file is compared with the SHA-256 that the run logged in `finish` (runs of older versions have none).
+
     Raises:
-        InputError: there is no such run or artifact; names both, and what the run holds instead.
+        InputError: there is no such run or artifact; names both, and what the run holds instead. A file is not
+            the one that the run logged, or was taken away from a folder or added to it.
     """
     info = run_info(run_id)
+    _check_artifact_path(artifact_path)
     # MLflow puts what it downloads under its last name: `maps/x` and `variants/x` are two things
     folder = scratch() / run_id / PurePosixPath(artifact_path).parent
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        found = mlflow.artifacts.download_artifacts(
-            run_id=run_id, artifact_path=artifact_path, dst_path=str(folder)
+        found = _patiently(
+            lambda: mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path=artifact_path, dst_path=str(folder)
+            )
         )
     except (MlflowException, OSError) as error:
         raise InputError(
             f"run {run_id} ({info.name}, {info.status}) has no artifact '{artifact_path}' that can be read: "
             f"{_first_line(error)}. It holds: {', '.join(artifacts(run_id)) or 'nothing'}"
         ) from None
+    if _SHA256_TAG in info.tags and artifact_path != _SHA256:
+        _verify(info, artifact_path, Path(found))
     return Path(found)
+
+
+def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
+    """Raise InputError where a downloaded file or folder is not what the run logged.
+
+    Files that are not in the run's table are taken as they are (the study adds some later), but not within a
+    folder of which the run logged some: there, a missing or an added file counts as well.
+    """
+    logged = _logged_by(run)
+    within = {name for name in logged if name.startswith(f"{artifact_path}/")}
+    files = {artifact_path: found}
+    if found.is_dir():
+        files = {f"{artifact_path}/{p.relative_to(found).as_posix()}": p for p in found.rglob("*") if p.is_file()}
+    which = f"run {run.run_id} ({run.name})"
+    advice = f"restore it or run {STAGES.get(run.stage, 'its notebook')} again"
+    for name in sorted(within - set(files)):
+        raise InputError(f"{which}: artifact '{name}', which the run logged, is missing: {advice}")
+    for name, path in sorted(files.items()):
+        if name not in logged:
+            if within:
+                raise InputError(f"{which}: artifact '{name}' was not logged by the run: remove it")
+            continue
+        digest = _contents(path)
+        if digest != logged[name]:
+            raise InputError(
+                f"{which}: artifact '{name}' is not the file that the run logged (sha256 {digest[:16]}… instead "
+                f"of {logged[name][:16]}…): {advice}"
+            )
+
+
+def _logged_by(run: RunInfo) -> dict[str, str]:
+    """The run's `sha256.json`, if it is the one that its tag tells of."""
+    if _SHA256 not in artifacts(run.run_id):
+        raise InputError(
+            f"run {run.run_id} ({run.name}): '{_SHA256}', by which its files are known again, is missing: restore "
+            f"it or run {STAGES.get(run.stage, 'its notebook')} again"
+        )
+    path = fetch(run.run_id, _SHA256)
+    if _contents(path) != run.tags[_SHA256_TAG]:
+        raise InputError(
+            f"run {run.run_id} ({run.name}): '{_SHA256}' is not the file that the run logged: restore it or run "
+            f"{STAGES.get(run.stage, 'its notebook')} again"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def artifacts(run_id: str) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +19,8 @@ import tensorflow as tf
 from keras import layers
 from sklearn.utils.class_weight import compute_class_weight
 
-from cxr import models, source_task
+from cxr import models, source_task, store
+from cxr.backup import Backup
 from cxr.console import progress
 from cxr.errors import InputError
 from cxr.params import PretrainParams, TrainParams
@@ -23,11 +28,17 @@ from cxr.params import PretrainParams, TrainParams
 STAGES = ("transfer", "fine_tuned")
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [n, side, side], labels int [n]
+Images = np.ndarray | store.Stack  # uint8 [n, side, side], in memory or not
+Arrays = tuple[Images, np.ndarray]  # and labels int [n]
 Head = tuple[np.ndarray, np.ndarray]  # kernel float32 [d, n_classes], bias float32 [n_classes]
 
 MAX_HEADS = 1000
 _HEAD_SEEDS = 2**31  # the seeds of runs end where those of heads begin
+_OUTPUT_BYTES = 2**24  # of what a model says in one call
+_FEATURES_IN_MEMORY = 2**25  # bytes of one split's features; more are kept in a temporary file
+_SECONDS_BETWEEN_BACKUPS = 5.0  # on cached features, where an epoch takes milliseconds and so may be lost
+_ITERATORS_PER_EPOCH = 2  # that `fit` makes of a data set: one to read, and one as the epoch ends, which it drops
+_IMAGES_OF_START = 64  # images, by which a backup knows its data again
 
 
 class Transfer(NamedTuple):
@@ -45,7 +56,13 @@ def seed_everything(seed: int, *, deterministic: bool = True) -> None:
 
 
 def transfer(
-    model: keras.Model, train: Arrays, val: Arrays, settings: TrainParams, *, on_epoch: OnEpoch | None = None
+    model: keras.Model,
+    train: Arrays,
+    val: Arrays,
+    settings: TrainParams,
+    *,
+    on_epoch: OnEpoch | None = None,
+    backup: Backup | None = None,
 ) -> Transfer:
     """Stage 1, in place: train `dropout` and `logits` on the frozen backbone, which is in inference mode.
 
@@ -60,6 +77,11 @@ def transfer(
     Returns (history, heads): history with one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss,
     val_accuracy, seconds; heads as (kernel float32 [d, n_classes], bias float32 [n_classes]).
     Raises InputError for more than MAX_HEADS heads.
+
+    With a `backup`, the features, the stage and each further head are kept there. What an earlier process saved is
+    taken from it, and the rest is trained as it would have been then: on a CPU with `deterministic` to the bit. On
+    cached features the state is saved every few seconds and at the end, otherwise after every epoch. Epochs that
+    are restored are given to `on_epoch` before the next one begins (see `fine_tune`).
     """
     if settings.noise_heads > MAX_HEADS:
         raise InputError(f"noise_heads: at most {MAX_HEADS}, got {settings.noise_heads}")
@@ -71,11 +93,14 @@ def transfer(
         "settings": settings,
     }
     if settings.augmentation == "none":
-        progress(f"transfer: features of {len(train[0]) + len(val[0])} images")
         inputs = keras.Input(model.get_layer("pool").output.shape[1:])
-        pooled = [(features(model, images, settings.batch_size), labels) for images, labels in (train, val)]
+        options |= {"backup": backup, "every": _SECONDS_BETWEEN_BACKUPS}
+        start = _start(model.variables, train, val, settings) if backup else ""
+        pooled = _pooled(model, train, val, settings, backup, start)
         head = keras.Model(inputs, logits(dropout(inputs)))
-        history = _fit(head, *pooled, **options, stage="transfer", seed=settings.seed, on_epoch=on_epoch)
+        history = _fit(
+            head, *pooled, **options, stage="transfer", start=start, seed=settings.seed, on_epoch=on_epoch
+        )
         heads = []
         for number in range(settings.noise_heads):
             progress(f"transfer: head {number + 1}/{settings.noise_heads} for the noise floor")
@@ -83,7 +108,8 @@ def transfer(
             # Seeds of its own, where the layers' defaults would draw from the global ones.
             dense = layers.Dense(logits.units, kernel_initializer=keras.initializers.GlorotUniform(seed))
             other = keras.Model(inputs, dense(layers.Dropout(dropout.rate, seed=seed)(inputs)))
-            _fit(other, *pooled, **options, stage="", seed=seed, on_epoch=None)
+            part = f"head_{number}"
+            _fit(other, *pooled, **options, stage="", part=part, start=start, seed=seed, on_epoch=None)
             heads.append(tuple(np.array(weights, np.float32) for weights in dense.get_weights()))
         return Transfer(history, heads)
     if settings.noise_heads:
@@ -93,12 +119,46 @@ def transfer(
         layer.trainable = False
     try:
         history = _fit(
-            _to_logits(model), train, val, **options, stage="transfer", seed=settings.seed, on_epoch=on_epoch
+            _to_logits(model),
+            train,
+            val,
+            **options,
+            stage="transfer",
+            seed=settings.seed,
+            on_epoch=on_epoch,
+            backup=backup,
         )
     finally:
         for layer in trainable:
             layer.trainable = True
     return Transfer(history, [])
+
+
+def _pooled(
+    model: keras.Model, train: Arrays, val: Arrays, settings: TrainParams, backup: Backup | None, start: str
+) -> list[Arrays]:
+    """Features and labels of both; with a backup the features are kept there, and not computed twice."""
+    names = ("features_train.npy", "features_val.npy")
+    state = backup.load("features") if backup else None
+    if state and state.notes["start"] != start:
+        _discard(backup)
+        state = None
+    if state:
+        progress(f"transfer: features of {len(train[0]) + len(val[0])} images, from the backup")
+        found = [store.Rows(backup.folder / name) for name in names]
+        found = [rows if rows.nbytes > _FEATURES_IN_MEMORY else rows[:] for rows in found]
+    else:
+        progress(f"transfer: features of {len(train[0]) + len(val[0])} images")
+        found = [features(model, images, settings.batch_size) for images, _ in (train, val)]
+        if backup and backup.folder:
+            pairs = zip(names, found, strict=True)
+            if all(backup.offer(name, partial(_write_rows, rows)) for name, rows in pairs):
+                backup.save("features", {}, {"start": start})
+    return [(rows, labels) for rows, (_, labels) in zip(found, (train, val), strict=True)]
+
+
+def _write_rows(rows: Images, path: Path) -> None:
+    store.Rows.write(path, rows.shape, rows.dtype, store.blocks(rows))
 
 
 def head_seed(seed: int, number: int) -> int:
@@ -132,7 +192,13 @@ def load_heads(path: str | Path) -> list[Head]:
 
 
 def fine_tune(
-    model: keras.Model, train: Arrays, val: Arrays, settings: TrainParams, *, on_epoch: OnEpoch | None = None
+    model: keras.Model,
+    train: Arrays,
+    val: Arrays,
+    settings: TrainParams,
+    *,
+    on_epoch: OnEpoch | None = None,
+    backup: Backup | None = None,
 ) -> pd.DataFrame:
     """Stage 2, in place: train every layer, at a low learning rate; with `fine_tune_from` only those behind it.
 
@@ -141,6 +207,11 @@ def fine_tune(
     `frozen_layers`. While `on_epoch(epoch, metrics)` runs, `model` has the weights at the end of that epoch.
     Ends with the weights of the epoch with the lowest validation loss; returns rows as `transfer`'s history.
     Raises InputError as `frozen_layers` does.
+
+    With a `backup` the state is saved after every epoch, when `on_epoch` has returned, and training goes on after
+    the epoch that an earlier process saved last, as it would have gone on then: on a CPU with `deterministic` to
+    the bit. Epochs that are restored are given to `on_epoch` first, all at once: `model` does not have their
+    weights then, so that what `on_epoch` makes of the weights must have been kept with `backup.keep`.
     """
     frozen = models.frozen_layers(model, settings.fine_tune_from)
     if settings.batchnorm == "inference":
@@ -160,21 +231,44 @@ def fine_tune(
             settings=settings,
             seed=settings.seed,
             on_epoch=on_epoch,
+            backup=backup,
         )
     finally:
         for layer in frozen:
             layer.trainable = True
 
 
-def features(model: keras.Model, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Pooled features float32 [n, d] of the backbone in inference mode, for grey images uint8 [n, side, side]."""
-    pooled = keras.Model(model.input, model.get_layer("pool").output)
-    return pooled.predict(images[..., None], batch_size=batch_size, verbose=0)
+def features(model: keras.Model, images: Images, batch_size: int) -> Images:
+    """Pooled features float32 [n, d] of the backbone in inference mode, for grey images uint8 [n, side, side].
+
+    An array up to 32 MiB, then a `store.Rows` in a temporary file. Raises InputError when that has no room.
+    """
+    output = model.get_layer("pool").output
+    found = _predicted(keras.Model(model.input, output), images, batch_size)
+    shape = (len(images), *output.shape[1:])
+    if 4 * math.prod(shape) <= _FEATURES_IN_MEMORY:
+        return store.in_memory(shape, np.float32, found)
+    try:
+        return store.Rows.temporary(shape, np.float32, found)
+    except OSError as error:
+        raise InputError(
+            f"features: cannot write a temporary file of {4 * math.prod(shape) >> 20} MiB ({error.strerror}): set "
+            "TMPDIR to a folder with room"
+        ) from None
 
 
-def predict(model: keras.Model, images: np.ndarray, batch_size: int) -> np.ndarray:
+def predict(model: keras.Model, images: Images, batch_size: int) -> np.ndarray:
     """Class probabilities float32 [n, n_classes] for grey images uint8 [n, side, side]."""
-    return model.predict(images[..., None], batch_size=batch_size, verbose=0)
+    return np.concatenate(list(_predicted(model, images, batch_size)))
+
+
+def _predicted(model: keras.Model, images: Images, batch_size: int) -> Iterator[np.ndarray]:
+    """What `model` says of the images, in blocks; the batches are those of one call, few in memory at a time."""
+    row = 4 * math.prod(model.output.shape[1:])
+    block = max(1, _OUTPUT_BYTES // (row * batch_size)) * batch_size
+    for first in range(0, len(images), block):
+        rows = tf.data.Dataset.range(first, min(first + block, len(images))).batch(batch_size)
+        yield model.predict(rows.map(partial(_gather, images)).prefetch(2), verbose=0)
 
 
 def prediction_table(manifest: pd.DataFrame, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
@@ -271,18 +365,43 @@ def _augment(side: int, seed: int) -> keras.Sequential:
     )
 
 
-def _dataset(arrays: Arrays, settings: TrainParams, *, training: bool, seed: int | None = None) -> tf.data.Dataset:
+def _dataset(
+    arrays: Arrays,
+    settings: TrainParams,
+    *,
+    training: bool,
+    seed: int | None = None,
+    augment: keras.Sequential | None = None,
+    skip: int = 0,
+) -> tf.data.Dataset:
+    """Batches of an epoch. `augment` is to be given when its state matters; `skip`: epochs that are over already,
+    whose orders of images have been drawn."""
     x, y = arrays
     seed = settings.seed if seed is None else seed
     is_image = x.ndim == 3
-    data = tf.data.Dataset.from_tensor_slices((x[..., None] if is_image else x, y))
+    # Numbers are shuffled, and each batch's rows read when it is due: no copy of all, in memory or in the graph.
+    data = tf.data.Dataset.range(len(y))
     if training:
         data = data.shuffle(len(y), seed=seed)
-    data = data.batch(settings.batch_size)
+        for _ in range(skip * _ITERATORS_PER_EPOCH):  # each draws an order, which `data` then is past
+            next(iter(data))
+    data = data.batch(settings.batch_size).map(lambda rows: (_gather(x, rows), _gather(y, rows)))
     if training and is_image and settings.augmentation != "none":
-        augment = _augment(x.shape[1], seed)
+        augment = augment or _augment(x.shape[1], seed)
         data = data.map(lambda images, labels: (augment(tf.cast(images, tf.float32), training=True), labels))
     return data.prefetch(2)
+
+
+def _gather(array: Images, rows: tf.Tensor) -> tf.Tensor:
+    """The rows of those numbers, int [m], read when the graph runs: [m, side, side, 1] of images, or [m, ...]."""
+    is_image = array.ndim == 3
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        return array[rows][..., None] if is_image else array[rows]
+
+    found = tf.numpy_function(read, [rows], tf.as_dtype(array.dtype), stateful=False)
+    found.set_shape((None, *array.shape[1:], *([1] * is_image)))
+    return found
 
 
 def _fit(
@@ -297,13 +416,23 @@ def _fit(
     settings: TrainParams,
     seed: int,
     on_epoch: OnEpoch | None,
+    backup: Backup | None = None,
+    part: str = "",
+    start: str = "",
+    every: float = 0.0,
 ) -> pd.DataFrame:
+    """Fit `model`, in place, and end with its best weights. Returns the history.
+
+    `backup`: where the state is saved, as `part` (else `stage`), at most every `every` seconds and at the end.
+    `start`: of what training it is the state; by default that is told by the weights now, and the data.
+    """
     optimizer = (
         keras.optimizers.Adam(learning_rate)
         if settings.optimizer == "adam"
         else keras.optimizers.SGD(learning_rate, momentum=0.9)
     )
     optimizer.build(model.trainable_variables)  # else the first step is traced twice
+    own = model.variables  # before `compile`, and so without those of the metrics
     model.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -313,21 +442,143 @@ def _fit(
     if settings.class_weights:
         present = np.unique(train[1])
         weights = dict(zip(present, compute_class_weight("balanced", classes=present, y=train[1]), strict=True))
+    augmented = train[0].ndim == 3 and settings.augmentation != "none"
+    augment = _augment(train[0].shape[1], seed) if augmented else None
     log = _EpochLog(stage, epochs, on_epoch)
+    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience, restore_best_weights=True)
+    callbacks = [log, keras.callbacks.TerminateOnNaN(raise_error=True), stopping]
+    skip, saver = 0, None
+    if backup and backup.folder:
+        variables = {
+            "model": own,
+            "optimizer": optimizer.variables,
+            "augment": augment.variables if augment else [],
+        }
+        start = start or _start(own, train, val, settings)
+        saver = _Saver(backup, part or stage, variables, log, stopping, start=start, every=every)
+        if saver.state:
+            skip = saver.state.notes["epoch"]
+            log.replay(saver.state.notes["rows"])
+            backup.resumed[part or stage] = skip
+            if saver.state.notes["over"]:
+                saver.restore_end(model)
+                return log.table()
+            progress(f"{part or stage}: goes on after epoch {skip}/{epochs} (backup in {backup.folder})")
+        callbacks.append(saver)  # the last, as it saves what the others have become
     model.fit(
-        _dataset(train, settings, training=True, seed=seed),
+        _dataset(train, settings, training=True, seed=seed, augment=augment, skip=skip),
         validation_data=_dataset(val, settings, training=False),
+        initial_epoch=skip,
         epochs=epochs,
         shuffle=False,  # the data set shuffles itself
         class_weight=weights,
-        callbacks=[
-            log,
-            keras.callbacks.TerminateOnNaN(raise_error=True),
-            keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience, restore_best_weights=True),
-        ],
+        callbacks=callbacks,
         verbose=0,
     )
+    if saver:
+        saver.save_end()
     return log.table()
+
+
+def _start(variables: Sequence[keras.Variable], train: Arrays, val: Arrays, settings: TrainParams) -> str:
+    """SHA-256 of what a training begins with: weights, settings, labels, and some of the images."""
+    digest = hashlib.sha256(settings.model_dump_json(exclude={"name", "data"}).encode())
+    for variable in variables:
+        digest.update(np.ascontiguousarray(variable).tobytes())
+    for x, y in (train, val):
+        some = np.unique(np.linspace(0, len(x) - 1, _IMAGES_OF_START).astype(int))
+        digest.update(json.dumps([list(x.shape), str(x.dtype)]).encode())
+        digest.update(np.asarray(y, np.int64).tobytes())
+        digest.update(np.ascontiguousarray(x[some]).tobytes())
+    return digest.hexdigest()
+
+
+def _discard(backup: Backup) -> None:
+    progress("backup: is of other weights, settings or data: training begins anew")
+    backup.clear()
+
+
+class _Saver(keras.callbacks.Callback):
+    """Saves all that the next epochs depend on, and brings it back when training begins.
+
+    `variables`: of the model (with the states of its random numbers), the optimizer and the augmentation.
+    `state`: what an earlier process saved of the same training, or None.
+    """
+
+    def __init__(
+        self,
+        backup: Backup,
+        part: str,
+        variables: Mapping[str, Sequence[keras.Variable]],
+        log: _EpochLog,
+        stopping: keras.callbacks.EarlyStopping,
+        *,
+        start: str,
+        every: float,
+    ) -> None:
+        super().__init__()
+        self.backup, self.part, self.variables = backup, part, variables
+        self.log, self.stopping = log, stopping
+        self.start, self.every = start, every
+        self.saved = time.monotonic()
+        self.state = backup.load(part)
+        if self.state and self.state.notes["start"] != start:
+            _discard(backup)
+            self.state = None
+
+    def on_train_begin(self, logs=None):
+        if self.state is None:
+            return
+        self._restore(self.variables)
+        best = self.state.notes["best"]
+        self.stopping.best, self.stopping.best_epoch = best["value"], best["epoch"]
+        self.stopping.wait = best["wait"]
+        self.stopping.best_weights = self._best() or self.model.get_weights()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if time.monotonic() - self.saved < self.every:
+            return
+        arrays = {
+            f"{group}_{k}": np.array(variable)
+            for group, variables in self.variables.items()
+            for k, variable in enumerate(variables)
+        }
+        if self.stopping.best_epoch != epoch:  # else they are the weights
+            arrays |= {f"best_{k}": weight for k, weight in enumerate(self.stopping.best_weights)}
+        stop = bool(self.model.stop_training) or epoch + 1 == self.log.epochs
+        best = {
+            "value": float(self.stopping.best),
+            "epoch": self.stopping.best_epoch,
+            "wait": self.stopping.wait,
+        }
+        self._save(arrays, over=stop, best=best)
+
+    def save_end(self) -> None:
+        """Save the weights that training ended with: they are all that is needed from here on."""
+        arrays = {f"model_{k}": np.array(variable) for k, variable in enumerate(self.variables["model"])}
+        self._save(arrays, over=True, best=None)
+
+    def restore_end(self, model: keras.Model) -> None:
+        """Bring back what training ended with, or would have when its last epoch had been saved."""
+        self._restore({"model": self.variables["model"]})
+        if self.state.notes["best"] and (best := self._best()):
+            model.set_weights(best)
+
+    def _save(self, arrays: dict[str, np.ndarray], *, over: bool, best: dict[str, float] | None) -> None:
+        rows = self.log.rows
+        notes = {"start": self.start, "epoch": rows[-1]["epoch"], "rows": rows, "over": over, "best": best}
+        self.backup.save(self.part, arrays, notes)
+        self.saved = time.monotonic()
+
+    def _restore(self, variables: Mapping[str, Sequence[keras.Variable]]) -> None:
+        for group, members in variables.items():
+            for k, variable in enumerate(members):
+                variable.assign(self.state.arrays[f"{group}_{k}"])
+
+    def _best(self) -> list[np.ndarray] | None:
+        """Weights of the best epoch; None when it is the last one, whose weights the model has."""
+        found = [name for name in self.state.arrays if name.startswith("best_")]
+        return [self.state.arrays[f"best_{k}"] for k in range(len(found))] or None
 
 
 class _EpochLog(keras.callbacks.Callback):
@@ -354,6 +605,14 @@ class _EpochLog(keras.callbacks.Callback):
             )
         if self.on_epoch is not None:
             self.on_epoch(epoch + 1, metrics)
+
+    def replay(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Take up epochs that an earlier process went through."""
+        self.rows = [dict(row) for row in rows]
+        self.started -= sum(row["seconds"] for row in rows)
+        for row in rows if self.on_epoch is not None else ():
+            metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+            self.on_epoch(row["epoch"], metrics)
 
     def table(self) -> pd.DataFrame:
         return pd.DataFrame(self.rows)

@@ -9,7 +9,7 @@ from conftest import PROJECT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["inference", "references", "attribution"])
+@pytest.mark.parametrize("name", ["inference", "references", "attribution", "memory"])
 def test_a_benchmark_prints_its_table(name):
     done = subprocess.run(
         [sys.executable, f"tests/benchmarks/bench_{name}.py", "--small"],

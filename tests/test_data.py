@@ -38,6 +38,7 @@ from cxr.data import (
 from cxr.errors import InputError
 from cxr.params import DataParams
 from cxr.splits import SPLITS, assign_splits, limit_per_class
+from cxr.store import Rows
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real-cxr5"
 FRACTIONS = {"train": 0.55, "val": 0.15, "test": 0.30}
@@ -290,7 +291,7 @@ def test_no_class_folders(tmp_path):
 
 def test_class_folder_without_images(folder):
     put(folder / "blank" / "readme.txt", b"")
-    refused("no PNG or JPEG files in blank: every sub-folder is a class", grouped(folder))
+    refused("no PNG, JPEG, TIFF or DICOM files in blank: every sub-folder is a class", grouped(folder))
 
 
 def test_one_class(folder):
@@ -665,7 +666,7 @@ def test_damaged_files(folder):
             "6 of 24 images cannot be used: ill/p000_0.png (damaged: image file is truncated"
         )
         assert "ill/p000_1.png (damaged: " in message and "ill/p001_0.png (damaged: " in message
-        assert "ill/p002_0.png (not a PNG or JPEG file)" in message
+        assert "ill/p002_0.png (not a PNG, JPEG, TIFF or DICOM file" in message
         assert " and 1 more: " in message and "p102_1" not in message
 
 
@@ -756,7 +757,7 @@ def test_shortcut(stage, tmp_path):
 
     both = pd.concat([by_class.iloc[:4], at_random.iloc[2:6], plain.iloc[:2]])  # modes may mix in one manifest
     options = {"root": None, "size": 48, "lesion_contrast": 1.5}
-    images = load_images(both, cache=tmp_path / "cache", **options)
+    images = np.asarray(load_images(both, cache=tmp_path / "cache", **options))
     regions = load_regions(both, **options)
     for row, path in enumerate(both["path"]):
         number, _, marker = path.rsplit("/", 1)[1].partition("?marker=")
@@ -865,7 +866,7 @@ def test_changed_masks_are_noticed(masked):
     [
         (encoded(noise(1), "JPEG"), "a mask has to be a PNG"),
         (encoded(noise(1))[:60], "damaged"),
-        (b"", "not a PNG or JPEG file"),
+        (b"", "empty: the file has 0 bytes"),
         (encoded(noise(1, (9, 12))), "has 12x9 pixels, other proportions than 9x12"),
     ],
 )
@@ -967,11 +968,13 @@ def test_cache_hit_equals_fresh_and_reads_no_file(folder, tmp_path):
     for file in folder.rglob("*.png"):
         file.unlink()
     hit = load_images(manifest, root=folder, size=16, cache=cache)
-    assert type(first) is type(hit) is np.memmap
-    assert (first == fresh).all() and (hit == fresh).all()
-    for stack in (fresh, first, hit):
-        with pytest.raises(ValueError, match="read-only"):
-            stack[0, 0, 0] = 1
+    assert type(first) is type(hit) is Rows
+    assert (np.asarray(first) == fresh).all() and (np.asarray(hit) == fresh).all()
+    with pytest.raises(ValueError, match="read-only"):
+        fresh[0, 0, 0] = 1
+    for rows in (first, hit):
+        with pytest.raises(TypeError, match="item assignment"):
+            rows[0] = 1
     only_entry(cache)  # no temporary file stays behind
 
 
@@ -1017,13 +1020,15 @@ def test_unverified_images_do_not_touch_the_cache(folder, tmp_path):
 )
 def test_damaged_cache_is_made_anew(folder, tmp_path, damage):
     manifest = build_manifest(grouped(folder))
-    fresh = load_images(manifest, root=folder, size=16, cache=tmp_path / "cache").copy()
+    fresh = np.asarray(load_images(manifest, root=folder, size=16, cache=tmp_path / "cache"))
     damage(only_entry(tmp_path / "cache"))
     with pytest.warns(UserWarning, match="cached images are damaged .* made anew"):
-        assert (load_images(manifest, root=folder, size=16, cache=tmp_path / "cache") == fresh).all()
+        found = load_images(manifest, root=folder, size=16, cache=tmp_path / "cache")
+        assert (np.asarray(found) == fresh).all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert (load_images(manifest, root=folder, size=16, cache=tmp_path / "cache") == fresh).all()
+        found = load_images(manifest, root=folder, size=16, cache=tmp_path / "cache")
+        assert (np.asarray(found) == fresh).all()
 
 
 def test_cache_that_cannot_be_written(folder, tmp_path):
@@ -1046,7 +1051,7 @@ def test_concurrent_writers(folder, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(results) == 4 and all((result == fresh).all() for result in results)
+    assert len(results) == 4 and all((np.asarray(result) == fresh).all() for result in results)
     only_entry(tmp_path / "cache")
 
 
@@ -1090,7 +1095,7 @@ def test_real_sample(tmp_path):
     for name, fraction in FRACTIONS.items():
         assert (shares[name] - fraction).abs().max() < 0.01
     check_images(manifest, data_root(chosen))
-    images = load_images(manifest, root=data_root(chosen), size=64, cache=tmp_path)
+    images = np.asarray(load_images(manifest, root=data_root(chosen), size=64, cache=tmp_path))
     assert images.shape == (555, 64, 64)
     assert images.std(axis=(1, 2)).min() > 5
     path = REAL / manifest["path"].iloc[17]

@@ -1,0 +1,28 @@
+"""Files that are written whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, to write to; it takes `path`'s place when the block ends without an error.
+
+    It is flushed to the disk first, so that `path` is at every moment, after a kill or a power cut too, either
+    what it was or all that was written. On an error (a full disk too) the temporary file is removed and `path` is
+    as before. The temporary name keeps the suffix, as writers such as `np.savez` and Keras go by it. The folder is
+    made where missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,179 @@
+"""What is read back is what was logged: files, maps, predictions."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr import maps, tracking
+from cxr.errors import InputError
+from cxr.params import TrainParams
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A complete train run with files of every kind, and the folder of its artifacts."""
+    folder = tmp_path_factory.mktemp("integrity")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        uri = tracking.connect(f"sqlite:///{folder}/mlflow.db")
+        run = tracking.start("train", TrainParams(name="demo"), name="train x", inputs={"manifest": "abc"})
+        for name in ("transfer", "fine_tuned"):
+            (folder / f"{name}.keras").write_bytes(name.encode())
+            tracking.log_file(folder / f"{name}.keras", "checkpoints")
+        tracking.log_table(pd.DataFrame({"a": [1]}), "tables/t.csv")
+        tracking.log_image(np.zeros((4, 4), np.uint8), key="x")
+        tracking.log_file_as(run.info.run_id, folder / "transfer.keras", "copy.keras")
+        tracking.finish()
+        yield run.info.run_id, folder / "artifacts" / "demo" / run.info.run_id / "artifacts", uri
+
+
+@pytest.fixture
+def files(finished, monkeypatch):
+    """The run's id and its artifacts, which are put right after the test."""
+    run_id, root, uri = finished
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    tracking.connect(uri)
+    tracking.scratch.cache_clear()  # another process' folder: nothing of the last test is in it
+    saved = root.with_name("saved")
+    shutil.copytree(root, saved)
+    yield run_id, root
+    shutil.rmtree(root)
+    saved.rename(root)
+
+
+def test_a_run_holds_the_hash_of_every_file_that_it_logged(files):
+    run_id, root = files
+    logged = json.loads((root / "sha256.json").read_text())
+    assert set(logged) == {
+        *("parameters.yaml", "environment.json", "checkpoints/transfer.keras", "checkpoints/fine_tuned.keras"),
+        *("tables/t.csv", "copy.keras"),
+    }
+    assert logged["checkpoints/transfer.keras"] == tracking.sha256("transfer") == logged["copy.keras"]
+    text = (root / "sha256.json").read_text()
+    assert tracking.run_info(run_id).tags["cxr.artifacts_sha256"] == tracking.sha256(text)
+    assert (tracking.fetch(run_id, "checkpoints") / "fine_tuned.keras").read_bytes() == b"fine_tuned"
+    assert tracking.read_table(run_id, "tables/t.csv")["a"].tolist() == [1]
+
+
+def change(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("fetched", ["checkpoints/transfer.keras", "checkpoints"])
+def test_a_changed_file_is_refused_alone_and_in_its_folder(files, fetched):
+    run_id, root = files
+    change(root / "checkpoints" / "transfer.keras")
+    message = (
+        rf"run {run_id} \(train x\): artifact 'checkpoints/transfer.keras' is not the file that the run logged "
+    )
+    with pytest.raises(InputError, match=message + r"\(sha256 .* instead of .*run 1_train again"):
+        tracking.fetch(run_id, fetched)
+    tracking.fetch(run_id, "parameters.yaml")
+
+
+def test_a_file_that_was_taken_away_from_a_folder_or_added_to_it_is_noticed(files):
+    run_id, root = files
+    (root / "checkpoints" / "epoch_001.keras").write_bytes(b"x")
+    with pytest.raises(InputError, match="'checkpoints/epoch_001.keras' was not logged by the run"):
+        tracking.fetch(run_id, "checkpoints")
+    (root / "checkpoints" / "epoch_001.keras").unlink()
+    tracking.scratch.cache_clear()
+    (root / "checkpoints" / "fine_tuned.keras").unlink()
+    with pytest.raises(InputError, match="'checkpoints/fine_tuned.keras', which the run logged, is missing"):
+        tracking.fetch(run_id, "checkpoints")
+
+
+def test_the_table_of_hashes_itself_is_known_again(files):
+    run_id, root = files
+    change(root / "checkpoints" / "transfer.keras")
+    logged = json.loads((root / "sha256.json").read_text())
+    logged["checkpoints/transfer.keras"] = tracking._contents(root / "checkpoints" / "transfer.keras")
+    (root / "sha256.json").write_text(json.dumps(logged))
+    with pytest.raises(InputError, match="'sha256.json' is not the file that the run logged"):
+        tracking.fetch(run_id, "checkpoints")
+    (root / "sha256.json").unlink()
+    with pytest.raises(InputError, match="'sha256.json', by which .* is missing"):
+        tracking.fetch(run_id, "checkpoints")
+
+
+def test_what_the_study_adds_and_runs_of_older_versions_are_read_as_they_are(files, tmp_path):
+    run_id, root = files
+    (tmp_path / "n").write_text("{}")
+    tracking.log_file_as(run_id, tmp_path / "n", "notebook.ipynb")
+    assert tracking.fetch(run_id, "notebook.ipynb").read_text() == "{}"
+    change(root / "checkpoints" / "transfer.keras")
+    tag = tracking.run_info(run_id).tags["cxr.artifacts_sha256"]
+    tracking.mlflow.MlflowClient().delete_tag(run_id, "cxr.artifacts_sha256")
+    try:
+        tracking.fetch(run_id, "checkpoints")
+    finally:
+        tracking.set_tags(run_id, {"cxr.artifacts_sha256": tag})
+
+
+# -- maps of the wrong model
+
+
+def stack(**values) -> maps.MapStack:
+    given = {
+        **{
+            "image_id": np.array(["a", "b"]),
+            "class_index": np.array([0, 1]),
+            "maps": np.ones((2, 3, 3), np.float32),
+        },
+        **{
+            "stage": "transfer",
+            "method": "layercam",
+            "layer": "l",
+            "classes": ("x", "y"),
+            "checkpoint_sha256": "f" * 64,
+        },
+    }
+    return maps.MapStack(**{**given, **values})
+
+
+IMAGES = pd.DataFrame({"image_id": ["b", "a"], "explained": ["y", "x"]})
+WANTED = {"stage": "transfer", "method": "layercam", "checkpoint_sha256": "f" * 64}
+
+
+def test_maps_that_are_what_they_are_taken_for_pass(tmp_path):
+    stack().save(tmp_path / "x.npz")
+    assert maps.verify(maps.load(tmp_path / "x.npz"), IMAGES, **WANTED).stage == "transfer"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"checkpoint_sha256": "0" * 64}, "made from another checkpoint .*run 2_attribute again"),
+        ({"stage": "fine_tuned"}, "holds maps of stage 'fine_tuned'"),
+        ({"method": "gradcam"}, "holds maps of method 'gradcam'"),
+        ({"image_id": np.array(["a", "c"])}, "2 images are in it or in images.parquet only, such as b"),
+        ({"class_index": np.array([0, 0])}, "1 images are explained for another class .* such as b"),
+        ({"classes": ("y", "x")}, "2 images are explained for another class"),
+    ],
+)
+def test_maps_of_another_model_method_or_images_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        maps.verify(stack(**values), IMAGES, **WANTED)
+
+
+def test_a_model_that_says_something_else_than_it_said_is_refused():
+    logged = pd.DataFrame({"image_id": ["a", "b", "c"], "p_0": [0.1, 0.5, 0.9], "p_1": [0.9, 0.5, 0.1]})
+    said = np.array([[0.9, 0.1], [0.1003, 0.8997]])
+    maps.verify_predictions(logged, np.array(["c", "a"]), said, where="run r (train), transfer")
+    for wrong in (said + [[0, 0], [0.02, -0.02]], said + np.nan):
+        with pytest.raises(
+            InputError, match=r"run r \(train\), transfer: the model does not say .* run 1_train again"
+        ):
+            maps.verify_predictions(logged, np.array(["c", "a"]), wrong, where="run r (train), transfer")
+    with pytest.raises(InputError, match="has 3 classes"):
+        maps.verify_predictions(logged, np.array(["c"]), np.ones((1, 3)) / 3, where="x")
+    with pytest.raises(InputError, match="such as z"):
+        maps.verify_predictions(logged, np.array(["z"]), said[:1], where="x")

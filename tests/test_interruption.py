@@ -1,0 +1,227 @@
+"""Kills, full disks, and stores that go away: nothing is lost, and it is said."""
+
+import errno
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+
+from cxr import study, tracking
+from cxr.errors import InputError
+from cxr.files import atomic
+from cxr.params import StudyParams
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        yield tracking.connect(f"sqlite:///{tmp_path_factory.mktemp('interruption')}/mlflow.db")
+
+
+def session(tmp_path, **values) -> study._Session:
+    params = StudyParams(name="fake", **values)
+    return study._Session(params, tmp_path / "x.yaml", {}, tmp_path / "out", tmp_path, {}, fresh=False)
+
+
+def parent_of(tmp_path, runner: str, **tags) -> str:
+    own = session(tmp_path)
+    fingerprint = study._study_fingerprint(own)
+    tags = {"cxr.stage": "study", "cxr.fingerprint": fingerprint, "cxr.runner": runner, **tags}
+    return tracking.create_run(experiment="fake", name="study", tags=tags, params={})
+
+
+def dead() -> str:
+    """The record of a process on this machine that is gone."""
+    return f"{socket.gethostname()}:{os.getpid()}:12345"
+
+
+# -- files
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "x.npz"
+    with atomic(path) as temporary:
+        assert temporary.parent == path.parent and temporary.suffix == ".npz" and not path.exists()
+        temporary.write_text("first")
+    assert path.read_text() == "first"
+    with pytest.raises(OSError, match="full"), atomic(path) as temporary:
+        temporary.write_text("sec")
+        raise OSError(errno.ENOSPC, "full")
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+# -- killed studies
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_a_killed_study_left_running_is_stopped_and_its_runs_end(tmp_path, store):
+    parent = parent_of(tmp_path, dead())
+    runs = [
+        tracking.create_run(experiment="fake", name=name, tags={}, params={}, parent=parent)
+        for name in ("with tag", "found by its environment", "complete")
+    ]
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    environments = [{**os.environ, "MLFLOW_RUN_ID": run} for run in (runs[1], "f" * 32)]
+    processes = [subprocess.Popen(sleep, start_new_session=True)]
+    processes += [subprocess.Popen(sleep, env=one, start_new_session=True) for one in environments]
+    try:
+        tracking.set_tags(runs[0], {"cxr.process": study._process(processes[0].pid)})
+        tracking.set_tags(runs[2], {"cxr.complete": "true", "cxr.process": dead()})
+        tracking.end_run(runs[2], "FINISHED")
+        study._stop_abandoned(session(tmp_path))
+        assert processes[0].poll() is not None and processes[1].poll() is not None
+        assert processes[2].poll() is None  # another run's
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [tracking.run_info(run).status for run in (*runs, parent)] == ["KILLED", "KILLED", "FINISHED", "KILLED"]
+
+
+def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_path, store):
+    moment = datetime.now(UTC)
+    parent = parent_of(tmp_path, "elsewhere:12:34", **{"cxr.alive": moment.isoformat()})
+    child = tracking.create_run(experiment="fake", name="c", tags={}, params={}, parent=parent)
+    with pytest.raises(
+        InputError, match=r"run already, by process 12 on elsewhere \(last sign of life . s ago; .*15 min"
+    ):
+        study._stop_abandoned(session(tmp_path))
+    study._stop_abandoned(session(tmp_path, seed=[7]))  # same name, other settings: none of its business
+    assert tracking.run_info(child).status == "RUNNING"
+    tracking.set_tags(parent, {"cxr.alive": (moment - timedelta(minutes=20)).isoformat()})
+    study._stop_abandoned(session(tmp_path))
+    assert [tracking.run_info(run).status for run in (child, parent)] == ["KILLED", "KILLED"]
+
+
+def test_two_studies_do_not_write_into_one_folder(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        (tmp_path / ".running").write_text(study._process(other.pid))
+        with (
+            pytest.raises(InputError, match=f"another study is writing there .process {other.pid}.*--out"),
+            study._claimed(tmp_path),
+        ):
+            pass
+        other.communicate(b"\n")
+    with study._claimed(tmp_path):  # that one is dead
+        assert (tmp_path / ".running").read_text() == study._runner()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", ["own", "another run's", "half written"])
+def test_a_notebook_that_was_not_logged_any_more_is_logged_at_the_next_start(tmp_path, store, case, capsys):
+    own = session(tmp_path)
+    own.out.mkdir()
+    step = study.plan(own.study)[0]
+    run_id = tracking.create_run(experiment="fake", name="x", tags={}, params={}, parent="f" * 32)
+    own.runs = {step.key: run_id}
+    record = {} if case == "half written" else {"end_time": "now", "exception": None}
+    (own.out / f"{step.file}.ipynb").write_text(json.dumps({"metadata": {"papermill": record}}))
+    (own.out / f"{step.file}.log").write_text(f"run {'0' * 32 if case.startswith('another') else run_id}\nmore\n")
+    study._mend_notebooks(own, [step])
+    assert ("notebook.ipynb" in tracking.artifacts(run_id)) == (case == "own")
+    assert ("has whole results, but no notebook" in capsys.readouterr().out) == (case != "own")
+
+
+def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):
+    own = session(tmp_path)
+    steps = study.plan(own.study)[:1]
+    tags = {"cxr.fingerprint": "aaa"}
+    own.runs = {"compare": tracking.create_run(experiment="fake", name="x", tags={}, params={})}
+    own.runs[steps[0].key] = tracking.create_run(experiment="fake", name="x", tags=tags, params={})
+    own.parent = tracking.create_run(experiment="fake", name="x", tags={}, params={})
+    monkeypatch.setattr(study, "_fingerprint", lambda *_: "aaa")
+    assert study._of_other_code(own, steps) == []
+    monkeypatch.setattr(study, "_fingerprint", lambda *_: "bbb")
+    mixed = study._of_other_code(own, steps)
+    study._note_mixed(own, mixed)
+    assert mixed == [steps[0].key]
+    said = capsys.readouterr().out
+    assert "changed while the study ran. 1 notebooks are of another version" in said and mixed[0] in said
+    for run in (own.parent, own.runs["compare"]):
+        assert tracking.run_info(run).tags["cxr.mixed_code"] == mixed[0]
+
+
+# -- stores that go away
+
+
+def failing(times: int, error: Exception):
+    calls = []
+
+    def call():
+        calls.append(1)
+        if len(calls) <= times:
+            raise error
+        return len(calls)
+
+    return call
+
+
+AWAY = [
+    requests.exceptions.ConnectionError("refused"),
+    MlflowException("API request to http://x failed with exception HTTPConnectionPool: Max retries exceeded"),
+    MlflowException("API request to endpoint /x failed with error code 503 != 200. Response body: ''"),
+    MlflowException("(sqlite3.OperationalError) database is locked"),
+]
+
+
+@pytest.mark.parametrize("error", AWAY, ids=range(len(AWAY)))
+def test_a_store_that_comes_back_is_waited_for(error, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "_PAUSE_SECONDS", 0.01)
+    assert tracking._patiently(failing(3, error)) == 4
+    said = capsys.readouterr().out
+    assert said.count("does not answer: waiting, up to 600 s") == 1 and "answers again, after" in said
+    monkeypatch.setenv("CXR_STORE_PATIENCE", "0.05")
+    with pytest.raises(tracking.StoreGone, match="has not answered for .* give the same command again"):
+        tracking._patiently(failing(10**6, error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MlflowException("Run 'x' not found"),
+        MlflowException("failed with error code 401 != 200"),
+        MlflowException("(sqlite3.OperationalError) database or disk is full"),
+        ValueError("x"),
+    ],
+    ids=range(4),
+)
+def test_other_errors_are_not_waited_for(error):
+    with pytest.raises(type(error)):
+        tracking._patiently(failing(1, error))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), "the disk is full, that of .*out/x"),
+        (MlflowException("(sqlite3.OperationalError) database or disk is full"), "the disk is full, that of"),
+        (tracking.StoreGone("the MLflow store has not answered"), "stopped: the MLflow store has not answered"),
+    ],
+    ids=["disk", "store's disk", "store gone"],
+)
+def test_a_study_that_cannot_go_on_ends_with_a_message(tmp_path, monkeypatch, capsys, error, said):
+    def fail(*_):
+        raise error
+
+    own = session(tmp_path)
+    own.environment = {"MLFLOW_TRACKING_URI": ""}
+    monkeypatch.setattr(study, "_session", lambda *_: own)
+    monkeypatch.setattr(study, "_validated", lambda _: [])
+    monkeypatch.setattr(study, "_read_manifest", lambda _: None)
+    monkeypatch.setattr(tracking, "connect", lambda _: None)
+    monkeypatch.setattr(study, "_run", fail)
+    assert study.run(StudyParams(), "x.yaml", {}) == 1
+    assert re.search(said, capsys.readouterr().out)
+
+
+def test_an_error_that_is_no_full_disk_is_not_swallowed():
+    assert not tracking.disk_full(OSError(errno.EACCES, "denied"))
