@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cxr: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads the output has had enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

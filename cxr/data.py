@@ -201,7 +201,7 @@ def with_markers(manifest: pd.DataFrame, marker: str, *, lesion_contrast: float)
         raise InputError(f"markers: class or random, got {marker!r}")
     _verify_phantom(manifest, lesion_contrast)
     paths = [f"{match.group(1)}?marker={marker}" for match in found]
-    return manifest.assign(path=paths, sha256=[_phantom_hash(path, lesion_contrast) for path in paths])
+    return manifest.assign(path=paths, sha256=_phantom_hashes(paths, lesion_contrast))
 
 
 def _columns(present: Iterable[str]) -> list[str]:
@@ -221,7 +221,7 @@ def _phantom_rows(settings: DataParams) -> pd.DataFrame:
             "path": paths,
             "label": table["label"].astype(str).to_numpy(),
             "patient_id": table["patient_id"].astype(str).to_numpy(),
-            "sha256": [_phantom_hash(path, settings.lesion_contrast) for path in paths],
+            "sha256": _phantom_hashes(paths, settings.lesion_contrast),
         }
     )
 
@@ -615,13 +615,13 @@ def _source_hash(file: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def _phantom_hash(path: str, lesion_contrast: float) -> str:
-    text = f"{path} lesion_contrast={float(lesion_contrast)!r} {_source_hash(phantom.__file__)}"
-    return hashlib.sha256(text.encode()).hexdigest()
+def _phantom_hashes(paths: Iterable[str], lesion_contrast: float) -> list[str]:
+    rest = f"lesion_contrast={float(lesion_contrast)!r} {_source_hash(phantom.__file__)}"
+    return [hashlib.sha256(f"{path} {rest}".encode()).hexdigest() for path in paths]
 
 
 def _verify_phantom(manifest: pd.DataFrame, lesion_contrast: float) -> None:
-    expected = [_phantom_hash(path, lesion_contrast) for path in manifest["path"]]
+    expected = _phantom_hashes(manifest["path"], lesion_contrast)
     changed = (manifest["sha256"] != expected).sum()
     if changed:
         raise InputError(

@@ -49,7 +49,7 @@ _REFERENCES = {
 _CHOICES = {"variant": "variant", "q": "area q", "grid": "grid", "images": "images"}
 
 
-def contact_sheet(images: np.ndarray, titles: Sequence[str], *, columns: int = 8) -> Figure:
+def contact_sheet(images: np.ndarray, titles: Sequence[str], *, columns: int = 8, heading: str = "") -> Figure:
     """Grey images [n, h, w] (uint8) in rows of `columns`, all on the scale 0 to 255, each under its title."""
     columns = max(1, min(columns, len(images)))
     rows = -(-len(images) // columns)
@@ -59,6 +59,7 @@ def contact_sheet(images: np.ndarray, titles: Sequence[str], *, columns: int = 8
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
         axis.set_title(title, fontsize=7)
+    figure.suptitle(heading, fontsize=9)
     figure.tight_layout(pad=0.4)
     return figure
 

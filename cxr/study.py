@@ -431,11 +431,15 @@ def _mend_notebooks(session: _Session, steps: list[Step]) -> None:
             continue
         if not tracking.run_info(run_id).tags.get("mlflow.parentRunId"):
             continue  # run by hand, in Jupyter
-        notebook = session.out / f"{step.file}.ipynb"
-        if _run_of(session.out / f"{step.file}.log") == run_id and _executed(notebook):
-            tracking.log_file_as(run_id, notebook, "notebook.ipynb")
+        if _is_executed_by(session, step, run_id):
+            tracking.log_file_as(run_id, session.out / f"{step.file}.ipynb", "notebook.ipynb")
         else:
             _say(f"  {step.name}: run {run_id} has whole results, but no notebook, as the study was killed")
+
+
+def _is_executed_by(session: _Session, step: Step, run_id: str) -> bool:
+    """Whether the step's notebook in the study's folder is that of this run, and whole."""
+    return _run_of(session.out / f"{step.file}.log") == run_id and _executed(session.out / f"{step.file}.ipynb")
 
 
 def _run_of(log: Path) -> str:
@@ -495,6 +499,8 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
         encoding="utf-8",
         errors="replace",
     )
+    if done.returncode < 0:
+        raise InputError(f"the models cannot be built: {_killed('the process that builds them', done.returncode)}")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InputError(json.loads(last) if done.returncode == 2 else f"the models cannot be built: {last}")
@@ -661,8 +667,14 @@ def _find_done(session: _Session, steps: list[Step]) -> None:
     for step in steps:
         if all(key in session.runs for key in step.needs):
             run = _done(session, step, _fingerprint(session, step))
-            if run is not None:
+            if run is not None and (step.stage != "compare" or _has_report(session, step, run.run_id)):
                 _note_done(session, step, run)
+
+
+def _has_report(session: _Session, step: Step, run_id: str) -> bool:
+    """Whether a compare run has its report, or the notebook that it is made of, logged or still to be logged."""
+    logged = tracking.artifacts(run_id)
+    return "report.html" in logged or "notebook.ipynb" in logged or _is_executed_by(session, step, run_id)
 
 
 def _note_done(session: _Session, step: Step, run: tracking.RunInfo) -> None:
@@ -934,6 +946,8 @@ def _end(session: _Session, step: Step, run_id: str, code: int, seconds: float) 
         return
     if code == 0:
         reason = "the notebook ended without `tracking.finish()`"
+    elif code < 0:
+        reason = _killed("papermill", code)
     else:
         reason = _error_of(notebook) or _last_line(session.out / f"{step.file}.log")
     session.failures[step.key] = reason
@@ -952,6 +966,11 @@ def _error_of(notebook: Path) -> str:
     if not errors:
         return ""
     return f"{errors[0]['ename']}: {errors[0]['evalue']}".strip().splitlines()[0]
+
+
+def _killed(what: str, code: int) -> str:
+    """What a negative exit code of a child says."""
+    return f"{what} was killed (signal {-code}); the system does that when memory is short"
 
 
 def _last_line(log: Path) -> str:

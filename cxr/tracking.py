@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -38,6 +38,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
+from cxr import store
 from cxr.errors import InputError
 from cxr.params import Params
 
@@ -170,15 +171,23 @@ def connect(tracking_uri: str | None = None) -> str:
         logging.getLogger(name).setLevel(logging.WARNING)  # forty lines about tables, the first time
     with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(_PROBE_SECONDS)):
         try:
-            probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
-            # a step of a study had its store a moment ago; a person who mistyped an address should not wait
-            _patiently(probe) if os.environ.get("MLFLOW_RUN_ID") else probe()
+            lock = nullcontext()
+            if database is not None:
+                lock = store.locked(database.with_name(f"{database.name}.lock"), _no_word)
+            with lock:  # MLflow makes the tables now: of two processes that find none, one would fail
+                probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
+                # a step of a study had its store a moment ago; a person who mistyped an address should not wait
+                _patiently(probe) if os.environ.get("MLFLOW_RUN_ID") else probe()
         # SQLAlchemy, requests, drivers: each store fails in its own way, and a person can only put right the URI
         except Exception as error:
             raise InputError(_unreachable(uri, error)) from None
     mlflow.set_tracking_uri(uri)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # which MLflow leaves alone when it was told the same URI before
     return uri
+
+
+def _no_word() -> None:
+    """Said while another process makes the tables of a new store: that takes seconds."""
 
 
 def artifact_root() -> Path | None:

@@ -131,6 +131,30 @@ def test_a_notebook_that_was_not_logged_any_more_is_logged_at_the_next_start(tmp
     assert ("has whole results, but no notebook" in capsys.readouterr().out) == (case != "own")
 
 
+@pytest.mark.parametrize("left", ["nothing", "its-notebook", "its-logged-notebook", "its-report"])
+def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store, monkeypatch, left):
+    own = session(tmp_path)
+    own.out.mkdir()
+    step = study.plan(own.study)[-1]
+    assert step.stage == "compare"
+    tags = {"cxr.stage": "compare", "cxr.fingerprint": left, "cxr.complete": "true"}
+    run_id = tracking.create_run(experiment="fake", name="compare", tags=tags, params={})
+    tracking.end_run(run_id, "FINISHED")
+    (tmp_path / "x").write_text("x")
+    if left == "its-notebook":
+        whole = {"metadata": {"papermill": {"end_time": "now", "exception": None}}}
+        (own.out / f"{step.file}.ipynb").write_text(json.dumps(whole))
+        (own.out / f"{step.file}.log").write_text(f"run {run_id}\n")
+    elif left == "its-logged-notebook":
+        tracking.log_file_as(run_id, tmp_path / "x", "notebook.ipynb")
+    elif left == "its-report":
+        tracking.log_file_as(run_id, tmp_path / "x", "report.html")
+    own.runs = dict.fromkeys(step.needs, "f" * 32)
+    monkeypatch.setattr(study, "_fingerprint", lambda *_: left)
+    study._find_done(own, [step])
+    assert (step.key in own.runs) == (left != "nothing")
+
+
 def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):
     own = session(tmp_path)
     steps = study.plan(own.study)[:1]
@@ -148,6 +172,18 @@ def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, stor
     assert "changed while the study ran. 1 notebooks are of another version" in said and mixed[0] in said
     for run in (own.parent, own.runs["compare"]):
         assert tracking.run_info(run).tags["cxr.mixed_code"] == mixed[0]
+
+
+@pytest.mark.slow
+def test_several_processes_make_one_new_store(tmp_path):
+    command = [sys.executable, "-c", "import sys; from cxr import tracking; tracking.connect(sys.argv[1])"]
+    made = [
+        subprocess.Popen([*command, f"sqlite:///{tmp_path}/new/mlflow.db"], stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    errors = [process.communicate()[1] for process in made]
+    assert [process.returncode for process in made] == [0] * 4, errors
+    assert not list(tmp_path.glob("**/*.lock"))
 
 
 # -- stores that go away

@@ -91,6 +91,11 @@ def test_a_study_s_name_is_a_name(name):
         StudyParams.check({"name": name}, where="study.yaml")
 
 
+UNSAFE = re.compile(
+    r"yaml\.(unsafe_|full_)?load\(|\bpickle\.(loads?|Unpickler)|read_pickle|joblib\.load|os\.system"
+)
+
+
 def test_no_shell_no_pickle_no_unsafe_yaml_and_models_in_safe_mode():
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
@@ -100,9 +105,7 @@ def test_no_shell_no_pickle_no_unsafe_yaml_and_models_in_safe_mode():
                 assert "allow_pickle=False" in line or "mmap_mode" in line, where
             if "load_model(" in line:
                 assert "safe_mode=True" in line and "compile=False" in line, where
-            assert not re.search(
-                r"yaml\.(unsafe_|full_)?load\(|\bpickle\.(loads?|Unpickler)|read_pickle|joblib\.load|os\.system", line
-            ), where
+            assert not UNSAFE.search(line), where
             assert "shell=True" not in line and "allow_pickle=True" not in line, where
 
 
