@@ -322,6 +322,11 @@ def _check_database(path: Path) -> None:
 def _unreachable(uri: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     if uri.startswith(("http://", "https://")):
+        if refused := re.search(r"error code (401|403)\b", first):
+            return (
+                f"the MLflow server at {uri} refuses (HTTP {refused.group(1)}): set MLFLOW_TRACKING_USERNAME and "
+                f"MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as it asks for them; it said: {first}"
+            )
         return (
             f"no MLflow server answers at {uri}: start it, or mend --tracking-uri or MLFLOW_TRACKING_URI "
             f"(unset, runs are kept in {default_uri()}); it said: {first}"
@@ -771,7 +776,7 @@ def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
     if found.is_dir():
         files = {f"{artifact_path}/{p.relative_to(found).as_posix()}": p for p in found.rglob("*") if p.is_file()}
     which = f"run {run.run_id} ({run.name})"
-    advice = f"restore it or run {STAGES.get(run.stage, 'its notebook')} again"
+    advice = _again(run)
     for name in sorted(within - set(files)):
         raise InputError(f"{which}: artifact '{name}', which the run logged, is missing: {advice}")
     for name, path in sorted(files.items()):
@@ -791,16 +796,21 @@ def _logged_by(run: RunInfo) -> dict[str, str]:
     """The run's `sha256.json`, if it is the one that its tag tells of."""
     if _SHA256 not in artifacts(run.run_id):
         raise InputError(
-            f"run {run.run_id} ({run.name}): '{_SHA256}', by which its files are known again, is missing: restore "
-            f"it or run {STAGES.get(run.stage, 'its notebook')} again"
+            f"run {run.run_id} ({run.name}): '{_SHA256}', by which its files are known again, is missing: "
+            f"{_again(run)}"
         )
     path = fetch(run.run_id, _SHA256)
     if _contents(path) != run.tags[_SHA256_TAG]:
         raise InputError(
-            f"run {run.run_id} ({run.name}): '{_SHA256}' is not the file that the run logged: restore it or run "
-            f"{STAGES.get(run.stage, 'its notebook')} again"
+            f"run {run.run_id} ({run.name}): '{_SHA256}' is not the file that the run logged: {_again(run)}"
         )
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _again(run: RunInfo) -> str:
+    """What to do with a run whose files are not what they were. A study takes it for done while it is there."""
+    notebook = STAGES.get(run.stage, "its notebook")
+    return f"restore it, or delete the run (`mlflow runs delete --run-id {run.run_id}`) and run {notebook} again"
 
 
 def artifacts(run_id: str) -> list[str]:

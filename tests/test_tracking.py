@@ -109,6 +109,14 @@ def test_a_store_that_cannot_be_had_is_an_input_error_and_changes_nothing(store,
     complete_run()
 
 
+def test_a_server_that_asks_for_a_password_is_not_taken_for_absent():
+    error = RuntimeError(
+        "API request to endpoint /x failed with error code 401 != 200. Response body: 'You are not'"
+    )
+    said = tracking._unreachable("http://x:1", error)
+    assert "http://x:1 refuses (HTTP 401): set MLFLOW_TRACKING_USERNAME" in said and "no MLflow server" not in said
+
+
 def test_a_file_that_is_no_database(tmp_path, store):
     (tmp_path / "x.db").write_text("this is no database, and long enough to be sure of it" * 20)
     with pytest.raises(InputError, match="x.db: cannot be used as the MLflow store .*not a database"):
