@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cxr.errors import InputError
@@ -21,6 +22,7 @@ _LOCAL = "127.0.0.1"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process'), and return the exit code."""
     arguments = _parser().parse_args(argv)
+    format_before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return arguments.run(arguments)
     except InputError as error:
@@ -32,6 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads the output has had enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 1
+    finally:
+        warnings.formatwarning = format_before
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours without the line of code that it came from."""
+    where = "" if category is UserWarning else f"{filename}:{lineno}: {category.__name__}: "
+    return f"cxr: warning: {where}{message}\n"
 
 
 def _parser() -> argparse.ArgumentParser:

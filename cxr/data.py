@@ -319,11 +319,12 @@ def _without_bad(
     if len(skipped) > settings.max_skipped_fraction * len(manifest):
         raise InputError(
             f"{count}, more than max_skipped_fraction ({settings.max_skipped_fraction:g}): {some(listed)}: "
-            "restore or remove them, or raise max_skipped_fraction"
+            "restore or remove them, or raise max_skipped_fraction",
+            items=listed,
         )
     lost = sorted(set(manifest["label"]) - set(kept["label"]))
     if lost:
-        raise InputError(f"{count}, among them all of {some(lost)}: {some(listed)}: restore them")
+        raise InputError(f"{count}, among them all of {some(lost)}: {some(listed)}: restore them", items=listed)
     warnings.warn(f"{count} and are left out (on_bad_image: skip): {some(listed)}", stacklevel=3)
     return kept, skipped
 

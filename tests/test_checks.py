@@ -320,6 +320,20 @@ def test_skip_leaves_bad_files_out_before_splitting(tmp_path, monkeypatch):
     assert found(checks.run(skip), "unreadable", "warning")[0].files == finding.files
 
 
+def test_skip_leaves_out_what_a_table_names_and_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
+    folder = write_set(tmp_path / "set")
+    manifest = data.build_manifest(settings(folder))
+    manifest[["path", "label", "patient_id"]].to_csv(folder / "manifest.csv", index=False)
+    (folder / "clear" / "003-0.png").unlink()
+    (finding,) = found(checks.run(settings(folder, patient_pattern="")), "layout", "error")
+    assert "do not exist" in finding.text
+    (finding,) = found(
+        checks.run(settings(folder, patient_pattern="", on_bad_image="skip")), "unreadable", "warning"
+    )
+    assert finding.files == ["clear/003-0.png"] and "not found" in finding.table["reason"][0]
+
+
 def test_skip_decodes_a_good_file_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     folder = write_set(tmp_path / "set")
@@ -345,7 +359,8 @@ def test_skip_refuses_too_many_and_whole_classes(tmp_path, monkeypatch):
     skip = settings(folder, on_bad_image="skip")
     with pytest.raises(InputError, match=r"3 of 36 images .* more than max_skipped_fraction \(0.05\)"):
         data.build_manifest(skip)
-    assert found(checks.run(skip), "unreadable", "error")
+    (finding,) = found(checks.run(skip), "layout", "error")
+    assert "more than max_skipped_fraction" in finding.text and len(finding.table) == 3
     for number in range(12):
         (folder / "clear" / f"{number:03d}-0.png").write_bytes(b"no image at all")
     with pytest.raises(InputError, match="all of clear"):
