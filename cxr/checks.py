@@ -619,7 +619,7 @@ def _judge(
         "balanced accuracy": round(value, 3),
         "low": round(max(0.0, value - 1.96 * error), 3),
         "high": round(min(1.0, value + 1.96 * error), 3),
-        "p": "< 0.0001" if p < 1e-4 else f"{p:.4f}",
+        "p": "<0.0001" if p < 1e-4 else f"{p:.4f}",
         "betrays": bool(p < ALPHA / tests and value >= chance + BETRAYS),
         "most": f"{label_names[best]}, AUC {auc[best]:.2f}",
         **{f"AUC {name}": round(area, 3) for name, area in zip(label_names, auc, strict=True)},

@@ -53,14 +53,16 @@ def contact_sheet(images: np.ndarray, titles: Sequence[str], *, columns: int = 8
     """Grey images [n, h, w] (uint8) in rows of `columns`, all on the scale 0 to 255, each under its title."""
     columns = max(1, min(columns, len(images)))
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns, 1.8 * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.6 * columns, 1.8 * rows), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
         axis.set_title(title, fontsize=7)
-    figure.suptitle(heading, fontsize=9)
-    figure.tight_layout(pad=0.4)
+    if heading:
+        figure.suptitle(heading, fontsize=9)
     return figure
 
 
