@@ -162,11 +162,6 @@ def equivalence(est: Estimate, margin: float) -> float:
     return max(p_value(est, -margin, "greater"), p_value(est, margin, "less"))
 
 
-def below(est: Estimate, bound: float) -> float:
-    """P-value that the quantity is smaller than `bound`: one-sided, for what cannot be negative."""
-    return p_value(est, bound, "less")
-
-
 def holm(p: Sequence[float] | pd.Series) -> np.ndarray | pd.Series:
     """P-values adjusted for their number by Holm's (1979) step-down; NaN stays NaN and does not count.
 

@@ -95,7 +95,7 @@ def test_tost_is_two_t_tests():
         p = hyp.equivalence(est, margin)
         assert p == pytest.approx(max(lower, upper))
         assert (p < 0.05) == (-margin < est.low and est.high < margin)
-        assert hyp.below(est, margin) == pytest.approx(upper)
+        assert hyp.p_value(est, margin, "less") == pytest.approx(upper)
     assert hyp.equivalence(est, 0.02) < 0.05 < hyp.equivalence(est, 0.003)
 
 
