@@ -649,6 +649,8 @@ def _done(session: _Session, step: Step, fingerprint: str) -> tracking.RunInfo |
     if session.fresh:
         return None
     found = tracking.find(step.stage, experiment=session.study.name, fingerprint=fingerprint)
+    if step.stage == "compare":
+        found = [run for run in found if _has_report(session, step, run.run_id)]
     # Of twins, the one that this study has built on; a newer one, run by hand, would ask for all the rest anew.
     own = (run for run in found if session.recorded.get(step.key) == run.run_id)
     return next(own, found[0] if found else None)
@@ -667,7 +669,7 @@ def _find_done(session: _Session, steps: list[Step]) -> None:
     for step in steps:
         if all(key in session.runs for key in step.needs):
             run = _done(session, step, _fingerprint(session, step))
-            if run is not None and (step.stage != "compare" or _has_report(session, step, run.run_id)):
+            if run is not None:
                 _note_done(session, step, run)
 
 

@@ -153,6 +153,9 @@ def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store,
     monkeypatch.setattr(study, "_fingerprint", lambda *_: left)
     study._find_done(own, [step])
     assert (step.key in own.runs) == (left != "nothing")
+    # and that is what is found again when its turn comes
+    began = study._begin(own, step)
+    assert (began not in ("", run_id)) == (left == "nothing")
 
 
 def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):
