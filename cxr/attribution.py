@@ -106,6 +106,14 @@ def explainer(
     return lambda images, class_index: _in_batches(explain, images, class_index, batch_size, "")
 
 
+def variants_explainer(
+    model: keras.Model, *, layer: str, methods: Iterable[str] = ("layercam", "gradcampp"), batch_size: int = 32
+) -> Callable[[np.ndarray, np.ndarray], dict[tuple[str, str], np.ndarray]]:
+    """A function (images, class_index) -> the maps of `variants`, compiled once; as `explainer`."""
+    explain, _, _ = _variants_explainer(model, layer, tuple(methods))
+    return lambda images, class_index: _in_batches(explain, images, class_index, batch_size, "")
+
+
 @contextmanager
 def head(model: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> Iterator[None]:
     """Give the `logits` layer of `model` other weights, in place, and its own again at the end.
@@ -345,16 +353,16 @@ def gradcampp(activations: tf.Tensor, gradients: tf.Tensor) -> np.ndarray:
     Args: A and G [n, h, w, k]. Returns: maps [n, h, w], at least 0, equal to tf-keras-vis' on the full model
         up to that factor.
     """
-    return _compiled_gradcampp(tuple(activations.shape))(activations, gradients).numpy()
+    return _compiled_gradcampp(tuple(activations.shape[1:]))(activations, gradients).numpy()
 
 
 @lru_cache(maxsize=32)
-def _compiled_gradcampp(shape: tuple[int, int, int, int]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    # as a graph, its two dozen elementwise steps take a third of the time; one a shape, as it reshapes by the
-    # batch's size, which a graph has to know (its `Gradcam` computes in NumPy and cannot be compiled)
+def _compiled_gradcampp(shape: tuple[int, int, int]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    # as a graph, its two dozen elementwise steps take a third of the time (its `Gradcam` computes in NumPy and
+    # cannot be compiled)
     from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 
-    signature = [tf.TensorSpec(shape, tf.float32)] * 2
+    signature = [tf.TensorSpec((None, *shape), tf.float32)] * 2
     return tf.function(partial(_by_tf_keras_vis, GradcamPlusPlus), input_signature=signature, autograph=False)
 
 
@@ -397,7 +405,8 @@ def _by_tf_keras_vis(explainer: type, activations: tf.Tensor, gradients: tf.Tens
     exact without another pass through the network."""
     explain = explainer(_linear_model(tuple(activations.shape[1:])), clone=False)
     return explain(
-        lambda output: output - tf.stop_gradient(output),
+        # 0, and one number for the whole batch, whose gradient is each image's own: the batch's size stays open
+        lambda output: tf.reduce_sum(output - tf.stop_gradient(output), axis=0),
         [activations, gradients],
         penultimate_layer="activations_out",
         seek_penultimate_conv_layer=False,

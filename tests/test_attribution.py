@@ -176,8 +176,11 @@ def test_batch_size_does_not_matter_and_the_last_batch_does_not_retrace():
         np.testing.assert_allclose(maps, whole[name], rtol=1e-3, atol=1e-6 * whole[name].max())
     compute = attribution.activations_and_gradients(model, [("conv", "logit"), ("conv", "probability")])
     for n in (3, 2):
-        compute(tf.constant(images[:n, ..., None], tf.float32), tf.constant(classes[:n], tf.int32))
+        [pair, _] = compute(tf.constant(images[:n, ..., None], tf.float32), tf.constant(classes[:n], tf.int32))
+        attribution.gradcampp(*pair)
     assert compute.experimental_get_tracing_count() == 1
+    compiled = attribution._compiled_gradcampp(tuple(pair[0].shape[1:]))
+    assert compiled.experimental_get_tracing_count() == 1
 
 
 def test_works_on_a_model_that_is_not_trainable():
