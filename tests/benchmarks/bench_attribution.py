@@ -2,11 +2,11 @@
 
     python tests/benchmarks/bench_attribution.py [--small]
 
-`forward` is a bare compiled forward pass; `cxr` are LayerCAM and Grad-CAM++ at `penultimate`
-(`cxr.attribution.attribute`); `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same layer,
-called as its documentation does, maps enlarged and normalised by it; `all four` adds Grad-CAM and HiResCAM to `cxr`,
-`variants` are all of `cxr.attribution.variants`. Each is measured warm, its least time of some repeats of one
-batch, turn by turn; tracing is given apart. `difference`: the largest between maps of the two, each over its
+`forward` is a bare compiled forward pass. `cxr` are LayerCAM and Grad-CAM++ at `penultimate`
+(`cxr.attribution.attribute`). `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same layer,
+called as its documentation does, maps enlarged and normalised by it. `all four` adds Grad-CAM and HiResCAM to
+`cxr`, `variants` are all of `cxr.attribution.variants`. Each is measured warm, its least time of some repeats of
+one batch, turn by turn; tracing is given apart. `difference`: the largest between maps of the two, each over its
 maximum, on the layer's own grid. `memory`: by how much a process that does nothing else grows at its peak, over
 what it had with the network loaded (Linux); `saved` is the share of tf-keras-vis' that `cxr` does without.
 Weights are random. `--small`: the compact architectures alone, small images. For a machine without an accelerator.
