@@ -476,7 +476,9 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
     report = checks.run(study, manifest=manifest)
     if errors := report.of("error"):
         more = f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
-        raise InputError(f"data: {errors[0].text}{more}: `cxr check PARAMS.yaml` names the files")
+        named = f": {', '.join(map(repr, errors[0].files[:3]))}" if errors[0].files else ""
+        named += ", ..." if len(errors[0].files) > 3 else ""
+        raise InputError(f"data: {errors[0].text}{named}{more}. `cxr check PARAMS.yaml` shows all")
     for finding in report.of("warning"):
         _say(f"  {finding.check}: {finding.text}")
     data.check_images(manifest, data.data_root(study))
