@@ -1,11 +1,11 @@
 """Where each second of a study goes: `python tests/benchmarks/time_study.py [PARAMS.yaml] [--figure PATH]`.
 
 Runs the study in a folder of its own, with an empty image cache, and reads the times that papermill noted of
-every cell. What a cell is for is told by its tag (`training`, `attribution`, `scoring`, `comparison`, `data`); cells
-without one are `figures and logging`, but for the first of a notebook with code, the `imports`. Before its first
-cell and after its last a notebook is `starting and ending`; a moment in which none runs is the `runner`'s own. Where
-several run at once, each counts as its share of the second: the parts add up to the time from the start of the
-command to its end. What counts as work are training, attribution and scoring.
+every cell. What a cell is for is told by its tag (`training`, `attribution`, `scoring`, `comparison`, `data`);
+cells without one are `figures and logging`, but for the first of a notebook with code, the `imports`. Before its
+first cell and after its last a notebook is `starting and ending`; a moment in which none runs is the `runner`'s
+own. Where several run at once, each counts as its share of the second: the parts add up to the time from the
+start of the command to its end. What counts as work are training, attribution and scoring.
 """
 
 import argparse
