@@ -11,20 +11,29 @@ at every q, the rank correlation, the Gini coefficient and the top-10 % energy; 
 Coordinates are those of pixel centres, (row, column) from (0, 0) to (H - 1, W - 1); distances are divided by
 the image diagonal sqrt(H^2 + W^2), so that they do not depend on the resolution and stay under 1.
 
-Rows of the two stacks are pairs: join by image id before calling.
+Rows of the two stacks are pairs: join by image id before calling. They are scored in threads (`in_parts`), each
+image by itself, so that no value depends on their number.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cxr.errors import InputError
 
 SSIM_WINDOW = 7
 SSIM_K1, SSIM_K2 = 0.01, 0.03
+# Rows a part of `in_parts`: many beside the few maps that `cxr.references` prepares twice where two parts meet,
+# few enough for all threads to end together.
+_PART = 64
+_SAMPLE = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)  # from mean square to sample variance
+_SHARES = (0.05, 0.1, 0.2, 0.3)  # q of the overlaps
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,10 @@ def upsample(maps: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
             f"ask for a size of at least {h}x{w}."
         )
     rows, columns = _bilinear_weights(h, height), _bilinear_weights(w, width)
-    return (rows @ maps.astype(np.float64) @ columns.T).astype(np.float32)
+    out = np.empty((len(maps), height, width), np.float32)
+    for i, small in enumerate(maps.astype(np.float64)):  # one by one: its float64 values stay in the cache
+        out[i] = rows @ small @ columns.T
+    return out
 
 
 def normalise(maps: np.ndarray) -> np.ndarray:
@@ -114,11 +126,18 @@ def normalise(maps: np.ndarray) -> np.ndarray:
     float32 [n, h, w]; every map has minimum 0 and maximum 1 exactly. A map of zero range, or with a value
     that is not finite, has no such form and comes out all NaN.
     """
-    maps = _stack(maps, "maps").astype(np.float64)
-    low, spread = _low_and_range(maps)
-    spread[spread == 0] = np.nan
-    low[np.isnan(spread)] = np.nan
-    return ((maps - low[:, None, None]) / spread[:, None, None]).astype(np.float32)
+    maps = _stack(maps, "maps")
+    out = np.empty(maps.shape, np.float32)
+    for i in range(len(maps)):  # as in `upsample`
+        low, spread = (part[0] for part in _low_and_range(maps[i : i + 1]))
+        values = maps[i].astype(np.float64)
+        if spread > 0:
+            values -= low
+            values /= spread
+            out[i] = values
+        else:
+            out[i] = np.nan
+    return out
 
 
 def degenerate(maps: np.ndarray, *, relative_range: float = 1e-6) -> np.ndarray:
@@ -139,7 +158,7 @@ def degenerate(maps: np.ndarray, *, relative_range: float = 1e-6) -> np.ndarray:
     """
     if not relative_range >= 0:
         raise InputError(f"degenerate: relative_range must be 0 or more, got {relative_range}.")
-    _, spread = _low_and_range(_stack(maps, "maps").astype(np.float64))
+    _, spread = _low_and_range(_stack(maps, "maps"))
     alive = np.isfinite(spread) & (spread > 0)
     if not alive.any():
         return ~alive
@@ -162,7 +181,7 @@ def compare_maps(
     size: int | tuple[int, int],
     names: Iterable[str] | None = None,
     relative_range: float = 1e-6,
-    chunk: int = 32,
+    workers: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Every drift metric of every pair of maps.
 
@@ -174,7 +193,7 @@ def compare_maps(
         and at least 7 for SSIM, whose window is 7x7.
     names : the metrics wanted, default all of `METRICS`; what others alone need is then not computed.
     relative_range : see `degenerate`, which is applied to each stack.
-    chunk : pairs upsampled at a time; bounds the memory, does not change any value.
+    workers : images scored at a time, see `in_parts`. A few MB of memory each, whatever n; no value depends on it.
 
     Returns
     -------
@@ -209,8 +228,6 @@ def compare_maps(
             f"compare_maps: {len(transfer)} transfer maps against {len(fine_tuned)} fine-tuned ones; "
             "join both by image id first, so that row i is the same image in both."
         )
-    if chunk < 1:
-        raise InputError(f"compare_maps: chunk must be at least 1, got {chunk}.")
     wanted = _wanted(names)
     size = _size(size)
     if "ssim" in wanted and min(size) < SSIM_WINDOW:
@@ -227,13 +244,43 @@ def compare_maps(
     }
     usable = np.flatnonzero(~(flags["degenerate_transfer"] | flags["degenerate_fine_tuned"]))
     values = {name: np.full(len(transfer), np.nan) for name in wanted}
-    for start in range(0, len(usable), chunk):
-        index = usable[start : start + chunk]
-        pairs = zip(index, prepare(transfer[index], size), prepare(fine_tuned[index], size), strict=True)
-        for i, t, f in pairs:
-            for name, value in score(Features(t), Features(f), wanted).items():
+
+    def fill(part: np.ndarray) -> None:
+        for i in part.tolist():
+            pair = (Features(prepare(maps[i : i + 1], size)[0]) for maps in (transfer, fine_tuned))
+            for name, value in score(*pair, wanted).items():
                 values[name][i] = value
+
+    in_parts(fill, usable, workers)
     return values | flags
+
+
+def in_parts(work: Callable[[np.ndarray], None], rows: np.ndarray, workers: int | None = None) -> None:
+    """Call `work` with each part of `rows`, consecutive and short, in threads.
+
+    NumPy computes outside Python's lock, so that they do so at once. Meanwhile BLAS keeps to one
+    thread, in the whole process: its own would be in each other's way, and how it shares out a sum changes the
+    last digits.
+
+    Parameters
+    ----------
+    work : writes its results where the caller finds them, each row's the same whatever part it is in.
+    rows : [n], row numbers.
+    workers : threads; default the cores this process may use, and no more than OMP_NUM_THREADS, which a study
+        that runs several notebooks at once sets for each.
+    """
+    if workers is None:
+        workers = _cores()
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}.")
+    length = max(1, min(_PART, -(-len(rows) // workers)))
+    parts = [rows[start : start + length] for start in range(0, len(rows), length)]
+    # 24 MB that nothing touches: freed, they tell glibc to keep arrays of a map's size for the next ones. Else it
+    # returns their pages each time, and their faults take longer than the arithmetic.
+    np.empty(3 << 20)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(work, parts):  # raises what a part raised
+            pass
 
 
 class Features:
@@ -264,10 +311,12 @@ class Features:
         Bit patterns of floats >= 0 order as the floats do, so (inverted pattern, index) in one 64-bit key
         turns a stable argsort into a plain sort, which NumPy vectorises: several times faster.
         """
-        keys = (~self.flat32.view(np.uint32)).astype(np.uint64) << np.uint64(32)
+        keys = (~self.flat32.view(np.uint32)).astype(np.uint64)
+        keys <<= np.uint64(32)
         keys |= np.arange(self.pixels, dtype=np.uint64)
         keys.sort()
-        return (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
+        keys &= np.uint64(0xFFFFFFFF)
+        return keys.view(np.int64)
 
     @cached_property
     def descending(self) -> np.ndarray:
@@ -294,31 +343,50 @@ class Features:
     @cached_property
     def centred_ranks(self) -> np.ndarray:
         """The same of average ranks: a dot product of two is Spearman's correlation."""
-        runs = np.flatnonzero(np.diff(self.descending)) + 1
-        edges = np.concatenate(([0], runs, [self.pixels]))
-        # A run from a to b - 1 has the mean position (a + b - 1) / 2; all positions average (N - 1) / 2.
-        # Negated, because the order is descending.
-        ranks = (self.pixels - edges[:-1] - edges[1:]) / 2
+        n = self.pixels
+        change = self.descending[1:] != self.descending[:-1]
+        run = np.zeros(n, dtype=np.intp)  # of equal values, by place in the order
+        np.cumsum(change, out=run[1:])
+        last = np.append(np.flatnonzero(change), n - 1)
+        first = np.append(0, last[:-1] + 1)
+        # All places average (n - 1) / 2; less those of the run, because the order is descending.
+        ranks = ((n - 1 - first - last) / 2)[run]
         centred = np.empty(self.pixels)
-        centred[self.order] = np.repeat(ranks, np.diff(edges))
-        return _unit(centred)
+        centred[self.order] = _unit(ranks)
+        return centred
 
     @cached_property
-    def local(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and mean square over every whole SSIM window, [H - 6, W - 6] each."""
-        values = self.flat.reshape(self.shape)
-        return _window_mean(values), _window_mean(values * values)
+    def tops(self) -> dict[float, np.ndarray]:
+        """The pixels of each top-q area as a set: a bit a pixel, in as many uint64 as it takes."""
+        sets = {}
+        for q in _SHARES:
+            member = np.zeros(-(-self.pixels // 64) * 64, dtype=bool)
+            member[self.order[: top_count(q, self.pixels)]] = True
+            sets[q] = np.packbits(member).view(np.uint64)
+        return sets
+
+    @cached_property
+    def local(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """SSIM's parts of one map in every window (`_window_means`): the mean m, m^2 + c1 / 2, and the sample
+        variance + c2 / 2. Sums of two maps' second and third are the factors of its denominator."""
+        mean, square = (_window_means(values, self.shape[1]) for values in (self.flat, self.flat * self.flat))
+        squared = mean * mean
+        square -= squared
+        square *= _SAMPLE
+        square += SSIM_K2**2 / 2
+        squared += SSIM_K1**2 / 2
+        return mean, squared, square
 
     @cached_property
     def gini(self) -> float:
-        weights = np.arange(self.pixels, 0, -1, dtype=np.float64)
-        n = self.pixels
-        return float(2 * (weights @ self.descending) / (n * self.total) - (n + 1) / n)
+        # Ranks less their mean (N + 1) / 2, whose share of the sum is the definition's last term.
+        ranks = _centred_places(self.pixels)
+        return float(2 * (ranks @ self.descending) / (self.pixels * self.total))
 
     @cached_property
     def entropy(self) -> float:
         # With p = x / s: -sum p log p = log s - sum(x log x) / s; 0 log 0 is 0.
-        logs = np.log(np.where(self.flat > 0, self.flat, 1.0))
+        logs = np.log(np.maximum(self.flat, 1e-300))
         return float((math.log(self.total) - self.flat @ logs / self.total) / math.log(self.pixels))
 
     @cached_property
@@ -345,11 +413,8 @@ def _distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, int]) -> float:
 
 
 def _top_iou(t: Features, f: Features, q: float) -> float:
-    k = top_count(q, t.pixels)
-    member = np.zeros(t.pixels, dtype=bool)
-    member[f.order[:k]] = True
-    both = np.count_nonzero(member[t.order[:k]])
-    return both / (2 * k - both)
+    both = int(np.bitwise_count(t.tops[q] & f.tops[q]).sum())
+    return both / (2 * top_count(q, t.pixels) - both)
 
 
 def _soft_iou(t: Features, f: Features) -> float:
@@ -362,14 +427,22 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _ssim(t: Features, f: Features) -> float:
-    (mean_t, square_t), (mean_f, square_f) = t.local, f.local
-    mean_tf = _window_mean((t.flat * f.flat).reshape(t.shape))
-    sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
-    c1, c2 = SSIM_K1**2, SSIM_K2**2
-    product, squares = mean_t * mean_f, mean_t * mean_t + mean_f * mean_f
-    numerator = (2 * product + c1) * (2 * sample * (mean_tf - product) + c2)
-    numerator /= (squares + c1) * (sample * (square_t + square_f - squares) + c2)
-    return numerator.mean()
+    (mean_t, squared_t, variance_t), (mean_f, squared_f, variance_f) = t.local, f.local
+    # (2 m_t m_f + c1) (2 cov + c2) / ((m_t^2 + m_f^2 + c1) (var_t + var_f + c2)), in place: memory is what costs.
+    height, width = t.shape
+    covariance = _window_means(t.flat * f.flat, width)
+    product = mean_t * mean_f
+    covariance -= product
+    covariance *= 2 * _SAMPLE
+    covariance += SSIM_K2**2
+    product *= 2
+    product += SSIM_K1**2
+    product *= covariance
+    denominator = squared_t + squared_f
+    denominator *= variance_t + variance_f
+    product /= denominator
+    edge = SSIM_WINDOW - 1
+    return _window_total(product, width) / ((height - edge) * (width - edge))
 
 
 _SCORES: dict[str, Callable[[Features, Features], float]] = {
@@ -393,15 +466,44 @@ def _unit(centred: np.ndarray) -> np.ndarray:
     return centred / math.sqrt(centred @ centred)
 
 
-def _window_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over every whole 7x7 window of float64 [H, W]: [H - 6, W - 6]. Sums of 2, 4 and 7, each way."""
-    for _ in range(2):  # rows, then (transposed) columns
-        two = values[:-1] + values[1:]
-        four = two[:-2] + two[2:]
-        values = (four[:-3] + two[4:-1] + values[6:]).T
-    return values / SSIM_WINDOW**2
+def _window_means(flat: np.ndarray, width: int) -> np.ndarray:
+    """Means over 7x7 windows of a flat float64 map [H W], by the pixel at their upper left: [(H - 6) W - 6].
+
+    Flat sums are faster than sums of rows. Windows at the last six pixels of a row wrap round the edge, which
+    `_window_total` leaves out.
+    """
+    for step in (1, width):  # sums of 2, 4 and 7, each way
+        two = flat[:-step] + flat[step:]
+        four = two[: -2 * step] + two[2 * step :]
+        seven = four[: -3 * step] + two[4 * step : -step]
+        seven += flat[6 * step :]
+        flat = seven
+    flat /= SSIM_WINDOW**2
+    return flat
 
 
+def _window_total(values: np.ndarray, width: int) -> float:
+    """Sum over the windows of `_window_means` that are whole. The last row has no others."""
+    last = len(values) - (width - SSIM_WINDOW + 1)
+    return values[:last].reshape(-1, width)[:, : 1 - SSIM_WINDOW].sum() + values[last:].sum()
+
+
+@lru_cache(maxsize=8)
+def _centred_places(n: int) -> np.ndarray:
+    """Ranks of n values in descending order, less their mean: (n - 1) / 2 ... -(n - 1) / 2; read-only."""
+    places = (n - 1) / 2 - np.arange(n)
+    places.flags.writeable = False
+    return places
+
+
+def _cores() -> int:
+    """Cores for this process: those it may run on, fewer if OMP_NUM_THREADS says so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores
+
+
+@lru_cache(maxsize=32)
 def _bilinear_weights(source: int, target: int) -> np.ndarray:
     """float64 [target, source]: each output pixel as a weighted mean of at most two input pixels."""
     position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
@@ -410,12 +512,13 @@ def _bilinear_weights(source: int, target: int) -> np.ndarray:
     weights = np.zeros((target, source))
     weights[np.arange(target), low] += 1 - (position - low)
     weights[np.arange(target), high] += position - low
+    weights.flags.writeable = False
     return weights
 
 
 def _low_and_range(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Minimum and range of each float64 map, [n] each; range NaN where not finite."""
-    low, high = maps.min((1, 2)), maps.max((1, 2))
+    """Minimum and range of each map, float64 [n] each; range NaN where not finite."""
+    low, high = (part((1, 2)).astype(np.float64) for part in (maps.min, maps.max))
     with np.errstate(invalid="ignore", over="ignore"):
         spread = high - low
     spread[~np.isfinite(spread)] = np.nan

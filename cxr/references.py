@@ -17,13 +17,14 @@ so that moving it changes them only by what bilinear upsampling does at the edge
 the absolute change itself and says nothing further.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
-from cxr.drift import METRICS, Features, compare_maps, degenerate, prepare, score
+from cxr.drift import METRICS, Features, compare_maps, degenerate, in_parts, prepare, score
 from cxr.errors import InputError
 
 
@@ -66,15 +67,17 @@ def reference_levels(
     names: Iterable[str] | None = None,
     rng_seed: int = 0,
     relative_range: float = 1e-6,
+    workers: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Shuffled and chance level of every drift metric for every image.
 
     Parameters
     ----------
-    transfer, fine_tuned, size, names, relative_range : as for `cxr.drift.compare_maps`; row i of both stacks
-        is the same image.
+    transfer, fine_tuned, size, names, relative_range, workers : as for `cxr.drift.compare_maps`; row i of both
+        stacks is the same image.
     label, patient : [n], see `partners`.
-    draws : comparisons averaged in each level. Memory grows with it (about 5 MB each at 224 px), not with n.
+    draws : comparisons averaged in each level. Memory grows with it (about 7 MB each at 224 px, in each worker),
+        not with n.
     rng_seed : values are a function of the arguments and this. Random numbers go by row number: the chance
         level of a row does not depend on what stands in other rows (but for the degenerate flag, a property of
         the stack). Partners are drawn by row order too, so that reordering rows gives other draws of the same
@@ -124,18 +127,22 @@ def reference_levels(
     square = h == w and len(set(np.broadcast_to(size, 2).tolist())) == 1
     moves = np.random.default_rng([rng_seed, 1]).integers(0, [8 if square else 4, h, w], (n, draws, 3))
 
-    @lru_cache(maxsize=2 * draws)  # a walk along the ring: what is needed next was prepared just before
-    def partner(j: int) -> Features:
-        return _features(fine_tuned[j], size)
-
     values = {f"{name}_{level}": np.full(n, np.nan) for name in wanted for level in ("shuffled", "chance")}
-    for i in walk[~(empty_t | empty_f)[walk]].tolist():
-        t = _features(transfer[i], size)
-        others = (partner(j) for j in table[i].tolist() if j >= 0 and not empty_f[j])
-        moved = (_features(_moved(fine_tuned[i], *move), size) for move in moves[i].tolist())
-        for level, features in (("shuffled", others), ("chance", moved)):
-            for name, value in _mean_scores(t, features, wanted).items():
-                values[f"{name}_{level}"][i] = value
+
+    def fill(part: np.ndarray) -> None:
+        @lru_cache(maxsize=2 * draws)  # a walk along the ring: what is needed next was prepared just before
+        def partner(j: int) -> Features:
+            return _features(fine_tuned[j], size)
+
+        for i in part.tolist():
+            t = _features(transfer[i], size)
+            others = (partner(j) for j in table[i].tolist() if j >= 0 and not empty_f[j])
+            moved = (_features(_moved(fine_tuned[i], *move), size) for move in moves[i].tolist())
+            for level, features in (("shuffled", others), ("chance", moved)):
+                for name, value in _mean_scores(t, features, wanted).items():
+                    values[f"{name}_{level}"][i] = value
+
+    in_parts(fill, walk[~(empty_t | empty_f)[walk]], workers)
     return values
 
 
@@ -146,6 +153,7 @@ def floor(
     size: int | tuple[int, int],
     names: Iterable[str] | None = None,
     relative_range: float = 1e-6,
+    workers: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Noise floor: every metric against maps of checkpoints that differ from this one by their seed only.
 
@@ -156,7 +164,7 @@ def floor(
     ----------
     transfer : array [n, h, w] of raw maps.
     others : at least one such stack of the same images in the same order, same class, method and layer.
-    size, names, relative_range : as for `cxr.drift.compare_maps`.
+    size, names, relative_range, workers : as for `cxr.drift.compare_maps`.
 
     Returns
     -------
@@ -181,12 +189,16 @@ def floor(
             )
         wanted = _metrics(transfer, stack, size, names)
     values = {f"{name}_floor": np.full(len(transfer), np.nan) for name in wanted}
-    for i in np.flatnonzero(~empty).tolist():
-        features = (
-            _features(stack[i], size) for stack, skip in zip(others, empty_others, strict=True) if not skip[i]
-        )
-        for name, value in _mean_scores(_features(transfer[i], size), features, wanted).items():
-            values[f"{name}_floor"][i] = value
+
+    def fill(part: np.ndarray) -> None:
+        for i in part.tolist():
+            features = (
+                _features(stack[i], size) for stack, skip in zip(others, empty_others, strict=True) if not skip[i]
+            )
+            for name, value in _mean_scores(_features(transfer[i], size), features, wanted).items():
+                values[f"{name}_floor"][i] = value
+
+    in_parts(fill, np.flatnonzero(~empty), workers)
     return values
 
 
@@ -272,5 +284,6 @@ def _mean_scores(t: Features, others: Iterable[Features], names: list[str]) -> d
     if not scores:
         return dict.fromkeys(names, np.nan)
     return {
-        name: float(np.mean([abs(s[name]) if METRICS[name].signed else s[name] for s in scores])) for name in names
+        name: math.fsum(abs(s[name]) if METRICS[name].signed else s[name] for s in scores) / len(scores)
+        for name in names
     }

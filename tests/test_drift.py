@@ -1,6 +1,7 @@
 """Drift metrics: hand-worked small maps, SciPy and scikit-image as oracles, and properties."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -124,6 +125,17 @@ def test_not_finite_without_warnings(value, recwarn):
     assert drift.degenerate(maps).tolist() == [False, True, True]
     assert np.isnan(drift.normalise(maps)[1:]).all()
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("h, w, size", [(14, 14, 224), (5, 7, (23, 40)), (6, 6, 6)])
+def test_prepare_is_its_plain_definition_to_the_last_bit(h, w, size):
+    def plain(m):
+        m = m.astype(float)
+        return ((m - m.min()) / (m.max() - m.min())).astype(np.float32)
+
+    maps = relu_maps(6, h, w) + np.float32(0.3)
+    expected = [plain(up) for up in drift.upsample(np.array([plain(m) for m in maps]), size)]
+    np.testing.assert_array_equal(drift.prepare(maps, size), expected)
 
 
 def test_degenerate_ignores_vanished_maps_in_the_median():
@@ -305,6 +317,18 @@ def test_iou_equals_sets(pairs, name, q):
     compare_with(pairs, name, lambda a, b: len(top(a) & top(b)) / len(top(a) | top(b)))
 
 
+@given(arrays(np.float32, (7, 9), elements=st.integers(0, 4).map(lambda k: k / 4)).filter(np.ptp))
+@settings(max_examples=60, deadline=None)
+def test_ranks_and_ssim_of_many_ties_and_few_windows(m):
+    a = drift.normalise(m[None])[0]
+    b = relu_maps(1, 7, 9)[0]
+    got = one(a, b, (7, 9))
+    b = drift.normalise(b[None])[0].astype(float)
+    assert got["spearman"] == pytest.approx(stats.spearmanr(a.ravel(), b.ravel()).statistic, abs=1e-12)
+    # 7x9 has three windows, all in the last row of windows.
+    assert got["ssim"] == pytest.approx(structural_similarity(a.astype(float), b, data_range=1), abs=1e-12)
+
+
 def test_soft_iou_and_concentration_equal_plain_definitions(pairs):
     def gini(m):  # mean absolute difference over all ordered pairs, halved, over the mean
         x = m.ravel()
@@ -408,17 +432,38 @@ def test_permuting_pixels_keeps_rank_and_overlap_without_ties():
 # ---------------------------------------------------------------- the call
 
 
-def test_chunks_and_names_do_not_change_values():
+def test_workers_and_names_do_not_change_values():
     t, f = relu_maps(7, 6, 6), relu_maps(7, 5, 5, seed=1)
     t[2] = 0
     whole = drift.compare_maps(t, f, size=14)
     assert list(whole) == [*TABLE, "degenerate_transfer", "degenerate_fine_tuned"]
-    for chunk in (1, 3):
-        for name, value in drift.compare_maps(t, f, size=14, chunk=chunk).items():
+    for workers in (1, 2, 3, 20):
+        for name, value in drift.compare_maps(t, f, size=14, workers=workers).items():
             np.testing.assert_array_equal(value, whole[name])
     some = drift.compare_maps(t, f, size=14, names=("ssim", "iou20"))
     assert list(some) == ["iou20", "ssim", "degenerate_transfer", "degenerate_fine_tuned"]
     np.testing.assert_array_equal(some["iou20"], whole["iou20"])
+
+
+def test_the_default_number_of_workers_is_that_of_the_cores_or_of_what_a_study_allows(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    own = drift._cores()
+    assert 1 <= own <= os.cpu_count()
+    for value, cores in (("1", 1), (str(own + 5), own), ("", own), ("0", own), ("4,2", own)):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert drift._cores() == cores
+
+
+@pytest.mark.parametrize("n, workers, parts", [(0, 2, 0), (1, 4, 1), (10, 2, 2), (300, 2, 5)])
+def test_parts_are_short_and_cover_every_row_once(n, workers, parts):
+    seen = []
+    drift.in_parts(lambda part: seen.append(part.tolist()), np.arange(n)[::-1], workers)
+    assert len(seen) == parts and sorted(sum(seen, [])) == list(range(n))
+
+
+def test_what_a_part_raises_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        drift.in_parts(lambda part: 1 // 0, np.arange(100), 2)
 
 
 def test_inputs_are_left_as_they_were():
@@ -445,7 +490,7 @@ def test_no_pairs_give_empty_columns():
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": 0}, "positive"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": (8, 8, 3)}, "height, width"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"names": ["iou25"]}, "iou25"),
-        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"chunk": 0}, "chunk"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"workers": 0}, "workers"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"relative_range": -1.0}, "relative_range"),
     ],
 )

@@ -299,6 +299,20 @@ def test_columns_names_and_repeatability():
     assert levels(t[:0], f[:0], names=["iou20"])["iou20_chance"].shape == (0,)
 
 
+def test_workers_do_not_change_values():
+    t, f = relu_maps(30, 5, 5), relu_maps(30, 5, 5, seed=1)
+    label, patient = np.arange(30) % 3, np.arange(30) // 2
+    calls = (
+        lambda workers: levels(t, f, label, patient, workers=workers),
+        lambda workers: references.floor(t, [f, t[::-1]], size=8, workers=workers),
+    )
+    for call in calls:
+        whole = call(1)
+        for workers in (2, 7):
+            for name, value in call(workers).items():
+                np.testing.assert_array_equal(value, whole[name])
+
+
 def test_prepared_maps_are_reused_and_do_not_pile_up(monkeypatch):
     alive, most, made = weakref.WeakSet(), [0], [0]
 
@@ -311,7 +325,9 @@ def test_prepared_maps_are_reused_and_do_not_pile_up(monkeypatch):
 
     monkeypatch.setattr(references, "Features", Counted)
     n, draws = 60, 3
-    levels(relu_maps(n, 5, 5), relu_maps(n, 5, 5, seed=1), np.arange(n) % 2, names=["iou20"], draws=draws)
+    levels(
+        relu_maps(n, 5, 5), relu_maps(n, 5, 5, seed=1), np.arange(n) % 2, names=["iou20"], draws=draws, workers=1
+    )
     # A transfer map each, a moved one each draw, a fine-tuned one each and again where a ring closes.
     assert made[0] <= n + n * draws + n + 2 * draws
     assert most[0] <= 2 * draws + 3
