@@ -14,6 +14,7 @@ import ast
 import atexit
 import errno
 import functools
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -56,6 +57,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
+
+# As Python ends, it looks through all objects once more for cycles: a second of every notebook, with MLflow and
+# TensorFlow loaded, for memory that goes anyway.
+atexit.register(gc.freeze)
 
 STAGES: dict[str, str] = {
     "pretrain": "0_pretrain",
