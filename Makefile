@@ -24,8 +24,9 @@ ui: $(VENV)/.installed  ## the MLflow UI, on this machine only
 lab: $(VENV)/.installed  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-bench: $(VENV)/.installed  ## benchmarks: each prints a table
-	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+BENCH ?= attribution training scoring data growth
+bench: $(VENV)/.installed  ## the benchmarks of docs/speed.md, a table each: under 15 minutes on two cores; ARGS=--small: seconds
+	for name in $(BENCH); do printf '\n== %s\n' $$name; $(BIN)/python tests/benchmarks/bench_$$name.py $(ARGS) || exit 1; done
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
 """The benchmarks run, in their small size (what they say of speed is not tested), and the kill test."""
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 from conftest import PROJECT
@@ -36,3 +38,33 @@ def test_a_study_that_is_killed_ends_as_one_that_is_left_alone():
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     found = re.search(r"2 kills in \d+ studies; (\d+) hashes of each compared: 0 differ", done.stdout)
     assert found and int(found.group(1)) > 50, done.stdout[-3000:]
+
+
+def test_each_second_of_a_study_is_somebodys():
+    spec = importlib.util.spec_from_file_location("time_study", PROJECT / "tests/benchmarks/time_study.py")
+    time_study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(time_study)
+
+    def at(seconds):
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+    def code(begin, end, *tags):
+        times = {"papermill": {"start_time": at(begin), "end_time": at(end)}, "tags": list(tags)}
+        return {"cell_type": "code", "metadata": times}
+
+    cells = [
+        code(12, 12, "parameters"),
+        {"cell_type": "markdown", "metadata": {}},
+        code(12, 15),
+        code(15, 25, "training"),
+        code(25, 26),
+    ]
+    notebook = {"metadata": {"papermill": {"start_time": at(10), "end_time": at(28)}}, "cells": cells}
+    spans = list(time_study.intervals(notebook))
+    expected = {"training": 10, "imports": 3, "figures and logging": 1, "starting and ending": 4, "runner": 10}
+    found = time_study.shares(spans, 5, 33)
+    assert {part: seconds for part, seconds in found.items() if seconds} == expected
+    # another notebook from 20 to 30 takes half of what they have in common, and two seconds of the runner's
+    found = time_study.shares([*spans, (20, 30, "scoring")], 5, 33)
+    expected |= {"training": 7.5, "figures and logging": 0.5, "starting and ending": 3, "scoring": 6, "runner": 8}
+    assert {part: seconds for part, seconds in found.items() if seconds} == expected
