@@ -130,6 +130,8 @@ def decode(content: bytes) -> Image.Image:
         image.load()
         if image.format == "TIFF" and image.mode not in ("1", "L", "LA", "P", "PA") and len(image.getbands()) == 1:
             return _tiff_grey(image, bits, inverted)  # which Pillow has turned upright
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image  # exif_transpose would copy it
         return ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
         raise _unusable(error, content[:512]) from None
@@ -137,8 +139,8 @@ def decode(content: bytes) -> Image.Image:
 
 def square(image: Image.Image, size: int) -> np.ndarray:
     """A decoded image as the networks get it, uint8 [size, size]."""
-    values = np.asarray(_grey(image).resize((size, size), Image.Resampling.BILINEAR))
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    values = np.rint(_grey(image).resize((size, size), Image.Resampling.BILINEAR))
+    return values.clip(0, 255, out=values).astype(np.uint8)  # in place: in threads each new array is page faults
 
 
 def inside_mask(content: bytes) -> np.ndarray:

@@ -179,8 +179,16 @@ class Rows(Stack):
         view = found.reshape(-1).view(np.uint8).data
         # One read for each run of neighbours: all of a slice, a row of a shuffled batch.
         starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
-        for first, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-            self._fill(view[first * width : end * width], self._start + int(rows[first]) * width)
+        ends = [*starts[1:], len(rows)]
+        offsets = self._start + rows[starts].astype(np.int64) * width
+        runs = list(zip(offsets.tolist(), starts * width, np.multiply(ends, width), strict=True))
+        if len(runs) > 1 and hasattr(os, "posix_fadvise"):
+            # What is not in the system's cache is then fetched at once, not read by read.
+            with suppress(OSError):
+                for offset, first, end in runs:
+                    os.posix_fadvise(self._file.fileno(), offset, end - first, os.POSIX_FADV_WILLNEED)
+        for offset, first, end in runs:
+            self._fill(view[first:end], offset)
         return found
 
     def _fill(self, view: memoryview, offset: int) -> None:

@@ -581,6 +581,25 @@ def test_resize(tmp_path, shape, size):
         assert (loaded == values).all()
 
 
+@pytest.mark.parametrize("cores", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 75])
+def test_rows_come_in_order_and_all_are_tried(count, cores, monkeypatch):
+    """Threads are handed several rows at once."""
+    monkeypatch.setattr(data, "_cores", lambda: cores)
+    rows = pd.DataFrame({"path": [str(number) for number in range(count)]})
+    assert data._for_each(lambda row: int(row.path) ** 2, rows, what="") == [k * k for k in range(count)]
+    tried = []
+
+    def work(row):
+        tried.append(row.path)
+        if int(row.path) % 3 == 0:
+            raise images.Unusable("third")
+
+    with pytest.raises(InputError, match=f"^{-(-count // 3)} of {count} images cannot be used: 0 .third."):
+        data._for_each(work, rows, what="")
+    assert sorted(tried, key=int) == list(rows["path"])
+
+
 def test_colour_becomes_luminance(tmp_path):
     values = noise(4, (20, 20, 3))
     expected = 255 * rgb2gray(values)

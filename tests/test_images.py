@@ -245,6 +245,20 @@ def test_orientation(fmt, orientation):
     assert (found.width, found.height) == decode(content).size
 
 
+def test_orientation_of_a_png_that_stands_behind_its_pixels_or_in_xmp():
+    plain = encoded(NOISE)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(NOISE, exif=exif)
+    start = turned.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(turned[start : start + 4], "big")
+    late = plain[:-12] + turned[start : start + length] + plain[-12:]  # between the pixels and the end
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>')
+    for content in (late, encoded(NOISE, pnginfo=info)):
+        np.testing.assert_array_equal(np.asarray(decode(content)), np.rot90(NOISE, 3))
+
+
 def test_orientation_of_stretched_tiff():
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -114,6 +114,7 @@ def test_without_preadv_a_seek_and_a_read_give_the_same_from_many_threads(tmp_pa
     array = noise((400, 50))
     rows = written(tmp_path / "x.npy", array)
     monkeypatch.delattr(os, "preadv")  # as on Windows
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
     wrong = []
 
     def work(seed):

@@ -73,14 +73,31 @@ class Steps:
 
         sampler = threading.Thread(target=sample)
         sampler.start()
-        start = time.perf_counter()
+        start, core = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - start
+            seconds, core = time.perf_counter() - start, time.process_time() - core
             done.set()
             sampler.join()
-        self.found[name] = {"seconds": seconds, "hwm": status("VmHWM"), "anon": anon[0]}
+        self.found[name] = {"seconds": seconds, "core": core, "hwm": status("VmHWM"), "anon": anon[0]}
+
+
+def settings_for(folder: Path):
+    """`TrainParams` of a small network and one epoch of either stage, on images by `make_files`."""
+    from cxr.params import TrainParams
+
+    return TrainParams(
+        data=str(folder),
+        patient_pattern=r"(p\d+)_",
+        image_size=SIDE,
+        architecture="CompactResNetV2",
+        weights="none",
+        class_weights=True,
+        transfer_epochs=1,
+        fine_tune_epochs=1,
+        noise_heads=0,
+    )
 
 
 def measure(folder: Path, cache: Path) -> None:
@@ -89,19 +106,8 @@ def measure(folder: Path, cache: Path) -> None:
     warnings.filterwarnings("ignore")
     with steps.step("start"):
         from cxr import data, models, training
-        from cxr.params import TrainParams
 
-        settings = TrainParams(
-            data=str(folder),
-            patient_pattern=r"(p\d+)_",
-            image_size=SIDE,
-            architecture="CompactResNetV2",
-            weights="none",
-            class_weights=True,
-            transfer_epochs=1,
-            fine_tune_epochs=1,
-            noise_heads=0,
-        )
+        settings = settings_for(folder)
         training.seed_everything(0)
         model = models.build(settings.architecture, n_classes=len(SHARES), image_size=SIDE)
     with steps.step("manifest"):
