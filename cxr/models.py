@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -132,6 +132,24 @@ def build(architecture: str, *, n_classes: int, image_size: int, dropout: float 
 def backbone(model: keras.Model) -> keras.Model:
     """The part of `model` from image to last feature map, sharing its layers."""
     return keras.Model(model.input, model.get_layer("pool").input, name=f"{model.name}_backbone")
+
+
+@contextlib.contextmanager
+def computing(model: keras.Model, precision: str) -> Iterator[None]:
+    """Have the backbone's layers compute in `precision` meanwhile: float32, mixed_float16 or mixed_bfloat16.
+
+    Weights stay float32, and so does what is made of the last feature map and of grey values: pooling, logits,
+    probabilities, preprocessing. Functions that were traced before keep the precision that they were traced in.
+    """
+    outside = {"image", "grey_to_rgb", "preprocessing", "pool", "dropout", "logits", "probabilities"}
+    policies = {layer: layer.dtype_policy for layer in model.layers if layer.name not in outside}
+    try:
+        for layer in policies:
+            layer.dtype_policy = precision
+        yield
+    finally:
+        for layer, policy in policies.items():
+            layer.dtype_policy = policy
 
 
 def target_layer(model: keras.Model, name: str) -> str:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from keras import layers
 
-from cxr import attribution, data, models, training
+from cxr import attribution, data, features, models, training
 from cxr.errors import InputError
 from cxr.params import ARCHITECTURES, PretrainParams, TrainParams
 
@@ -156,14 +156,14 @@ def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
     models.load_backbone(model, settings.weights)
     history, heads = training.transfer(model, *sets, settings)
     images, labels = sets[1]
-    features = training.features(model, images, 8)
+    pooled = features.pooled(model, images, settings)
     main = tuple(model.get_layer("logits").get_weights())
     assert all(
         a.shape == b.shape and a.dtype == np.float32 for head in heads for a, b in zip(head, main, strict=True)
     )
     losses = []
     for kernel, bias in (main, *heads):
-        logits = features @ kernel + bias
+        logits = pooled @ kernel + bias
         spread = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
         losses.append((spread - logits[np.arange(len(labels)), labels]).mean())
     assert losses[0] == pytest.approx(history["val_loss"].min(), rel=1e-3)
