@@ -151,7 +151,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Images | None:
             digest.update(block.data)
         if rows[shape[0] :].tobytes()[:_DIGEST_BYTES] != digest.digest():
             raise ValueError("has other bytes than were written")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError, EOFError) as error:
         warnings.warn(f"{path}: cached features are damaged ({error}) and are made anew", stacklevel=4)

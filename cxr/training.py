@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,25 +51,6 @@ def seed_everything(seed: int, *, deterministic: bool = True) -> None:
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-
-
-def strategy(devices: int) -> tf.distribute.Strategy:
-    """What a model is to be built under, `with strategy(devices).scope():`, to be trained on so many GPUs.
-
-    Each batch is shared between them, each has all weights, and gradients are averaged (Keras' own way of data
-    parallelism with TensorFlow, `tf.distribute.MirroredStrategy`). Without GPUs virtual CPU devices do as well
-    (`tf.config.set_logical_device_configuration`). 0 and 1: TensorFlow's default. Raises InputError for more
-    devices than there are.
-    """
-    if devices <= 1:
-        return tf.distribute.get_strategy()
-    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if devices > len(found):
-        raise InputError(
-            f"devices: {devices} were asked for, and TensorFlow sees {len(found)} "
-            f"{found[0].device_type}{'s' if len(found) > 1 else ''}: lower devices, or 0 for one"
-        )
-    return tf.distribute.MirroredStrategy([device.name for device in found[:devices]])
 
 
 def transfer(
@@ -143,7 +125,7 @@ def transfer(
     try:
         with models.computing(model, settings.precision):
             history = _fit(
-                _to_logits(model),
+                _to_logits(model, head_alone=True),
                 train,
                 val,
                 **options,
@@ -313,9 +295,15 @@ def _flip(image: tf.Tensor, step: tf.Tensor, seed: int) -> tf.Tensor:
     return tf.image.rot90(image, tf.random.stateless_uniform([], key + 1, 0, 4, tf.int32))
 
 
-def _to_logits(model: keras.Model) -> keras.Model:
+def _to_logits(model: keras.Model, *, head_alone: bool = False) -> keras.Model:
+    """From images to logits, as a model of its own; with `head_alone` gradients end before the head."""
+    dropout, logits = (model.get_layer(name) for name in ("dropout", "logits"))
     with model.distribute_strategy.scope():
-        return keras.Model(model.input, model.get_layer("logits").output)
+        if not head_alone:
+            return keras.Model(model.input, logits.output)
+        # Layers that are not trainable would do, but the backward pass through them all would be traced.
+        pooled = keras.ops.stop_gradient(model.get_layer("pool").output)
+        return keras.Model(model.input, logits(dropout(pooled)))
 
 
 def _in_float32(model: keras.Model, on_epoch: OnEpoch | None) -> OnEpoch | None:
@@ -330,19 +318,50 @@ def _in_float32(model: keras.Model, on_epoch: OnEpoch | None) -> OnEpoch | None:
     return call
 
 
-def _optimizer(variables: Sequence[keras.Variable], learning_rate: float, settings: TrainParams):
-    """Built for `variables`. Under a strategy with several replicas Adam is Keras' own."""
-    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+def _compile(model: keras.Model, learning_rate: float, settings: TrainParams) -> None:
+    """For a quick first step: few operations, and variables that are there before it, as it is traced anew
+    when it makes any."""
+    with model.distribute_strategy.scope():
+        optimizer = _optimizer(learning_rate, settings)
+        optimizer.build(model.trainable_variables)
+        model.compile(
+            optimizer,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],  # "accuracy" would be built late
+            jit_compile=settings.xla,
+        )
+
+
+@contextlib.contextmanager
+def _quick_first_step() -> Iterator[keras.callbacks.Callback]:
+    """TensorFlow's graph optimizers are off until the callback that it gives has seen a step.
+
+    They take seconds for a deep network's step, and save none of its time on a CPU (as measured: DenseNet201). With
+    a GPU they stay on, as they choose the layout of its tensors.
+    """
+    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+
+    def switch(off: bool) -> None:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": off})
+
+    switch(before or not tf.config.list_physical_devices("GPU"))
+    try:
+        yield keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: switch(before))
+    finally:
+        switch(before)
+
+
+def _optimizer(learning_rate: float, settings: TrainParams) -> keras.optimizers.Optimizer:
+    """Under a strategy with several replicas Adam is Keras' own."""
     if settings.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9)
-    elif several:
+    elif tf.distribute.get_strategy().num_replicas_in_sync > 1:
         progress("training on several devices: with Keras' own Adam, whose first step takes longer")
         optimizer = keras.optimizers.Adam(learning_rate)
     else:
         optimizer = FlatAdam(learning_rate)
     if settings.precision == "mixed_float16":  # whose small gradients would be zero
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(variables)  # else the first step is traced twice
     return optimizer
 
 
@@ -414,15 +433,7 @@ def _fit(
     `start`: of what training it is the state; by default that is told by the weights now, and the data.
     """
     own = model.variables  # before `compile`, and so without those of the metrics
-    with model.distribute_strategy.scope():
-        optimizer = _optimizer(model.trainable_variables, learning_rate, settings)
-        model.compile(
-            optimizer,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            # By name, its variables would be made in the first step, which would be traced twice.
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            jit_compile=settings.xla,
-        )
+    _compile(model, learning_rate, settings)
     weights = None
     if settings.class_weights:
         present = np.unique(train[1])
@@ -436,7 +447,7 @@ def _fit(
     if backup and backup.folder:
         variables = {
             "model": own,
-            "optimizer": optimizer.variables,
+            "optimizer": model.optimizer.variables,
             "augment": augment.variables if augment else [],
         }
         start = start or _start(own, train, val, settings)
@@ -450,16 +461,17 @@ def _fit(
                 return log.table()
             progress(f"{part or stage}: goes on after epoch {skip}/{epochs} (backup in {backup.folder})")
         callbacks.append(saver)  # the last, as it saves what the others have become
-    model.fit(
-        _dataset(train, settings, training=True, seed=seed, augment=augment, skip=skip),
-        validation_data=_dataset(val, settings, training=False),
-        initial_epoch=skip,
-        epochs=epochs,
-        shuffle=False,  # the data set shuffles itself
-        class_weight=weights,
-        callbacks=callbacks,
-        verbose=0,
-    )
+    with _quick_first_step() as first_step:
+        model.fit(
+            _dataset(train, settings, training=True, seed=seed, augment=augment, skip=skip),
+            validation_data=_dataset(val, settings, training=False),
+            initial_epoch=skip,
+            epochs=epochs,
+            shuffle=False,  # the data set shuffles itself
+            class_weight=weights,
+            callbacks=[first_step, *callbacks],
+            verbose=0,
+        )
     if saver:
         saver.save_end()
     return log.table()

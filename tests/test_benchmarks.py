@@ -10,7 +10,7 @@ from conftest import PROJECT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["inference", "references", "attribution", "memory"])
+@pytest.mark.parametrize("name", ["inference", "references", "attribution", "memory", "training"])
 def test_a_benchmark_prints_its_table(name):
     done = subprocess.run(
         [sys.executable, f"tests/benchmarks/bench_{name}.py", "--small"],

@@ -141,7 +141,7 @@ def test_a_second_seed_makes_no_forward_pass(passes, tmp_path):
 
 
 def test_bits_do_not_depend_on_the_batch_that_an_image_is_in(model):
-    """On this CPU: only so does a head on cached features see what it sees in `fit`, where batches are shuffled."""
+    """On a CPU: only so does a head on cached features see what it would in `fit`, which shuffles."""
     whole = features.pooled(model, images(), SETTINGS)
     order = np.random.default_rng(0).permutation(20)
     np.testing.assert_array_equal(features.pooled(model, images()[order], SETTINGS), whole[order])
