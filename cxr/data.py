@@ -568,7 +568,7 @@ def _cached(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[np.n
                 return rows
             for left in path.parent.glob(f"{path.name}.*.tmp"):  # of a process that was killed
                 left.unlink(missing_ok=True)
-            _make_room(path, math.prod(shape))
+            make_room(path, math.prod(shape))
             return store.Rows.write(path, shape, np.uint8, make())
     except OSError as error:
         raise InputError(
@@ -576,17 +576,18 @@ def _cached(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[np.n
         ) from None
 
 
-def _make_room(path: Path, size: int) -> None:
-    """Remove the entries least recently used beside `path` until those left and `size` bytes more are allowed."""
+def make_room(path: Path, size: int) -> None:
+    """Remove the entries least recently used beside `path`, images and features (`cxr.features`), until those left
+    and `size` bytes more are allowed. Raises InputError for a CXR_CACHE_GIB that is no number."""
     text = os.environ.get("CXR_CACHE_GIB", "")
     try:
         allowed = float(text or _CACHE_GIB) * 2**30
     except ValueError:
         allowed = -1.0
     if not 0 <= allowed < math.inf:
-        raise InputError(f"CXR_CACHE_GIB: a number of GiB that cached images may take, got {text!r}")
+        raise InputError(f"CXR_CACHE_GIB: a number of GiB that cached images and features may take, got {text!r}")
     entries = []
-    for entry in path.parent.glob("images-*.npy"):
+    for entry in (*path.parent.glob("images-*.npy"), *path.parent.glob("features-*.npy")):
         with suppress(FileNotFoundError):  # another process makes room too
             found = entry.stat()
             entries.append((found.st_mtime_ns, found.st_size, entry))

@@ -12,13 +12,14 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import KerasTensor, layers
 
 from cxr import compact
@@ -102,36 +103,78 @@ ARCHITECTURES: dict[str, Architecture] = {
 }  # fmt: skip
 
 
-def build(architecture: str, *, n_classes: int, image_size: int, dropout: float = 0.0) -> keras.Model:
+def build(
+    architecture: str, *, n_classes: int, image_size: int, dropout: float = 0.0, devices: int = 0
+) -> keras.Model:
     """A flat classifier with fresh random weights (seed Keras first for repeatable ones).
 
     Input [n, image_size, image_size, 1] grey values in [0, 255]; output [n, n_classes] probabilities. The model is
-    named after its architecture. Raises InputError for an unknown architecture or an image too small for it.
+    named after its architecture. With `devices` it will be trained on so many GPUs (see `strategy`).
+    Raises InputError for an unknown architecture, an image too small for it, and more devices than there are.
     """
     spec = _spec(architecture)
     # InceptionV3's convolutions are numbered by a global counter: start it afresh, so that a
     # layer has one name whatever was built before.
     keras.utils.clear_session(free_memory=False)
-    inputs = keras.Input((image_size, image_size, 1), name="image")
-    x = layers.Concatenate(name="grey_to_rgb")([inputs] * 3) if spec.channels == 3 else inputs
-    scale, offset = (list(v) if len(v) > 1 else v[0] for v in (spec.scale, spec.offset))
-    x = layers.Rescaling(scale, offset, name="preprocessing")(x)
-    try:
-        x = spec.features(x)
-    except ValueError as error:
+    with strategy(devices).scope():  # which would not outlive the clearing
+        inputs = keras.Input((image_size, image_size, 1), name="image")
+        x = layers.Concatenate(name="grey_to_rgb")([inputs] * 3) if spec.channels == 3 else inputs
+        scale, offset = (list(v) if len(v) > 1 else v[0] for v in (spec.scale, spec.offset))
+        x = layers.Rescaling(scale, offset, name="preprocessing")(x)
+        try:
+            x = spec.features(x)
+        except ValueError as error:
+            raise InputError(
+                f"image_size {image_size} does not fit {architecture} ({str(error).splitlines()[0]}): use 224"
+            ) from None
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
+        x = layers.Dropout(dropout, name="dropout")(x)
+        x = layers.Dense(n_classes, name="logits")(x)
+        x = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
+        return keras.Model(inputs, x, name=architecture)
+
+
+def strategy(devices: int) -> tf.distribute.Strategy:
+    """What a model is built under to be trained on so many GPUs.
+
+    Each batch is shared between them, each has all weights, and gradients are averaged (Keras' own way of data
+    parallelism with TensorFlow, `tf.distribute.MirroredStrategy`). Without GPUs virtual CPU devices do as well
+    (`tf.config.set_logical_device_configuration`). 0 and 1: TensorFlow's default. Keras then draws an order of
+    images more, so that the batches are not those of one device, and equal seeds give similar weights, not equal
+    ones. Raises InputError for more devices than there are.
+    """
+    if devices <= 1:
+        return tf.distribute.get_strategy()
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if devices > len(found):
         raise InputError(
-            f"image_size {image_size} does not fit {architecture} ({str(error).splitlines()[0]}): use 224"
-        ) from None
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    x = layers.Dropout(dropout, name="dropout")(x)
-    x = layers.Dense(n_classes, name="logits")(x)
-    x = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
-    return keras.Model(inputs, x, name=architecture)
+            f"devices: {devices} were asked for, and TensorFlow sees {len(found)} "
+            f"{found[0].device_type}{'s' if len(found) > 1 else ''}: lower devices, or 0 for one"
+        )
+    return tf.distribute.MirroredStrategy([device.name for device in found[:devices]])
 
 
 def backbone(model: keras.Model) -> keras.Model:
     """The part of `model` from image to last feature map, sharing its layers."""
     return keras.Model(model.input, model.get_layer("pool").input, name=f"{model.name}_backbone")
+
+
+@contextlib.contextmanager
+def computing(model: keras.Model, precision: str) -> Iterator[None]:
+    """Have the backbone's layers compute in `precision` meanwhile: float32, mixed_float16 or mixed_bfloat16.
+
+    Weights stay float32, and so does what is made of the last feature map and of grey values: pooling, logits,
+    probabilities, preprocessing. Functions that were traced before keep the precision that they were traced in.
+    """
+    outside = {"image", "grey_to_rgb", "preprocessing", "pool", "dropout", "logits", "probabilities"}
+    policies = {layer: layer.dtype_policy for layer in model.layers if layer.name not in outside}
+    try:
+        for layer in policies:
+            layer.dtype_policy = precision
+        yield
+    finally:
+        for layer, policy in policies.items():
+            layer.dtype_policy = policy
 
 
 def target_layer(model: keras.Model, name: str) -> str:

@@ -238,6 +238,29 @@ class _TrainFields(Params):
         "inference", description="what BatchNorm layers do while fine-tuning"
     )
     deterministic: bool = True
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32", description="what the backbone computes in while training; weights and checkpoints: float32"
+    )
+    xla: bool = Field(False, description="compile training with XLA; needs deterministic: false")
+    devices: Annotated[int, Field(ge=0)] = Field(
+        0, description="GPUs to share each batch of training between; 0 and 1: one"
+    )
+
+    @model_validator(mode="after")
+    def _accelerated(self) -> Self:
+        if self.xla and self.deterministic:
+            raise ValueError(
+                "xla: its operations are not deterministic: set deterministic to false, or xla to false"
+            )
+        if self.xla and self.devices > 1:
+            raise ValueError(
+                f"xla: on one device only, got devices {self.devices}: set xla to false, or devices to 0"
+            )
+        if self.devices > self.batch_size:
+            raise ValueError(
+                f"devices: {self.devices} cannot share batches of {self.batch_size} images: raise batch_size"
+            )
+        return self
 
 
 class TrainParams(DataParams, _TrainFields):

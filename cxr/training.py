@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import math
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,23 +18,22 @@ import tensorflow as tf
 from keras import layers
 from sklearn.utils.class_weight import compute_class_weight
 
-from cxr import models, source_task, store
+from cxr import features, models, source_task
 from cxr.backup import Backup
 from cxr.console import progress
 from cxr.errors import InputError
+from cxr.flat_adam import FlatAdam
 from cxr.params import PretrainParams, TrainParams
 
 STAGES = ("transfer", "fine_tuned")
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-Images = np.ndarray | store.Stack  # uint8 [n, side, side], in memory or not
-Arrays = tuple[Images, np.ndarray]  # and labels int [n]
+Images = features.Images
+Arrays = tuple[Images, np.ndarray]  # images or features, and labels int [n]
 Head = tuple[np.ndarray, np.ndarray]  # kernel float32 [d, n_classes], bias float32 [n_classes]
 
 MAX_HEADS = 1000
 _HEAD_SEEDS = 2**31  # the seeds of runs end where those of heads begin
-_OUTPUT_BYTES = 2**24  # of what a model says in one call
-_FEATURES_IN_MEMORY = 2**25  # bytes of one split's features; more are kept in a temporary file
 _SECONDS_BETWEEN_BACKUPS = 5.0  # on cached features, where an epoch takes milliseconds and so may be lost
 _ITERATORS_PER_EPOCH = 2  # that `fit` makes of a data set: one to read, and one as the epoch ends, which it drops
 _IMAGES_OF_START = 64  # images, by which a backup knows its data again
@@ -63,11 +61,13 @@ def transfer(
     *,
     on_epoch: OnEpoch | None = None,
     backup: Backup | None = None,
+    cache: Path | None = None,
 ) -> Transfer:
     """Stage 1, in place: train `dropout` and `logits` on the frozen backbone, which is in inference mode.
 
-    Without augmentation the backbone's pooled features are computed once and the head alone is fitted to them,
-    which is the same arithmetic. Ends with the weights of the epoch with the lowest validation loss.
+    Without augmentation the backbone's pooled features are computed once, or found in the folder `cache` (see
+    `features.pooled`), and the head alone is fitted to them, which is the same arithmetic. Ends with the weights
+    of the epoch with the lowest validation loss.
 
     `settings.noise_heads` further heads are then trained on those features in the same way, from `head_seed`: what
     two heads that differ by their seed alone disagree on is noise. They leave `model`, and every random number
@@ -78,7 +78,7 @@ def transfer(
     val_accuracy, seconds; heads as (kernel float32 [d, n_classes], bias float32 [n_classes]).
     Raises InputError for more than MAX_HEADS heads.
 
-    With a `backup`, the features, the stage and each further head are kept there. What an earlier process saved is
+    With a `backup`, the stage and each further head are kept there. What an earlier process saved is
     taken from it, and the rest is trained as it would have been then: on a CPU with `deterministic` to the bit. On
     cached features the state is saved every few seconds and at the end, otherwise after every epoch. Epochs that
     are restored are given to `on_epoch` before the next one begins (see `fine_tune`).
@@ -96,8 +96,12 @@ def transfer(
         inputs = keras.Input(model.get_layer("pool").output.shape[1:])
         options |= {"backup": backup, "every": _SECONDS_BETWEEN_BACKUPS}
         start = _start(model.variables, train, val, settings) if backup else ""
-        pooled = _pooled(model, train, val, settings, backup, start)
-        head = keras.Model(inputs, logits(dropout(inputs)))
+        with models.computing(model, settings.precision):
+            pooled = [
+                (features.pooled(model, images, settings, cache=cache), labels) for images, labels in (train, val)
+            ]
+        with model.distribute_strategy.scope():
+            head = keras.Model(inputs, logits(dropout(inputs)))
         history = _fit(
             head, *pooled, **options, stage="transfer", start=start, seed=settings.seed, on_epoch=on_epoch
         )
@@ -106,8 +110,9 @@ def transfer(
             progress(f"transfer: head {number + 1}/{settings.noise_heads} for the noise floor")
             seed = head_seed(settings.seed, number)
             # Seeds of its own, where the layers' defaults would draw from the global ones.
-            dense = layers.Dense(logits.units, kernel_initializer=keras.initializers.GlorotUniform(seed))
-            other = keras.Model(inputs, dense(layers.Dropout(dropout.rate, seed=seed)(inputs)))
+            with model.distribute_strategy.scope():
+                dense = layers.Dense(logits.units, kernel_initializer=keras.initializers.GlorotUniform(seed))
+                other = keras.Model(inputs, dense(layers.Dropout(dropout.rate, seed=seed)(inputs)))
             part = f"head_{number}"
             _fit(other, *pooled, **options, stage="", part=part, start=start, seed=seed, on_epoch=None)
             heads.append(tuple(np.array(weights, np.float32) for weights in dense.get_weights()))
@@ -118,47 +123,21 @@ def transfer(
     for layer in trainable:
         layer.trainable = False
     try:
-        history = _fit(
-            _to_logits(model),
-            train,
-            val,
-            **options,
-            stage="transfer",
-            seed=settings.seed,
-            on_epoch=on_epoch,
-            backup=backup,
-        )
+        with models.computing(model, settings.precision):
+            history = _fit(
+                _to_logits(model, head_alone=True),
+                train,
+                val,
+                **options,
+                stage="transfer",
+                seed=settings.seed,
+                on_epoch=_in_float32(model, on_epoch),
+                backup=backup,
+            )
     finally:
         for layer in trainable:
             layer.trainable = True
     return Transfer(history, [])
-
-
-def _pooled(
-    model: keras.Model, train: Arrays, val: Arrays, settings: TrainParams, backup: Backup | None, start: str
-) -> list[Arrays]:
-    """Features and labels of both; with a backup the features are kept there, and not computed twice."""
-    names = ("features_train.npy", "features_val.npy")
-    state = backup.load("features") if backup else None
-    if state and state.notes["start"] != start:
-        _discard(backup)
-        state = None
-    if state:
-        progress(f"transfer: features of {len(train[0]) + len(val[0])} images, from the backup")
-        found = [store.Rows(backup.folder / name) for name in names]
-        found = [rows if rows.nbytes > _FEATURES_IN_MEMORY else rows[:] for rows in found]
-    else:
-        progress(f"transfer: features of {len(train[0]) + len(val[0])} images")
-        found = [features(model, images, settings.batch_size) for images, _ in (train, val)]
-        if backup and backup.folder:
-            pairs = zip(names, found, strict=True)
-            if all(backup.offer(name, partial(_write_rows, rows)) for name, rows in pairs):
-                backup.save("features", {}, {"start": start})
-    return [(rows, labels) for rows, (_, labels) in zip(found, (train, val), strict=True)]
-
-
-def _write_rows(rows: Images, path: Path) -> None:
-    store.Rows.write(path, rows.shape, rows.dtype, store.blocks(rows))
 
 
 def head_seed(seed: int, number: int) -> int:
@@ -220,55 +199,28 @@ def fine_tune(
     for layer in frozen:
         layer.trainable = False
     try:
-        return _fit(
-            _to_logits(model),
-            train,
-            val,
-            epochs=settings.fine_tune_epochs,
-            learning_rate=settings.fine_tune_learning_rate,
-            patience=settings.fine_tune_patience,
-            stage="fine_tuned",
-            settings=settings,
-            seed=settings.seed,
-            on_epoch=on_epoch,
-            backup=backup,
-        )
+        with models.computing(model, settings.precision):
+            return _fit(
+                _to_logits(model),
+                train,
+                val,
+                epochs=settings.fine_tune_epochs,
+                learning_rate=settings.fine_tune_learning_rate,
+                patience=settings.fine_tune_patience,
+                stage="fine_tuned",
+                settings=settings,
+                seed=settings.seed,
+                on_epoch=_in_float32(model, on_epoch),
+                backup=backup,
+            )
     finally:
         for layer in frozen:
             layer.trainable = True
 
 
-def features(model: keras.Model, images: Images, batch_size: int) -> Images:
-    """Pooled features float32 [n, d] of the backbone in inference mode, for grey images uint8 [n, side, side].
-
-    An array up to 32 MiB, then a `store.Rows` in a temporary file. Raises InputError when that has no room.
-    """
-    output = model.get_layer("pool").output
-    found = _predicted(keras.Model(model.input, output), images, batch_size)
-    shape = (len(images), *output.shape[1:])
-    if 4 * math.prod(shape) <= _FEATURES_IN_MEMORY:
-        return store.in_memory(shape, np.float32, found)
-    try:
-        return store.Rows.temporary(shape, np.float32, found)
-    except OSError as error:
-        raise InputError(
-            f"features: cannot write a temporary file of {4 * math.prod(shape) >> 20} MiB ({error.strerror}): set "
-            "TMPDIR to a folder with room"
-        ) from None
-
-
 def predict(model: keras.Model, images: Images, batch_size: int) -> np.ndarray:
     """Class probabilities float32 [n, n_classes] for grey images uint8 [n, side, side]."""
-    return np.concatenate(list(_predicted(model, images, batch_size)))
-
-
-def _predicted(model: keras.Model, images: Images, batch_size: int) -> Iterator[np.ndarray]:
-    """What `model` says of the images, in blocks; the batches are those of one call, few in memory at a time."""
-    row = 4 * math.prod(model.output.shape[1:])
-    block = max(1, _OUTPUT_BYTES // (row * batch_size)) * batch_size
-    for first in range(0, len(images), block):
-        rows = tf.data.Dataset.range(first, min(first + block, len(images))).batch(batch_size)
-        yield model.predict(rows.map(partial(_gather, images)).prefetch(2), verbose=0)
+    return np.concatenate(list(features.predicted(model, images, batch_size)))
 
 
 def prediction_table(manifest: pd.DataFrame, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
@@ -343,8 +295,74 @@ def _flip(image: tf.Tensor, step: tf.Tensor, seed: int) -> tf.Tensor:
     return tf.image.rot90(image, tf.random.stateless_uniform([], key + 1, 0, 4, tf.int32))
 
 
-def _to_logits(model: keras.Model) -> keras.Model:
-    return keras.Model(model.input, model.get_layer("logits").output)
+def _to_logits(model: keras.Model, *, head_alone: bool = False) -> keras.Model:
+    """From images to logits, as a model of its own; with `head_alone` gradients end before the head."""
+    dropout, logits = (model.get_layer(name) for name in ("dropout", "logits"))
+    with model.distribute_strategy.scope():
+        if not head_alone:
+            return keras.Model(model.input, logits.output)
+        # Layers that are not trainable would do, but the backward pass through them all would be traced.
+        pooled = keras.ops.stop_gradient(model.get_layer("pool").output)
+        return keras.Model(model.input, logits(dropout(pooled)))
+
+
+def _in_float32(model: keras.Model, on_epoch: OnEpoch | None) -> OnEpoch | None:
+    """`on_epoch`, with a model that is saved, and predicts, as it does when training is over."""
+    if on_epoch is None:
+        return None
+
+    def call(epoch: int, metrics: Mapping[str, float]) -> None:
+        with models.computing(model, "float32"):
+            on_epoch(epoch, metrics)
+
+    return call
+
+
+def _compile(model: keras.Model, learning_rate: float, settings: TrainParams) -> None:
+    """For a quick first step: few operations, and variables that are there before it, as it is traced anew
+    when it makes any."""
+    with model.distribute_strategy.scope():
+        optimizer = _optimizer(learning_rate, settings)
+        optimizer.build(model.trainable_variables)
+        model.compile(
+            optimizer,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],  # "accuracy" would be built late
+            jit_compile=settings.xla,
+        )
+
+
+@contextlib.contextmanager
+def _quick_first_step() -> Iterator[keras.callbacks.Callback]:
+    """TensorFlow's graph optimizers are off until the callback that it gives has seen a step.
+
+    They take seconds for a deep network's step, and save none of its time on a CPU (as measured: DenseNet201). With
+    a GPU they stay on, as they choose the layout of its tensors.
+    """
+    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+
+    def switch(off: bool) -> None:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": off})
+
+    switch(before or not tf.config.list_physical_devices("GPU"))
+    try:
+        yield keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: switch(before))
+    finally:
+        switch(before)
+
+
+def _optimizer(learning_rate: float, settings: TrainParams) -> keras.optimizers.Optimizer:
+    """Under a strategy with several replicas Adam is Keras' own."""
+    if settings.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9)
+    elif tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        progress("training on several devices: with Keras' own Adam, whose first step takes longer")
+        optimizer = keras.optimizers.Adam(learning_rate)
+    else:
+        optimizer = FlatAdam(learning_rate)
+    if settings.precision == "mixed_float16":  # whose small gradients would be zero
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 def _augment(side: int, seed: int) -> keras.Sequential:
@@ -385,23 +403,11 @@ def _dataset(
         data = data.shuffle(len(y), seed=seed)
         for _ in range(skip * _ITERATORS_PER_EPOCH):  # each draws an order, which `data` then is past
             next(iter(data))
-    data = data.batch(settings.batch_size).map(lambda rows: (_gather(x, rows), _gather(y, rows)))
+    data = data.batch(settings.batch_size).map(lambda rows: (features.gather(x, rows), features.gather(y, rows)))
     if training and is_image and settings.augmentation != "none":
         augment = augment or _augment(x.shape[1], seed)
         data = data.map(lambda images, labels: (augment(tf.cast(images, tf.float32), training=True), labels))
     return data.prefetch(2)
-
-
-def _gather(array: Images, rows: tf.Tensor) -> tf.Tensor:
-    """The rows of those numbers, int [m], read when the graph runs: [m, side, side, 1] of images, or [m, ...]."""
-    is_image = array.ndim == 3
-
-    def read(rows: np.ndarray) -> np.ndarray:
-        return array[rows][..., None] if is_image else array[rows]
-
-    found = tf.numpy_function(read, [rows], tf.as_dtype(array.dtype), stateful=False)
-    found.set_shape((None, *array.shape[1:], *([1] * is_image)))
-    return found
 
 
 def _fit(
@@ -426,18 +432,8 @@ def _fit(
     `backup`: where the state is saved, as `part` (else `stage`), at most every `every` seconds and at the end.
     `start`: of what training it is the state; by default that is told by the weights now, and the data.
     """
-    optimizer = (
-        keras.optimizers.Adam(learning_rate)
-        if settings.optimizer == "adam"
-        else keras.optimizers.SGD(learning_rate, momentum=0.9)
-    )
-    optimizer.build(model.trainable_variables)  # else the first step is traced twice
     own = model.variables  # before `compile`, and so without those of the metrics
-    model.compile(
-        optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    _compile(model, learning_rate, settings)
     weights = None
     if settings.class_weights:
         present = np.unique(train[1])
@@ -451,7 +447,7 @@ def _fit(
     if backup and backup.folder:
         variables = {
             "model": own,
-            "optimizer": optimizer.variables,
+            "optimizer": model.optimizer.variables,
             "augment": augment.variables if augment else [],
         }
         start = start or _start(own, train, val, settings)
@@ -465,16 +461,17 @@ def _fit(
                 return log.table()
             progress(f"{part or stage}: goes on after epoch {skip}/{epochs} (backup in {backup.folder})")
         callbacks.append(saver)  # the last, as it saves what the others have become
-    model.fit(
-        _dataset(train, settings, training=True, seed=seed, augment=augment, skip=skip),
-        validation_data=_dataset(val, settings, training=False),
-        initial_epoch=skip,
-        epochs=epochs,
-        shuffle=False,  # the data set shuffles itself
-        class_weight=weights,
-        callbacks=callbacks,
-        verbose=0,
-    )
+    with _quick_first_step() as first_step:
+        model.fit(
+            _dataset(train, settings, training=True, seed=seed, augment=augment, skip=skip),
+            validation_data=_dataset(val, settings, training=False),
+            initial_epoch=skip,
+            epochs=epochs,
+            shuffle=False,  # the data set shuffles itself
+            class_weight=weights,
+            callbacks=[first_step, *callbacks],
+            verbose=0,
+        )
     if saver:
         saver.save_end()
     return log.table()

@@ -402,7 +402,7 @@ def test_without_locks_it_goes_on_and_says_so(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_training_data_and_predictions_are_the_same_from_disk(tmp_path, monkeypatch):
-    from cxr import attribution, models, training
+    from cxr import attribution, features, models, training
     from cxr.params import TrainParams
 
     array, labels = noise((38, 64, 64)), np.arange(38, dtype=np.int32) % 3
@@ -421,7 +421,7 @@ def test_training_data_and_predictions_are_the_same_from_disk(tmp_path, monkeypa
             assert all((image[..., 0] == array).all(axis=(1, 2)).any() for image in x)
     model = models.build(settings.architecture, n_classes=3, image_size=64)
     whole = model.predict(array[..., None], batch_size=8, verbose=0)
-    monkeypatch.setattr(training, "_OUTPUT_BYTES", 20 * 3 * 4)  # blocks of two batches
+    monkeypatch.setattr(features, "_OUTPUT_BYTES", 20 * 3 * 4)  # blocks of two batches
     assert (training.predict(model, rows, 8) == whole).all()
     maps = [
         attribution.attribute(
@@ -430,11 +430,11 @@ def test_training_data_and_predictions_are_the_same_from_disk(tmp_path, monkeypa
         for images in (rows.take(slice(0, 20)), array[:20])
     ]
     assert (maps[0] == maps[1]).all() and maps[0].any()
-    features = training.features(model, rows, 8)
-    assert type(features) is np.ndarray
-    monkeypatch.setattr(training, "_FEATURES_IN_MEMORY", 1000)
-    stored = training.features(model, rows, 8)
-    assert type(stored) is Rows and (np.asarray(stored) == features).all()
+    pooled = features.pooled(model, rows, settings)
+    assert type(pooled) is np.ndarray
+    monkeypatch.setattr(features, "_IN_MEMORY", 1000)
+    stored = features.pooled(model, rows, settings)
+    assert type(stored) is Rows and (np.asarray(stored) == pooled).all()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     with pytest.raises(InputError, match="TMPDIR"):
-        training.features(model, rows, 8)
+        features.pooled(model, rows, settings)

@@ -2,9 +2,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from keras import layers
 
-from cxr import attribution, data, models, training
+from cxr import attribution, data, features, models, training
 from cxr.errors import InputError
 from cxr.params import ARCHITECTURES, PretrainParams, TrainParams
 
@@ -81,9 +82,25 @@ def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
         shuffle=False,
         callbacks=[keras.callbacks.EarlyStopping(patience=99, restore_best_weights=True)],
     )
-    np.testing.assert_allclose(history["loss"], theirs_history.history["loss"], rtol=1e-5)
+    np.testing.assert_array_equal(history["loss"], theirs_history.history["loss"])
     for a, b in zip(ours.get_layer("logits").get_weights(), theirs.get_layer("logits").get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("stage", ["transfer", "fine_tune"])
+def test_gradients_reach_the_backbone_in_fine_tuning_only(sets, stage, monkeypatch):
+    settings = TrainParams(**{**BASE, "transfer_epochs": 1, "fine_tune_epochs": 1}, augmentation="light")
+    real, trained, operations = training._to_logits, [], set()
+    monkeypatch.setattr(training, "_to_logits", lambda *a, **k: trained.append(real(*a, **k)) or trained[0])
+
+    def on_epoch(epoch, metrics):
+        batch = tf.zeros((8, SIZE, SIZE, 1)), tf.zeros(8, tf.int32)
+        step = tf.function(trained[0].train_step, autograph=False).get_concrete_function(batch)
+        operations.update(operation.type for operation in step.graph.get_operations())
+
+    getattr(training, stage)(make(settings), *sets, settings, on_epoch=on_epoch)
+    assert "Conv2D" in operations
+    assert any(name.startswith("Conv2DBackprop") for name in operations) == (stage == "fine_tune")
 
 
 @pytest.mark.parametrize("batchnorm", ["inference", "training"])
@@ -156,14 +173,14 @@ def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
     models.load_backbone(model, settings.weights)
     history, heads = training.transfer(model, *sets, settings)
     images, labels = sets[1]
-    features = training.features(model, images, 8)
+    pooled = features.pooled(model, images, settings)
     main = tuple(model.get_layer("logits").get_weights())
     assert all(
         a.shape == b.shape and a.dtype == np.float32 for head in heads for a, b in zip(head, main, strict=True)
     )
     losses = []
     for kernel, bias in (main, *heads):
-        logits = features @ kernel + bias
+        logits = pooled @ kernel + bias
         spread = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
         losses.append((spread - logits[np.arange(len(labels)), labels]).mean())
     assert losses[0] == pytest.approx(history["val_loss"].min(), rel=1e-3)
@@ -323,6 +340,22 @@ def test_diverging_training_stops_with_an_error(sets):
     settings = TrainParams(**BASE, optimizer="sgd", fine_tune_learning_rate=1e12)
     with pytest.raises(RuntimeError, match="(?i)nan"):
         training.fine_tune(make(settings), *sets, settings)
+    assert graph_optimizers_are_on()
+
+
+def graph_optimizers_are_on():
+    return not tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+
+
+def test_graph_optimizers_are_off_for_the_first_step_alone(sets):
+    settings = TrainParams(**{**BASE, "fine_tune_epochs": 1}, fine_tune_from="pool")
+    on = []
+    training.fine_tune(make(settings), *sets, settings, on_epoch=lambda *_: on.append(graph_optimizers_are_on()))
+    with training._quick_first_step() as callback:
+        on.append(not graph_optimizers_are_on() or bool(tf.config.list_physical_devices("GPU")))
+        callback.on_train_batch_end(0, {})
+        on.append(graph_optimizers_are_on())
+    assert on == [True, True, True]
 
 
 def test_prediction_table():
