@@ -336,8 +336,8 @@ def _compile(model: keras.Model, learning_rate: float, settings: TrainParams) ->
 def _quick_first_step() -> Iterator[keras.callbacks.Callback]:
     """TensorFlow's graph optimizers are off until the callback that it gives has seen a step.
 
-    They take seconds for a deep network's step, and save none of its time on a CPU (as measured: DenseNet201). With
-    a GPU they stay on, as they choose the layout of its tensors.
+    They take seconds for a deep network's step, and save none of its time on a CPU (measured: DenseNet201). With a
+    GPU they stay on, as they choose the layout of its tensors.
     """
     before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
 
