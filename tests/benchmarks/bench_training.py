@@ -28,6 +28,13 @@ from cxr.params import TrainParams
 
 BATCH = 16
 SPLITS = ("train", "val", "test")
+WAYS = {
+    "float32": {},
+    "another seed": {"seed": 1},
+    "mixed_bfloat16": {"precision": "mixed_bfloat16"},
+    "mixed_float16": {"precision": "mixed_float16"},
+    "XLA": {"xla": True},
+}
 
 
 class Clock:
@@ -126,9 +133,9 @@ def stage_1(architecture: str, side: str, n: str) -> dict:
     return found
 
 
-def precision(n: str, epochs: str) -> list:
-    """Both stages on `n` phantom images in each way, and how far accuracy and maps are from those of float32."""
-    side = 96
+def precision(n: str, side: str, epochs: str, ways: str) -> list:
+    """Both stages on `n` phantom images in each of the first `ways`, against the first."""
+    side = int(side)
     settings = TrainParams(
         phantom_images=int(n),
         image_size=side,
@@ -144,13 +151,7 @@ def precision(n: str, epochs: str) -> list:
         (images[rows], labels[rows]) for rows in ((manifest["split"] == name).to_numpy() for name in SPLITS)
     )
     rows, reference = [], None
-    for name, changes in {
-        "float32": {},
-        "another seed": {"seed": 1},
-        "mixed_bfloat16": {"precision": "mixed_bfloat16"},
-        "mixed_float16": {"precision": "mixed_float16"},
-        "XLA": {"xla": True},
-    }.items():
+    for name, changes in list(WAYS.items())[: int(ways)]:
         way = settings.model_copy(update=changes)
         training.seed_everything(way.seed, deterministic=False)
         model = models.build(way.architecture, n_classes=5, image_size=side)
@@ -219,10 +220,10 @@ def main() -> None:
             flush=True,
         )
 
-    n, epochs = (60, 1) if small else (400, 3)
-    heading = f"CompactResNetV2 on {n} phantom images, 96 px"
+    n, side, epochs, ways = (60, 64, 1, 3) if small else (400, 96, 3, 5)
+    heading = f"CompactResNetV2 on {n} phantom images, {side} px"
     print(f"\n{heading:44}{'accuracy':>10}{'pearson':>10}{'iou20':>8}{'both stages':>14}")
-    for name, accuracy, pearson, iou, seconds in fresh("precision", n, epochs):
+    for name, accuracy, pearson, iou, seconds in fresh("precision", n, side, epochs, ways):
         print(f"{name:44}{accuracy:10.3f}{pearson:10.3f}{iou:8.3f}{seconds:12.1f} s", flush=True)
 
 
