@@ -333,22 +333,20 @@ def _compile(model: keras.Model, learning_rate: float, settings: TrainParams) ->
 
 
 @contextlib.contextmanager
-def _quick_first_step() -> Iterator[keras.callbacks.Callback]:
-    """TensorFlow's graph optimizers are off until the callback that it gives has seen a step.
+def _graph_optimizers(*, on: bool) -> Iterator[None]:
+    """Whether TensorFlow rewrites the graphs that are first run meanwhile, those of data sets among them.
 
-    They take seconds for a deep network's step, and save none of its time on a CPU (as measured: DenseNet201).
-    With a GPU they stay on, as they choose the layout of its tensors.
+    For a deep network's step it takes seconds, and saves none of its time on a CPU (measured: DenseNet201). On a
+    GPU it chooses the layout of tensors. It may change bits: off for a part of `fit` alone, an epoch would depend
+    on which of them came first in its process.
     """
-    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
-
-    def switch(off: bool) -> None:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": off})
-
-    switch(before or not tf.config.list_physical_devices("GPU"))
+    options = tf.config.optimizer
+    before = options.get_experimental_options().get("disable_meta_optimizer", False)
+    options.set_experimental_options({"disable_meta_optimizer": not on})
     try:
-        yield keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: switch(before))
+        yield
     finally:
-        switch(before)
+        options.set_experimental_options({"disable_meta_optimizer": before})
 
 
 def _optimizer(learning_rate: float, settings: TrainParams) -> keras.optimizers.Optimizer:
@@ -461,7 +459,7 @@ def _fit(
                 return log.table()
             progress(f"{part or stage}: goes on after epoch {skip}/{epochs} (backup in {backup.folder})")
         callbacks.append(saver)  # the last, as it saves what the others have become
-    with _quick_first_step() as first_step:
+    with _graph_optimizers(on=bool(tf.config.list_physical_devices("GPU"))):
         model.fit(
             _dataset(train, settings, training=True, seed=seed, augment=augment, skip=skip),
             validation_data=_dataset(val, settings, training=False),
@@ -469,7 +467,7 @@ def _fit(
             epochs=epochs,
             shuffle=False,  # the data set shuffles itself
             class_weight=weights,
-            callbacks=[first_step, *callbacks],
+            callbacks=callbacks,
             verbose=0,
         )
     if saver:
@@ -601,7 +599,8 @@ class _EpochLog(keras.callbacks.Callback):
                 f"val_loss {metrics['val_loss']:.3f}, at most {left:.0f} s left"
             )
         if self.on_epoch is not None:
-            self.on_epoch(epoch + 1, metrics)
+            with _graph_optimizers(on=True):  # as outside of `fit`
+                self.on_epoch(epoch + 1, metrics)
 
     def replay(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Take up epochs that an earlier process went through."""

@@ -9,7 +9,6 @@ compact architectures alone. For a machine without an accelerator, where mixed p
 """
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
@@ -70,15 +69,15 @@ def first_step(kind: str, architecture: str, side: str, steps: str) -> dict:
     callback = keras.callbacks.LambdaCallback(on_train_batch_end=on_train_batch_end)
     clock = Clock()
     trainee = keras.Model(model.input, model.get_layer("logits").output)
-    quick = contextlib.nullcontext(callback)
+    optimizers = True
     if kind == "cxr":
         training._compile(trainee, 1e-4, settings)
-        quick = training._quick_first_step()
+        optimizers = False  # as `_fit` has it
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         trainee.compile(keras.optimizers.Adam(1e-4), loss=loss, metrics=["accuracy"])
-    with quick as first:
-        trainee.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=list({first: 0, callback: 0}))
+    with training._graph_optimizers(on=optimizers):
+        trainee.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[callback])
     later = (times[-1][0] - times[0][0]) / max(1, steps - 1)
     return {"cpu": times[0][0], "wall": times[0][1], "later": later, "losses": losses}
 
