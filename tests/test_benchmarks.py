@@ -1,8 +1,7 @@
-"""The benchmarks run, in their small size (what they say of speed is not tested), and the kill test."""
+"""The benchmarks run, in their small size (what they say of speed is not tested)."""
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -26,20 +25,6 @@ def test_a_benchmark_prints_its_table(name):
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line for line in done.stdout.splitlines() if any(character.isdigit() for character in line)]
     assert len(rows) >= 2 and "nan" not in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_a_study_that_is_killed_ends_as_one_that_is_left_alone():
-    done = subprocess.run(
-        [sys.executable, "tests/benchmarks/kill_study.py", "--kills", "2"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    found = re.search(r"2 kills in \d+ studies; (\d+) hashes of each compared: 0 differ", done.stdout)
-    assert found and int(found.group(1)) > 50, done.stdout[-3000:]
 
 
 def test_each_second_of_a_study_is_somebodys():
