@@ -35,6 +35,7 @@ _DIGEST_BYTES = 32  # of a SHA-256
 def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: Path | None = None) -> Images:
     """Pooled features float32 [n, d] of the backbone in inference mode, for grey images uint8 [n, side, side].
 
+    `model` may itself end at `pool`: it is then used as it is, and called for several stacks it is traced once.
     In batches of `settings.batch_size`, with its `xla`; what the layers compute in is theirs (`models.computing`).
     With a folder `cache` they are read from there, or computed and kept there within `$CXR_CACHE_GIB`; a damaged
     entry is made anew, with a warning. Where it cannot be written, a progress line says so. Who wants an entry
@@ -44,7 +45,7 @@ def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: 
     the latter has no room.
     """
     output = model.get_layer("pool").output
-    network = keras.Model(model.input, output)
+    network = model if model.output is output else keras.Model(model.input, output)
     shape = (len(images), *output.shape[1:])
     if cache is None:
         progress(f"transfer: features of {len(images)} images")

@@ -97,8 +97,10 @@ def transfer(
         options |= {"backup": backup, "every": _SECONDS_BETWEEN_BACKUPS}
         start = _start(model.variables, train, val, settings) if backup else ""
         with models.computing(model, settings.precision):
+            backbone = keras.Model(model.input, model.get_layer("pool").output)
             pooled = [
-                (features.pooled(model, images, settings, cache=cache), labels) for images, labels in (train, val)
+                (features.pooled(backbone, images, settings, cache=cache), labels)
+                for images, labels in (train, val)
             ]
         with model.distribute_strategy.scope():
             head = keras.Model(inputs, logits(dropout(inputs)))
