@@ -566,17 +566,23 @@ def _cached(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[np.n
         with store.locked(path.with_suffix(".lock"), lambda: progress(waits)):
             if (rows := read(warn=True)) is not None:  # another has made it since
                 return rows
-            for left in path.parent.glob(f"{path.name}.*.tmp"):  # of a process that was killed
-                left.unlink(missing_ok=True)
-            make_room(path, math.prod(shape))
-            return store.Rows.write(path, shape, np.uint8, make())
+            return write_entry(path, shape, np.uint8, make())
     except OSError as error:
         raise InputError(
             f"{path.parent}: cannot write the image cache ({error.strerror}): set CXR_CACHE to a folder with room"
         ) from None
 
 
-def make_room(path: Path, size: int) -> None:
+def write_entry(path: Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray]) -> store.Rows:
+    """Write an entry of the cache, images or features (`cxr.features`), for which there is room then. The caller
+    holds its lock. Raises as `store.Rows.write`, and InputError for a CXR_CACHE_GIB that is no number."""
+    for left in path.parent.glob(f"{path.name}.*.tmp"):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    _make_room(path, math.prod(shape) * np.dtype(dtype).itemsize)
+    return store.Rows.write(path, shape, dtype, blocks)
+
+
+def _make_room(path: Path, size: int) -> None:
     """Remove the entries least recently used beside `path`, images and features (`cxr.features`), until those left
     and `size` bytes more are allowed. Raises InputError for a CXR_CACHE_GIB that is no number."""
     text = os.environ.get("CXR_CACHE_GIB", "")

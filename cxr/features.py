@@ -126,12 +126,9 @@ def _kept(
         with store.locked(path.with_suffix(".lock"), lambda: progress(waits)):
             if (found := _read(path, shape)) is not None:  # another has made it since
                 return found
-            for left in path.parent.glob(f"{path.name}.*.tmp"):  # of a process that was killed
-                left.unlink(missing_ok=True)
-            data.make_room(path, 4 * rows * shape[1])
             progress(f"transfer: features of {len(images)} images")
             blocks = predicted(network, images, settings.batch_size, xla=settings.xla)
-            store.Rows.write(path, (rows, shape[1]), np.float32, _signed(blocks, shape[1]))
+            data.write_entry(path, (rows, shape[1]), np.float32, _signed(blocks, shape[1]))
     except OSError as error:
         progress(
             f"features: cannot be kept in {path.parent} ({error.strerror}): this run computes them for itself"
