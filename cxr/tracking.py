@@ -86,6 +86,8 @@ _PROBE_SECONDS = 5
 _SHA256 = "sha256.json"
 _SHA256_TAG = "cxr.artifacts_sha256"
 _PATIENCE_SECONDS = 600.0  # for a store that does not answer; CXR_STORE_PATIENCE sets another
+_SERVER = ("http://", "https://")
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # waiting does not help
 _PAUSE_SECONDS = 2.0  # between two attempts
 # How MLflow words it, which keeps neither the exception nor the status of the answer.
 _AWAY = re.compile(
@@ -183,6 +185,8 @@ def connect(tracking_uri: str | None = None) -> str:
                 probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
                 # a step of a study had its store a moment ago; a person who mistyped an address should not wait
                 _patiently(probe) if os.environ.get("MLFLOW_RUN_ID") else probe()
+        except InputError:  # of `_patiently`
+            raise
         # SQLAlchemy, requests, drivers: each store fails in its own way, and a person can only put right the URI
         except Exception as error:
             raise InputError(_unreachable(uri, error)) from None
@@ -210,17 +214,34 @@ def experiment_id(name: str) -> str:
         try:
             # The UI then opens on runs and metrics, not on traces of language models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            return client.create_experiment(name, (root / name).as_uri() if root else None, tags=kind)
+            client.create_experiment(name, (root / name).as_uri() if root else None, tags=kind)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
-            found = client.get_experiment_by_name(name)  # another process was faster
+        found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         raise InputError(
             f"the MLflow experiment '{name}' was deleted: choose another `name`, restore it with `mlflow "
             f"experiments restore --experiment-id {found.experiment_id}`, or remove it for good with `mlflow gc`"
         )
+    _check_reach(found)
     return found.experiment_id
+
+
+def _check_reach(experiment: mlflow.entities.Experiment) -> None:
+    """Raise InputError where a server's experiment has its files in a folder that this machine does not have.
+
+    That is a server without --serve-artifacts. MLflow would make the folder, and keep the files here only.
+    """
+    uri, place = mlflow.get_tracking_uri(), urlsplit(experiment.artifact_location)
+    root = Path(unquote(place.path)).parent
+    if uri.startswith(_SERVER) and place.scheme in ("", "file") and not root.is_dir():
+        raise InputError(
+            f"the MLflow server at {uri} does not take files: it wants those of the experiment "
+            f"'{experiment.name}' in {root}, which this machine does not have. Start it with --serve-artifacts "
+            "(docs/server.md), and choose another `name`, as an experiment keeps its place; or mount that folder "
+            "on every machine"
+        )
 
 
 class StoreGone(RuntimeError):
@@ -248,13 +269,16 @@ def _patiently(call: Callable[[], Any]) -> Any:
     """The result of `call`, tried again while the store is away (`_away`), at most `_patience()` seconds.
 
     Raises:
-        StoreGone: it stayed away. Other errors pass through at once.
+        StoreGone: it stayed away.
+        InputError: a server refuses (`_refusal`). Other errors pass through at once.
     """
     began, told = time.monotonic(), False
     while True:
         try:
             result = call()
         except Exception as error:
+            if refusal := _refusal(error):
+                raise InputError(refusal) from None
             if not _away(error):
                 raise
             uri, waited = mlflow.get_tracking_uri(), time.monotonic() - began
@@ -282,6 +306,8 @@ def _away(error: BaseException) -> bool:
     import requests
 
     text = str(error)
+    if _UNTRUSTED in text:
+        return False
     if isinstance(error, requests.exceptions.HTTPError):
         return error.response is not None and error.response.status_code in (429, 502, 503, 504)
     if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
@@ -326,17 +352,47 @@ def _check_database(path: Path) -> None:
 
 def _unreachable(uri: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    if uri.startswith(("http://", "https://")):
-        if refused := re.search(r"error code (401|403)\b", first):
-            return (
-                f"the MLflow server at {uri} refuses (HTTP {refused.group(1)}): set MLFLOW_TRACKING_USERNAME and "
-                f"MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as it asks for them; it said: {first}"
-            )
+    if not uri.startswith(_SERVER):
+        advice = "mend --tracking-uri or MLFLOW_TRACKING_URI"
+        return f"the MLflow store {uri} cannot be used: {advice}; it said: {first}"
+    if refusal := _refusal(error, uri):
+        return refusal
+    if _UNTRUSTED in str(error):
         return (
-            f"no MLflow server answers at {uri}: start it, or mend --tracking-uri or MLFLOW_TRACKING_URI "
-            f"(unset, runs are kept in {default_uri()}); it said: {first}"
+            f"this machine does not trust the certificate of {uri}: name its file, or that of its authority, with "
+            "MLFLOW_TRACKING_SERVER_CERT_PATH, and ask for the server by the name that is in it"
         )
-    return f"the MLflow store {uri} cannot be used: mend --tracking-uri or MLFLOW_TRACKING_URI; it said: {first}"
+    return (
+        f"no MLflow server answers at {uri}: start it, or mend --tracking-uri or MLFLOW_TRACKING_URI "
+        f"(unset, runs are kept in {default_uri()}); it said: {first}"
+    )
+
+
+def _refusal(error: Exception, uri: str = "") -> str:
+    """What to do about an answer 401 or 403 of a server; empty for any other error."""
+    import requests
+
+    uri, text = uri or mlflow.get_tracking_uri(), str(error)
+    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:
+        code = str(error.response.status_code)
+    else:
+        code = found.group(1) if (found := re.search(r"error code (\d+)\b", text)) else ""
+    if code not in ("401", "403"):
+        return ""
+    if "Invalid Host header" in text:
+        return f"the MLflow server refuses the name in {uri}: start it with --allowed-hosts {urlsplit(uri).netloc}"
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    if code == "403" and user:
+        return (
+            f"the MLflow server at {uri} does not let the user '{user}' do that (HTTP 403): an experiment is its "
+            "maker's. Choose another `name`, or have EDIT on it granted (docs/server.md); it said: "
+            f"{_first_line(error)[:300]}"
+        )
+    return (
+        f"the MLflow server at {uri} refuses (HTTP {code}): set MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as it asks for them; it said: "
+        f"{_first_line(error)[:300]}"
+    )
 
 
 @contextmanager
@@ -403,6 +459,7 @@ def start(
     }
     if given:
         info = run_info(given)
+        _check_reach(_client().get_experiment_by_name(info.experiment_name))
         planned = info.fingerprint
         if planned and planned != print_of_run:
             own_tags["cxr.fingerprint.planned"] = planned
@@ -648,7 +705,7 @@ def run_url(run_id: str) -> str:
     """Where the run's page is: on the tracking server, or, for a store on this machine, where `cxr ui` shows
     it."""
     uri = mlflow.get_tracking_uri()
-    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    server = uri.rstrip("/") if uri.startswith(_SERVER) else "http://127.0.0.1:5000"
     return f"{server}/#/experiments/{_client().get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 

@@ -1,4 +1,4 @@
-"""Servers that a test or a benchmark starts for itself, as docs/server.md does for a lab: PostgreSQL and MLflow."""
+"""Servers that a test or a benchmark starts for itself, as docs/server.md has them: PostgreSQL and MLflow."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,48 +26,54 @@ def postgres_programs() -> Path | None:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server of its own, whose data and socket are in `folder`: no port, no password.
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server in a folder of its own, that of its socket too: no port, no password.
 
-    PostgreSQL refuses to be run by root, who runs it as `nobody`; `folder` has to be one that others may enter.
+    PostgreSQL refuses to be run by root, who runs it as `nobody`.
 
     Yields: the URI of its databases, `runs` and `users`, whose name belongs in the place of `{}`.
     """
     programs = postgres_programs()
-    data = folder / "postgres"
-    data.mkdir()
-    as_other = {}
-    if os.getuid() == 0:
-        shutil.chown(data, "nobody")
-        as_other = {"user": "nobody", "extra_groups": []}
-    options = f"-c listen_addresses= -k {data} -c fsync=off -c max_connections=200"
+    # not pytest's folder, which only its owner may enter, and whose name is too long for a socket
+    with tempfile.TemporaryDirectory(prefix="cxr-postgres-") as name:
+        folder, as_other = Path(name), {}
+        if os.getuid() == 0:
+            shutil.chown(folder, "nobody")
+            as_other = {"user": "nobody", "extra_groups": []}
 
-    def call(*words: str) -> None:
-        done = subprocess.run(words, capture_output=True, text=True, cwd=data, **as_other)
-        if done.returncode:
-            log = (data / "log").read_text() if (data / "log").exists() else ""
-            raise RuntimeError(f"{' '.join(words)}: {done.stdout[-500:]} {done.stderr[-500:]} {log[-500:]}")
+        def call(program: str, *words: str) -> None:
+            options = {"stdout": log, "stderr": log, "cwd": folder, **as_other}
+            subprocess.run([programs / program, *words], check=True, **options)
 
-    call(str(programs / "initdb"), "-D", str(data / "data"), "-U", "mlflow", "--auth=trust", "-E", "UTF8", "--no-sync")
-    control = (str(programs / "pg_ctl"), "-D", str(data / "data"), "-w", "-l", str(data / "log"))
-    call(*control, "-o", options, "start")
-    try:
-        for name in ("runs", "users"):
-            call(str(programs / "createdb"), "-h", str(data), "-U", "mlflow", name)
-        yield f"postgresql+psycopg2://mlflow@/{{}}?host={data}"
-    finally:
-        call(*control, "-m", "immediate", "stop")
+        made = ("-U", "mlflow", "--auth=trust", "-E", "UTF8", "--no-sync")
+        options = f"-c listen_addresses= -k {folder} -c fsync=off"
+        control = ("-D", str(folder / "data"), "-w", "-m", "immediate")
+        with open(folder / "log", "wb") as log:
+            call("initdb", "-D", str(folder / "data"), *made)
+            call("pg_ctl", *control[:3], "-o", options, "start")
+            try:
+                for database in ("runs", "users"):
+                    call("createdb", "-h", str(folder), "-U", "mlflow", database)
+                yield f"postgresql+psycopg2://mlflow@/{{}}?host={folder}"
+            finally:
+                call("pg_ctl", *control, "stop")
 
 
 @contextmanager
 def mlflow_server(
-    folder: Path, databases: str, *, host: str = "127.0.0.1", port: int = 0, workers: int = 1, options: tuple = ()
+    folder: Path,
+    databases: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    workers: int = 1,
+    cache_seconds: int = 60,
 ) -> Iterator[str]:
     """An MLflow server that asks for name and password (`admin` and `PASSWORD`), with its files in `folder`.
 
     Args:
         databases: a URI with `{}` in place of `runs` and `users`.
-        options: more of `mlflow server`'s; instead of the artifact store behind the server, say.
+        cache_seconds: how long a password that was right is not worked out again; 0: for each request.
 
     Yields: its address.
     """
@@ -76,6 +83,7 @@ def mlflow_server(
         "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
         f"database_uri = {databases.format('users')}\nadmin_username = admin\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        f"auth_cache_ttl_seconds = {cache_seconds}\n"
     )
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")},
@@ -88,7 +96,7 @@ def mlflow_server(
     words = [
         *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
         *("--backend-store-uri", databases.format("runs"), "--workers", str(workers)),
-        *(options or ("--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts")),
+        *("--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"),
         *("--host", host, "--port", str(port), "--allowed-hosts", f"{host}:{port}"),
     ]
     uri = f"http://{host}:{port}"

@@ -18,7 +18,6 @@ Each process computes with one thread everywhere: another number of threads roun
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -36,13 +35,19 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
 
-import kill_study
-import servers
+import kill_study  # noqa: E402
+import servers  # noqa: E402
 
 NET = "10.77.0"  # the runner and the servers are .1
 HOSTS = {"left": 2, "right": 3}
 USER, PASSWORD = "researcher", "a-password-of-researchers"
 GRID = ("architecture=[CompactResNetV2,CompactDenseNet]", "seed=[0,1]")
+# its name, an empty folder in place of each of the others', and the worker
+MOVE_IN = """
+hostname "$1"; shift
+while [ "$1" != -- ]; do mount -t tmpfs none "$1"; shift; done
+shift; exec "$@"
+"""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
 
@@ -106,12 +111,11 @@ class Host:
     def __init__(self, name: str, tag: str, folder: Path, uri: str, scheduler: str) -> None:
         self.name, self.tag, self.folder = name, tag, folder / name
         others = [str(path) for path in folder.iterdir() if path.is_dir() and path.name != name]
-        worker = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--nthreads", "1", "--name", name]
-        worker += ["--no-dashboard", "--local-directory", str(self.folder / "tmp")]
-        script = 'hostname "$1"; shift; while [ "$1" != -- ]; do mount -t tmpfs none "$1"; shift; done; shift; exec "$@"'
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--nthreads", "1"]
+        worker += ["--name", name, "--no-dashboard", "--local-directory", str(self.folder / "tmp")]
         words = ["ip", "netns", "exec", f"{tag}-{name}"]
         words += ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc"]
-        words += ["sh", "-ec", script, "sh", name, *others, "--", *worker]
+        words += ["sh", "-ec", MOVE_IN, "sh", name, *others, "--", *worker]
         with open(folder / f"{name}.log", "w") as log:
             self.process = subprocess.Popen(
                 words,
@@ -124,7 +128,7 @@ class Host:
             )
 
     def cut_off(self) -> int:
-        """End it as a power cut does: no process gets a last word, and its network is gone. Returns how many ran."""
+        """End it as a power cut does: no process gets a last word. Returns how many ran."""
         shell("ip", "link", "set", f"{self.tag}-{self.name[0]}", "down", check=False)
         import psutil
 
@@ -142,7 +146,12 @@ def started(stack: ExitStack, words: list[str], log: Path, **options) -> subproc
     """Start a process that is killed, with all its children, when the stack unwinds."""
     with open(log, "w") as file:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, **options
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
         )
     stack.callback(lambda: process.poll() is None and os.killpg(process.pid, signal.SIGKILL))
     return process
@@ -160,7 +169,7 @@ def dask_scheduler(stack: ExitStack, folder: Path) -> str:
 
 
 def trains_on(host: str, experiment: str) -> str:
-    """The id of a training that runs on a host, and of which at least one epoch is over; empty if there is none."""
+    """The id of a training that runs on a host, and has an epoch behind it; empty if there is none."""
     from cxr import tracking
 
     for run in tracking.find("train", experiment=experiment, complete=False):
@@ -203,10 +212,9 @@ def compare(ours: Path, theirs: Path) -> pd.DataFrame:
             equal = digest == kill_study.content_hash(b)
             rows.append((kind, equal, 0.0 if equal else difference(a, b)))
     table = pd.DataFrame(rows, columns=["file", "equal", "largest difference"])
-    grouped = table.groupby("file").agg(
-        files=("equal", "size"), equal=("equal", "sum"), largest=("largest difference", lambda x: x.max(skipna=False))
-    )
-    return grouped.rename(columns={"largest": "largest difference"}).reset_index()
+    files = table.groupby("file")
+    largest = files["largest difference"].agg(lambda values: values.max(skipna=False))
+    return pd.DataFrame({"files": files.size(), "equal": files["equal"].sum(), "largest difference": largest})
 
 
 def difference(a: Path, b: Path) -> float:
@@ -234,7 +242,8 @@ def wait_for(process: subprocess.Popen, host: Host, experiment: str) -> float:
         time.sleep(1)
         if cut is None and (run_id := trains_on(host.name, experiment)):
             cut = time.monotonic() - began
-            print(f"after {cut:.0f} s: run {run_id} trains on {host.name}: {host.cut_off()} processes killed", flush=True)
+            killed = host.cut_off()
+            print(f"after {cut:.0f} s: run {run_id} trained on {host.name}: {killed} processes killed", flush=True)
     assert cut is not None, "no training was seen on the host that was to die"
     return time.monotonic() - began
 
@@ -250,16 +259,14 @@ def main(params: Path, keep: bool) -> int:
 
     experiment = StudyParams.read(params, {}).name
     folder = Path(tempfile.mkdtemp(prefix="cxr-hosts-"))
-    folder.chmod(0o711)  # PostgreSQL runs as another user
     print(f"in {folder}", flush=True)
     tag = f"cxr{os.getpid() % 10000}"
     with ExitStack() as stack:
         for name in ("left", "right", "runner", "alone"):
             furnish(folder / name, ROOT)
         (folder / "server").mkdir()
-        (folder / "server").chmod(0o711)
         stack.enter_context(network(tag))
-        databases = stack.enter_context(servers.postgres(folder / "server"))
+        databases = stack.enter_context(servers.postgres())
         options = {"host": f"{NET}.1", "port": 5000, "workers": 2}
         uri = stack.enter_context(servers.mlflow_server(folder / "server", databases, **options))
         servers.create_user(uri, USER, PASSWORD)
@@ -274,7 +281,7 @@ def main(params: Path, keep: bool) -> int:
         cwd = {"cwd": folder / "runner" / "checkout"}
         runner = started(stack, words, folder / "runner.log", **cwd, env=environment(folder / "runner", uri))
         seconds = wait_for(runner, hosts["right"], experiment)
-        print(f"on two hosts, of which one was lost: exit status {runner.returncode} after {seconds:.0f} s", flush=True)
+        print(f"on two hosts, one of them lost: exit status {runner.returncode} after {seconds:.0f} s", flush=True)
         call_export(folder / "runner" / "tables", experiment, environment(folder / "runner", uri))
 
         store = f"sqlite:///{folder}/alone/mlflow.db"
@@ -286,7 +293,7 @@ def main(params: Path, keep: bool) -> int:
         call_export(folder / "alone" / "tables", experiment, environment(folder / "alone", store))
 
         table = compare(folder / "runner" / "tables", folder / "alone" / "tables")
-        print(table.to_string(index=False))
+        print(table.to_string())
         different = int((table["files"] - table["equal"]).sum())
         print(f"{int(table['files'].sum())} files of each compared: {different} differ")
         wrong = different or runner.returncode or alone.returncode or not len(table)
@@ -305,7 +312,7 @@ def meet(scheduler: str) -> str:
 
         import cxr
 
-        return f"{socket.gethostname()}: cxr of {os.path.dirname(cxr.__file__)}, {len(os.listdir('/proc'))} in /proc"
+        return f"{socket.gethostname()} with {os.path.dirname(cxr.__file__)}"
 
     with Client(scheduler, timeout=60) as client:
         client.wait_for_workers(len(HOSTS), timeout=60)

@@ -1,0 +1,114 @@
+"""A server that asks who is there (docs/server.md): what a study does with a store works there too."""
+
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import servers
+from mlflow.server import get_app_client
+
+from cxr import tracking
+from cxr.errors import InputError
+from cxr.params import TrainParams
+
+USERS = {"anna": "a-password-of-anna", "ben": "a-password-of-ben"}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Whatever `tracking` and MLflow find in the environment is put back."""
+    before = tracking.mlflow.get_tracking_uri()
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.setenv("CXR_STORE_PATIENCE", "3")
+    yield monkeypatch
+    tracking.mlflow.set_tracking_uri(before)
+
+
+def log_in(environment, user, password=""):
+    environment.setenv("MLFLOW_TRACKING_USERNAME", user)
+    environment.setenv("MLFLOW_TRACKING_PASSWORD", password or USERS.get(user, servers.PASSWORD))
+
+
+def whole_run() -> str:
+    """A run with one of everything, which is read back."""
+    run = tracking.start("train", TrainParams(name="shared"), name="of anna", inputs={"manifest": "a"})
+    table = pd.DataFrame({"x": np.arange(3.0), "name": ["a", "ü", "'; --"]})
+    tracking.log_table(table, "deep/er/t.parquet")
+    tracking.log_metrics({"auc": 0.5, "undefined": float("nan")})
+    tracking.log_image(np.zeros((4, 4), np.uint8), key="layercam/x")
+    tracking.finish()
+    assert tracking.run_info(run.info.run_id).complete
+    assert tracking.read_table(run.info.run_id, "deep/er/t.parquet").equals(table)
+    assert tracking.latest("train", experiment="shared") == run.info.run_id
+    return run.info.run_id
+
+
+def passwords_and_permissions(environment, uri) -> None:
+    """What a stranger, a user, and another user may do."""
+    for name, password in USERS.items():
+        servers.create_user(uri, name, password)
+    for user, password in [("anna", "a-wrong-password"), ("nobody", "a-wrong-password")]:
+        log_in(environment, user, password)
+        with pytest.raises(InputError, match=r"refuses \(HTTP 401\): set MLFLOW_TRACKING_USERNAME"):
+            tracking.connect(uri)
+    log_in(environment, "anna")
+    tracking.connect(uri)
+    run_id = whole_run()
+    log_in(environment, "ben")
+    for attempt in (lambda: tracking.find(experiment="shared"), lambda: tracking.run_info(run_id)):
+        with pytest.raises(InputError, match=r"does not let the user 'ben' do that .*Choose another `name`"):
+            attempt()
+    log_in(environment, "admin")
+    client = get_app_client("basic-auth", uri)
+    client.grant_user_permission("ben", "experiment", tracking.experiment_id("shared"), "EDIT")
+    log_in(environment, "ben")
+    assert whole_run() != run_id and len(tracking.find(experiment="shared")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_names_passwords_and_permissions(tmp_path, environment, database):
+    if database == "postgresql" and servers.postgres_programs() is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+    with ExitStack() as stack:
+        in_files = f"sqlite:///{tmp_path}/{{}}.db"
+        databases = stack.enter_context(servers.postgres()) if database == "postgresql" else in_files
+        uri = stack.enter_context(servers.mlflow_server(tmp_path, databases))
+        passwords_and_permissions(environment, uri)
+        with pytest.raises(InputError, match=r"refuses the name in http://localhost:\d+: start it with --allowed"):
+            tracking.connect(uri.replace("127.0.0.1", "localhost"))
+    with pytest.raises(tracking.StoreGone, match="has not answered for"):
+        tracking.find(experiment="shared")
+
+
+def test_a_server_that_takes_no_files_is_found_out_before_anything_is_computed(tmp_path, environment):
+    tracking.mlflow.set_tracking_uri("https://x")
+    root = tmp_path / "on-the-server" / "files"
+    for place in (f"{root}/1", f"file://{root}/1"):
+        with pytest.raises(InputError, match=f"'demo' in {root}, which this machine .*--serve-artifacts"):
+            tracking._check_reach(SimpleNamespace(name="demo", artifact_location=place))
+    assert not root.parent.exists()
+    for place in ("mlflow-artifacts:/1", "s3://bucket/1"):
+        tracking._check_reach(SimpleNamespace(name="demo", artifact_location=place))
+    root.mkdir(parents=True)  # mounted here too
+    tracking._check_reach(SimpleNamespace(name="demo", artifact_location=f"{root}/1"))
+
+
+def test_a_certificate_that_is_not_trusted_is_no_absent_server():
+    error = RuntimeError("failed with exception Max retries (SSLError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'))")
+    said = tracking._unreachable("https://x", error)
+    assert "does not trust the certificate of https://x" in said and "MLFLOW_TRACKING_SERVER_CERT_PATH" in said
+    assert not tracking._away(tracking.MlflowException(str(error)))
+
+
+def test_downloads_are_refused_in_the_same_words(environment):
+    import requests
+
+    error = requests.exceptions.HTTPError("403 Client Error", response=SimpleNamespace(status_code=403))
+    environment.setenv("MLFLOW_TRACKING_USERNAME", "ben")
+    assert "does not let the user 'ben' do that" in tracking._refusal(error, "https://x")
+    assert tracking._refusal(RuntimeError("failed with error code 500"), "https://x") == ""
