@@ -289,7 +289,10 @@ def _patiently(call: Callable[[], Any]) -> Any:
                     "nothing that was logged is lost; see that it runs, and give the same command again"
                 ) from None
             if not told:
-                print(f"the MLflow store {uri} does not answer: waiting, up to {_patience():.0f} s", flush=True)
+                # a server that answers has its own trouble, which its log tells and no client
+                what = "fails (HTTP 500: its log says why; a full disk?)" if "too many 500" in str(error) else ""
+                what = what or "does not answer"
+                print(f"the MLflow store {uri} {what}: waiting, up to {_patience():.0f} s", flush=True)
                 told = True
             time.sleep(_PAUSE_SECONDS)
         else:

@@ -12,7 +12,7 @@ from conftest import PROJECT
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["inference", "scoring", "attribution", "memory", "training", "data", "growth"]
+    "name", ["inference", "scoring", "attribution", "memory", "training", "data", "growth", "store"]
 )
 def test_a_benchmark_prints_its_table(name):
     done = subprocess.run(
