@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 
+from cxr import completion
 from cxr.errors import InputError
 
 _LOCAL = "127.0.0.1"
@@ -135,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for add in (_add_check, _add_study, _add_ui, _add_params):
+    for add in (_add_check, _add_study, _add_ui, _add_params, _add_completion):
         add(commands)
     return parser
 
@@ -152,7 +153,7 @@ def _add_command(
     parser = commands.add_parser(
         name,
         help=summary,
-        description=description,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{description}",
         epilog=end,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -167,9 +168,9 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
         _study,
         "run a study: every notebook of its grid that is not done yet",
         """\
-Run a study: train, attribute, score and compare, for every architecture, seed
-and method of its parameter file. Each step is one notebook and one MLflow run.
-The same command, started again, does only what is not done yet.""",
+Train, attribute, score and compare, for every architecture, seed and method of
+the parameter file. Each step is one notebook and one MLflow run. The same
+command, started again, does only what is not done yet.""",
         """\
 --set lays single values over the file's, written as in the file; `cxr params`
 lists the keys. Quote what the shell would read: brackets, braces, spaces.
@@ -187,7 +188,7 @@ examples:
     _add_params_file(study)
     _add_set(study)
     _add_tracking_uri(study)
-    study.add_argument("--out", metavar="DIR", help="executed notebooks and report (default: mlruns/studies/NAME)")
+    _add_out(study, "executed notebooks and report (default: mlruns/studies/NAME)")
     study.add_argument(
         "--jobs",
         metavar="N",
@@ -205,10 +206,9 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         _check,
         "check a study's images and labels before anything is trained on them",
         """\
-Check a study's images and labels: what is broken, copied into two splits, or
-betrays the class by itself, and what so many patients can show. Prints what it
-finds and writes a page with pictures. Exit code 1 if there is an error that
-`cxr study` would stop at.""",
+Finds what is broken, copied into two splits, or betrays the class by itself,
+and says what so many patients can show. Prints its findings and writes a page
+with pictures. Exit code 1 if there is an error that `cxr study` would stop at.""",
         """\
 examples:
   cxr check params/study.yaml
@@ -222,7 +222,7 @@ docs/checks.md says what is checked, and what to do about each finding.""",
     check.add_argument(
         "--full", action="store_true", help="decode every pixel: near duplicates, blank images, hidden damage"
     )
-    check.add_argument("--out", metavar="DIR", help="for checks.html (default: mlruns/studies/NAME)")
+    _add_out(check, "for checks.html (default: mlruns/studies/NAME)")
 
 
 def _add_ui(commands: argparse._SubParsersAction) -> None:
@@ -232,8 +232,8 @@ def _add_ui(commands: argparse._SubParsersAction) -> None:
         _ui,
         "show the runs in the browser",
         """\
-Show the runs in the browser: MLflow's own pages, on this machine only unless
---host says otherwise. Ctrl-C ends it.""",
+MLflow's own pages, on this machine only unless --host says otherwise. Ctrl-C
+ends it.""",
         """\
 examples:
   cxr ui
@@ -262,23 +262,52 @@ def _add_params(commands: argparse._SubParsersAction) -> None:
         _params,
         "list the parameters of a study",
         """\
-List the parameters of a study: type, default, and what each does. They are the
-keys of a parameter file and of --set.""",
+They are the keys of a parameter file and of --set. For each: its default, what
+it does, and what it may be.""",
         """\
 examples:
   cxr params
   cxr params seed image_size weights
   cxr params | grep -A 2 patient""",
     )
-    params.add_argument("keys", metavar="KEY", nargs="*", help="only these parameters")
+    params.add_argument("keys", metavar="KEY", nargs="*", help="only these parameters").complete = completion.KEY
+
+
+def _add_completion(commands: argparse._SubParsersAction) -> None:
+    shell = _add_command(
+        commands,
+        "completion",
+        _completion,
+        "print the completion script for a shell",
+        """\
+Completed are commands, options, files, and the names of parameters behind
+--set, with the values of those that have a choice. Print it again when cxr has
+been updated.""",
+        """\
+examples:
+  cxr completion bash > ~/.cxr-completion
+  cxr completion tcsh > ~/.cxr-completion
+  mkdir -p ~/.zfunc && cxr completion zsh > ~/.zfunc/_cxr
+
+Then add `source ~/.cxr-completion` to ~/.bashrc or ~/.tcshrc; for zsh, to
+~/.zshrc: fpath=(~/.zfunc $fpath); autoload -U compinit; compinit""",
+    )
+    shell.add_argument("shell", metavar="SHELL", choices=completion.SHELLS, help=", ".join(completion.SHELLS))
 
 
 def _add_params_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml")
+    file = parser.add_argument(
+        "params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml"
+    )
+    file.complete = completion.YAML
+
+
+def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--out", metavar="DIR", help=what).complete = completion.FOLDER
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    setting = parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         nargs="+",
@@ -286,6 +315,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="other values than the file's, written as in the file: --set seed=[0] image_size=96",
     )
+    setting.complete = completion.SETTING
 
 
 def _add_tracking_uri(parser: argparse.ArgumentParser) -> None:
@@ -348,6 +378,11 @@ def _params(arguments: argparse.Namespace) -> int:
     from cxr import params_page
 
     print(params_page.lines(arguments.keys, width=shutil.get_terminal_size((100, 24)).columns))
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    print(completion.script(_parser(), arguments.shell))
     return 0
 
 
