@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -36,13 +38,10 @@ def lines(keys: Sequence[str] = (), *, width: int = 100) -> str:
 
 def groups() -> Iterator[tuple[str, dict[str, FieldInfo]]]:
     """(title, fields by key) for each class that a study's parameters are made of: each field once."""
-    # The study's own fields, the axes of its grid, first: they are also what most people set.
-    for model in StudyParams.__mro__:
-        if issubclass(model, Params) and model is not Params:
-            own = {key: StudyParams.model_fields[key] for key in model.__annotations__}
-            yield model.__doc__.strip().splitlines()[0].removesuffix("."), own
-        if model is Params:
-            return
+    # The study's own fields, the axes of its grid, come first: they are also what most people set.
+    for model in StudyParams.__mro__[: StudyParams.__mro__.index(Params)]:
+        own = {key: StudyParams.model_fields[key] for key in inspect.get_annotations(model)}
+        yield (model.__doc__ or "More").strip().splitlines()[0].removesuffix("."), own
 
 
 def type_of(field: FieldInfo) -> str:
@@ -72,7 +71,10 @@ def _type(annotation: Any) -> str:
         return f"list of {_type(inner[0])}"
     if hasattr(annotation, "__metadata__"):  # Annotated: a limit of the entries of a list
         return type_of(FieldInfo.from_annotation(annotation))
-    return _WORDS[origin or annotation]
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type, inner))
+    kind = origin or annotation
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _entry(key: str, field: FieldInfo, width: int) -> str:
