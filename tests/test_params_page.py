@@ -44,7 +44,7 @@ def test_types_in_words(key, words):
 
 @pytest.mark.parametrize(
     ("annotation", "words"),
-    [(int | str, "whole number or text"), (list[int | bool], "list of whole number or true or false"), (set, "set")],
+    [(int | str, "whole number or text"), (list[bool | str], "list of true or false or text"), (set, "set")],
 )
 def test_types_that_no_parameter_has_yet(annotation, words):
     assert params_page.type_of(FieldInfo.from_annotation(annotation)) == words
