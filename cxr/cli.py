@@ -183,7 +183,8 @@ examples:
   cxr study params/study.yaml --dry-run
   cxr study params/study.yaml --set 'method=[layercam,gradcampp,hirescam]'
   cxr study params/paper.yaml --set data=/data/my-xrays name=mine --jobs 2
-  cxr study params/paper.yaml --tracking-uri http://server:5000""",
+  cxr study params/paper.yaml --tracking-uri http://server:5000
+  cxr study params/paper.yaml --scheduler slurm""",
     )
     _add_params_file(study)
     _add_set(study)
@@ -195,13 +196,14 @@ examples:
         type=_count,
         help="notebooks at once (default: the file's; 0: one for every two cores)",
     )
-    study.add_argument(
+    where = study.add_argument(
         "--scheduler",
         metavar="WHERE",
         default="local",
         help="where notebooks run: local (default), the address of a Dask scheduler (tcp://host:8786), slurm, "
         "kubernetes, or the YAML file of a cluster",
     )
+    where.complete = completion.YAML
     study.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     study.add_argument("--fresh", action="store_true", help="run everything again, done or not")
 
