@@ -422,7 +422,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot read the parameter file ({error.strerror})") from None
+        raise InputError(f"{path}: cannot read the parameter file ({error.strerror}){_meant(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {error}") from None
     if values is None:
@@ -430,6 +430,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected 'key: value' lines, got a {type(values).__name__}")
     return values
+
+
+def _meant(path: Path) -> str:
+    """A parameter file of nearly that name, there or in a folder `params`."""
+    near = {other.name: other for folder in ("params", ".") for other in (path.parent / folder).glob("*.y*ml")}
+    close = difflib.get_close_matches(path.name, near, n=1)
+    return f": did you mean {near[close[0]]}?" if close and not path.exists() else ""
 
 
 def read_overrides(assignments: list[str]) -> dict[str, Any]:

@@ -115,6 +115,15 @@ def test_a_parameter_file_that_is_not_there(tmp_path, capsys):
     assert "none.yaml: cannot read the parameter file" in error_of(capsys)
 
 
+@pytest.mark.parametrize("given", ["params/stdy.yaml", "study.yaml", "study.yml"])
+def test_a_mistyped_parameter_file(given, tmp_path, monkeypatch, capsys):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "study.yaml").write_text("name: demo\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["study", given]) == 2
+    assert error_of(capsys).endswith(": did you mean params/study.yaml?\n")
+
+
 @pytest.mark.parametrize("dry", [False, True])
 def test_options_reach_the_study(params, dry, monkeypatch):
     from cxr import study
