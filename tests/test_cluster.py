@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import test_study
 from PIL import Image
 from test_study import write_notebooks, write_params
 
@@ -297,12 +298,17 @@ def _wait(condition, seconds=120):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
-def test_a_study_on_two_workers_that_share_nothing_goes_on_when_one_is_killed(tmp_path, images, hosts, capsys):
+def test_a_study_on_two_workers_that_share_nothing_goes_on_when_one_is_killed(
+    tmp_path, images, hosts, capsys, monkeypatch
+):
     import threading
 
+    for name, own in {"1_train": {"data": "phantom"}, "2_attribute": {"data": ""}}.items():
+        monkeypatch.setitem(test_study.PARAMETERS, name, {**test_study.PARAMETERS[name], **own})
     wait = "import os, time\nif not os.path.exists(os.environ['HOME'] + '/../lost'):\n    time.sleep(60)"
     notebooks = write_notebooks(tmp_path / "notebooks", train=wait)
-    params = write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"], data=str(images))
+    params = write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"], data="images")
+    monkeypatch.chdir(tmp_path)  # the workers are in other folders: there is nothing of that name
     shared = {"out": tmp_path / "out", "notebooks": notebooks, "scheduler": hosts.scheduler}
     killed = {}
 

@@ -24,10 +24,11 @@ PARAMETERS = {
 }
 START = {
     "1_train": """
-from cxr import data, tracking
+from cxr import data as cxr_data
+from cxr import tracking
 from cxr.params import TrainParams
 settings = TrainParams.from_notebook(globals())
-inputs = {"manifest": data.manifest_hash(data.build_manifest(settings))}
+inputs = {"manifest": cxr_data.manifest_hash(cxr_data.build_manifest(settings))}
 tracking.start("train", settings, name="train", inputs=inputs)
 print("» epoch 1/1")
 print("{marker}")
