@@ -191,12 +191,9 @@ def export(folder: Path, experiment: str) -> None:
             continue
         own = folder / " ".join(filter(None, [run.stage, *(box if run.stage != "compare" else [])]))
         shutil.rmtree(own, ignore_errors=True)
-        for name in tracking.artifacts(run.run_id):
-            if name == "images/":  # of the image grid: pictures
-                continue
-            found, target = tracking.fetch(run.run_id, name.rstrip("/")), own / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(found, target) if found.is_dir() else shutil.copyfile(found, target)
+        own.mkdir()
+        tracking.mlflow.artifacts.download_artifacts(run_id=run.run_id, dst_path=str(own))
+        shutil.rmtree(own / "images", ignore_errors=True)  # of the image grid, whose names hold the time
 
 
 def compare(ours: Path, theirs: Path) -> pd.DataFrame:
