@@ -22,8 +22,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,14 @@ if TYPE_CHECKING:
 # Two kernels that start at once can pick the same TCP port.
 _STAGGER_SECONDS = 2.0
 # How long one notebook of a stage takes, roughly, in units of any other; until one of the stage has been seen.
-_USUAL_SECONDS = {"train": 100.0, "attribute": 15.0, "score": 10.0, "compare": 10.0}
+_USUAL_SECONDS = {
+    "train": 100.0,
+    "attribute_shard": 15.0,
+    "attribute": 15.0,
+    "score_shard": 10.0,
+    "score": 10.0,
+    "compare": 10.0,
+}
 _PROGRESS = "» "  # how a progress line of a notebook starts
 _RUN_LINE = "run "  # how the first line of a step's log starts
 _PATIENCE_SECONDS = 15.0  # for papermill to stop its kernel before both are killed
@@ -70,6 +77,12 @@ class Step:
     stage: str
     parameters: Mapping[str, Any]
     needs: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Keys of the steps whose runs tell what it gives: of those that it needs, all but shards that it joins,
+        which give the same in any number."""
+        return self.needs[:1] if self.stage in ("attribute", "score") else self.needs
 
     @property
     def notebook(self) -> str:
@@ -113,30 +126,57 @@ class _Session:
 
 
 def plan(study: StudyParams) -> list[Step]:
-    """The steps of a study, each after those that it needs; one cell of the grid after the other."""
+    """The steps of a study, each after those that it needs; one cell of the grid after the other.
+
+    With `shards` over 1, attribution and each scoring are so many steps, `.../shard1of4` and so on, and one that
+    joins them.
+    """
     steps: list[Step] = []
     scores: list[str] = []
     for architecture in study.architecture:
         for seed in study.seed:
             cell = f"{architecture}/s{seed}"
             train = Step(f"train/{cell}", "train", {"architecture": architecture, "seed": seed})
-            attribute = Step(f"attribute/{cell}", "attribute", {}, (train.key,))
-            steps += [train, attribute]
+            attribute = _in_shards(Step(f"attribute/{cell}", "attribute", {}, (train.key,)), study.shards)
+            steps += [train, *attribute]
             for method in study.method:
-                scores.append(f"score/{cell}/{method}")
-                steps.append(Step(scores[-1], "score", {"method": method}, (attribute.key,)))
+                whole = Step(f"score/{cell}/{method}", "score", {"method": method}, (attribute[-1].key,))
+                steps += _in_shards(whole, study.shards)
+                scores.append(whole.key)
     steps.append(Step("compare", "compare", {}, tuple(scores)))
     return steps
+
+
+def _in_shards(whole: Step, shards: int) -> list[Step]:
+    """A step as its shards and, last, the step that joins them; as it is if there is one shard."""
+    if shards == 1:
+        return [whole]
+    parts = [
+        Step(
+            f"{whole.key}/shard{number}of{shards}",
+            f"{whole.stage}_shard",
+            {**whole.parameters, "shard": number},
+            whole.needs,
+        )
+        for number in range(1, shards + 1)
+    ]
+    return [*parts, replace(whole, needs=(*whole.needs, *(part.key for part in parts)))]
+
+
+def needed(steps: list[Step], done: Collection[str]) -> list[Step]:
+    """The steps without the shards of those that are done, keys in `done`: of these nobody reads them any more."""
+    read = {key for step in steps if step.key not in done for key in step.needs}
+    return [step for step in steps if not step.stage.endswith("_shard") or step.key in read]
 
 
 def handed_over(step: Step, runs: Mapping[str, str]) -> dict[str, Any]:
     """The run ids that a step gets; `<key>` in place of one that is not in `runs`."""
     ids = [runs.get(key, f"<{key}>") for key in step.needs]
-    if step.stage == "attribute":
-        return {"train_run_id": ids[0]}
-    if step.stage == "score":
-        return {"attribute_run_id": ids[0]}
-    return {"score_run_ids": ids} if step.stage == "compare" else {}
+    if step.stage == "compare":
+        return {"score_run_ids": ids}
+    name = {"attribute": "train_run_id", "score": "attribute_run_id"}.get(step.stage.removesuffix("_shard"))
+    shards = {"shard_run_ids": ids[1:]} if len(ids) > 1 else {}
+    return {name: ids[0], **shards} if name else {}
 
 
 def command(
@@ -280,6 +320,7 @@ def dry_run(
     if not tracking.is_new(uri):
         tracking.connect(uri)
         _find_done(session, steps)
+        steps = needed(steps, session.runs)
     for name, value in session.environment.items():
         print(f"export {name}={shlex.quote(value)}")
     print(f"mkdir -p {shlex.quote(_from_here(session.out))}")
@@ -360,6 +401,7 @@ def _run(session: _Session, steps: list[Step], manifest: pd.DataFrame, jobs: int
     study = session.study
     _stop_abandoned(session)
     _find_done(session, steps)
+    steps = needed(steps, session.runs)
     waiting = [step for step in steps if step.key not in session.runs]
     report = None
     if any(step.stage in ("train", "attribute") for step in waiting):
@@ -607,8 +649,7 @@ def _validated(session: _Session) -> list[Step]:
     for step in steps:
         ours = session.study.model_dump()
         theirs = _settings(session, step).model_dump()
-        own_axes = {"architecture", "seed"} | ({"method"} if step.stage == "score" else set())
-        for name in theirs.keys() & ours.keys() - own_axes - {"data"}:
+        for name in theirs.keys() & ours.keys() - step.parameters.keys() - {"data"}:
             if theirs[name] != ours[name]:
                 raise InputError(
                     f"{step.notebook}.ipynb would run with {name} = {theirs[name]!r} where a study has "
@@ -618,9 +659,11 @@ def _validated(session: _Session) -> list[Step]:
 
 
 def _read_manifest(session: _Session) -> pd.DataFrame:
-    from cxr import data
+    from cxr import data, shards
 
     manifest = data.build_manifest(session.study)
+    split = session.study.attribute_split
+    shards.check(session.study.shards, int((manifest["split"] == split).sum()), what=f"{split} images")
     session.manifest_hash = data.manifest_hash(manifest)
     return manifest
 
@@ -640,8 +683,8 @@ def _make_folder(path: Path) -> None:
 
 
 def _fingerprint(session: _Session, step: Step) -> str:
-    if step.needs:
-        inputs = tracking.upstream(*(session.runs[key] for key in step.needs))
+    if step.inputs:
+        inputs = tracking.upstream(*(session.runs[key] for key in step.inputs))
     else:
         inputs = {"manifest": session.manifest_hash}
     return tracking.fingerprint(step.stage, _settings(session, step), inputs, notebooks=session.notebooks)
@@ -669,7 +712,7 @@ def _find_done(session: _Session, steps: list[Step]) -> None:
     if not session.fresh:
         session.recorded = _recorded(session)
     for step in steps:
-        if all(key in session.runs for key in step.needs):
+        if all(key in session.runs for key in step.inputs):
             run = _done(session, step, _fingerprint(session, step))
             if run is not None:
                 _note_done(session, step, run)
@@ -710,7 +753,7 @@ def _open_parent(session: _Session) -> str:
 
 
 def _study_fingerprint(session: _Session) -> str:
-    values = session.study.model_dump(mode="json", exclude={"name", "data", "jobs"})
+    values = session.study.model_dump(mode="json", exclude={"name", "data", "jobs", "shards"})
     return tracking.sha256(json.dumps([values, session.manifest_hash], sort_keys=True))
 
 
@@ -1136,7 +1179,7 @@ def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
     rows = []
     for key, run_id in runs.items():
         stage, *cell = key.split("/")
-        if stage == "score":
+        if stage == "score" and len(cell) == 3:  # no shard
             metrics = tracking.run_info(run_id).metrics
             names = [name for name in comparison.HEADLINE if name not in comparison.OF_SEVERAL_RUNS]
             values = {name: metrics.get(name) for name in names}
