@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -225,13 +226,26 @@ def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.nda
         stacks.append(masks)
     pixels = stacks[0].shape[1] * stacks[0].shape[2]
     packed = [np.packbits(masks.reshape(len(ids), pixels), axis=1) for masks in stacks]
+    write(path, Packed(ids, dict(zip(regions, packed, strict=True)), stacks[0].shape[1:]))
+
+
+class Packed(NamedTuple):
+    """Masks as they are in a file: eight pixels to the byte."""
+
+    image_id: np.ndarray  # str [n]
+    regions: Mapping[str, np.ndarray]  # uint8 [n, bytes] by name
+    shape: tuple[int, int]  # of a mask
+
+
+def write(path: str | Path, masks: Packed) -> None:
+    """Write masks that are packed already (see `save`)."""
     with open(path, "wb") as file:  # NumPy would append ".npz" to a name without it
         np.savez_compressed(
             file,
-            image_id=ids,
-            region=np.array(list(regions), str),
-            shape=np.array(stacks[0].shape[1:], np.int64),
-            packed=np.stack(packed),
+            image_id=np.asarray(masks.image_id, str),
+            region=np.array(list(masks.regions), str),
+            shape=np.array(masks.shape, np.int64),
+            packed=np.stack(list(masks.regions.values())),
         )
 
 
@@ -241,6 +255,19 @@ def load(path: str | Path, image_id: Sequence[str] | None = None) -> tuple[np.nd
     Args: path. image_id: the images wanted, in this order; default all.
     Raises InputError for any other file, and when an image is not in it.
     """
+    ids, packed, (height, width) = read(path)
+    rows = np.arange(len(ids)) if image_id is None else pd.Index(ids).get_indexer(np.asarray(image_id, str))
+    if (rows < 0).any():
+        raise InputError(f"{path}: has no masks of image {np.asarray(image_id)[rows < 0][0]}")
+    masks = {}
+    for name, stack in packed.items():
+        bits = np.unpackbits(stack[rows], axis=1, count=height * width).view(bool)
+        masks[name] = bits.reshape(len(rows), height, width)
+    return ids[rows], masks
+
+
+def read(path: str | Path) -> Packed:
+    """Read what `save` wrote, still packed. Raises InputError for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             ids, names, shape, packed = (file[name] for name in ("image_id", "region", "shape", "packed"))
@@ -257,14 +284,7 @@ def load(path: str | Path, image_id: Sequence[str] | None = None) -> tuple[np.nd
         raise InputError(
             f"{path}: not a file of region masks ({error}); write one with cxr.regions.save"
         ) from None
-    if image_id is not None:
-        rows = pd.Index(ids).get_indexer(np.asarray(image_id, str))
-        if (rows < 0).any():
-            raise InputError(f"{path}: has no masks of image {np.asarray(image_id)[rows < 0][0]}")
-        ids, packed = ids[rows], packed[:, rows]
-        expected = (len(names), len(ids), expected[2])
-    bits = np.unpackbits(packed, axis=2, count=height * width).view(bool)
-    return ids, dict(zip(names.tolist(), bits.reshape(*expected[:2], height, width), strict=True))
+    return Packed(ids, dict(zip(names.tolist(), packed, strict=True)), (height, width))
 
 
 def _located(

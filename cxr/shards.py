@@ -226,12 +226,27 @@ def join_files(folders: Sequence[Path], image_id: np.ndarray, out: Path) -> Iter
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if name == "regions.npz":
-            regions.save(target, image_id, join_arrays(map(regions.load, paths), image_id))
+            _join_regions(paths, image_id, target)
         elif name == "thumbnails.npz":
             save_thumbnails(target, image_id, join_arrays(map(_thumbnails, paths), image_id)["images"])
         else:
             join_maps(map(maps.load, paths), image_id).save(target)
         yield name
+
+
+def _join_regions(paths: Sequence[Path], image_id: np.ndarray, target: Path) -> None:
+    """Packed as they are: unpacked, masks would take eight times the memory."""
+    shapes: set[tuple[int, int]] = set()
+
+    def packed() -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+        for masks in map(regions.read, paths):
+            shapes.add(masks.shape)
+            yield masks.image_id, masks.regions
+
+    joined = join_arrays(packed(), image_id)
+    if len(shapes) > 1:
+        raise InputError(f"shards: masks of shapes {' and '.join(map(str, sorted(shapes)))}: run the shards again")
+    regions.write(target, regions.Packed(image_id, joined, shapes.pop()))
 
 
 def save_thumbnails(path: str | Path, image_id: np.ndarray, images: np.ndarray) -> None:
