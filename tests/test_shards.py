@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cxr import drift, maps, multiverse, references, regions, report, shards, study, tracking
 from cxr.errors import InputError
 from cxr.params import AttributeParams, ScoreParams, StudyParams
+from cxr.steps import handed_over, needed, plan
 
 
 def table(n, rng, classes=3):
@@ -276,7 +277,7 @@ def test_a_run_that_joins_shards_has_the_fingerprint_of_one_that_computes_all():
 
 def test_plan_with_shards():
     grid = {"architecture": ["CompactDenseNet"], "seed": [3], "method": ["layercam"]}
-    steps = study.plan(StudyParams(**grid, shards=2))
+    steps = plan(StudyParams(**grid, shards=2))
     assert [step.key for step in steps] == [
         "train/CompactDenseNet/s3",
         "attribute/CompactDenseNet/s3/shard1of2",
@@ -295,13 +296,13 @@ def test_plan_with_shards():
     assert (two.parameters, part.parameters) == ({"shard": 2}, {"method": "layercam", "shard": 2})
     assert (part.notebook, attribute.notebook) == ("3_score", "2_attribute")
     runs = {step.key: f"run{number}" for number, step in enumerate(steps)}
-    assert study.handed_over(one, runs) == {"train_run_id": "run0"}
-    assert study.handed_over(attribute, runs) == {"train_run_id": "run0", "shard_run_ids": ["run1", "run2"]}
-    assert study.handed_over(part, runs) == {"attribute_run_id": "run3"}
-    assert study.handed_over(score, runs) == {"attribute_run_id": "run3", "shard_run_ids": ["run4", "run5"]}
-    assert study.plan(StudyParams(**grid, shards=1)) == study.plan(StudyParams(**grid))
+    assert handed_over(one, runs) == {"train_run_id": "run0"}
+    assert handed_over(attribute, runs) == {"train_run_id": "run0", "shard_run_ids": ["run1", "run2"]}
+    assert handed_over(part, runs) == {"attribute_run_id": "run3"}
+    assert handed_over(score, runs) == {"attribute_run_id": "run3", "shard_run_ids": ["run4", "run5"]}
+    assert plan(StudyParams(**grid, shards=1)) == study.plan(StudyParams(**grid))
     # what joins the shards is done: they are not run again, though their runs may be gone
-    left = study.needed(steps, {train.key, attribute.key})
+    left = needed(steps, {train.key, attribute.key})
     assert [step.key for step in left] == [step.key for step in (train, attribute, *steps[4:])]
 
 
