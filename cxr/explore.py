@@ -87,7 +87,7 @@ class View:
     predictions: pd.DataFrame  # a row a class: class, transfer, fine_tuned (probabilities)
     course: Course | None
     cautions: list[str]  # what a reader has to know before believing the picture
-    missing: list[str]  # what the runs do not hold, and which parameter gives it
+    missing: Mapping[str, str]  # by part (course, masks, ...): what the runs do not hold, and what gives it
 
 
 class Explorer:
@@ -285,7 +285,7 @@ class Explorer:
             tops=tops,
             overlap=float("nan") if tops is None else float((tops[0] & tops[1]).sum() / (tops[0] | tops[1]).sum()),
             masks={name: mask for name, mask in masks.items() if mask.any()},
-            values=_values(table, image_id, _metrics(pair, image_id, size)),
+            values=_values(run, variant, image_id, pair),
             scores=table[metric],
             of_label=(table["label"] == choice["label"]) | (choice["label"] == ""),
             located=_located(table, image_id),
@@ -300,6 +300,13 @@ def _cell_order(item: tuple[tuple[str, ...], RunInfo]) -> tuple[str, int, int]:
     """Seeds by number, methods as the parameters list them."""
     architecture, seed, method = item[0]
     return architecture, int(seed), METHODS.index(method)
+
+
+def by_drift(table: pd.DataFrame, metric: str) -> pd.Index:
+    """The index of `table`, image ids, in the order of `Explorer.order` by its column `metric`."""
+    ranked = pd.DataFrame({"image_id": table.index, "drift": drift_of(table[metric], metric).to_numpy(float)})
+    ranked = ranked.sort_values(["drift", "image_id"], ascending=[False, True], na_position="last")
+    return pd.Index(ranked["image_id"])
 
 
 def drift_of(values: pd.Series, metric: str) -> pd.Series:
@@ -433,43 +440,54 @@ def _scores_of(run_id: str, variant: str) -> pd.DataFrame:
 def _order(run_id: str, variant: str, metric: str, label: str) -> dict[str, int]:
     """See `Explorer.order`: image ids and their places, from 0."""
     table = _scores_of(run_id, variant)
-    if label:
-        table = table[table["label"] == label]
-    ranked = pd.DataFrame({"image_id": table.index, "drift": drift_of(table[metric], metric).to_numpy(float)})
-    ranked = ranked.sort_values(["drift", "image_id"], ascending=[False, True], na_position="last")
-    return _places(ranked["image_id"])
+    return _places(by_drift(table if not label else table[table["label"] == label], metric))
 
 
-def _places(ids: np.ndarray | pd.Series) -> dict[str, int]:
+def _places(ids: np.ndarray | pd.Index) -> dict[str, int]:
     return {key: number for number, key in enumerate(ids.tolist())}
 
 
 # -------------------------------------------------------------------------------------------- parts of a view
 
 
-def _metrics(pair: list[_Stack], image_id: str, size: int) -> dict[str, float]:
-    """All metrics of one image, computed from its maps as in 3_score; NaN where a map is degenerate."""
-    if any(stack.degenerate[stack.place[image_id]] for stack in pair):
-        return dict.fromkeys(METRICS, float("nan"))
-    return drift.score(*(Features(stack.shown(image_id, size, "image")) for stack in pair))
+@lru_cache(maxsize=128)
+def _cell(run_id: str, variant: str) -> pd.DataFrame:
+    """What `Explorer.view` says of a cell: a row a metric, NaN for what is not known of the variant."""
+    table = _scores_of(run_id, variant)
+    out = pd.DataFrame({"label": [m.label for m in METRICS.values()]}, index=pd.Index(METRICS, name="metric"))
+    out["identical"] = [metric.identical for metric in METRICS.values()]
+    quartiles = table.reindex(columns=list(METRICS)).astype(float).quantile([0.25, 0.5, 0.75])
+    out["low"], out["median"], out["high"] = quartiles.to_numpy()
+    for level in LEVELS:
+        columns = [f"{name}_{level}" for name in METRICS]
+        out[f"{level}_median"] = table.reindex(columns=columns).astype(float).median().to_numpy()
+    return out
 
 
-def _values(table: pd.DataFrame, image_id: str, own: Mapping[str, float]) -> pd.DataFrame:
-    rows = []
-    for name, metric in METRICS.items():
-        known = name in table
-        values = table[name].dropna() if known else pd.Series(dtype=float)
-        others = drift_of(values.drop(image_id, errors="ignore"), name)
-        less = (others < drift_of(pd.Series(own[name]), name).iloc[0]).mean() if np.isfinite(own[name]) else np.nan
-        low, median, high = values.quantile([0.25, 0.5, 0.75])
-        row = {"metric": name, "label": metric.label, "identical": metric.identical, "value": own[name]}
-        row |= {"low": low, "median": median, "high": high, "drifts_more": less if len(others) else np.nan}
-        for level in LEVELS:
-            column = table.get(f"{name}_{level}")
-            row[level] = np.nan if column is None else column[image_id]
-            row[f"{level}_median"] = np.nan if column is None else column.median()
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("metric")
+def _values(run: RunInfo, variant: str, image_id: str, pair: list[_Stack]) -> pd.DataFrame:
+    """See `Explorer.view`. What was not scored of a variant is computed here, from its maps as in 3_score."""
+    table, size = _scores(run, variant), int(run.params["image_size"])
+    row = table.loc[image_id]
+    if all(name in table for name in METRICS):
+        own = {name: float(row[name]) for name in METRICS}
+    elif any(stack.degenerate[stack.place[image_id]] for stack in pair):
+        own = dict.fromkeys(METRICS, float("nan"))
+    else:
+        own = drift.score(*(Features(stack.shown(image_id, size, "image")) for stack in pair))
+    out = _cell(run.run_id, variant).copy()
+    out["value"] = pd.Series(own)
+    out["drifts_more"] = [_drifts_more(table.get(name), own[name], name) for name in METRICS]
+    for level in LEVELS:
+        out[level] = [float(row.get(f"{name}_{level}", np.nan)) for name in METRICS]
+    return out
+
+
+def _drifts_more(values: pd.Series | None, own: float, metric: str) -> float:
+    """The share of the other images that drift less; NaN where it is not known."""
+    if values is None or not np.isfinite(own) or values.count() < 2:
+        return float("nan")
+    others = drift_of(values, metric)  # the image itself, among them, does not drift less than itself
+    return float((others < drift_of(pd.Series([own]), metric)[0]).sum() / (values.count() - 1))
 
 
 def _located(table: pd.DataFrame, image_id: str) -> pd.DataFrame:
@@ -552,27 +570,28 @@ def _cautions(run: RunInfo, variant: str, image_id: str, pair: list[_Stack]) -> 
     return out
 
 
-def _missing(run: RunInfo, variant: str) -> list[str]:
-    """What the runs do not hold, and which parameter gives it."""
-    held, out = _held(run.run_id), []
-    names = _table(run.run_id, "drift.parquet").columns
+def _missing(run: RunInfo, variant: str) -> dict[str, str]:
+    """What the runs do not hold, and which parameter gives it; see `View.missing`."""
+    held, beside, out = _held(run.run_id), _held(run.params["attribute_run"]), {}
     if "multiverse.parquet" not in held:
-        out.append(
-            "Other layers: `multiverse: true` in 2_attribute keeps their maps (of CAMs, not of other methods)."
-        )
+        out["variant"] = "Other layers: `multiverse: true` in 2_attribute keeps their maps (of CAMs only)."
     if variant != "default":
-        out.append(
+        out["course"] = (
             "Of maps at another layer, or by another definition, only the overlaps were scored for all images: "
-            "medians and ranks of the other metrics, reference levels and the course are the default's alone."
+            "the course of drift, reference levels, and medians and ranks by other metrics are of the default's maps."
         )
-    elif "course.parquet" not in held:
-        out.append(
-            "Drift over epochs: `checkpoint_every: 1` keeps the checkpoints of fine-tuning, which CAMs explain."
+        return out
+    if "course.parquet" not in held:
+        out["course"] = (
+            "Drift over epochs: `checkpoint_every: 1` in 1_train keeps the checkpoints of fine-tuning, which "
+            "2_attribute explains by CAMs (not by methods that take many passes an image)."
         )
-    if variant == "default" and "iou20_floor" not in names:
-        out.append("Noise floor (other head): `noise_heads: 2` trains further heads (for CAMs).")
-    if "regions.npz" not in _held(run.params["attribute_run"]):
-        out.append("Outlines of lesion or lung: no masks are known (columns `lesion_mask` and `lung_mask`).")
-    if "faithfulness.csv" not in _held(run.params["attribute_run"]):
-        out.append("Maps tested against their own model: `faithfulness_images: 40` in 2_attribute.")
+    if "iou20_floor" not in _table(run.run_id, "drift.parquet"):
+        out["floor"] = (
+            "Noise floor (other head): `noise_heads: 2` in 1_train trains further heads (for CAMs only)."
+        )
+    if "regions.npz" not in beside:
+        out["masks"] = "Outlines: no masks are known; a manifest names them in `lesion_mask` and `lung_mask`."
+    if "faithfulness.csv" not in beside:
+        out["faithfulness"] = "Maps tested against their own model: `faithfulness_images: 40` in 2_attribute."
     return out

@@ -21,6 +21,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from skimage.measure import find_contours
 
 from cxr import tracking
@@ -56,12 +57,18 @@ def draw(view: View, *, outlines: Sequence[str] = (), beneath: bool = True) -> F
     It belongs to no window and to none of pyplot's: nothing has to be closed.
     """
     figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI)
-    _titles(figure, view)
-    _maps(figure, view, outlines, beneath)
-    _way(figure, view)
-    _write(figure, 6.0, _LOWER, "Among the images of this cell", weight="bold")
+    # One axes in inches from the upper left for all that needs no ticks: twenty axes would take most of the time
+    # that drawing takes.
+    canvas = figure.add_axes((0, 0, 1, 1))
+    canvas.set(xlim=(0, _WIDTH), ylim=(_HEIGHT, 0))
+    canvas.axis("off")
+    _titles(canvas, view)
+    _maps(canvas, view, outlines, beneath)
+    _write(canvas, 0.1, _LOWER, "On the way from transfer to the last epoch of fine-tuning", weight="bold")
+    _way(figure, canvas, view)
+    _write(canvas, 6.0, _LOWER, "Among the images of this cell", weight="bold")
     _distribution(_place(figure, 6.42, _LOWER + 0.28, 2.3, 1.75), view)
-    _write(figure, 9.02, _LOWER, "What both checkpoints say", weight="bold")
+    _write(canvas, 9.02, _LOWER, "What both checkpoints say", weight="bold")
     _probabilities(_place(figure, 9.98, _LOWER + 0.28, 1.25, 1.75), view)
     return figure
 
@@ -79,100 +86,99 @@ def _place(figure: Figure, x: float, y: float, wide: float, high: float) -> Axes
     return figure.add_axes((x / _WIDTH, 1 - (y + high) / _HEIGHT, wide / _WIDTH, high / _HEIGHT))
 
 
-def _write(figure: Figure, x: float, y: float, text: str, **style: object) -> None:
+def _write(canvas: Axes, x: float, y: float, text: str, **style: object) -> None:
     """Text whose top is at inches from the left and from the top."""
-    style = {"fontsize": 9, "va": "top", "parse_math": False, **style}
-    figure.text(x / _WIDTH, 1 - y / _HEIGHT, text, **style)
+    canvas.text(x, y, text, **{"fontsize": 9, "va": "top", "parse_math": False, **style})
 
 
-def _titles(figure: Figure, view: View) -> None:
+def _titles(canvas: Axes, view: View) -> None:
     chosen = view.choice
     among = f" of class {chosen['label']}" if chosen["label"] else ""
     rank = f"rank {view.rank} of {view.n_ranked}{among}" if view.rank else "no rank: a map is degenerate"
-    _write(figure, 0.1, 0.08, f"{_short(chosen['image_id'])}   class {view.label}", fontsize=11.5, weight="bold")
-    _write(figure, 0.1, 0.31, f"{rank} by drift in “{METRICS[chosen['metric']].label}”")
+    _write(canvas, 0.1, 0.08, f"{_short(chosen['image_id'])}   class {view.label}", fontsize=11.5, weight="bold")
+    _write(canvas, 0.1, 0.33, f"{rank} by drift in “{METRICS[chosen['metric']].label}”")
     maps = f"{METHOD_LABELS[chosen['method']]} for “{view.explained}”"
     at = f"{variant_in_words(chosen['variant'], view.layer)}, grid {view.grid}"
     cell = f"{chosen['study']}: {chosen['architecture']}, seed {chosen['seed']}\n{maps} at {at}"
-    _write(figure, _WIDTH - 0.1, 0.08, cell, ha="right", linespacing=1.4)
+    _write(canvas, _WIDTH - 0.1, 0.08, cell, ha="right", linespacing=1.5)
 
 
-def _maps(figure: Figure, view: View, outlines: Sequence[str], beneath: bool) -> None:
-    """The image, both maps, their difference, and the top-q areas, side by side."""
+def _maps(canvas: Axes, view: View, outlines: Sequence[str], beneath: bool) -> None:
+    """The radiograph, both maps, their difference and the top-q areas, side by side."""
     side, gap, top = 2.14, 0.125, 0.83
-    axes = [_place(figure, 0.1 + number * (side + gap), top, side, side) for number in range(5)]
-    names = ["radiograph", "transfer", "fine-tuned", "fine-tuned minus transfer"]
-    names.append(
-        f"top {100 * view.q:.0f} % of the area: IoU {view.overlap:.2f}"
-        if view.tops
-        else f"top {100 * view.q:.0f} % of the area"
-    )
-    for axis, name in zip(axes, names, strict=True):
-        axis.set_title(name, fontsize=9, pad=3)
-        axis.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        _grey(axis, view.image)
-    empty = [not np.isfinite(values).all() for values in (view.transfer, view.fine_tuned)]
-    opaque = 0.55 if beneath else 1.0
-    for axis, values, none in zip(axes[1:3], (view.transfer, view.fine_tuned), empty, strict=True):
-        _colour(axis, values, _HEAT, opaque) if not none else _say(axis, "degenerate map")
-    if any(empty):
-        _say(axes[3], "no difference")
-        _say(axes[4], "no areas")
-    else:
-        _colour(axes[3], view.fine_tuned - view.transfer, _DIFFERENCE, 0.7 if beneath else 1.0)
-        axes[4].imshow(_areas(*view.tops), extent=(0, 1, 1, 0), interpolation="nearest", aspect="auto")
+    lefts = [0.1 + number * (side + gap) for number in range(5)]
+    spots = [(left, left + side, top + side, top) for left in lefts]
+    areas = f"top {100 * view.q:.0f} % of the area"
+    names = ["radiograph", "transfer", "fine-tuned", "fine-tuned minus transfer", areas]
+    names[4] += f": IoU {view.overlap:.2f}" if view.tops else ""
     drawn = [name for name in outlines if name in view.masks]
-    for axis in axes:
+    for left, spot, name in zip(lefts, spots, names, strict=True):
+        _write(canvas, left + side / 2, top - 0.04, name, ha="center", va="bottom")
+        _grey(canvas, view.image, spot)
+    empty = [not np.isfinite(values).all() for values in (view.transfer, view.fine_tuned)]
+    for spot, values, none in zip(spots[1:3], (view.transfer, view.fine_tuned), empty, strict=True):
+        if none:
+            _say(canvas, spot, "degenerate map")
+        else:
+            _colour(canvas, _HEAT.to_rgba(values, alpha=0.55 if beneath else 1, bytes=True), spot)
+    if any(empty):
+        _say(canvas, spots[3], "no difference")
+        _say(canvas, spots[4], "no areas")
+    else:
+        difference = view.fine_tuned - view.transfer
+        _colour(canvas, _DIFFERENCE.to_rgba(difference, alpha=0.7 if beneath else 1, bytes=True), spots[3])
+        _colour(canvas, _areas(*view.tops), spots[4])
+    for spot in spots:
         for name in drawn:
-            _outline(axis, view.masks[name], *_OUTLINES.get(name, ("white", "solid")))
-    below = top + side + 0.07
-    for left, bar, label, ticks in (
-        (1, _HEAT, "attribution, each map from its minimum to its maximum", [0, 0.5, 1]),
-        (3, _DIFFERENCE, "difference", [-1, 0, 1]),
-    ):
-        span = 2 * side + gap if left == 1 else side
-        axis = _place(figure, 0.1 + left * (side + gap) + 0.15 * span, below, 0.7 * span, 0.09)
-        figure.colorbar(bar, cax=axis, orientation="horizontal", ticks=ticks)
-        axis.tick_params(labelsize=8, length=2, pad=1)
-        axis.set_xlabel(label, fontsize=8, labelpad=1)
-    _keys(figure, 0.1, below, [(name, *_OUTLINES.get(name, ("black", "solid"))) for name in drawn])
-    if view.tops:
-        x = 0.1 + 4 * (side + gap)
-        for number, (name, colour) in enumerate(
-            (("transfer only", _TRANSFER), ("both", _BOTH), ("fine-tuned only", _FINE_TUNED))
-        ):
-            left = x + (0, 0.86, 1.25)[number]
-            patch = _place(figure, left, below + 0.02, 0.11, 0.11)
-            patch.set(xticks=[], yticks=[], facecolor=colour)
-            patch.spines[:].set_linewidth(0.5)
-            _write(figure, left + 0.14, below + 0.01, name, fontsize=7)
+            _outline(canvas, view.masks[name], spot, *_OUTLINES.get(name, ("white", "solid")))
+    below = top + side + 0.08
+    _bar(
+        canvas,
+        _HEAT,
+        lefts[1] + 0.6,
+        below,
+        2 * side + gap - 1.2,
+        "attribution, each map from its minimum to its maximum",
+    )
+    _bar(canvas, _DIFFERENCE, lefts[3] + 0.3, below, side - 0.6, "difference")
+    x = lefts[0]
+    for name in drawn:
+        colour, dashes = _OUTLINES.get(name, ("black", "solid"))
+        canvas.plot([x, x + 0.28], [below + 0.07] * 2, color=colour, linestyle=dashes, linewidth=1.8)
+        _write(canvas, x + 0.33, below, name, fontsize=7.5)
+        x += 0.5 + 0.065 * len(name)
+    parts = (("transfer only", _TRANSFER, 0), ("both", _BOTH, 0.86), ("fine-tuned only", _FINE_TUNED, 1.25))
+    for name, colour, right in parts if view.tops else ():
+        style = {"facecolor": colour, "edgecolor": "black", "linewidth": 0.5}
+        canvas.add_patch(Rectangle((lefts[4] + right, below + 0.01), 0.1, 0.11, **style))
+        _write(canvas, lefts[4] + right + 0.14, below, name, fontsize=7)
 
 
-def _keys(figure: Figure, x: float, y: float, keys: Sequence[tuple[str, str, str]]) -> None:
-    """Names of outlines, each behind a piece of its line."""
-    for name, colour, dashes in keys:
-        line = _place(figure, x, y + 0.02, 0.28, 0.11)
-        line.set(xlim=(0, 1), ylim=(0, 1))
-        line.axis("off")
-        line.plot([0, 1], [0.5, 0.5], color=colour, linestyle=dashes, linewidth=1.8)
-        _write(figure, x + 0.32, y + 0.01, name, fontsize=7.5)
-        x += 0.48 + 0.065 * len(name)
+def _grey(canvas: Axes, image: np.ndarray, spot: tuple[float, ...]) -> None:
+    canvas.imshow(image, cmap="gray", vmin=0, vmax=255, extent=spot, interpolation="bilinear", aspect="auto")
 
 
-def _grey(axis: Axes, image: np.ndarray) -> None:
-    axis.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0), interpolation="bilinear", aspect="auto")
+def _colour(canvas: Axes, pixels: np.ndarray, spot: tuple[float, ...]) -> None:
+    """Colours [h, w, 4]: smooth maps are so already, and of a native grid the cells are to be seen."""
+    canvas.imshow(pixels, extent=spot, interpolation="nearest", aspect="auto")
 
 
-def _colour(axis: Axes, values: np.ndarray, scale: ScalarMappable, alpha: float) -> None:
-    pixels = scale.to_rgba(values, alpha=alpha, bytes=True)
-    # What is smooth is so already: a native grid's cells are to be seen as such.
-    axis.imshow(pixels, extent=(0, 1, 1, 0), interpolation="nearest", aspect="auto")
-
-
-def _say(axis: Axes, text: str) -> None:
+def _say(canvas: Axes, spot: tuple[float, ...], text: str, fontsize: float = 9) -> None:
     paper = {"facecolor": "black", "alpha": 0.7, "linewidth": 0}
-    axis.text(0.5, 0.5, text, color="white", fontsize=9, ha="center", va="center", bbox=paper)
+    centre = (spot[0] + spot[1]) / 2, (spot[2] + spot[3]) / 2
+    canvas.text(*centre, text, color="white", fontsize=fontsize, ha="center", va="center", bbox=paper)
+
+
+def _bar(canvas: Axes, scale: ScalarMappable, x: float, y: float, wide: float, label: str) -> None:
+    """A colour bar with its ends and its middle."""
+    low, high = scale.get_clim()
+    colours = scale.to_rgba(np.linspace(low, high, 256)[None], bytes=True)
+    canvas.imshow(colours, extent=(x, x + wide, y + 0.09, y), interpolation="nearest", aspect="auto")
+    canvas.add_patch(Rectangle((x, y), wide, 0.09, fill=False, linewidth=0.6))
+    for share in (0, 0.5, 1):
+        text = f"{low + share * (high - low):g}".replace("-", "\N{MINUS SIGN}")
+        _write(canvas, x + share * wide, y + 0.11, text, ha="center", fontsize=8)
+    _write(canvas, x + wide / 2, y + 0.25, label, ha="center", fontsize=8)
 
 
 def _areas(transfer: np.ndarray, fine_tuned: np.ndarray) -> np.ndarray:
@@ -187,60 +193,50 @@ def _areas(transfer: np.ndarray, fine_tuned: np.ndarray) -> np.ndarray:
     return out
 
 
-def _outline(axis: Axes, mask: np.ndarray, colour: str, dashes: str) -> None:
+def _outline(canvas: Axes, mask: np.ndarray, spot: tuple[float, ...], colour: str, dashes: str) -> None:
     """The edge of a mask, on black, so that it shows on any map."""
+    left, right, bottom, top = spot
     padded = np.pad(mask, 1).astype(float)  # a region that reaches the border is closed there
-    scale = np.array(mask.shape[::-1], float)
-    lines = [np.clip((line[:, ::-1] - 0.5) / scale, 0, 1) for line in find_contours(padded, 0.5)]
-    axis.add_collection(LineCollection(lines, colors="black", linewidths=2.4))
-    axis.add_collection(LineCollection(lines, colors=colour, linestyles=dashes, linewidths=1.4))
+    scale = np.array([right - left, bottom - top]) / mask.shape[::-1]
+    edges = [np.clip(line[:, ::-1] - 0.5, 0, mask.shape[::-1]) for line in find_contours(padded, 0.5)]
+    lines = [(left, top) + edge * scale for edge in edges]
+    canvas.add_collection(LineCollection(lines, colors="black", linewidths=2.4), autolim=False)
+    canvas.add_collection(LineCollection(lines, colors=colour, linestyles=dashes, linewidths=1.4), autolim=False)
 
 
-def _way(figure: Figure, view: View) -> None:
+def _way(figure: Figure, canvas: Axes, view: View) -> None:
     """Maps of the checkpoints on the way, each above its epoch, and the metric over epochs."""
-    left, wide, top = 0.62, 5.0, _LOWER + 0.17
-    _write(figure, 0.1, _LOWER, "On the way from transfer to the last epoch of fine-tuning", weight="bold")
+    left, wide, top = 0.62, 5.0, _LOWER + 0.2
     if view.course is None:
-        _write(
-            figure,
-            0.1,
-            top + 0.12,
-            "\n".join(_wrap(note) for note in view.missing if "epoch" in note or "course" in note),
-        )
+        _write(canvas, 0.1, top + 0.1, _wrap(view.missing["course"].replace("`", "")))
         return
-    way = view.course
-    side = min(0.86, 0.94 * wide / len(way.epochs) * max(1, len(way.epochs) / len(way.shown)))
+    way, metric = view.course, METRICS[view.choice["metric"]]
     last = float(way.epochs[-1])
-    pad = max(0.5, last * side / wide / 1.6)
-    span = last + 2 * pad
+    side = min(0.86, 0.9 * wide / len(way.shown))
+    pad = last * side / (wide - side) / 2 + 0.05 * last  # so that the outermost maps end within the chart
     for epoch, values in zip(way.shown, way.maps, strict=True):
-        centre = left + wide * (epoch + pad) / span
-        axis = _place(figure, centre - side / 2, top + 0.03, side, side)
-        axis.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        _grey(axis, view.image)
+        x = left + wide * (epoch + pad) / (last + 2 * pad) - side / 2
+        spot = (x, x + side, top + side, top)
+        _grey(canvas, view.image, spot)
         if np.isfinite(values).all():
-            _colour(axis, values, _HEAT, 0.55)
+            _colour(canvas, _HEAT.to_rgba(values, alpha=0.55, bytes=True), spot)
         else:
-            axis.text(0.5, 0.5, "degenerate", color="white", fontsize=6, ha="center", va="center")
-    metric = METRICS[view.choice["metric"]]
-    axis = _place(figure, left, top + 0.98, wide, 1.42)
-    axis.fill_between(
-        way.epochs, way.low, way.high, color="0.85", linewidth=0, label="quartiles of all scored images"
-    )
+            _say(canvas, spot, "degenerate", 7)
+    axis = _place(figure, left, top + 0.95, wide, 1.42)
+    axis.fill_between(way.epochs, way.low, way.high, color="0.85", linewidth=0, label="quartiles of all images")
     axis.plot(way.epochs, way.median, color="0.45", linestyle="--", linewidth=1.3, label="their median")
     axis.plot(way.epochs, way.values, "-o", color=_FINE_TUNED, markersize=4.5, linewidth=1.6, label="this image")
-    own = view.values.loc[view.choice["metric"], "value"]
+    own = view.values.loc[metric.name, "value"]
     if np.isfinite(own):
-        axis.axhline(own, color=_FINE_TUNED, linewidth=1, linestyle=":", label="this image, fine-tuned checkpoint")
+        axis.axhline(own, color=_FINE_TUNED, linewidth=1, linestyle=":", label="its fine-tuned checkpoint")
     axis.set_xlim(-pad, last + pad)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= last])
     axis.set_xlabel("epoch of fine-tuning (0: transfer)", fontsize=8, labelpad=2)
     axis.set_ylabel(_wrap(metric.label, 26), fontsize=8)
     axis.set_ylim(*_limits(np.concatenate([way.values, way.low, way.high, [own]]), metric.name))
-    _plain(axis)
-    axis.legend(fontsize=7, frameon=False, ncols=2, loc="best", handlelength=1.8)
+    _bare(axis)
+    axis.legend(fontsize=7, frameon=False, ncols=2, handlelength=1.8, loc="best")
 
 
 def _distribution(axis: Axes, view: View) -> None:
@@ -271,7 +267,7 @@ def _distribution(axis: Axes, view: View) -> None:
     axis.set_xlim(limits)
     axis.set_xlabel(_wrap(metric.label, 40), fontsize=8, labelpad=2)
     axis.set_ylabel("images", fontsize=8)
-    _plain(axis)
+    _bare(axis)
     axis.legend(
         fontsize=7, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(-0.16, -0.3), columnspacing=1
     )
@@ -290,8 +286,8 @@ def _probabilities(axis: Axes, view: View) -> None:
     for tick, name in zip(axis.get_yticklabels(), table["class"], strict=True):
         tick.set_weight("bold" if name == view.label else "normal")
     axis.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.6), xticks=[0, 0.5, 1])
-    axis.set_xlabel("probability (bold: true class)", fontsize=8, labelpad=2)
-    _plain(axis)
+    axis.set_xlabel("probability (true class bold)", fontsize=8, labelpad=2, loc="right")
+    _bare(axis)
     axis.legend(
         fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(-0.8, -0.27), ncols=2, columnspacing=1
     )
@@ -309,7 +305,7 @@ def _limits(values: np.ndarray, metric: str) -> tuple[float, float]:
     return 0.0, float(values.max(initial=0.02)) * 1.05
 
 
-def _plain(axis: Axes) -> None:
+def _bare(axis: Axes) -> None:
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -326,7 +322,8 @@ def _wrap(text: str, width: int = 74) -> str:
 
 _STYLE = """<style>
 .explore table { border-collapse: collapse; font-size: 12px; line-height: 1.35 }
-.explore th, .explore td { padding: 1px 9px; text-align: right; white-space: nowrap }
+.explore th, .explore td { padding: 1px 6px; text-align: right; vertical-align: bottom }
+.explore td { white-space: nowrap } .explore td.name { white-space: normal; max-width: 215px }
 .explore th { font-weight: 600; border-bottom: 1px solid #8a8a8a }
 .explore .name { text-align: left } .explore .group { text-align: center; border-left: 1px solid #b5b5b5 }
 .explore .first { border-left: 1px solid #b5b5b5 } .explore .chosen { font-weight: 700; background: #8080802e }
@@ -352,7 +349,7 @@ _LOCATED = (
 def notes(view: View) -> str:
     """Cautions, and what the runs lack, as HTML; empty when there are none."""
     lines = [f'<p class="caution"><b>Caution:</b> {_code(text)}</p>' for text in view.cautions]
-    lines += [f"<p>{_code(text)}</p>" for text in view.missing]
+    lines += [f"<p>{_code(text)}</p>" for text in view.missing.values()]
     return f'{_STYLE}<div class="explore">{"".join(lines)}</div>' if lines else ""
 
 
@@ -444,8 +441,8 @@ class Page:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
         self._following = False  # widgets follow the explorer, and must not lead it
-        widths = {"study": 200, "architecture": 240, "seed": 130, "method": 230, "variant": 330}
-        widths |= {"metric": 400, "label": 220}
+        widths = {"study": 180, "architecture": 220, "seed": 115, "method": 220, "variant": 300}
+        widths |= {"metric": 390, "label": 240}
         self.axes = {
             axis: widgets.Dropdown(
                 description=name, tooltip=_TOOLTIPS[axis], style=_NAMED, layout=_wide(widths[axis])
@@ -453,7 +450,7 @@ class Page:
             for axis, name in _NAMES.items()
         }
         self.place = widgets.IntSlider(
-            value=1, min=1, max=2, description="rank", continuous_update=False, style=_NAMED, layout=_wide(300)
+            value=1, min=1, max=2, description="rank", continuous_update=False, style=_NAMED, layout=_wide(420)
         )
         self.more = widgets.Button(description="◀ more drifted", tooltip="one rank up", layout=_wide(130))
         self.less = widgets.Button(
@@ -484,8 +481,9 @@ class Page:
         self.picture = widgets.Image(format="png", layout=full)
         rows = (
             [self.axes[axis] for axis in ("study", "architecture", "seed", "method", "variant")],
-            [self.axes["metric"], self.axes["label"], self.place, self.more, self.less],
-            [self.id, self.grid, self.q, self.beneath, *self.outlines.values(), self.save],
+            [self.axes["metric"], self.axes["label"], self.id],
+            [self.grid, self.q, self.beneath, *self.outlines.values(), self.save],
+            [self.more, self.less, self.place],
         )
         flow = widgets.Layout(flex_flow="row wrap", align_items="center")
         bars = [widgets.HBox(row, layout=flow) for row in rows]
