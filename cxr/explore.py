@@ -578,7 +578,7 @@ def _missing(run: RunInfo, variant: str) -> dict[str, str]:
     if variant != "default":
         out["course"] = (
             "Of maps at another layer, or by another definition, only the overlaps were scored for all images: "
-            "the course of drift, reference levels, and medians and ranks by other metrics are of the default's maps."
+            "the course, reference levels, and medians and ranks by other metrics are of the default's maps."
         )
         return out
     if "course.parquet" not in held:
