@@ -218,7 +218,11 @@ class Explorer:
         text = text.strip()
         found = text if text in every else next((key for key in every if text and text in key), None)
         if found is None:
-            raise InputError(f"no scored image has '{text}' in its id; ids are such as {next(iter(every))}")
+            scored = "those that both checkpoints classify correctly"
+            scored = scored if self.run.params["images"] == "correct" else "all of the split"
+            raise InputError(
+                f"no scored image has '{text}' in its id: scored are {scored}, such as {next(iter(every))}"
+            )
         here = found in self._options("image_id", self.choice)
         self.choose(image_id=found, **({} if here else {"label": ""}))
 

@@ -67,9 +67,9 @@ def draw(view: View, *, outlines: Sequence[str] = (), beneath: bool = True) -> F
     _write(canvas, 0.1, _LOWER, "On the way from transfer to the last epoch of fine-tuning", weight="bold")
     _way(figure, canvas, view)
     _write(canvas, 6.0, _LOWER, "Among the images of this cell", weight="bold")
-    _distribution(_place(figure, 6.42, _LOWER + 0.28, 2.3, 1.75), view)
+    _distribution(_place(figure, 6.42, _LOWER + 0.28, 2.3, 1.65), view)
     _write(canvas, 9.02, _LOWER, "What both checkpoints say", weight="bold")
-    _probabilities(_place(figure, 9.98, _LOWER + 0.28, 1.25, 1.75), view)
+    _probabilities(_place(figure, 9.98, _LOWER + 0.28, 1.25, 1.65), view)
     return figure
 
 
@@ -206,7 +206,7 @@ def _outline(canvas: Axes, mask: np.ndarray, spot: tuple[float, ...], colour: st
 
 def _way(figure: Figure, canvas: Axes, view: View) -> None:
     """Maps of the checkpoints on the way, each above its epoch, and the metric over epochs."""
-    left, wide, top = 0.62, 5.0, _LOWER + 0.2
+    left, wide, top = 0.74, 4.9, _LOWER + 0.2
     if view.course is None:
         _write(canvas, 0.1, top + 0.1, _wrap(view.missing["course"].replace("`", "")))
         return
@@ -233,7 +233,7 @@ def _way(figure: Figure, canvas: Axes, view: View) -> None:
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= last])
     axis.set_xlabel("epoch of fine-tuning (0: transfer)", fontsize=8, labelpad=2)
-    axis.set_ylabel(_wrap(metric.label, 26), fontsize=8)
+    axis.set_ylabel(_wrap(metric.label, 24), fontsize=8)
     axis.set_ylim(*_limits(np.concatenate([way.values, way.low, way.high, [own]]), metric.name))
     _bare(axis)
     axis.legend(fontsize=7, frameon=False, ncols=2, handlelength=1.8, loc="best")
@@ -244,7 +244,8 @@ def _distribution(axis: Axes, view: View) -> None:
     metric = METRICS[view.choice["metric"]]
     values, chosen = view.scores.dropna(), view.choice["label"]
     row = view.values.loc[metric.name]
-    limits = _limits(values.to_numpy(float), metric.name)
+    levels = row[[f"{level}_median" for level in LEVELS]].to_numpy(float)
+    limits = _limits(np.concatenate([values.to_numpy(float), levels]), metric.name)
     bins = np.linspace(*limits, 31)
     axis.hist(values, bins=bins, color="0.8", label=f"all {len(values)} scored images")
     if chosen:
@@ -265,12 +266,10 @@ def _distribution(axis: Axes, view: View) -> None:
     if np.isfinite(row["value"]):
         axis.axvline(row["value"], color=_FINE_TUNED, linewidth=2.4, label="this image")
     axis.set_xlim(limits)
-    axis.set_xlabel(_wrap(metric.label, 40), fontsize=8, labelpad=2)
+    axis.set_xlabel(_wrap(metric.label, 48), fontsize=8, labelpad=2)
     axis.set_ylabel("images", fontsize=8)
     _bare(axis)
-    axis.legend(
-        fontsize=7, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(-0.16, -0.3), columnspacing=1
-    )
+    _legend(axis, 5.95, _HEIGHT - 0.64)
 
 
 def _probabilities(axis: Axes, view: View) -> None:
@@ -288,9 +287,14 @@ def _probabilities(axis: Axes, view: View) -> None:
     axis.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.6), xticks=[0, 0.5, 1])
     axis.set_xlabel("probability (true class bold)", fontsize=8, labelpad=2, loc="right")
     _bare(axis)
-    axis.legend(
-        fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(-0.8, -0.27), ncols=2, columnspacing=1
-    )
+    _legend(axis, 9.0, _HEIGHT - 0.64)
+
+
+def _legend(axis: Axes, x: float, y: float) -> None:
+    """A legend in two columns whose upper left corner is at inches from the left and from the top."""
+    corner = {"bbox_to_anchor": (x / _WIDTH, 1 - y / _HEIGHT), "bbox_transform": axis.figure.transFigure}
+    style = {"fontsize": 7, "frameon": False, "columnspacing": 1, "labelspacing": 0.25}
+    axis.legend(ncols=2, loc="upper left", borderaxespad=0, **corner, **style)
 
 
 def _limits(values: np.ndarray, metric: str) -> tuple[float, float]:
@@ -323,7 +327,7 @@ def _wrap(text: str, width: int = 74) -> str:
 _STYLE = """<style>
 .explore table { border-collapse: collapse; font-size: 12px; line-height: 1.35 }
 .explore th, .explore td { padding: 1px 6px; text-align: right; vertical-align: bottom }
-.explore td { white-space: nowrap } .explore td.name { white-space: normal; max-width: 215px }
+.explore td { white-space: nowrap } .explore td.name { white-space: normal; min-width: 200px }
 .explore th { font-weight: 600; border-bottom: 1px solid #8a8a8a }
 .explore .name { text-align: left } .explore .group { text-align: center; border-left: 1px solid #b5b5b5 }
 .explore .first { border-left: 1px solid #b5b5b5 } .explore .chosen { font-weight: 700; background: #8080802e }
@@ -347,9 +351,9 @@ _LOCATED = (
 
 
 def notes(view: View) -> str:
-    """Cautions, and what the runs lack, as HTML; empty when there are none."""
+    """Cautions, and what the runs lack beside a course (the picture tells of that), as HTML."""
     lines = [f'<p class="caution"><b>Caution:</b> {_code(text)}</p>' for text in view.cautions]
-    lines += [f"<p>{_code(text)}</p>" for text in view.missing.values()]
+    lines += [f"<p>{_code(text)}</p>" for part, text in view.missing.items() if part != "course"]
     return f'{_STYLE}<div class="explore">{"".join(lines)}</div>' if lines else ""
 
 
@@ -476,7 +480,9 @@ class Page:
         self.beneath = _tick("radiograph beneath", True)
         self.outlines = {name: _tick(f"{name} outline", name == "lesion") for name in _OUTLINES}
         self.save = widgets.Button(description="save picture", tooltip="as a PNG file", layout=_wide(110))
-        self.message, self.notes, self.table = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        # as high when it is empty, so that what is below stays where it is
+        self.message = widgets.HTML(layout=widgets.Layout(min_height="24px"))
+        self.notes, self.table = widgets.HTML(), widgets.HTML()
         full = widgets.Layout(width="100%", max_width=f"{_WIDTH * _DPI:.0f}px")
         self.picture = widgets.Image(format="png", layout=full)
         rows = (
