@@ -396,7 +396,7 @@ def _code(text: str) -> str:
 
 
 def _text(value: float) -> str:
-    return f"{value:.3f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "–"
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "–"
 
 
 def _number(value: float, attributes: str = "") -> str:
@@ -408,7 +408,7 @@ def _share(value: float) -> str:
 
 
 def _percent(value: float, sign: str = "") -> str:
-    text = f"{value:{sign}.1%}".replace("-", "\N{MINUS SIGN}")
+    text = f"{round(value, 3) + 0.0:{sign}.1%}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before a zero
     return f"<td>{text if np.isfinite(value) else '–'}</td>"
 
 
@@ -439,13 +439,13 @@ class Page:
     """Widgets around an `Explorer`: `widget` is what a notebook displays.
 
     Each change of a widget changes the explorer, brings all widgets up to date and draws anew. What cannot be
-    shown (an artifact that is not there any more) is said above the picture, which then is empty.
+    shown (an artifact that is not there any more) is said beside the buttons, and the picture is then empty.
     """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
         self._following = False  # widgets follow the explorer, and must not lead it
-        widths = {"study": 180, "architecture": 220, "seed": 115, "method": 220, "variant": 300}
+        widths = {"study": 170, "architecture": 215, "seed": 110, "method": 210, "variant": 285}
         widths |= {"metric": 390, "label": 240}
         self.axes = {
             axis: widgets.Dropdown(
@@ -480,8 +480,7 @@ class Page:
         self.beneath = _tick("radiograph beneath", True)
         self.outlines = {name: _tick(f"{name} outline", name == "lesion") for name in _OUTLINES}
         self.save = widgets.Button(description="save picture", tooltip="as a PNG file", layout=_wide(110))
-        # as high when it is empty, so that what is below stays where it is
-        self.message = widgets.HTML(layout=widgets.Layout(min_height="24px"))
+        self.message = widgets.HTML(layout=widgets.Layout(flex="1 1 280px"))
         self.notes, self.table = widgets.HTML(), widgets.HTML()
         full = widgets.Layout(width="100%", max_width=f"{_WIDTH * _DPI:.0f}px")
         self.picture = widgets.Image(format="png", layout=full)
@@ -489,11 +488,11 @@ class Page:
             [self.axes[axis] for axis in ("study", "architecture", "seed", "method", "variant")],
             [self.axes["metric"], self.axes["label"], self.id],
             [self.grid, self.q, self.beneath, *self.outlines.values(), self.save],
-            [self.more, self.less, self.place],
+            [self.more, self.less, self.place, self.message],
         )
         flow = widgets.Layout(flex_flow="row wrap", align_items="center")
         bars = [widgets.HBox(row, layout=flow) for row in rows]
-        self.widget = widgets.VBox([*bars, self.message, self.picture, self.notes, self.table])
+        self.widget = widgets.VBox([*bars, self.picture, self.notes, self.table])
         self._wire()
         self._do(lambda: None)
 
