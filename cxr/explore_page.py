@@ -94,9 +94,12 @@ def _write(canvas: Axes, x: float, y: float, text: str, **style: object) -> None
 def _titles(canvas: Axes, view: View) -> None:
     chosen = view.choice
     among = f" of class {chosen['label']}" if chosen["label"] else ""
-    rank = f"rank {view.rank} of {view.n_ranked}{among}" if view.rank else "no rank: a map is degenerate"
+    by = f"by drift in “{METRICS[chosen['metric']].label}”"
+    rank = (
+        f"rank {view.rank} of {view.n_ranked}{among} {by}" if view.rank else f"no rank {by}: a map is degenerate"
+    )
     _write(canvas, 0.1, 0.08, f"{_short(chosen['image_id'])}   class {view.label}", fontsize=11.5, weight="bold")
-    _write(canvas, 0.1, 0.33, f"{rank} by drift in “{METRICS[chosen['metric']].label}”")
+    _write(canvas, 0.1, 0.33, rank)
     maps = f"{METHOD_LABELS[chosen['method']]} for “{view.explained}”"
     at = f"{variant_in_words(chosen['variant'], view.layer)}, grid {view.grid}"
     cell = f"{chosen['study']}: {chosen['architecture']}, seed {chosen['seed']}\n{maps} at {at}"
@@ -247,10 +250,10 @@ def _distribution(axis: Axes, view: View) -> None:
     levels = row[[f"{level}_median" for level in LEVELS]].to_numpy(float)
     limits = _limits(np.concatenate([values.to_numpy(float), levels]), metric.name)
     bins = np.linspace(*limits, 31)
-    axis.hist(values, bins=bins, color="0.8", label=f"all {len(values)} scored images")
+    axis.hist(values, bins=bins, color="0.8", label=f"all {len(values)} images")
     if chosen:
         own = values[view.of_label[values.index]]
-        axis.hist(own, bins=bins, color="0.5", label=f"{_short(chosen, 18)}: {len(own)}")
+        axis.hist(own, bins=bins, color="0.5", label=f"class {_short(chosen, 14)}: {len(own)}")
     if np.isfinite(row["median"]):
         axis.axvline(row["median"], color="0.25", linewidth=1.3, linestyle="--", label="their median")
     for level in LEVELS:
@@ -294,7 +297,9 @@ def _legend(axis: Axes, x: float, y: float) -> None:
     """A legend in two columns whose upper left corner is at inches from the left and from the top."""
     corner = {"bbox_to_anchor": (x / _WIDTH, 1 - y / _HEIGHT), "bbox_transform": axis.figure.transFigure}
     style = {"fontsize": 7, "frameon": False, "columnspacing": 1, "labelspacing": 0.25}
-    axis.legend(ncols=2, loc="upper left", borderaxespad=0, **corner, **style)
+    legend = axis.legend(ncols=2, loc="upper left", borderaxespad=0, **corner, **style)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _limits(values: np.ndarray, metric: str) -> tuple[float, float]:
@@ -363,7 +368,7 @@ def tables(view: View) -> str:
     head = (
         '<tr><th class="name" rowspan="2">metric</th><th rowspan="2">identical<br>maps</th>'
         f'<th class="group" colspan="{2 + len(LEVELS)}">this image</th>'
-        f'<th class="group" colspan="{1 + len(LEVELS)}">median of {len(view.scores)} scored images</th></tr>'
+        f'<th class="group" colspan="{1 + len(LEVELS)}">median of {view.scores.count()} images</th></tr>'
         '<tr><th class="first">value</th><th>drifts more than</th>'
         f'{levels.replace("{}", "")}<th class="first">value [quartiles]</th>{levels.replace("{}", "")}</tr>'
     )

@@ -12,7 +12,7 @@ from cxr import comparison, drift, explore, explore_page, maps, multiverse, refe
 from cxr.errors import InputError
 
 SIZE, GRID = 32, 4
-CLASSES = ("<b>$x_y$</b>", "normal")  # what a folder may be called
+CLASSES = ("<b>$x_{$</b>", "normal")  # what a folder may be called
 IDS = np.array([f"image-{k:02d}" for k in range(12)])
 EMPTY = IDS[3]  # its fine-tuned map is all zero in the bare study
 
@@ -462,6 +462,8 @@ def test_every_widget_changes_what_is_shown(page):
             assert [value for _, value in widget.options] == page.explorer.options(other)
     assert page.axes["variant"].options == (("conv4 (as scored)", "default"),)
     page.axes["study"].value = "full"
+    page.axes["label"].value = CLASSES[0]
+    assert not page.message.value and page.picture.value
     page.id.value = "image-04"
     assert page.explorer.choice["image_id"] == "image-04" and page.id.value == "", "ready for the next"
     before = page.picture.value
@@ -482,7 +484,7 @@ def test_the_tables_hold_the_numbers_and_escape_names(page):
     view = page.explorer.view()
     html = page.table.value
     assert f"{view.values.loc['iou20', 'value']:.3f}" in html and html.count('class="chosen"') == 1
-    assert "other patient" in html and "of 12 scored images" in html and "lung" in html
+    assert "other patient" in html and "median of 12 images" in html and "lung" in html
     assert (
         "survives &lt;the&gt; randomisation" in page.notes.value
         and "<code>noise_heads: 2</code>" in page.notes.value
@@ -524,6 +526,7 @@ def test_a_degenerate_map_and_missing_parts_are_drawn(uri):
     view = page.explorer.view()
     texts = [text.get_text() for text in explore_page.draw(view).axes[0].texts]
     assert {"degenerate map", "no difference", "no areas"} <= set(texts)
+    assert f"no rank by drift in “{drift.METRICS['iou20'].label}”: a map is degenerate" in texts
     assert any("checkpoint_every" in text for text in texts)
 
 
