@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -257,7 +258,7 @@ class Explorer:
         table = _scores(run, variant)
         row = table.loc[image_id]
         folder = f"maps/{method}" if variant == "default" else f"variants/{method}/{variant}"
-        pair = [_stack(attribute, f"{folder}/{stage}.npz") for stage in ("transfer", "fine_tuned")]
+        pair = [_stack(attribute, folder, stage) for stage in ("transfer", "fine_tuned")]
         shown = [stack.shown(image_id, size, grid) for stack in pair]
         empty = [not np.isfinite(values).all() for values in shown]
         tops = None if any(empty) else tuple(top_area(values, q) for values in shown)
@@ -385,8 +386,17 @@ def _table(run_id: str, name: str) -> pd.DataFrame:
 
 
 @lru_cache(maxsize=64)
-def _stack(run_id: str, path: str) -> _Stack:
-    stack = maps.load(tracking.fetch(run_id, path))
+def _folder(run_id: str, name: str) -> Path:
+    """The maps of all stages at once: asking for each by itself takes longer than reading it."""
+    return tracking.fetch(run_id, name)
+
+
+@lru_cache(maxsize=64)
+def _stack(run_id: str, folder: str, stage: str) -> _Stack:
+    path = _folder(run_id, folder) / f"{stage}.npz"
+    if not path.is_file():
+        raise InputError(f"run {run_id} has no artifact '{folder}/{stage}.npz': run 2_attribute again")
+    stack = maps.load(path)
     return _Stack(stack, _places(stack.image_id), drift.degenerate(stack.maps))
 
 
@@ -537,7 +547,7 @@ def _course(run: RunInfo, metric: str, image_id: str, *, size: int, grid: str) -
     shown = epochs[np.unique(np.linspace(0, len(epochs) - 1, min(_EPOCHS, len(epochs))).round().astype(int))]
     folder = f"maps/{run.params['method']}"
     names = ["transfer" if epoch == 0 else f"epoch_{epoch:03d}" for epoch in shown]
-    stacks = [_stack(run.params["attribute_run"], f"{folder}/{name}.npz") for name in names]
+    stacks = [_stack(run.params["attribute_run"], folder, name) for name in names]
     return Course(
         epochs=epochs,
         values=np.concatenate([[start], own.to_numpy(float)]),

@@ -503,7 +503,8 @@ def test_what_cannot_be_found_is_said_and_the_picture_stays(page):
 
 def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkeypatch):
     attribute = page.explorer.run.params["attribute_run"]
-    explore._stack.cache_clear()
+    for cached in (explore._stack, explore._folder):
+        cached.cache_clear()
 
     def gone(run_id, path):
         raise InputError(f"run {run_id} has no artifact '{path}'")
