@@ -94,10 +94,11 @@ def die_with(process: str) -> None:
         return
 
     def watch() -> None:
-        while True:
-            with contextlib.suppress(psutil.Error, OSError):
-                if not lives(process):
-                    os._exit(1)
-            time.sleep(_LOOK_SECONDS)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if pid := lives(process):
+                watched = psutil.Process(pid)  # which a clock that is set does not make another one
+                while watched.is_running() and watched.status() != psutil.STATUS_ZOMBIE:
+                    time.sleep(_LOOK_SECONDS)
+        os._exit(1)
 
     threading.Thread(target=watch, name="die_with", daemon=True).start()
