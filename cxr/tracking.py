@@ -721,6 +721,22 @@ def latest(stage: str, *, experiment: str, **params: Any) -> str:
     )
 
 
+def experiments_with(stage: str) -> list[str]:
+    """Names of the experiments that hold a complete run of a stage, that with the newest such run first."""
+    client, found, token = _client(), {}, None
+    condition = f"tags.`cxr.stage` = '{stage}' and attributes.status = 'FINISHED' and tags.`cxr.complete` = 'true'"
+    while True:
+        page = client.search_experiments(page_token=token)
+        for experiment in page:
+            newest = client.search_runs(
+                [experiment.experiment_id], condition, max_results=1, order_by=["attributes.start_time DESC"]
+            )
+            found.update((experiment.name, run.info.start_time) for run in newest)
+        token = page.token
+        if not token:
+            return sorted(found, key=found.get, reverse=True)
+
+
 def upstream(*run_ids: str) -> dict[str, str]:
     """The `inputs` of a notebook that reads these complete runs, all of one stage, in any order.
 
