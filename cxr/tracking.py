@@ -817,7 +817,10 @@ def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
 
 
 def _logged_by(run: RunInfo) -> dict[str, str]:
-    """The run's `sha256.json`, if it is the one that its tag tells of."""
+    """The run's `sha256.json`, if it is the one that its tag tells of; this process fetches it once."""
+    here = scratch() / run.run_id / _SHA256
+    if here.is_file() and contents(here) == run.tags[_SHA256_TAG]:
+        return json.loads(here.read_text(encoding="utf-8"))
     if _SHA256 not in artifacts(run.run_id):
         raise InputError(
             f"run {run.run_id} ({run.name}): '{_SHA256}', by which its files are known again, is missing: "
