@@ -385,6 +385,13 @@ class CompareParams(_IntervalFields, _CompareFields):
     )
 
 
+class ExploreParams(Params):
+    """`explore.ipynb`, which only reads."""
+
+    name: str = Field("", description="the study to begin with; empty: that with the newest score run")
+    primary_metric: str = Field("iou20", description="by which images are ranked at first")
+
+
 class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _CompareFields, _ShardsField):
     """The grid of a study, and how it runs.
 
@@ -435,6 +442,7 @@ NOTEBOOKS: dict[str, type[Params]] = {
     "2_attribute": AttributeParams,
     "3_score": ScoreParams,
     "4_compare": CompareParams,
+    "explore": ExploreParams,
 }
 VOCABULARY: frozenset[str] = frozenset().union(
     StudyParams.model_fields, *(model.model_fields for model in NOTEBOOKS.values())

@@ -751,6 +751,22 @@ def shard_runs(stage: str, settings: Params, inputs: Mapping[str, str]) -> list[
     )
 
 
+def experiments_with(stage: str) -> list[str]:
+    """Names of the experiments that hold a complete run of a stage, that with the newest such run first."""
+    client, found, token = _client(), {}, None
+    condition = f"tags.`cxr.stage` = '{stage}' and attributes.status = 'FINISHED' and tags.`cxr.complete` = 'true'"
+    while True:
+        page = client.search_experiments(page_token=token)
+        for experiment in page:
+            newest = client.search_runs(
+                [experiment.experiment_id], condition, max_results=1, order_by=["attributes.start_time DESC"]
+            )
+            found.update((experiment.name, run.info.start_time) for run in newest)
+        token = page.token
+        if not token:
+            return sorted(found, key=found.get, reverse=True)
+
+
 def upstream(*run_ids: str) -> dict[str, str]:
     """The `inputs` of a notebook that reads these complete runs, all of one stage, in any order.
 
@@ -839,7 +855,10 @@ def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
 
 
 def _logged_by(run: RunInfo) -> dict[str, str]:
-    """The run's `sha256.json`, if it is the one that its tag tells of."""
+    """The run's `sha256.json`, if it is the one that its tag tells of; this process fetches it once."""
+    here = scratch() / run.run_id / _SHA256
+    if here.is_file() and contents(here) == run.tags[_SHA256_TAG]:
+        return json.loads(here.read_text(encoding="utf-8"))
     if _SHA256 not in artifacts(run.run_id):
         raise InputError(
             f"run {run.run_id} ({run.name}): '{_SHA256}', by which its files are known again, is missing: "

@@ -221,6 +221,18 @@ def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
     pd.testing.assert_frame_equal(a, b)
 
 
+def test_the_explorer_shows_a_study_and_leaves_no_run(store, tmp_path):
+    before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
+    run("papermill", "notebooks/explore.ipynb", tmp_path / "e.ipynb", "--no-progress-bar", store=store)
+    cells = json.loads((tmp_path / "e.ipynb").read_text())["cells"]
+    shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    assert any("application/vnd.jupyter.widget-view+json" in data for data in shown)
+    assert any("image/png" in data for data in shown), "a picture without a kernel"
+    html = "".join("".join(data.get("text/html", "")) for data in shown)
+    assert "IoU of the top 20 % area" in html and "other patient" in html
+    assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
+
+
 def test_a_misspelt_parameter_by_hand_fails_and_says_so(store, tmp_path):
     words = ("papermill", "notebooks/3_score.ipynb", tmp_path / "3.ipynb", "--no-progress-bar")
     done = run(*words, "-p", "methud", "layercam", store=store, ok=False)
