@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,6 +108,22 @@ def check(name: str) -> str:
     raise ValueError(
         f"unknown '{name}': {hint} `cxr models` lists all, and package.module:function is one of your own"
     )
+
+
+def listing() -> str:
+    """All architectures that have a name, as a person reads them."""
+    others = [name for name in APPLICATIONS if name not in KNOWN]
+    parts = {
+        "the paper's": KNOWN[:3],
+        "their compact kin": KNOWN[3:],
+        "keras.applications": others,
+        "your own": ["package.module:function"],
+    }
+    rows = [
+        textwrap.fill(", ".join(names), 100, initial_indent=f"{part:20}", subsequent_indent=" " * 20)
+        for part, names in parts.items()
+    ]
+    return "\n".join(rows)
 
 
 def is_entry_point(name: str) -> bool:

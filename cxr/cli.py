@@ -1,4 +1,5 @@
-"""The `cxr` command: `cxr check FILE` checks the data, `cxr study FILE` runs a study, `cxr ui` shows its runs.
+"""The `cxr` command: `cxr check FILE` checks the data, `cxr study FILE` runs a study, `cxr models` shows
+architectures, `cxr ui` shows the runs.
 
 Exit codes: 0; 1 when a notebook failed or a check found an error; 2 for bad input, with one line that says what to
 do; 130 for Ctrl-C.
@@ -86,6 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--out", metavar="DIR", help="for checks.html (default: mlruns/studies/NAME)")
 
+    models = commands.add_parser(
+        "models",
+        help="list architectures, or show what is found of one",
+        description="List the architectures that a study may name, or show what is found of one: preprocessing, "
+        "parameters, target layers with their grids, and why these.",
+    )
+    models.set_defaults(run=_models)
+    models.add_argument("name", metavar="NAME", nargs="?", help="an architecture, or package.module:function")
+    models.add_argument(
+        "--image-size", metavar="N", type=_count, default=224, help="side in pixels (default: 224)"
+    )
+
     ui = commands.add_parser(
         "ui", help="show the runs in the browser", description="Show the runs in the browser."
     )
@@ -167,6 +180,20 @@ def _check(arguments: argparse.Namespace) -> int:
         folder = study.default_out(params)
     print(f"page: {checks_page.write(report, folder / 'checks.html')}")
     return 1 if report.of("error") else 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from cxr import architectures
+
+    if arguments.name is None:
+        print(architectures.listing())
+        return 0
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from cxr import models  # TensorFlow, and with it seconds
+
+    model = models.build(arguments.name, n_classes=2, image_size=arguments.image_size)
+    print(models.describe(model).lines())
+    return 0
 
 
 def _ui_command(uri: str, arguments: argparse.Namespace) -> list[str]:

@@ -35,8 +35,8 @@ _DIGEST_BYTES = 32  # of a SHA-256
 def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: Path | None = None) -> Images:
     """Pooled features float32 [n, d] of the backbone in inference mode, for grey images uint8 [n, side, side].
 
-    `model` may itself be what `models.to_features` makes: it is then used as it is, and called for several stacks it
-    is traced once.
+    `model` may itself be what `models.to_features` makes: it is then used as it is, and called for several stacks
+    it is traced once.
     In batches of `settings.batch_size`, with its `xla`; what the layers compute in is theirs (`models.computing`).
     With a folder `cache` they are read from there, or computed and kept there within `$CXR_CACHE_GIB`; a damaged
     entry is made anew, with a warning. Where it cannot be written, a progress line says so. Who wants an entry

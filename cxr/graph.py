@@ -102,13 +102,13 @@ def flatten(model: keras.Model) -> keras.Model:
     Sequential and functional models within one another, to any depth; layers and models that are called several
     times, with several inputs. Layers keep their names; where two have one name, the later is put behind its
     model's (`backbone_conv1`), and numbered if need be. Augmentation layers stay: in inference they do nothing.
-    Calls with `training=False` lose that argument: what trains is for the one who trains.
+    Calls lose their argument `training`, which Keras overrides by that of the whole model's call.
 
     It is a copy, with the weights that `model` has now: a layer's `output` in Keras is that of its first call, so
     that a layer that is in the old graph cannot be named in the new one.
 
     Raises InputError for subclassed models, which have no graph; Lambda layers, whose code a safely loaded
-    checkpoint cannot hold; calls with `training=True`, which are random; and layers that cannot be copied.
+    checkpoint cannot hold; and layers that cannot be copied.
     """
     _require_graph(model)
     inputs = keras.tree.map_structure(
@@ -274,13 +274,8 @@ class _Copies:
         return model._run_through_graph(inputs, operation_fn=lambda op: op, call_fn=call)
 
     def _call(self, parent: keras.Model, op: keras.Operation, *args: Any, **kwargs: Any) -> Any:
-        is_model = isinstance(op, keras.Model)
-        training = kwargs.pop("training", args[1] if is_model and len(args) > 1 else None)
-        if training:
-            raise InputError(
-                f"'{op.name}' is called with training=True, so that its output is random: leave it out"
-            )
-        if is_model:
+        kwargs.pop("training", None)  # which whoever calls the model decides for all of it
+        if isinstance(op, keras.Model):
             return self.run(op, args[0])
         if id(op) in self.copies:
             return self.copies[id(op)][1](*args, **kwargs)

@@ -154,8 +154,8 @@ def _build_by_user(architecture: str, image_size: int, options: Mapping[str, Any
         )
     if model.adapted.multi_label:
         raise InputError(
-            f"architecture: {architecture} has {model.adapted.head}, for labels that do not exclude each other, and "
-            "those of a study do: end it with a softmax"
+            f"architecture: {architecture} has {model.adapted.head}, for labels that do not exclude each other, "
+            "and those of a study do: end it with a softmax"
         )
     named = keras.Model(model.input, model.output, name=options["name"])
     named.adapted = model.adapted
@@ -189,14 +189,14 @@ def backbone(model: keras.Model) -> keras.Model:
 
 
 def to_features(model: keras.Model) -> keras.Model:
-    """From images to what the head starts from, [n, d]: the output of `pool`, or of what a foreign classifier has in
-    its place, such as Flatten. Shares the model's layers."""
+    """From images to what the head starts from, [n, d]: the output of `pool`, or of what a foreign classifier has
+    in its place, such as Flatten. Shares the model's layers."""
     return keras.Model(model.input, graph.head_input(model))
 
 
 def head(model: keras.Model) -> keras.Model:
-    """From there, [n, d], to the logits, [n, n_classes]: `dropout` and `logits`, and in a foreign classifier whatever
-    stands in between. Shares the model's layers."""
+    """From there, [n, d], to the logits, [n, n_classes]: `dropout` and `logits`, and in a foreign classifier
+    whatever stands in between. Shares the model's layers."""
     return keras.Model(graph.head_input(model), model.get_layer("logits").output)
 
 
@@ -357,6 +357,17 @@ def describe(model: keras.Model) -> Description:
     )
 
 
+def load(path: str | Path, architecture: str) -> keras.Model:
+    """A checkpoint that a study saved, read without running code from it.
+
+    For a function of the user's its module is imported first, so that layers of its own that are registered
+    (`keras.saving.register_keras_serializable`) are known.
+    """
+    if architectures.is_entry_point(architecture):
+        architectures.function(architecture)
+    return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
 def check(
     architecture: str, *, weights: str, target: str, image_size: int, n_classes: int, fine_tune_from: str = ""
 ) -> str:
@@ -372,9 +383,9 @@ def check(
 def load_backbone(model: keras.Model, weights: str) -> dict[str, str]:
     """Load pretrained backbone weights into `model`, in place; the head keeps its own.
 
-    `weights` is `imagenet`, `source`, `none`, or a file or folder. A function of the user's gives its model weights
-    itself, and these stay, unless `weights` is one file. Returns where they came from: keys `weights` (`own`, of
-    a function), `weights_file` (its name) and `weights_sha256`, empty for `none` and `own`.
+    `weights` is `imagenet`, `source`, `none`, or a file or folder. A function of the user's gives its model
+    weights itself, and these stay, unless `weights` is one file. Returns where they came from: keys `weights`
+    (`own`, of a function), `weights_file` (its name) and `weights_sha256`, empty for `none` and `own`.
     Raises InputError when they cannot be had or do not fit.
     """
     path = find_weights(model.name, weights)
@@ -546,6 +557,7 @@ def _imagenet(architecture: str, weights: architectures.Weights | None) -> Path:
         renamed = "" if weights.url.endswith(weights.file) else f" as {weights.file}"
         raise InputError(
             f"weights: the ImageNet weights of {architecture} cannot be downloaded here "
-            f"({str(error).splitlines()[0]}): on a machine with a network fetch {weights.url} ({kind}{weights.hash}), "
-            f"put it into {cache / 'models'} or any folder{renamed}, and in the second case set weights: FOLDER"
+            f"({str(error).splitlines()[0]}): on a machine with a network fetch {weights.url} "
+            f"({kind}{weights.hash}), put it into {cache / 'models'} or any folder{renamed}, and in the second case "
+            "set weights: FOLDER"
         ) from None

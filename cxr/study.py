@@ -83,7 +83,7 @@ class Step:
     @property
     def file(self) -> str:
         """The name of its executed notebook and log, without suffix."""
-        return self.key.replace("/", "-")
+        return self.key.replace("/", "-").replace(":", ".")
 
 
 @dataclass

@@ -39,7 +39,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from cxr import store
+from cxr import architectures, store
 from cxr.errors import InputError
 from cxr.params import Params
 
@@ -911,7 +911,8 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
     """SHA-256, in hexadecimal, of all that the results of a stage depend on.
 
     That is the settings that matter to it (not the names of things, paths or run ids), its inputs, and
-    `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path.
+    `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path; where
+    `architecture` is a function of the user's, so does the file that it is in.
     Versions of packages are not part of it: they are logged with each run.
     """
     values = settings.model_dump(mode="json")
@@ -919,6 +920,8 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
     values = {key: value for key, value in values.items() if key not in left_out}
     if "weights" in values:
         values["weights"] = _weights(values["weights"], values["architecture"])
+    if architectures.is_entry_point(str(values.get("architecture"))):
+        values["architecture_source"] = architectures.source_hash(values["architecture"])
     return sha256(
         json.dumps(
             {

@@ -75,8 +75,8 @@ def transfer(
     to share and each head would cost as much as the stage, there are none, and a progress line says so.
 
     Returns (history, heads): history with one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss,
-    val_accuracy, seconds; heads as (kernel float32 [d, n_classes], bias float32 [n_classes]), or all weights of the
-    head of a foreign classifier, in the order of its layers.
+    val_accuracy, seconds; heads as (kernel float32 [d, n_classes], bias float32 [n_classes]), or all weights of
+    the head of a foreign classifier, in the order of its layers.
     Raises InputError for more than MAX_HEADS heads.
 
     With a `backup`, the stage and each further head are kept there. What an earlier process saved is
