@@ -558,6 +558,6 @@ def _imagenet(architecture: str, weights: architectures.Weights | None) -> Path:
         raise InputError(
             f"weights: the ImageNet weights of {architecture} cannot be downloaded here "
             f"({str(error).splitlines()[0]}): on a machine with a network fetch {weights.url} "
-            f"({kind}{weights.hash}), put it into {cache / 'models'} or any folder{renamed}, and in the second case "
-            "set weights: FOLDER"
+            f"({kind}{weights.hash}), put it into {cache / 'models'} or any folder{renamed}, and in the second "
+            "case set weights: FOLDER"
         ) from None

@@ -179,11 +179,12 @@ def load_heads(path: str | Path) -> list[Head]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        n_heads = len({name.split("_")[0] for name in arrays})
-        each = len(arrays) // max(1, n_heads)
-        heads = [tuple(arrays.pop(f"{k}_{i}") for i in range(each)) for k in range(n_heads)]
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as heads ({error}): run 1_train anew") from None
+    heads = []
+    while f"{len(heads)}_0" in arrays:
+        names = [f"{len(heads)}_{i}" for i in range(len(arrays))]
+        heads.append(tuple(arrays.pop(name) for name in names if name in arrays))
     if arrays:
         raise InputError(f"{path}: holds {', '.join(arrays)} beside heads: give a file that save_heads wrote")
     return heads
