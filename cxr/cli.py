@@ -94,10 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         "parameters, target layers with their grids, and why these.",
     )
     models.set_defaults(run=_models)
-    models.add_argument("name", metavar="NAME", nargs="?", help="an architecture, or package.module:function")
+    models.add_argument("names", metavar="NAME", nargs="*", help="architectures, or package.module:function")
     models.add_argument(
         "--image-size", metavar="N", type=_count, default=224, help="side in pixels (default: 224)"
     )
+    models.add_argument("--markdown", action="store_true", help="as rows of a table")
 
     ui = commands.add_parser(
         "ui", help="show the runs in the browser", description="Show the runs in the browser."
@@ -185,14 +186,17 @@ def _check(arguments: argparse.Namespace) -> int:
 def _models(arguments: argparse.Namespace) -> int:
     from cxr import architectures
 
-    if arguments.name is None:
+    if not arguments.names:
         print(architectures.listing())
         return 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from cxr import models  # TensorFlow, and with it seconds
 
-    model = models.build(arguments.name, n_classes=2, image_size=arguments.image_size)
-    print(models.describe(model).lines())
+    if arguments.markdown:
+        print(models.MARKDOWN)
+    for name in arguments.names:
+        found = models.describe(models.build(name, n_classes=2, image_size=arguments.image_size))
+        print(found.markdown() if arguments.markdown else found.lines(), flush=True)
     return 0
 
 

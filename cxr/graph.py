@@ -93,6 +93,7 @@ class Target:
 
     layer: str
     grid: tuple[int, int]
+    signed: bool  # its values may be negative
     why: str
 
 
@@ -581,8 +582,9 @@ _LAST_MERGED = "the last sum or concatenation on this grid, which has no cut"
 
 
 def _target(node: Any, why: str) -> Target:
-    sign = "" if _is_rectified(node) else " (values of either sign)"
-    return Target(node.operation.name, tuple(node.output_tensors[0].shape[1:3]), why + sign)
+    signed = not _is_rectified(node)
+    grid = tuple(node.output_tensors[0].shape[1:3])
+    return Target(node.operation.name, grid, signed, why + " (values of either sign)" * signed)
 
 
 def _ordered(tensor: KerasTensor) -> list[Any]:
