@@ -13,9 +13,7 @@ from cxr import drift
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["inference", "scoring", "attribution", "memory", "training", "data", "growth"]
-)
+@pytest.mark.parametrize("name", ["inference", "scoring", "attribution", "memory", "training", "data", "growth"])
 def test_a_benchmark_prints_its_table(name):
     done = subprocess.run(
         [sys.executable, f"tests/benchmarks/bench_{name}.py", "--small"],

@@ -447,7 +447,7 @@ def test_the_whole_head_of_a_foreign_classifier_is_trained_and_nothing_else(augm
     images, labels = rng.integers(0, 255, (24, 32, 32), np.uint8), np.arange(24) % 2
     settings = TrainParams(
         architecture="some.where:foreign", image_size=32, batch_size=8, augmentation=augmentation, noise_heads=2,
-        transfer_epochs=2, transfer_learning_rate=0.01, fine_tune_epochs=1, weights="none", phantom_images=60,
+        transfer_epochs=2, transfer_learning_rate=0.001, fine_tune_epochs=1, weights="none", phantom_images=60,
     )  # fmt: skip
     before = {layer.name: layer.get_weights() for layer in model.layers}
 
