@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -106,7 +107,7 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
     parts = {
         "images": [digest.hexdigest(), list(images.shape), str(images.dtype)],
         "weights": models.sha256_weights(network),
-        "graph": hashlib.sha256(network.to_json().encode()).hexdigest(),
+        "graph": _configuration(json.loads(network.to_json())["config"]["layers"]),  # not the model's own name
         "layers": [[type(layer).__name__, layer.name, layer.compute_dtype] for layer in network.layers],
         "computing": [settings.architecture, settings.batch_size, settings.xla, settings.deterministic],
         "code": [
@@ -116,6 +117,13 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
         "machine": [platform.machine(), platform.processor(), *devices],
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _configuration(part: Any) -> Any:
+    """A configuration without the numbers by which Keras knows an object again, which are new in every process."""
+    if isinstance(part, dict):
+        return {key: _configuration(value) for key, value in part.items() if key != "shared_object_id"}
+    return [_configuration(value) for value in part] if isinstance(part, list) else part
 
 
 def _kept(

@@ -422,12 +422,12 @@ def test_variants_of_a_layer_that_two_targets_share():
     assert found["layercam", "layers-fused"].layer == "pool3_relu+pool4_relu"
 
 
-def test_variants_where_no_target_is_known():
+def test_variants_where_there_is_one_feature_map():
     images = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
     model = linear(8, np.ones((8, 8, 2), np.float32))
     found, missing = attribution.variants(model, images, np.array([0]), layer="conv")
     assert {variant for _, variant in found} == {"default", "score-softmax", "norm-positive"}
-    assert missing["layers-fused"] == "needs two of shallower, penultimate and final, and there are 0"
+    assert missing["layers-fused"] == "needs two of shallower, penultimate and final, and there are 1"
 
 
 def test_heads():
