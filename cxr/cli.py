@@ -1,4 +1,5 @@
-"""The `cxr` command: `cxr check FILE` checks the data, `cxr study FILE` runs a study, `cxr ui` shows its runs.
+"""The `cxr` command: `cxr check FILE` checks the data, `cxr study FILE` runs a study, `cxr models` shows
+architectures, `cxr ui` shows the runs.
 
 A command has two functions: `_add_NAME` makes its parser, `_NAME` runs it and returns the exit code.
 
@@ -108,7 +109,7 @@ In this order: `cxr check` says what is wrong with the images and labels before
 anything is trained on them; `cxr study` trains, explains, scores and compares,
 and ends with a table and a report; `cxr ui` shows all runs in the browser. All
 of a study is in one parameter file, such as params/study.yaml; `cxr params`
-says what can stand in it."""
+says what can stand in it, and `cxr models` which networks there are."""
 
 _OVERVIEW_END = """\
 examples:
@@ -136,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for add in (_add_check, _add_study, _add_ui, _add_params, _add_completion):
+    for add in (_add_check, _add_study, _add_models, _add_ui, _add_params, _add_completion):
         add(commands)
     return parser
 
@@ -232,6 +233,30 @@ docs/checks.md says what is checked, and what to do about each finding.""",
         "--full", action="store_true", help="decode every pixel: near duplicates, blank images, hidden damage"
     )
     _add_out(check, "for checks.html (default: mlruns/studies/NAME)")
+
+
+def _add_models(commands: argparse._SubParsersAction) -> None:
+    models = _add_command(
+        commands,
+        "models",
+        _models,
+        "list architectures, or show what is found of one",
+        """\
+Without a name, all that a study may name. With names, for each: preprocessing,
+parameters, target layers with their grids, and why these.""",
+        """\
+examples:
+  cxr models
+  cxr models MobileNetV2 --image-size 128
+  cxr models my_net:classifier
+
+docs/models.md says how to use a network of your own.""",
+    )
+    models.add_argument("names", metavar="NAME", nargs="*", help="architectures, or package.module:function")
+    models.add_argument(
+        "--image-size", metavar="N", type=_count, default=224, help="side in pixels (default: 224)"
+    )
+    models.add_argument("--markdown", action="store_true", help="as rows of a table")
 
 
 def _add_ui(commands: argparse._SubParsersAction) -> None:
@@ -379,6 +404,23 @@ def _check(arguments: argparse.Namespace) -> int:
         folder = study.default_out(params)
     print(f"page: {checks_page.write(report, folder / 'checks.html')}")
     return 1 if report.of("error") else 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from cxr import architectures
+
+    if not arguments.names:
+        print(architectures.listing())
+        return 0
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from cxr import models  # TensorFlow, and with it seconds
+
+    if arguments.markdown:
+        print(models.MARKDOWN)
+    for name in arguments.names:
+        found = models.describe(models.build(name, n_classes=2, image_size=arguments.image_size))
+        print(found.markdown() if arguments.markdown else found.lines(), flush=True)
+    return 0
 
 
 def _params(arguments: argparse.Namespace) -> int:

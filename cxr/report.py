@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxr import architectures
 from cxr.drift import METRICS, prepare
 from cxr.errors import InputError
 
@@ -42,6 +43,17 @@ def examples(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
             row = table.iloc[place]
             rows.append({"label": label, "rule": rule, "image_id": row["image_id"], "value": row[metric]})
     return pd.DataFrame(rows, columns=["label", "rule", "image_id", "value"])
+
+
+def _networks(names: list[str], weights: str, dropout: str) -> str:
+    """Which networks, with which weights and heads; a function of the user's gives its own."""
+    ours = [name for name in names if not architectures.is_entry_point(name)]
+    theirs = [f"`{name}`" for name in names if architectures.is_entry_point(name)]
+    head = f"a new head (global average pooling, dropout {dropout}, softmax)"
+    parts = [f"{', '.join(ours)}, weights {weights}, {head}"] if ours else []
+    if theirs:
+        parts.append(f"{', '.join(theirs)}, with weights of its own, and its own head or else {head}")
+    return "; ".join(parts)
 
 
 def methods_text(
@@ -96,8 +108,8 @@ def methods_text(
         [
             f"**Data.** {data}; {one['image_size']} px, grey, resized to a square. Splits are stratified by class "
             f"and grouped by patient: {splits}.",
-            f"**Networks.** {', '.join(names)}, weights {weights}, a new head (global average pooling, dropout "
-            f"{one['dropout']}, softmax). Stage 1 (transfer) trains the head on the frozen backbone, at most "
+            f"**Networks.** {_networks(names, weights, one['dropout'])}. Stage 1 (transfer) trains "
+            "the head on the frozen backbone, at most "
             f"{one['transfer_epochs']} epochs at {one['transfer_learning_rate']} ({one['optimizer']}, patience "
             f"{one['transfer_patience']}). Stage 2 (fine-tuning) continues from it for at most "
             f"{one['fine_tune_epochs']} epochs at {one['fine_tune_learning_rate']}{frozen}, BatchNorm {norm}. "

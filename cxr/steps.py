@@ -51,7 +51,7 @@ class Step:
     @property
     def file(self) -> str:
         """The name of its executed notebook and log, without suffix."""
-        return self.key.replace("/", "-")
+        return self.key.replace("/", "-").replace(":", ".")
 
 
 def plan(study: StudyParams) -> list[Step]:

@@ -39,7 +39,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from cxr import processes, store
+from cxr import architectures, processes, store
 from cxr.errors import InputError
 from cxr.files import parse
 from cxr.params import Params
@@ -1092,9 +1092,10 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
     """SHA-256, in hexadecimal, of all that the results of a stage depend on.
 
     That is the settings that matter to it (not the names of things, paths or run ids), its inputs, and
-    `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path.
-    A run that joins shards has the fingerprint of one that computes all images: a study with other `shards`
-    finds it done. Versions of packages are not part of it: they are logged with each run.
+    `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path; where
+    `architecture` is a function of the user's, so does the file that it is in. A run that joins shards has the
+    fingerprint of one that computes all images: a study with other `shards` finds it done. Versions of packages
+    are not part of it: they are logged with each run.
     """
     values = settings.model_dump(mode="json")
     left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | _OF_PHANTOM
@@ -1103,6 +1104,8 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
     values = {key: value for key, value in values.items() if key not in left_out}
     if "weights" in values:
         values["weights"] = _weights(values["weights"], values["architecture"])
+    if architectures.is_entry_point(str(values.get("architecture"))):
+        values["architecture_source"] = architectures.source_hash(values["architecture"])
     return sha256(
         json.dumps(
             {

@@ -73,7 +73,7 @@ def test_gradcam_equal_to_tf_keras_vis_on_the_full_model(case):
 def test_methods_are_the_same_map_at_final_and_not_before(case):
     model, images, classes = case
     if min(model.get_layer("pool").input.shape[1:3]) < models.MIN_GRID:
-        spec_final = models.ARCHITECTURES[model.name].final
+        spec_final = models.graph.target_layers(model)["final"]
         with pytest.raises(InputError, match=f"'{spec_final}' of {model.name} is .* needs at least 4x4"):
             attribution.attribute(model, images, classes, layer="final")
         model = models.build(model.name, n_classes=N_CLASSES, image_size=192)
@@ -422,12 +422,12 @@ def test_variants_of_a_layer_that_two_targets_share():
     assert found["layercam", "layers-fused"].layer == "pool3_relu+pool4_relu"
 
 
-def test_variants_where_no_target_is_known():
+def test_variants_where_there_is_one_feature_map():
     images = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
     model = linear(8, np.ones((8, 8, 2), np.float32))
     found, missing = attribution.variants(model, images, np.array([0]), layer="conv")
     assert {variant for _, variant in found} == {"default", "score-softmax", "norm-positive"}
-    assert missing["layers-fused"] == "needs two of shallower, penultimate and final, and there are 0"
+    assert missing["layers-fused"] == "needs two of shallower, penultimate and final, and there are 1"
 
 
 def test_heads():

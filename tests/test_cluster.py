@@ -104,9 +104,7 @@ def test_the_embedded_cluster_s_workers_have_a_gpu_each_and_its_dashboard_answer
 
     with cluster.opened("local", jobs=0, devices=0) as found:
         assert found.embedded and found.slots == 2 and found.hands_out_gpus and not found.lost
-        seen = found.client.gather(
-            [found.client.submit(own, pure=False, resources={"GPU": 1}) for _ in range(4)]
-        )
+        seen = found.client.gather([found.client.submit(own, pure=False, resources={"GPU": 1}) for _ in range(4)])
         assert set(seen) == {"3", "5"}
         assert "Status" in requests.get(found.dashboard, timeout=20).text
         port = int(found.dashboard.split(":")[2].split("/")[0])

@@ -34,9 +34,7 @@ def offers(scripts, tmp_path):
     (tmp_path / "folder").mkdir()
 
     def ask(*words: str) -> list[str]:
-        code = (
-            "source $1; shift; COMP_WORDS=(cxr \"$@\"); COMP_CWORD=$#; _cxr; printf '%s\\n' \"${COMPREPLY[@]}\""
-        )
+        code = 'source $1; shift; COMP_WORDS=(cxr "$@"); COMP_CWORD=$#; _cxr; printf \'%s\\n\' "${COMPREPLY[@]}"'
         run = ["bash", "-c", code, "bash", str(scripts / "bash"), *words]
         done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path)
         assert done.stderr == ""

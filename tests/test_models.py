@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import sys
 
 import h5py
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from cxr import models
+from cxr import architectures, models
 from cxr.errors import InputError
 from cxr.params import ARCHITECTURES
 
@@ -149,9 +150,9 @@ def test_imagenet_files_in_keras_own_format(name, tmp_path, monkeypatch):
     keras.utils.set_random_seed(1)
     size = 96
     original = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
-    spec = models.ARCHITECTURES[name]
+    weights = architectures.APPLICATIONS[name]
     (tmp_path / "models").mkdir()
-    path = tmp_path / "models" / spec.imagenet_file
+    path = tmp_path / "models" / weights.file
     legacy_h5(original, path)
     rgb = np.random.default_rng(0).uniform(-1, 1, (1, size, size, 3)).astype(np.float32)
     keras.utils.set_random_seed(2)
@@ -161,10 +162,10 @@ def test_imagenet_files_in_keras_own_format(name, tmp_path, monkeypatch):
 
     # as `weights: imagenet`: found in Keras' cache, its MD5 checked, nothing downloaded
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    right = dataclasses.replace(spec, imagenet_md5=hashlib.md5(path.read_bytes()).hexdigest())
-    monkeypatch.setitem(models.ARCHITECTURES, name, right)
+    right = dataclasses.replace(weights, hash=hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(architectures.APPLICATIONS, name, right)
     loaded = models.load_backbone(model, "imagenet")
-    assert loaded["weights_file"] == spec.imagenet_file
+    assert loaded["weights_file"] == weights.file
     np.testing.assert_allclose(
         inner.predict(rgb, verbose=0), original.predict(rgb, verbose=0), rtol=1e-4, atol=1e-6
     )
@@ -173,23 +174,24 @@ def test_imagenet_files_in_keras_own_format(name, tmp_path, monkeypatch):
     assert models.find_weights(name, str(tmp_path / "models")) == path
 
 
-def test_imagenet_without_a_network_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
-    spec = dataclasses.replace(models.ARCHITECTURES["ResNet50V2"], imagenet_url="http://127.0.0.1:9")
-    monkeypatch.setitem(models.ARCHITECTURES, "ResNet50V2", spec)
+@pytest.mark.parametrize("name", ["ResNet50V2", "NASNetMobile", "MobileNetV2"])
+def test_imagenet_without_a_network_says_what_to_fetch_and_where_to_put_it(name, tmp_path, monkeypatch):
+    weights = dataclasses.replace(architectures.APPLICATIONS[name], url="http://127.0.0.1:9/x.h5")
+    monkeypatch.setitem(architectures.APPLICATIONS, name, weights)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(InputError) as error:
-        models.find_weights("ResNet50V2", "imagenet")
-    for part in (spec.imagenet_file, spec.imagenet_md5, str(tmp_path / "models"), "weights: FOLDER"):
+        models.find_weights(name, "imagenet")
+    for part in (weights.file, weights.url, weights.hash, str(tmp_path / "models"), "weights: FOLDER"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_cached_file_with_the_wrong_hash_is_not_used(tmp_path, monkeypatch):
-    spec = dataclasses.replace(models.ARCHITECTURES["ResNet50V2"], imagenet_url="http://127.0.0.1:9")
-    monkeypatch.setitem(models.ARCHITECTURES, "ResNet50V2", spec)
+    weights = dataclasses.replace(architectures.APPLICATIONS["ResNet50V2"], url="http://127.0.0.1:9")
+    monkeypatch.setitem(architectures.APPLICATIONS, "ResNet50V2", weights)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / spec.imagenet_file).write_bytes(b"half a download")
+    (tmp_path / "models" / weights.file).write_bytes(b"half a download")
     with pytest.raises(InputError, match="cannot be downloaded here"):
         models.find_weights("ResNet50V2", "imagenet")
 
@@ -236,8 +238,8 @@ def test_source_weights_of_a_large_network_say_how_to_make_them(tmp_path, monkey
 
 
 def test_bad_models():
-    with pytest.raises(InputError, match="unknown 'VGG16': use one of DenseNet201"):
-        models.build("VGG16", n_classes=2, image_size=96)
+    with pytest.raises(InputError, match="unknown 'VGG61': did you mean VGG19 or VGG16"):
+        models.build("VGG61", n_classes=2, image_size=96)
     with pytest.raises(InputError, match="image_size 64 does not fit InceptionV3"):
         models.build("InceptionV3", n_classes=2, image_size=64)
     options = {"weights": "none", "n_classes": 2}
@@ -245,3 +247,158 @@ def test_bad_models():
         models.check("InceptionV3", target="final", image_size=96, **options)
     with pytest.raises(InputError, match="has no layer 'mixed11'.*such as mixed10"):
         models.check("CompactInception", target="mixed11", image_size=96, **options)
+
+
+# ------------------------------------------------------------------------------------- networks of the user's
+
+
+USERS = """
+import keras
+from keras import layers
+
+from cxr import graph
+
+
+@keras.saving.register_keras_serializable("theirs")
+class Gain(layers.Layer):
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(shape[-1],), initializer="ones", name="gain")
+
+    def call(self, x):
+        return x * self.gain
+
+
+def body(image_size):
+    inputs = keras.Input((image_size, image_size, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="conv1")(inputs)
+    x = layers.Conv2D(6, 3, strides=2, padding="same", activation="relu", name="conv2")(x)
+    return keras.Model(inputs, Gain(name="gain")(x), name="body")
+
+
+def classifier(n_classes, image_size):
+    hidden = [layers.Flatten(), layers.Dense(5, activation="relu"), layers.Dropout(0.2)]
+    first = [keras.Input((image_size, image_size, 3)), layers.Rescaling(1 / 255)]
+    return keras.Sequential([*first, body(image_size), *hidden, layers.Dense(n_classes, activation="softmax")])
+
+
+def backbone(n_classes, image_size):
+    return graph.adapt(body(image_size), preprocessing="tf", classes=n_classes)
+
+
+def silent(n_classes, image_size):
+    return body(image_size)
+
+
+def number(n_classes, image_size):
+    return 3
+
+
+def other_classes(n_classes, image_size):
+    return graph.adapt(body(image_size), preprocessing="tf", classes=n_classes + 1)
+
+
+def multi_label(n_classes, image_size):
+    top = [layers.GlobalAveragePooling2D(), layers.Dense(n_classes, activation="sigmoid")]
+    first = [keras.Input((image_size, image_size, 3)), layers.Rescaling(1 / 255)]
+    return keras.Sequential([*first, body(image_size), *top])
+
+
+def broken(n_classes, image_size):
+    raise KeyError("no weights")
+
+
+not_a_function = 1
+"""
+
+
+@pytest.fixture
+def users(tmp_path, monkeypatch):
+    """A module of the user's in the working folder: its file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_nets", raising=False)
+    file = tmp_path / "their_nets.py"
+    file.write_text(USERS)
+    return file
+
+
+def test_a_function_of_the_users_is_an_architecture(users, tmp_path):
+    keras.utils.set_random_seed(1)
+    model = models.build("their_nets:classifier", n_classes=3, image_size=32, dropout=0.5)
+    assert model.name == "their_nets.classifier" and model.output_shape == (None, 3)
+    found = models.target_layers(model)
+    assert list(found) == ["penultimate", "penultimate_cut", "last_conv", "final"]
+    assert list(found.values()) == ["conv1", "conv1", "conv2", "gain"]
+    assert [layer.name for layer in models.head_layers(model)] == ["dense", "dropout", "logits"]
+    assert models.to_features(model).output_shape == (None, 8 * 8 * 6)
+    assert not models.feeds_pooling(model, "gain")
+    before = models.sha256_weights(model)
+    for weights in ("imagenet", "source", "none", str(tmp_path)):  # which are for architectures with a name
+        assert models.load_backbone(model, weights)["weights"] == "own"
+    assert models.sha256_weights(model) == before
+    model.save(tmp_path / "x.keras")
+    assert models.sha256_weights(models.load(tmp_path / "x.keras", "their_nets:classifier")) == before
+    other = models.build("their_nets:classifier", n_classes=3, image_size=32)
+    models.load_backbone(other, str(tmp_path / "x.keras"))
+    ours, theirs = (models.backbone(m).get_weights() for m in (model, other))
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    lines = models.describe(model).lines()
+    assert "none: the model does that itself" in lines and "conv1, 16x16" in lines and "Dense(3, softmax)" in lines
+
+
+def test_a_backbone_of_the_users_gets_a_head(users):
+    model = models.build("their_nets:backbone", n_classes=2, image_size=32)
+    assert model.adapted.preprocessing == "tf" and models.feeds_pooling(model, "gain")
+    names = [layer.name for layer in models.head_layers(model)]
+    assert names == ["dropout", "logits"] and model.get_layer("pool")
+    tags = models.describe(model).tags()
+    assert tags["preprocessing"] == "tf" and tags["layer_penultimate"] == "conv1 16x16"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere:net", "there is no module 'nowhere'.*PYTHONPATH"),
+        ("their_nets:nothing", "their_nets.py has no function 'nothing'"),
+        ("their_nets:not_a_function", "has no function 'not_a_function'"),
+        ("their_nets:silent", "does not show what it expects.*by returning cxr.graph.adapt"),
+        ("their_nets:number", "returned a int, not a keras.Model"),
+        ("their_nets:other_classes", "returned a model from .* and was asked for"),
+        ("their_nets:multi_label", "labels that do not exclude each other.*end it with a softmax"),
+        ("their_nets:broken", "their_nets:broken failed: KeyError: 'no weights' .*their_nets.py, line "),
+    ],
+)
+def test_functions_that_are_none(name, message, users):
+    with pytest.raises(InputError, match=message) as error:
+        models.build(name, n_classes=2, image_size=32)
+    assert "\n" not in str(error.value)
+
+
+def test_code_of_the_users_is_part_of_the_fingerprint(users):
+    from cxr import tracking
+    from cxr.params import TrainParams
+
+    settings = TrainParams(architecture="their_nets:classifier")
+    first = tracking.fingerprint("train", settings, {})
+    assert tracking.fingerprint("train", settings, {}) == first
+    users.write_text(users.read_text() + "\n# changed\n")
+    assert tracking.fingerprint("train", settings, {}) != first
+    users.unlink()
+    with pytest.raises(InputError, match="there is no module 'their_nets'"):
+        tracking.fingerprint("train", settings, {})
+
+
+@pytest.mark.slow
+def test_weights_of_an_application_reach_the_flat_network(tmp_path):
+    """ConvNeXt, whose own layers are nested."""
+    keras.utils.set_random_seed(1)
+    name = "ConvNeXtTiny"
+    original = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(64, 64, 3))
+    original.save_weights(tmp_path / "x.weights.h5")
+    keras.utils.set_random_seed(2)
+    model = models.build(name, n_classes=2, image_size=64)
+    models.load_backbone(model, str(tmp_path / "x.weights.h5"))
+    grey = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 1)).astype(np.float32)
+    want = original.predict(grey.repeat(3, -1), verbose=0)
+    np.testing.assert_allclose(models.backbone(model).predict(grey, verbose=0), want, atol=1e-4)
+    with pytest.raises(InputError, match="image_size 16 does not fit"):
+        models.build("VGG16", n_classes=2, image_size=16)

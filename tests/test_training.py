@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from cxr import attribution, data, features, models, training
+from cxr import attribution, data, features, graph, models, training
 from cxr.errors import InputError
 from cxr.params import ARCHITECTURES, PretrainParams, TrainParams
 
@@ -236,12 +236,11 @@ def test_files_without_heads_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("no")
     (tmp_path / "empty.npz").write_bytes(b"")
     np.save(tmp_path / "array.npy", np.zeros(3))
-    np.savez(tmp_path / "pickle.npz", kernel_0=np.array([{}], dtype=object), bias_0=np.zeros(3))
-    np.savez(tmp_path / "names.npz", a=np.zeros(3), b=np.zeros(3))
-    for name in ("none.npz", "text.npz", "empty.npz", "array.npy", "pickle.npz", "names.npz"):
+    np.savez(tmp_path / "pickle.npz", **{"0_0": np.array([{}], dtype=object), "0_1": np.zeros(3)})
+    for name in ("none.npz", "text.npz", "empty.npz", "array.npy", "pickle.npz"):
         with pytest.raises(InputError, match=f"{name}: cannot be read as heads"):
             training.load_heads(tmp_path / name)
-    np.savez(tmp_path / "more.npz", kernel_0=np.zeros((2, 3)), bias_0=np.zeros(3), other=np.zeros(1))
+    np.savez(tmp_path / "more.npz", **{"0_0": np.zeros((2, 3)), "0_1": np.zeros(3)}, other=np.zeros(1))
     with pytest.raises(InputError, match="holds other beside heads"):
         training.load_heads(tmp_path / "more.npz")
 
@@ -427,3 +426,50 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
             == (4, *model.get_layer(models.target_layer(model, "penultimate")).output.shape[1:3])
         )
         assert np.isfinite(a).all() and np.isfinite(b).all() and not np.array_equal(a, b)
+
+
+def foreign(n_classes=2, side=32):
+    """A classifier with a head of several layers, adapted."""
+    inputs = keras.Input((side, side, 3))
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = layers.Conv2D(4, 3, strides=2, activation="relu", name="conv")(x)
+    x = layers.Flatten(name="flat")(x)
+    x = layers.Dense(6, activation="relu", name="hidden_1")(x)
+    x = layers.Dense(6, activation="relu", name="hidden_2")(layers.Dropout(0.2)(x))
+    return graph.adapt(keras.Model(inputs, layers.Dense(n_classes, activation="softmax")(x), name="foreign"))
+
+
+@pytest.mark.parametrize("augmentation", ["none", "light"])
+def test_the_whole_head_of_a_foreign_classifier_is_trained_and_nothing_else(augmentation, tmp_path):
+    training.seed_everything(0)
+    model = foreign()
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (24, 32, 32), np.uint8), np.arange(24) % 2
+    settings = TrainParams(
+        architecture="some.where:foreign", image_size=32, batch_size=8, augmentation=augmentation, noise_heads=2,
+        transfer_epochs=2, transfer_learning_rate=0.001, fine_tune_epochs=1, weights="none", phantom_images=60,
+    )  # fmt: skip
+    before = {layer.name: layer.get_weights() for layer in model.layers}
+
+    def moved():
+        return {
+            layer.name
+            for layer in model.layers
+            if any(not np.array_equal(a, b) for a, b in zip(before[layer.name], layer.get_weights(), strict=True))
+        }
+
+    result = training.transfer(model, (images, labels), (images, labels), settings)
+    assert moved() == {"hidden_1", "hidden_2", "logits"}
+    assert len(result.heads) == (2 if augmentation == "none" else 0)
+    for head in result.heads:
+        assert [weight.shape for weight in head] == [(900, 6), (6,), (6, 6), (6,), (6, 2), (2,)]
+        with attribution.head(model, *head):
+            assert np.array_equal(model.get_layer("hidden_2").get_weights()[0], head[2])
+    if result.heads:
+        training.save_heads(tmp_path / "heads.npz", result.heads)
+        again = training.load_heads(tmp_path / "heads.npz")
+        for head, loaded in zip(result.heads, again, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(head, loaded, strict=True))
+        assert not np.array_equal(result.heads[0][2], result.heads[1][2]), "each head from weights of its own"
+    training.fine_tune(model, (images, labels), (images, labels), settings)
+    assert "conv" in moved()

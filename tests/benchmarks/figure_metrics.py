@@ -301,9 +301,11 @@ def levels_table(cell: Cell) -> pd.DataFrame:
         rows[name] = {"identical": metric.identical, **levels, "lowest": own.min(), "highest": own.max()}
     table = pd.DataFrame(rows).T
     refit = refits(cell)
-    table.insert(5, "other fine-tuning", [
-        (refit[name].abs() if metric.signed else refit[name]).median() for name, metric in drift.METRICS.items()
-    ])
+    table.insert(
+        5,
+        "other fine-tuning",
+        [(refit[name].abs() if metric.signed else refit[name]).median() for name, metric in drift.METRICS.items()],
+    )
     return table
 
 
