@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--out", metavar="DIR", help="for checks.html (default: mlruns/studies/NAME)")
 
+    _add_drift(commands)
+
     ui = commands.add_parser(
         "ui", help="show the runs in the browser", description="Show the runs in the browser."
     )
@@ -102,6 +104,122 @@ def _parser() -> argparse.ArgumentParser:
     )
     ui.add_argument("--cors-allowed-origins", metavar="ORIGINS", help="with --host: other sites that may use it")
     return parser
+
+
+def _add_drift(commands: argparse._SubParsersAction) -> None:
+    drift = commands.add_parser(
+        "drift",
+        help="measure the drift between two models of your own",
+        description="""\
+Explain the same images with both models, and say how far the evidence moved,
+beside what such a number is to be read against. Nothing is trained. The models
+may come from anywhere, as long as Keras 3 loads them and they end in Dense
+(softmax or sigmoid). Writes a table with a row an image, a figure, and an
+MLflow run with everything.
+
+IMAGES is a folder with one sub-folder a class; a folder of images without
+labels; a table (CSV or Parquet) with the columns path, patient_id and, if known,
+label; or 'phantom'. With labels, the true class is explained, on images that both
+models get right; without, the class that B predicts, on all.""",
+        epilog="""\
+examples:
+  cxr drift before.keras after.keras images/
+  cxr drift before.keras after.keras test.csv --method layercam,gradcampp
+  cxr drift A.keras B.keras images/ --layer block5_conv3 --preprocessing caffe
+  cxr drift A.keras B.keras images/ --like-a A_seed1.keras --like-b B_seed1.keras
+  cxr drift A.keras B.keras images/ --gate 'iou20_median>=0.5' --gate 'n_degenerate<20'
+  cxr drift A.keras B.keras films.csv --set path_column=file patient_column=pid
+
+exit codes: 0; 1 when a gate fails, or the notebook; 2 for bad input.
+docs/drift.md explains the output, and has a step for your CI.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    drift.set_defaults(run=_drift)
+    drift.add_argument("model_a", metavar="A", help="the model before: a .keras file, or a whole model as .h5")
+    drift.add_argument("model_b", metavar="B", help="the model after")
+    drift.add_argument("data", metavar="IMAGES", help="folder, table, or 'phantom'")
+    text = {"metavar": "NAME", "default": argparse.SUPPRESS}
+    drift.add_argument(
+        "--layer",
+        **{**text, "dest": "target_layer"},
+        help="penultimate (default), shallower, final, last_conv, or a layer's name",
+    )
+    drift.add_argument("--layer-b", **{**text, "dest": "target_layer_b"}, help="in B, where it is another")
+    drift.add_argument(
+        "--method", metavar="NAMES", type=_names, default=argparse.SUPPRESS,
+        help="one or several, with commas between (default: layercam)",
+    )  # fmt: skip
+    drift.add_argument(
+        "--classes", metavar="NAMES", type=_names, dest="class_names", default=argparse.SUPPRESS,
+        help="in the order of the outputs, with commas between (default: the labels, sorted)",
+    )  # fmt: skip
+    drift.add_argument(
+        "--labels", choices=("auto", "none"), dest="image_labels", default=argparse.SUPPRESS,
+        help="none: sub-folders are no classes, and images in them lie at any depth",
+    )  # fmt: skip
+    drift.add_argument(
+        "--split", choices=("train", "val", "test"), dest="use_split", default=argparse.SUPPRESS,
+        help="images of this split only (default: all)",
+    )  # fmt: skip
+    drift.add_argument(
+        "--explain", choices=("true", "predicted", "predicted_a"), default=argparse.SUPPRESS,
+        help="the class explained: the true one (default, with labels), or what B or A predicts",
+    )  # fmt: skip
+    drift.add_argument(
+        "--images", choices=("correct", "all"), default=argparse.SUPPRESS,
+        help="scored: those of which both models predict the class explained (default, with labels), or all",
+    )  # fmt: skip
+    for key, of in (("a", "A"), ("b", "B")):
+        drift.add_argument(
+            f"--like-{key}", metavar="MODEL", action="append", default=argparse.SUPPRESS,
+            help=f"a model that differs from {of} by its training's seed alone: a reference level; repeatable",
+        )  # fmt: skip
+    drift.add_argument(
+        "--preprocessing", metavar="MODE", default=argparse.SUPPRESS,
+        help="what the models expect of grey values: none, tf, torch, caffe, unit (default: found out)",
+    )  # fmt: skip
+    for option, key, what in (
+        ("--image-size", "image_size", "side in pixels (default: the models')"),
+        ("--batch-size", "batch_size", "default: 32"),
+        ("--draws", "reference_draws", "other images that an image is compared with (default: 4)"),
+        ("--n-boot", "n_boot", "bootstrap replicates (default: 2000)"),
+        ("--seed", "seed", "of bootstrap and draws (default: 0)"),
+    ):
+        drift.add_argument(option, metavar="N", type=_count, dest=key, default=argparse.SUPPRESS, help=what)
+    drift.add_argument(
+        "--level", metavar="SHARE", type=float, default=argparse.SUPPRESS, help="of the intervals (default: 0.95)"
+    )
+    drift.add_argument(
+        "--gate", metavar="EXPR", action="append", default=argparse.SUPPRESS,
+        help="a condition such as 'iou20_median>=0.5' (in quotes): exit code 1 unless it holds; repeatable",
+    )  # fmt: skip
+    drift.add_argument("--name", **text, help="MLflow experiment (default: drift)")
+    _add_set(drift)
+    _add_tracking_uri(drift)
+    drift.add_argument(
+        "--out", metavar="FILE", default="drift.parquet",
+        help="the table, .parquet or .csv; the executed notebook goes beside it (default: drift.parquet)",
+    )  # fmt: skip
+    drift.add_argument("--figure", metavar="FILE", default="", help=".png or .pdf (default: as --out, as .png)")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _drift(arguments: argparse.Namespace) -> int:
+    from cxr.params import DriftParams, read_overrides
+
+    values = {key: value for key, value in vars(arguments).items() if key in DriftParams.model_fields}
+    overrides = read_overrides(arguments.set)
+    if strange := [key for key in overrides if key not in DriftParams.model_fields]:
+        raise InputError(f"--set {strange[0]}: no parameter of this command: see notebooks/5_drift.ipynb for all")
+    settings = DriftParams.check({**values, **overrides}, where="cxr drift")
+    from cxr import drift_run  # MLflow, and with it seconds: after what can be said at once
+
+    return drift_run.run(
+        settings, out=arguments.out, figure=arguments.figure, tracking_uri=arguments.tracking_uri
+    )
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ class Gate:
 
     def passes(self, value: float | None) -> bool:
         """Whether it holds. A value that is missing or NaN fails: what could not be measured is not shown."""
-        return value is not None and not math.isnan(value) and _OPERATORS[self.sign](value, self.limit)
+        return value is not None and not math.isnan(value) and bool(_OPERATORS[self.sign](value, self.limit))
 
 
 def parse(text: str) -> Gate:

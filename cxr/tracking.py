@@ -68,13 +68,15 @@ STAGES: dict[str, str] = {
     "attribute": "2_attribute",
     "score": "3_score",
     "compare": "4_compare",
+    "drift": "5_drift",
 }
 """The notebook of each stage."""
 
 # What a stage computes does not depend on these. `data` is a path: the manifest's hash, an input of the train
 # run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
 _NOT_IN_FINGERPRINT = frozenset(
-    {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids"}
+    {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
+    | {"model_a", "model_b", "like_a", "like_b"}
 )
 _OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
 # Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
