@@ -24,7 +24,7 @@ class Gate:
     limit: float
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.sign}{self.limit:g}"
+        return f"{self.metric}{self.sign}{self.limit:.15g}"
 
     def passes(self, value: float | None) -> bool:
         """Whether it holds. A value that is missing or NaN fails: what could not be measured is not shown."""
@@ -74,9 +74,9 @@ def judge(gates: Collection[Gate], metrics: Mapping[str, float]) -> list[dict]:
 
 def line(result: Mapping) -> str:
     """One of `judge`'s results as a line for people."""
-    value = "not measured (NaN)" if result["value"] is None else f"{result['value']:.4g}"
+    value = "no value (NaN)" if result["value"] is None else f"measured {result['value']:.4g}"
     interval = "" if result["ci_low"] is None else f" [{result['ci_low']:.4g}, {result['ci_high']:.4g}]"
-    return f"gate {result['gate']}: {'passed' if result['passed'] else 'FAILED'}, measured {value}{interval}"
+    return f"gate {result['gate']}: {'passed' if result['passed'] else 'FAILED'}, {value}{interval}"
 
 
 def _interval(metric: str, metrics: Mapping[str, float]) -> dict[str, float | None]:

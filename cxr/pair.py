@@ -300,8 +300,8 @@ def class_names(settings: DriftParams, manifest: pd.DataFrame, outputs: int | No
         which = "class_names names" if settings.class_names else "the labels are of"
         raise InputError(
             f"the models have {outputs} outputs, and {which} {len(names)} classes ({some(names)}): name one for "
-            "each output, in their order, with class_names (--classes a,b,c), or, if the sub-folders are no classes, "
-            "set image_labels to none (--labels none)"
+            "each output, in their order, with class_names (--classes a,b,c), or, if the sub-folders are no "
+            "classes, set image_labels to none (--labels none)"
         )
     return names
 
@@ -397,8 +397,8 @@ def select(
         what = "the right class" if labelled else "the class explained"
         raise InputError(
             f"there is no image of which both models predict {what}: of {len(manifest)}, A does so for "
-            f"{right['A']} and B for {right['B']}: see that the classes are in the order of the outputs (--classes) "
-            "and images are prepared as in training (--preprocessing), or take all images (--images all)"
+            f"{right['A']} and B for {right['B']}: see that the classes are in the order of the outputs "
+            "(--classes) and images are prepared as in training (--preprocessing), or take all (--images all)"
         ) from None
     if labelled and explain != "true":
         order = pd.Series(predicted[explain].to_numpy(), index=manifest["image_id"].to_numpy())
@@ -449,8 +449,8 @@ def score(
 
 
 def summarise(table: pd.DataFrame, settings: DriftParams) -> dict[str, float]:
-    """`cxr.comparison.summarise` of one method's table, and, with models like B, `<metric>_retained_of_refit` as in
-    a comparison: what is retained of what another training retains."""
+    """`cxr.comparison.summarise` of one method's table, and, with models like B, `<metric>_retained_of_refit` as
+    `cxr.comparison.pooled` has it: what is retained of what another training retains."""
     options = {"level": settings.level, "n_boot": settings.n_boot, "rng_seed": settings.seed}
     found = comparison.summarise(table, **options)
     for name in drift.METRICS:
