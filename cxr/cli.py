@@ -198,7 +198,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
     _add_tracking_uri(drift)
     drift.add_argument(
         "--out", metavar="FILE", default="drift.parquet",
-        help="the table, .parquet or .csv; the executed notebook goes beside it (default: drift.parquet)",
+        help="the table of all images, .parquet or .csv (default: drift.parquet)",
     )  # fmt: skip
     drift.add_argument("--figure", metavar="FILE", default="", help=".png or .pdf (default: as --out, as .png)")
 

@@ -37,7 +37,7 @@ def run(
 
     Args:
         settings: as the notebook gets them.
-        out: the per-image table, .parquet or .csv. The executed notebook goes beside it, as .ipynb.
+        out: the per-image table, .parquet or .csv.
         figure: .png or .pdf; empty: beside the table, as .png.
         tracking_uri: see `cxr.tracking.connect`.
 
@@ -55,14 +55,13 @@ def run(
         tags={"cxr.stage": "drift"},
         params={},
     )
-    if _execute(settings, notebook.parent, out, run_id):
+    if _execute(settings, notebook.parent, run_id):
         return 1
     _write(run_id, "drift.parquet", out)
     _write(run_id, f"drift{figure.suffix}", figure)
     results = json.loads(tracking.fetch(run_id, "gates.json").read_text(encoding="utf-8"))
     print(tracking.fetch(run_id, "summary.txt").read_text(encoding="utf-8"))
-    print(f"\ntable:    {out}\nfigure:   {figure}\nnotebook: {out.with_suffix('.ipynb')}")
-    print(f"run:      {tracking.run_url(run_id)}{_how_to_see_it()}")
+    print(f"\ntable:   {out}\nfigure:  {figure}\nrun:     {tracking.run_url(run_id)}{_how_to_see_it()}")
     for result in results:
         print(gates.line(result))
     return 0 if all(result["passed"] for result in results) else 1
@@ -87,21 +86,24 @@ def _check(settings: DriftParams, notebook: Path, out: Path, figure: Path) -> No
     gates.check(conditions, pair.metric_names(settings, manifest))
 
 
-def _execute(settings: DriftParams, notebooks: Path, out: Path, run_id: str) -> int:
-    """Have papermill run the notebook, with its output in a log, and its progress on stderr; end the run.
+def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
+    """Have papermill run the notebook, with its progress on stderr; log it, and end the run where it failed.
 
     Returns: 0, or 1 when the notebook failed. Raises: InputError that the notebook raised.
     """
-    parameters = tracking.scratch() / "parameters.yaml"
+    folder = tracking.scratch()
+    parameters, executed, log = (folder / name for name in ("parameters.yaml", "drift.ipynb", "log.txt"))
     parameters.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
-    step = study.Step(out.stem, "drift", {})
-    executed, log = out.with_suffix(".ipynb"), tracking.scratch() / "log.txt"
     words = study.command(
-        step, params_file=parameters, overrides={}, out=out.parent, notebooks=notebooks, runs={}
+        study.Step("drift", "drift", {}),
+        params_file=parameters,
+        overrides={},
+        out=folder,
+        notebooks=notebooks,
+        runs={},
     )
     environment = {"MLFLOW_RUN_ID": run_id, "MLFLOW_EXPERIMENT_NAME": settings.name, "PYTHONIOENCODING": "utf-8"}
     environment |= {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    executed.unlink(missing_ok=True)  # an older one is not this one's
     status = "FAILED"
     try:
         with _terminable():
@@ -122,7 +124,8 @@ def _execute(settings: DriftParams, notebooks: Path, out: Path, run_id: str) -> 
     tracking.set_tags(run_id, {"cxr.error": f"{kind}: {reason}"[:500]})
     if kind == InputError.__name__:
         raise InputError(reason)
-    print(f"cxr: the notebook failed: {kind}: {reason} (see {executed}, and the log of {run_id})", file=sys.stderr)
+    where = f"see notebook.ipynb and log.txt of {tracking.run_url(run_id)}{_how_to_see_it()}"
+    print(f"cxr: the notebook failed: {kind}: {reason}: {where}", file=sys.stderr)
     return 1
 
 

@@ -226,6 +226,10 @@ def check(models: Mapping[str, Model]) -> list[str]:
                 f"model {name} ({model.path}) has the weights of {name[0]} ({like.path}): a noise floor comes "
                 "from another training"
             )
+    if a.network.adapted.multi_label or b.network.adapted.multi_label:
+        notes.append(
+            "labels do not exclude each other in these models (sigmoid): the most probable one counts as predicted"
+        )
     if _same_weights(a, b):
         notes.append("A and B have the same weights: every map is its own pair, and no drift is the right answer")
     if a.size != b.size:
@@ -528,13 +532,7 @@ def text(
         adapted = model.network.adapted
         known += [f"{model.size} px, preprocessing {adapted.preprocessing}: {adapted.preprocessing_why}"]
         lines.append(f"{name:2}  {model.path} (sha256 {model.sha256[:12]}): {', '.join(known)}")
-    scored = chosen[chosen["scored"]]
-    by_image = (chosen["patient_id"] == chosen["image_id"]).all()
-    which = f"{len(scored)} of {len(chosen)} images"
-    patients = f" of {scored['patient_id'].nunique()} patients"
-    which += " (each taken for a patient of its own)" if by_image else patients
-    both = "both models predict " + ("the true class" if "label" in chosen else "the class explained")
-    lines.append(f"{which}; {both} of {chosen['both_correct'].sum()}")
+    lines.append(_which_images(chosen, settings))
     for method, summary in summaries.items():
         table = overview(summary)
         shown = comparison.readable(table).rename(columns={"value": f"median [{settings.level:.0%} interval]"})
@@ -552,6 +550,19 @@ def text(
                 f"alone gives it (--{key.replace('_', '-')} {model}2.keras)"
             )
     return "\n".join([*lines, *(f"CAUTION: {note}" for note in notes)])
+
+
+def _which_images(chosen: pd.DataFrame, settings: DriftParams) -> str:
+    scored = chosen[chosen["scored"]]
+    labelled = "label" in chosen
+    explain = settings.explain if settings.explain != "auto" else "true" if labelled else "predicted"
+    what = "the true class" if explain == "true" else f"what {'B' if explain == 'predicted' else 'A'} predicts"
+    by_image = (chosen["patient_id"] == chosen["image_id"]).all()
+    patients = "each taken for a patient of its own" if by_image else f"{scored['patient_id'].nunique()} patients"
+    return (
+        f"explained: {what}, on {len(scored)} of {len(chosen)} images ({patients}); both models predict "
+        f"{'the true class' if labelled else 'it'} of {chosen['both_correct'].sum()}"
+    )
 
 
 def panels(

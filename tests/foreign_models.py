@@ -4,10 +4,11 @@
     python tests/foreign_models.py cnn MANIFEST FOLDER [SEED]
     python tests/foreign_models.py mobilenet MANIFEST FOLDER SOURCE_MANIFEST [SEED]
 
-`cnn` trains a small network with Flatten and Dense, and saves it after epoch 2 and epoch 6. `mobilenet` is transfer
-learning by the book: MobileNetV2 nested in a Sequential (pretrained here on the images of SOURCE_MANIFEST, where a
-tutorial downloads ImageNet weights), a new head on the frozen backbone (saved), then all of it at a low learning
-rate (saved). Every fourth patient is kept out of training: FOLDER/test.csv, for `cxr drift`.
+`cnn` trains a small network with Flatten and Dense, and saves it after epoch 2 and epoch 6. `mobilenet` is
+transfer learning by the book: MobileNetV2 nested in a Sequential (pretrained here on the images of
+SOURCE_MANIFEST, where a tutorial downloads ImageNet weights), a new head on the frozen backbone (saved), then
+all of it at a low learning rate (saved). Every fourth patient is kept out of training: FOLDER/test.csv for `cxr
+drift`.
 """
 
 import csv

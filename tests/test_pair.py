@@ -114,7 +114,7 @@ def test_what_cannot_be_loaded_or_explained(tmp_path, folder):
     with_layer(Odd(), "odd.keras")
     keras.saving.get_custom_objects().pop("test>Odd")
     for name in ("lambda.keras", "lambda.h5"):
-        with pytest.raises(InputError, match=f"model B: .*{name} cannot be loaded: a Lambda layer with Python code"):
+        with pytest.raises(InputError, match=f"model B: .*{name} cannot be loaded: a Lambda layer with"):
             loaded("B", tmp_path / name)
     with pytest.raises(InputError, match="cannot be loaded: a layer or function that Keras does not know"):
         loaded("B", tmp_path / "odd.keras")
@@ -255,7 +255,7 @@ def test_select():
     assert chosen["explained"].tolist() == ["a", "b", "b", "c"] and chosen["scored"].sum() == 1
     with pytest.raises(InputError, match="the true class is not known"):
         pair.select(unknown, says, CLASSES, explain="true", images="all")
-    with pytest.raises(InputError, match="no image of which both models predict the right class: of 1, A does so for 1"):
+    with pytest.raises(InputError, match="both models predict the right class: of 1, A does so for 1"):
         pair.select(manifest[3:], {"A": certain(0), "B": certain(1)}, CLASSES, explain="true", images="correct")
 
 
@@ -263,7 +263,8 @@ def test_performance_where_it_exists():
     manifest = table_of(["a", "b", "c", "a"])
     says = {"A": certain(0, 1, 2, 0), "B": certain(0, 1, 1, 2)}
     found = pair.measured(manifest, says, CLASSES)
-    assert found["accuracy_transfer"] == 1 and found["accuracy_fine_tuned"] == 0.5 and found["auc_macro_transfer"] == 1
+    assert found["accuracy_transfer"] == 1 and found["accuracy_fine_tuned"] == 0.5
+    assert found["auc_macro_transfer"] == 1
     assert pair.measured(table_of([""] * 4), says, CLASSES) == {}
     without_c = pair.measured(table_of(["a", "b", "b", "a"]), says, CLASSES)
     assert without_c == {"accuracy_transfer": 0.75, "accuracy_fine_tuned": 0.75}
@@ -323,7 +324,8 @@ def test_summary_names_and_words(scored, tmp_path):
     table = comparison.score_table(values, rows, architecture="a -> b", seed=5, method="layercam")
     summary = pair.summarise(table, options)
     assert summary["iou20_median"] == pytest.approx(np.nanmedian(values["iou20"]))
-    expected = references.retained(*(summary[f"iou20_{part}"] for part in ("median", "shuffled_median", "refit_median")))
+    parts = ("median", "shuffled_median", "refit_median")
+    expected = references.retained(*(summary[f"iou20_{part}"] for part in parts))
     assert summary["iou20_retained_of_refit"] == pytest.approx(expected, nan_ok=True)
     overview = pair.overview(summary)
     assert overview["metric"].tolist() == list(drift.METRICS)
