@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import keras
 
 STAGES = {"A": "transfer", "B": "fine_tuned"}
-LEVELS = {"like_a": "floor", "like_b": "refit"}
-"""The reference level that further models give, by the parameter that names them."""
+LEVELS = {"A": "floor", "B": "refit"}
+"""The reference level that further models give, by the model that they are like."""
 PRIMARY = "iou20"
 _SHOWN_LEVELS = {
     "chance": "chance",
@@ -444,7 +444,7 @@ def score(
         draws=settings.reference_draws,
         rng_seed=settings.seed,
     )
-    for name, level in (("A", "floor"), ("B", "refit")):
+    for name, level in LEVELS.items():
         others = [stack for key, stack in scored.items() if key != name and key.startswith(name)]
         if others:
             floor = references.floor(scored[name], others, size=size)
@@ -477,7 +477,8 @@ def metrics(
 
 def metric_names(settings: DriftParams, manifest: pd.DataFrame) -> list[str]:
     """The names that `metrics` will have, before anything is computed: by the same functions, on two images."""
-    levels = ["chance", "shuffled", *(level for key, level in LEVELS.items() if getattr(settings, key))]
+    further = {"A": settings.like_a, "B": settings.like_b}
+    levels = ["chance", "shuffled", *(level for name, level in LEVELS.items() if further[name])]
     columns = [name for metric in drift.METRICS for name in (metric, *(f"{metric}_{level}" for level in levels))]
     table = pd.DataFrame({name: [0.5, 0.5] for name in columns}).assign(
         image_id=["0", "1"], patient_id=["0", "1"], seed=0, degenerate_transfer=False, degenerate_fine_tuned=False
@@ -541,15 +542,14 @@ def text(
         lines += ["", f"{METHOD_LABELS[method]} at {where}", comparison.text(shown)]
         empty = [f"{name} {summary[f'n_degenerate_{stage}']:.0f}" for name, stage in STAGES.items()]
         lines.append(f"degenerate maps, in no median: {summary['n_degenerate']:.0f} images ({', '.join(empty)})")
-    lines.append("")
-    for key, level in LEVELS.items():
-        if not getattr(settings, key):
-            model = key[-1].upper()
-            lines.append(
-                f"no level '{_SHOWN_LEVELS[level]}': a model that differs from {model} by its training's seed "
-                f"alone gives it (--{key.replace('_', '-')} {model}2.keras)"
-            )
-    return "\n".join([*lines, *(f"CAUTION: {note}" for note in notes)])
+    missing = [
+        f"no level '{_SHOWN_LEVELS[level]}': a model that differs from {model} by its training's seed alone gives "
+        f"it (--like-{model.lower()} {model}2.keras)"
+        for model, level in LEVELS.items()
+        if f"{model}2" not in models
+    ]
+    last = [*missing, *(f"CAUTION: {note}" for note in notes)]
+    return "\n".join([*lines, *([""] if last else []), *last])
 
 
 def _which_images(chosen: pd.DataFrame, settings: DriftParams) -> str:

@@ -117,7 +117,7 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     said = [line.split(",")[0] for line in done.stdout.splitlines() if line.startswith("gate ")]
     assert said == [f"gate {gate}: {result}" for gate, result in gates.items()]
     assert "» maps of B2: image 80/80" in done.stderr and "»" not in done.stdout
-    shown = ("LayerCAM at last (12x12)", "Grad-CAM++ at last (12x12)", "other seed of B", "on 80 of 80 images (56 ")
+    shown = ("LayerCAM at last (12x12)", "Grad-CAM++ at last (12x12)", "other seed of B", "on 80 of 80 images (")
     for text in shown:
         assert text in done.stdout, done.stdout
 
@@ -173,7 +173,6 @@ def test_without_labels_by_hand_through_papermill(folder, store, tmp_path):
     assert "A and B have the same weights" in said and "each taken for a patient of its own" in said
     assert "no level 'other seed of A'" in said and "--like-b B2.keras" in said
     assert not [name for name in info.metrics if name.startswith(("auc", "accuracy"))]
-    assert "notebook.ipynb" in tracking.artifacts(info.run_id)
 
 
 @pytest.mark.slow
