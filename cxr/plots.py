@@ -282,7 +282,7 @@ def pair(
     parts = [f"{metric}_{part}" for metric in metrics for part in ("median", "ci_low", "ci_high")]
     _, methods, cells, slot = _cells(summary, "pair", parts)
     block = _Examples.of(panels, "pair") if panels else None
-    above, legend, below = 3.6, 0.5, block.height if block else 0.0
+    above, legend, below = 3.6, 0.5 if len(methods) < 4 else 0.7, block.height if block else 0.0
     high = above + legend + below
     figure = plt.figure(figsize=(_WIDTH, high))
     figure.set_layout_engine("constrained", rect=(0, (legend + below) / high, 1, above / high))

@@ -59,7 +59,8 @@ def write_test(manifest: Path, folder: Path, rows: list[dict], test: np.ndarray)
         out.writerow(["path", "label", "patient_id"])
         for row, kept in zip(rows, test, strict=True):
             if kept:
-                out.writerow([(manifest.parent / row["path"]).absolute(), row["label"], row["patient_id"]])
+                path = os.path.relpath(manifest.parent / row["path"], folder)
+                out.writerow([path, row["label"], row["patient_id"]])
 
 
 def cnn(side: int, classes: int) -> keras.Model:
