@@ -74,7 +74,7 @@ def attribute_heads(
     model: keras.Model,
     images: np.ndarray,
     class_index: np.ndarray,
-    heads: Iterable[tuple[np.ndarray, np.ndarray]],
+    heads: Iterable[tuple[np.ndarray, ...]],
     *,
     layer: str,
     methods: Iterable[str] = ("layercam", "gradcampp"),
@@ -83,14 +83,15 @@ def attribute_heads(
 ) -> list[dict[str, np.ndarray]]:
     """`attribute`, once for each of several heads on the same backbone, compiled once for all of them.
 
-    Args: heads: (kernel [d, n_classes], bias [n_classes]) each, as `head` takes them; the others as `attribute`.
+    Args: heads: their weights, (kernel [d, n_classes], bias [n_classes]) each, as `head` takes them; the others as
+        `attribute`.
     Returns: what `attribute` does, a head. The model keeps its own head.
     Raises: InputError as `attribute` and `head`.
     """
     explain = _explainer(model, layer, tuple(methods))
     results = []
-    for number, (kernel, bias) in enumerate(heads, start=1):
-        with head(model, kernel, bias):
+    for number, weights in enumerate(heads, start=1):
+        with head(model, *weights):
             name = f"{label}, head {number}" if label else ""
             results.append(_in_batches(explain, images, class_index, batch_size, name))
     return results
@@ -115,22 +116,25 @@ def variants_explainer(
 
 
 @contextmanager
-def head(model: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> Iterator[None]:
-    """Give the `logits` layer of `model` other weights, in place, and its own again at the end.
+def head(model: keras.Model, *weights: np.ndarray) -> Iterator[None]:
+    """Give the head of `model` other weights, in place, and its own again at the end.
 
     What was compiled for the model follows: it reads the same variables.
-    Args: kernel [d, n_classes] and bias [n_classes]. Raises InputError for other shapes.
+    Args: kernel [d, n_classes] and bias [n_classes], or all weights of the head that a foreign classifier has, in
+        the order of its layers (`cxr.models.head`). Raises InputError for other shapes.
     """
-    logits = model.get_layer("logits")
-    own = logits.get_weights()
-    got, fits = [np.shape(kernel), np.shape(bias)], [weight.shape for weight in own]
+    variables = [variable for layer in models.head_layers(model) for variable in layer.weights]
+    own = [np.array(variable) for variable in variables]
+    got, fits = [np.shape(weight) for weight in weights], [weight.shape for weight in own]
     if got != fits:
-        raise InputError(f"head: {model.name} needs a kernel and a bias of shapes {fits}, got {got}")
+        raise InputError(f"head: {model.name} needs weights (kernel, bias) of shapes {fits}, got {got}")
     try:
-        logits.set_weights([np.asarray(kernel), np.asarray(bias)])
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight)
         yield
     finally:
-        logits.set_weights(own)
+        for variable, weight in zip(variables, own, strict=True):
+            variable.assign(weight)
 
 
 @dataclass(frozen=True)

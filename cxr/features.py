@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr import compact, data, models, store
+from cxr import compact, data, graph, models, store
 from cxr.console import progress
 from cxr.errors import InputError
 from cxr.params import TrainParams
@@ -35,7 +35,8 @@ _DIGEST_BYTES = 32  # of a SHA-256
 def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: Path | None = None) -> Images:
     """Pooled features float32 [n, d] of the backbone in inference mode, for grey images uint8 [n, side, side].
 
-    `model` may itself end at `pool`: it is then used as it is, and called for several stacks it is traced once.
+    `model` may itself be what `models.to_features` makes: it is then used as it is, and called for several stacks it
+    is traced once.
     In batches of `settings.batch_size`, with its `xla`; what the layers compute in is theirs (`models.computing`).
     With a folder `cache` they are read from there, or computed and kept there within `$CXR_CACHE_GIB`; a damaged
     entry is made anew, with a warning. Where it cannot be written, a progress line says so. Who wants an entry
@@ -44,9 +45,9 @@ def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: 
     Returns an array up to 32 MiB, then a `store.Stack` of the entry or of a temporary file. Raises InputError when
     the latter has no room.
     """
-    output = model.get_layer("pool").output
-    network = model if model.output is output else keras.Model(model.input, output)
-    shape = (len(images), *output.shape[1:])
+    is_whole = any(layer.name == "logits" for layer in model.layers)
+    network = models.to_features(model) if is_whole else model
+    shape = (len(images), *network.output.shape[1:])
     if cache is None:
         progress(f"transfer: features of {len(images)} images")
     else:
@@ -92,7 +93,8 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
 
     These are the images in their order; names, shapes and values of the weights; what each layer computes in; the
     batches, since the last one's size may choose another kernel; whether XLA or deterministic operations are
-    used; this code and its libraries; and the kind of machine.
+    used; this code, the configuration of each layer, as a foreign model's code is not ours, and its libraries; and
+    the kind of machine.
     """
     digest = hashlib.sha256()
     for block in store.blocks(images):
@@ -104,9 +106,12 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
     parts = {
         "images": [digest.hexdigest(), list(images.shape), str(images.dtype)],
         "weights": models.sha256_weights(network),
+        "graph": hashlib.sha256(network.to_json().encode()).hexdigest(),
         "layers": [[type(layer).__name__, layer.name, layer.compute_dtype] for layer in network.layers],
         "computing": [settings.architecture, settings.batch_size, settings.xla, settings.deterministic],
-        "code": [models.sha256_file(file) for file in (__file__, compact.__file__, models.__file__)],
+        "code": [
+            models.sha256_file(file) for file in (__file__, compact.__file__, graph.__file__, models.__file__)
+        ],
         "libraries": [keras.__version__, tf.__version__, np.__version__],
         "machine": [platform.machine(), platform.processor(), *devices],
     }

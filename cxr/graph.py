@@ -155,14 +155,13 @@ def adapt(
     _require_graph(model)
     side, channels = _input(model, image_size)
     mode, why = find_preprocessing(model) if preprocessing == "auto" else _given(preprocessing)
-    scale, offset = (values[0] if len(values) == 1 else list(values) for values in PREPROCESSING[mode])
-    if channels == 1 and isinstance(offset, list):
+    if channels == 1 and len(PREPROCESSING[mode][1]) > 1:
         raise InputError(
             f"preprocessing: {mode} is for three channels, and {model.name} takes one: use none, tf or unit"
         )
     image = keras.Input((side, side, 1), name="image")
     x = layers.Concatenate(name="grey_to_rgb")([image] * 3) if channels == 3 else image
-    x = layers.Rescaling(scale, offset, name="preprocessing")(x)
+    x = preprocessing_layer(mode)(x)
     copies = _Copies(RESERVED)
     try:
         outputs = keras.tree.flatten(copies.run(model, keras.tree.pack_sequence_as(_inputs(model), [x])))
@@ -174,9 +173,16 @@ def adapt(
         raise InputError(f"{model.name} has {len(outputs)} outputs: give the model of one of them")
     probabilities, head, multi_label = _head(outputs[0], model.name, classes, dropout)
     flat = keras.Model(image, probabilities, name=name or model.name)
-    flat.trainable = True
+    for layer in flat.layers:  # which of them train is for the stages of training to say
+        layer.trainable = True
     flat.adapted = Adapted(mode, why, head, multi_label, channels)
     return flat
+
+
+def preprocessing_layer(mode: str) -> keras.Layer:
+    """The layer `preprocessing` for a key of PREPROCESSING."""
+    scale, offset = (values[0] if len(values) == 1 else list(values) for values in PREPROCESSING[mode])
+    return layers.Rescaling(scale, offset, name="preprocessing")
 
 
 def find_preprocessing(model: keras.Model) -> tuple[str, str]:

@@ -1,8 +1,10 @@
-"""Architectures: the paper's three and their compact kin, their preprocessing, target layers and weights.
+"""Architectures: the paper's three and their compact kin, every other classifier of keras.applications, and the
+user's own; their preprocessing, target layers and weights.
 
 A model is one flat functional graph from grey values in [0, 255], shape [n, side, side, 1], to class
 probabilities: preprocessing, the backbone's own layers, `pool`, `dropout`, `logits`, `probabilities`. Any of its
-layers can be named as a target, and a saved checkpoint needs no code of ours to be used.
+layers can be named as a target, and a saved checkpoint needs no code of ours to be used. A whole classifier of the
+user's keeps the head that it has, between `preprocessing` and `logits` (`cxr.graph.adapt`).
 """
 
 from __future__ import annotations
@@ -12,44 +14,33 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import KerasTensor, layers
 
-from cxr import compact
+from cxr import architectures, compact, graph
 from cxr.data import default_cache
 from cxr.errors import InputError
 from cxr.files import atomic
 
 MIN_GRID = 4
 TARGETS = ("shallower", "penultimate", "penultimate_cut", "last_conv", "final")  # names of layers, anywhere
-_IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
-_IMAGENET_STD = np.array([0.229, 0.224, 0.225])
-_KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What sets one architecture apart: `features` maps a preprocessed image tensor to the last feature map;
-    the network sees `scale * grey + offset` in each of `channels` equal channels."""
+    """What sets one architecture apart: `features` maps a preprocessed image tensor to the last feature map."""
 
     features: Callable[[KerasTensor], KerasTensor]
     channels: int
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
-    shallower: str
-    penultimate: str
-    final: str
-    penultimate_cut: str = ""  # where it is another layer than `penultimate`
-    imagenet_file: str = ""
-    imagenet_md5: str = ""
-    imagenet_url: str = ""
+    preprocessing: str  # a key of `cxr.graph.PREPROCESSING`
 
 
 def _application(name: str) -> Callable[[KerasTensor], KerasTensor]:
@@ -60,47 +51,14 @@ def _application(name: str) -> Callable[[KerasTensor], KerasTensor]:
     return features
 
 
-_PLUS_MINUS_ONE = {"scale": (1 / 127.5,), "offset": (-1.0,)}
-_TORCH = {"scale": tuple(1 / (255 * _IMAGENET_STD)), "offset": tuple(-_IMAGENET_MEAN / _IMAGENET_STD)}
-
-# `penultimate_cut` is the feature map at stride 16 on which alone the rest depends, `penultimate` its rectified
-# form. They differ in ResNets only, where the cut is a residual sum, of either sign, and its rectified successor
-# is bypassed by the shortcut. CAMs assume non-negative activations: at the sum, Grad-CAM++ loses many maps and the
-# rest overlap no better than by chance (`cxr study params/study.yaml --set target_layer=penultimate_cut`).
-# `shallower` is to stride 8 what `penultimate` is to stride 16.
 ARCHITECTURES: dict[str, Architecture] = {
-    "DenseNet201": Architecture(
-        _application("DenseNet201"), 3, **_TORCH, shallower="pool3_relu", penultimate="pool4_relu",
-        final="relu",
-        imagenet_file="densenet201_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        imagenet_md5="c13680b51ded0fb44dff2d8f86ac8bb1",
-        imagenet_url=f"{_KERAS_URL}/densenet",
-    ),
-    "ResNet50V2": Architecture(
-        _application("ResNet50V2"), 3, **_PLUS_MINUS_ONE, shallower="conv3_block4_preact_relu",
-        penultimate="conv4_block6_preact_relu", final="post_relu", penultimate_cut="conv4_block5_out",
-        imagenet_file="resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        imagenet_md5="fac2f116257151a9d068a22e544a4917",
-        imagenet_url=f"{_KERAS_URL}/resnet",
-    ),
-    "InceptionV3": Architecture(
-        _application("InceptionV3"), 3, **_PLUS_MINUS_ONE, shallower="mixed2", penultimate="mixed7",
-        final="mixed10",
-        imagenet_file="inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        imagenet_md5="bcbd6486424b2319ff4ef7d526e38f63",
-        imagenet_url=f"{_KERAS_URL}/inception_v3",
-    ),
-    "CompactDenseNet": Architecture(
-        compact.densenet, 1, **_PLUS_MINUS_ONE, shallower="pool3_relu", penultimate="pool4_relu", final="relu"
-    ),
-    "CompactResNetV2": Architecture(
-        compact.resnet_v2, 1, **_PLUS_MINUS_ONE, shallower="conv3_block3_preact_relu",
-        penultimate="conv4_block4_preact_relu", final="post_relu", penultimate_cut="conv4_block3_out"
-    ),
-    "CompactInception": Architecture(
-        compact.inception, 1, **_PLUS_MINUS_ONE, shallower="mixed2", penultimate="mixed7", final="mixed10"
-    ),
-}  # fmt: skip
+    "DenseNet201": Architecture(_application("DenseNet201"), 3, "torch"),
+    "ResNet50V2": Architecture(_application("ResNet50V2"), 3, "tf"),
+    "InceptionV3": Architecture(_application("InceptionV3"), 3, "tf"),
+    "CompactDenseNet": Architecture(compact.densenet, 1, "tf"),
+    "CompactResNetV2": Architecture(compact.resnet_v2, 1, "tf"),
+    "CompactInception": Architecture(compact.inception, 1, "tf"),
+}
 
 
 def build(
@@ -110,28 +68,98 @@ def build(
 
     Input [n, image_size, image_size, 1] grey values in [0, 255]; output [n, n_classes] probabilities. The model is
     named after its architecture. With `devices` it will be trained on so many GPUs (see `strategy`).
-    Raises InputError for an unknown architecture, an image too small for it, and more devices than there are.
+
+    `architecture` is one of ARCHITECTURES, another classifier of keras.applications, or `package.module:function`,
+    which is called as function(n_classes=n_classes, image_size=image_size) and returns a keras.Model: a classifier
+    whose classes exclude each other, a backbone, to which a head is added, or what `cxr.graph.adapt` made of one.
+    Its weights are those that the function gives it.
+
+    Raises InputError for an unknown architecture, an image too small for it, more devices than there are, and for
+    what `cxr.graph.adapt` cannot take.
     """
-    spec = _spec(architecture)
     # InceptionV3's convolutions are numbered by a global counter: start it afresh, so that a
     # layer has one name whatever was built before.
     keras.utils.clear_session(free_memory=False)
     with strategy(devices).scope():  # which would not outlive the clearing
-        inputs = keras.Input((image_size, image_size, 1), name="image")
-        x = layers.Concatenate(name="grey_to_rgb")([inputs] * 3) if spec.channels == 3 else inputs
-        scale, offset = (list(v) if len(v) > 1 else v[0] for v in (spec.scale, spec.offset))
-        x = layers.Rescaling(scale, offset, name="preprocessing")(x)
+        if architecture in ARCHITECTURES:
+            return _build_own(architecture, n_classes, image_size, dropout)
+        options = {"classes": n_classes, "dropout": dropout, "name": architectures.plain(architecture)}
+        if architectures.is_entry_point(architecture):
+            return _build_by_user(architecture, image_size, options)
+        return graph.adapt(_network(architecture, image_size), preprocessing=architecture, **options)
+
+
+def _build_own(architecture: str, n_classes: int, image_size: int, dropout: float) -> keras.Model:
+    spec = ARCHITECTURES[architecture]
+    inputs = keras.Input((image_size, image_size, 1), name="image")
+    x = layers.Concatenate(name="grey_to_rgb")([inputs] * 3) if spec.channels == 3 else inputs
+    x = graph.preprocessing_layer(spec.preprocessing)(x)
+    try:
+        x = spec.features(x)
+    except ValueError as error:
+        raise _too_small(architecture, image_size, error) from None
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dropout(dropout, name="dropout")(x)
+    x = layers.Dense(n_classes, name="logits")(x)
+    x = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
+    return keras.Model(inputs, x, name=architecture)
+
+
+def _network(application: str, image_size: int) -> keras.Model:
+    """The backbone of a classifier of keras.applications, as Keras makes it."""
+    if application not in architectures.APPLICATIONS:
         try:
-            x = spec.features(x)
+            architectures.check(application)
         except ValueError as error:
-            raise InputError(
-                f"image_size {image_size} does not fit {architecture} ({str(error).splitlines()[0]}): use 224"
-            ) from None
-        x = layers.GlobalAveragePooling2D(name="pool")(x)
-        x = layers.Dropout(dropout, name="dropout")(x)
-        x = layers.Dense(n_classes, name="logits")(x)
-        x = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
-        return keras.Model(inputs, x, name=architecture)
+            raise InputError(f"architecture: {error}") from None
+        raise InputError(f"architecture: '{application}' is none of keras.applications")
+    try:
+        return getattr(keras.applications, application)(
+            include_top=False, weights=None, input_shape=(image_size, image_size, 3)
+        )
+    except ValueError as error:
+        raise _too_small(application, image_size, error) from None
+
+
+def _too_small(architecture: str, image_size: int, error: ValueError) -> InputError:
+    return InputError(
+        f"image_size {image_size} does not fit {architecture} ({str(error).splitlines()[0]}): use 224"
+    )
+
+
+def _build_by_user(architecture: str, image_size: int, options: Mapping[str, Any]) -> keras.Model:
+    function = architectures.function(architecture)
+    try:
+        model = function(n_classes=options["classes"], image_size=image_size)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        reason = architectures.failure(error, architectures.source(architecture))
+        raise InputError(f"architecture: {architecture} failed: {reason}") from error
+    if not isinstance(model, keras.Model):
+        raise InputError(f"architecture: {architecture} returned a {type(model).__name__}, not a keras.Model")
+    try:
+        if not hasattr(model, "adapted"):
+            model = graph.adapt(model, image_size=image_size, **options)
+    except InputError as error:
+        message = str(error)
+        if message.startswith("preprocessing:"):
+            message += ", by returning cxr.graph.adapt(model, preprocessing=...)"
+        raise InputError(f"architecture: {architecture}: {message}") from None
+    wanted = ((None, image_size, image_size, 1), (None, options["classes"]))
+    if (model.input_shape, model.output_shape) != wanted:
+        raise InputError(
+            f"architecture: {architecture} returned a model from {model.input_shape} to {model.output_shape}, and "
+            f"was asked for one from {wanted[0]} to {wanted[1]}"
+        )
+    if model.adapted.multi_label:
+        raise InputError(
+            f"architecture: {architecture} has {model.adapted.head}, for labels that do not exclude each other, and "
+            "those of a study do: end it with a softmax"
+        )
+    named = keras.Model(model.input, model.output, name=options["name"])
+    named.adapted = model.adapted
+    return named
 
 
 def strategy(devices: int) -> tf.distribute.Strategy:
@@ -156,7 +184,28 @@ def strategy(devices: int) -> tf.distribute.Strategy:
 
 def backbone(model: keras.Model) -> keras.Model:
     """The part of `model` from image to last feature map, sharing its layers."""
-    return keras.Model(model.input, model.get_layer("pool").input, name=f"{model.name}_backbone")
+    final = graph.target_layers(model)["final"]
+    return keras.Model(model.input, model.get_layer(final).output, name=f"{model.name}_backbone")
+
+
+def to_features(model: keras.Model) -> keras.Model:
+    """From images to what the head starts from, [n, d]: the output of `pool`, or of what a foreign classifier has in
+    its place, such as Flatten. Shares the model's layers."""
+    return keras.Model(model.input, graph.head_input(model))
+
+
+def head(model: keras.Model) -> keras.Model:
+    """From there, [n, d], to the logits, [n, n_classes]: `dropout` and `logits`, and in a foreign classifier whatever
+    stands in between. Shares the model's layers."""
+    return keras.Model(graph.head_input(model), model.get_layer("logits").output)
+
+
+def head_layers(model: keras.Model) -> list[keras.Layer]:
+    """The layers of `head`, in the order of the graph."""
+    before = to_features(model).layers
+    return [
+        layer for layer in keras.Model(model.input, model.get_layer("logits").output).layers if layer not in before
+    ]
 
 
 @contextlib.contextmanager
@@ -166,8 +215,8 @@ def computing(model: keras.Model, precision: str) -> Iterator[None]:
     Weights stay float32, and so does what is made of the last feature map and of grey values: pooling, logits,
     probabilities, preprocessing. Functions that were traced before keep the precision that they were traced in.
     """
-    outside = {"image", "grey_to_rgb", "preprocessing", "pool", "dropout", "logits", "probabilities"}
-    policies = {layer: layer.dtype_policy for layer in model.layers if layer.name not in outside}
+    inside = {layer.name for layer in backbone(model).layers} - {"image", "grey_to_rgb", "preprocessing"}
+    policies = {layer: layer.dtype_policy for layer in model.layers if layer.name in inside}
     try:
         for layer in policies:
             layer.dtype_policy = precision
@@ -184,11 +233,13 @@ def target_layer(model: keras.Model, name: str) -> str:
     Raises InputError when there is none, when its output is not a feature map, or when its grid is under
     4x4 (a map of fewer positions localises nothing).
     """
-    if name == "last_conv":
-        name = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)][-1]
-    elif name in TARGETS:
-        spec = _spec(model.name)
-        name = getattr(spec, name) or spec.penultimate
+    if name in TARGETS:
+        found = graph.target_layers(model)
+        if name not in found:
+            raise InputError(
+                f"target_layer: {model.name} has no '{name}': it has {', '.join(found)}, and layers by name"
+            )
+        name = found[name]
     try:
         shape = model.get_layer(name).output.shape
     except ValueError:
@@ -221,7 +272,7 @@ def target_layers(model: keras.Model) -> dict[str, str]:
 def feeds_pooling(model: keras.Model, layer: str) -> bool:
     """Whether `layer` is the last feature map, behind which stands global average pooling alone: there
     Grad-CAM++ and LayerCAM are the same map up to a factor, and comparing methods compares nothing."""
-    return model.get_layer(layer).output is model.get_layer("pool").input
+    return graph.feeds_pooling(model, layer)
 
 
 def frozen_layers(model: keras.Model, name: str) -> list[keras.Layer]:
@@ -241,9 +292,69 @@ def frozen_layers(model: keras.Model, name: str) -> list[keras.Layer]:
     if model.get_layer("logits") in frozen:
         raise InputError(
             f"fine_tune_from: up to '{name}' is all of {model.name}, which leaves nothing to train: name an "
-            "earlier layer, 'pool' at the latest"
+            f"earlier layer, '{graph.head_input(model)._keras_history.operation.name}' at the latest"
         )
     return frozen
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was found of a model, to be shown and logged."""
+
+    architecture: str
+    input: str
+    preprocessing: str
+    preprocessing_why: str
+    head: str
+    parameters: int
+    targets: dict[str, graph.Target]  # as found, on whatever grid
+
+    def tags(self) -> dict[str, str]:
+        """For a run: `preprocessing`, and `layer_<target>` with its grid."""
+        layers = {f"layer_{key}": f"{t.layer} {t.grid[0]}x{t.grid[1]}" for key, t in self.targets.items()}
+        return {"preprocessing": self.preprocessing, **layers}
+
+    def lines(self) -> str:
+        """As a person reads it."""
+        rows = [
+            ("input", self.input),
+            ("preprocessing", f"{self.preprocessing}: {self.preprocessing_why}"),
+            ("head", self.head),
+            ("parameters", f"{self.parameters:,}"),
+            *(
+                (key, f"{t.layer}, {t.grid[0]}x{t.grid[1]}{_too_coarse(t)}: {t.why}")
+                for key, t in self.targets.items()
+            ),
+        ]
+        return "\n".join([self.architecture, *(f"  {key:16} {text}" for key, text in rows)])
+
+
+def _too_coarse(target: graph.Target) -> str:
+    return "" if min(target.grid) >= MIN_GRID else f" (under {MIN_GRID}x{MIN_GRID}: refused at this size)"
+
+
+def describe(model: keras.Model) -> Description:
+    """What was found of a model that `build` or `cxr.graph.adapt` made."""
+    adapted = getattr(model, "adapted", None)
+    spec = ARCHITECTURES.get(model.name)
+    if adapted is not None:
+        mode, why, head = adapted.preprocessing, adapted.preprocessing_why, adapted.head
+    elif spec is not None:
+        mode, why, head = spec.preprocessing, "of this architecture", "none"
+    else:
+        raise InputError(f"{model.name}: describe the model that build or adapt made, not one that was loaded")
+    channels = model.get_layer("preprocessing").output.shape[-1]
+    grey = "as it is" if channels == 1 else "copied into three channels"
+    side = model.input_shape[1]
+    return Description(
+        architecture=model.name,
+        input=f"{side}x{side}, grey values 0 to 255, {grey}",
+        preprocessing=mode,
+        preprocessing_why=why,
+        head=head if head != "none" else "added: global average pooling, dropout, logits, softmax",
+        parameters=model.count_params(),
+        targets=graph.targets(model),
+    )
 
 
 def check(
@@ -261,19 +372,22 @@ def check(
 def load_backbone(model: keras.Model, weights: str) -> dict[str, str]:
     """Load pretrained backbone weights into `model`, in place; the head keeps its own.
 
-    `weights` is `imagenet`, `source`, `none`, or a file or folder. Returns where they came from: keys
-    `weights`, `weights_file` (its name) and `weights_sha256`, empty for `none`.
+    `weights` is `imagenet`, `source`, `none`, or a file or folder. A function of the user's gives its model weights
+    itself, and these stay, unless `weights` is one file. Returns where they came from: keys `weights` (`own`, of
+    a function), `weights_file` (its name) and `weights_sha256`, empty for `none` and `own`.
     Raises InputError when they cannot be had or do not fit.
     """
     path = find_weights(model.name, weights)
     if path is None:
-        return {"weights": "none", "weights_file": "", "weights_sha256": ""}
+        return {"weights": "own" if _is_users(model.name) else "none", "weights_file": "", "weights_sha256": ""}
     network = backbone(model)
     try:
         if path.suffix == ".npz":
             _load_npz(network, path)
         elif path.suffix == ".keras":
             _load_keras(network, path)
+        elif model.name in architectures.APPLICATIONS and model.name not in ARCHITECTURES:
+            _load_application(model, path)
         else:
             network.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
@@ -286,12 +400,14 @@ def load_backbone(model: keras.Model, weights: str) -> dict[str, str]:
 
 
 def find_weights(architecture: str, weights: str) -> Path | None:
-    """The file that `weights` stands for, None for `none`; `imagenet` downloads it into Keras' cache.
+    """The file that `weights` stands for, None for `none`; `imagenet` downloads it into Keras' cache. None too for
+    a function of the user's, unless `weights` is one file.
 
     Raises InputError, with what to fetch and where to put it, when it cannot be had.
     """
-    spec = _spec(architecture)
-    if weights == "none":
+    architecture = architectures.plain(architecture)
+    file = Path(weights).expanduser()
+    if weights == "none" or (_is_users(architecture) and (weights in ("imagenet", "source") or file.is_dir())):
         return None
     if weights == "source":
         name = f"{architecture}.npz"
@@ -303,22 +419,23 @@ def find_weights(architecture: str, weights: str) -> Path | None:
             f"weights: no source-pretrained weights for {architecture} in {source_folder()} or in the package: "
             f"make them with notebooks/0_pretrain.ipynb (-p architecture {architecture}), or use weights: imagenet"
         )
+    imagenet = architectures.APPLICATIONS.get(architecture)
     if weights == "imagenet":
-        return _imagenet(architecture, spec)
-    path = Path(weights).expanduser()
-    if path.is_dir():
-        names = [name for name in (spec.imagenet_file, f"{architecture}.npz", f"{architecture}.keras") if name]
+        return _imagenet(architecture, imagenet)
+    if file.is_dir():
+        names = [f"{architecture}.npz", f"{architecture}.keras"]
+        names = [imagenet.file, *names] if imagenet else names
         for name in names:
-            if (path / name).is_file():
-                return path / name
-        raise InputError(f"weights: the folder {path} holds none of {', '.join(names)}")
-    if not path.is_file():
+            if (file / name).is_file():
+                return file / name
+        raise InputError(f"weights: the folder {file} holds none of {', '.join(names)}")
+    if not file.is_file():
         raise InputError(
             f"weights: '{weights}' is none of imagenet, source and none, and there is no such file or folder"
         )
-    if path.suffix not in (".h5", ".keras", ".npz"):
-        raise InputError(f"weights: {path} is not a .h5, .keras or .npz file")
-    return path
+    if file.suffix not in (".h5", ".keras", ".npz"):
+        raise InputError(f"weights: {file} is not a .h5, .keras or .npz file")
+    return file
 
 
 def source_folder() -> Path:
@@ -330,7 +447,10 @@ def save_source(model: keras.Model, folder: Path, *, provenance: dict) -> Path:
     """Write the backbone's weights in float16 to `folder/<architecture>.npz`, and how they were made
     (`provenance`) with their SHA-256 to the `.json` beside it. Returns the `.npz` file."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {_key(v): np.asarray(v, np.float16) for v in backbone(model).weights if not _is_seed(v)}
+    kept = [v for v in backbone(model).weights if not _is_seed(v)]
+    arrays = {_key(v): np.asarray(v, np.float16) for v in kept}
+    if len(arrays) < len(kept):
+        raise InputError(f"{model.name}: several weights have one name, so that a .npz file cannot hold them")
     if not all(np.isfinite(a).all() for a in arrays.values()):
         raise ValueError(f"{model.name}: a weight does not fit float16")
     path = folder / f"{model.name}.npz"
@@ -362,10 +482,9 @@ def sha256_weights(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _spec(architecture: str) -> Architecture:
-    if architecture not in ARCHITECTURES:
-        raise InputError(f"architecture: unknown '{architecture}': use one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[architecture]
+def _is_users(name: str) -> bool:
+    """Whether an architecture, or the model named after it, is a function's of the user's."""
+    return "." in architectures.plain(name)
 
 
 def _key(variable: keras.Variable) -> str:
@@ -379,6 +498,8 @@ def _is_seed(variable: keras.Variable) -> bool:
 def _load_npz(network: keras.Model, path: Path) -> None:
     with np.load(path, allow_pickle=False) as arrays:
         variables = {_key(v): v for v in network.weights}
+        if len(variables) < len(network.weights):
+            raise ValueError("several weights have one name, so that a .npz file cannot hold them: use .keras")
         if set(variables) != set(arrays.files):
             odd = sorted(set(variables) ^ set(arrays.files))
             raise ValueError(f"{len(odd)} weights differ in name, such as {odd[0]}")
@@ -393,23 +514,38 @@ def _load_keras(network: keras.Model, path: Path) -> None:
             layer.set_weights(other.get_layer(layer.name).get_weights())
 
 
-def _imagenet(architecture: str, spec: Architecture) -> Path:
-    if not spec.imagenet_file:
+def _load_application(model: keras.Model, path: Path) -> None:
+    """Weights of Keras' own, by way of the network as Keras makes it, whose layers may be nested."""
+    side, n_classes = model.input_shape[1], model.output_shape[1]
+    network = _network(model.name, side)
+    network.load_weights(path)
+    other = graph.adapt(network, preprocessing=model.name, classes=n_classes)
+    for layer in backbone(model).layers:
+        layer.set_weights(other.get_layer(layer.name).get_weights())
+
+
+def _imagenet(architecture: str, weights: architectures.Weights | None) -> Path:
+    if weights is None:
         raise InputError(
-            f"weights: there are no ImageNet weights for {architecture}: use weights: source, or one of "
-            f"{', '.join(name for name, s in ARCHITECTURES.items() if s.imagenet_file)}"
+            f"weights: there are no ImageNet weights for {architecture}: use weights: source, or a classifier of "
+            "keras.applications"
         )
-    url = f"{spec.imagenet_url}/{spec.imagenet_file}"
     cache = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     try:
         return Path(
             keras.utils.get_file(
-                spec.imagenet_file, url, cache_dir=cache, cache_subdir="models", file_hash=spec.imagenet_md5
+                weights.file,
+                weights.url,
+                cache_dir=cache,
+                cache_subdir="models",
+                file_hash=weights.hash or None,
             )
         )
     except Exception as error:  # urllib's, socket's and Keras' own
+        kind = {32: "MD5 ", 64: "SHA-256 "}.get(len(weights.hash), "Keras knows no hash of it")
+        renamed = "" if weights.url.endswith(weights.file) else f" as {weights.file}"
         raise InputError(
             f"weights: the ImageNet weights of {architecture} cannot be downloaded here "
-            f"({str(error).splitlines()[0]}): on a machine with a network fetch {url} (MD5 {spec.imagenet_md5}), "
-            f"put it into {cache / 'models'} or any folder, and in the second case set weights: FOLDER"
+            f"({str(error).splitlines()[0]}): on a machine with a network fetch {weights.url} ({kind}{weights.hash}), "
+            f"put it into {cache / 'models'} or any folder{renamed}, and in the second case set weights: FOLDER"
         ) from None

@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from cxr import architectures
 from cxr.errors import InputError
 
-Architecture = Literal[
-    "DenseNet201",
-    "ResNet50V2",
-    "InceptionV3",
-    "CompactDenseNet",
-    "CompactResNetV2",
-    "CompactInception",
-]
+Architecture = Annotated[str, AfterValidator(architectures.check)]
 Method = Literal[
     "layercam",
     "gradcampp",
@@ -37,7 +39,7 @@ Method = Literal[
     "integrated_gradients",
     "occlusion",
 ]
-ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
+ARCHITECTURES: tuple[str, ...] = architectures.KNOWN
 METHODS: tuple[str, ...] = get_args(Method)
 DEFAULT_METHODS: tuple[str, ...] = ("layercam", "gradcampp")
 

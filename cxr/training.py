@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import layers
 from sklearn.utils.class_weight import compute_class_weight
 
-from cxr import features, models, source_task
+from cxr import features, graph, models, source_task
 from cxr.backup import Backup
 from cxr.console import progress
 from cxr.errors import InputError
@@ -30,7 +30,7 @@ STAGES = ("transfer", "fine_tuned")
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 Images = features.Images
 Arrays = tuple[Images, np.ndarray]  # images or features, and labels int [n]
-Head = tuple[np.ndarray, np.ndarray]  # kernel float32 [d, n_classes], bias float32 [n_classes]
+Head = tuple[np.ndarray, ...]  # weights of `models.head`: kernel float32 [d, n_classes], bias float32 [n_classes]
 
 MAX_HEADS = 1000
 _HEAD_SEEDS = 2**31  # the seeds of runs end where those of heads begin
@@ -63,7 +63,7 @@ def transfer(
     backup: Backup | None = None,
     cache: Path | None = None,
 ) -> Transfer:
-    """Stage 1, in place: train `dropout` and `logits` on the frozen backbone, which is in inference mode.
+    """Stage 1, in place: train the head (`models.head`) on the frozen backbone, which is in inference mode.
 
     Without augmentation the backbone's pooled features are computed once, or found in the folder `cache` (see
     `features.pooled`), and the head alone is fitted to them, which is the same arithmetic. Ends with the weights
@@ -75,7 +75,8 @@ def transfer(
     to share and each head would cost as much as the stage, there are none, and a progress line says so.
 
     Returns (history, heads): history with one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss,
-    val_accuracy, seconds; heads as (kernel float32 [d, n_classes], bias float32 [n_classes]).
+    val_accuracy, seconds; heads as (kernel float32 [d, n_classes], bias float32 [n_classes]), or all weights of the
+    head of a foreign classifier, in the order of its layers.
     Raises InputError for more than MAX_HEADS heads.
 
     With a `backup`, the stage and each further head are kept there. What an earlier process saved is
@@ -85,7 +86,6 @@ def transfer(
     """
     if settings.noise_heads > MAX_HEADS:
         raise InputError(f"noise_heads: at most {MAX_HEADS}, got {settings.noise_heads}")
-    dropout, logits = (model.get_layer(name) for name in ("dropout", "logits"))
     options = {
         "epochs": settings.transfer_epochs,
         "learning_rate": settings.transfer_learning_rate,
@@ -93,17 +93,16 @@ def transfer(
         "settings": settings,
     }
     if settings.augmentation == "none":
-        inputs = keras.Input(model.get_layer("pool").output.shape[1:])
         options |= {"backup": backup, "every": _SECONDS_BETWEEN_BACKUPS}
         start = _start(model.variables, train, val, settings) if backup else ""
         with models.computing(model, settings.precision):
-            backbone = keras.Model(model.input, model.get_layer("pool").output)
+            backbone = models.to_features(model)
             pooled = [
                 (features.pooled(backbone, images, settings, cache=cache), labels)
                 for images, labels in (train, val)
             ]
         with model.distribute_strategy.scope():
-            head = keras.Model(inputs, logits(dropout(inputs)))
+            head = models.head(model)
         history = _fit(
             head, *pooled, **options, stage="transfer", start=start, seed=settings.seed, on_epoch=on_epoch
         )
@@ -111,17 +110,16 @@ def transfer(
         for number in range(settings.noise_heads):
             progress(f"transfer: head {number + 1}/{settings.noise_heads} for the noise floor")
             seed = head_seed(settings.seed, number)
-            # Seeds of its own, where the layers' defaults would draw from the global ones.
             with model.distribute_strategy.scope():
-                dense = layers.Dense(logits.units, kernel_initializer=keras.initializers.GlorotUniform(seed))
-                other = keras.Model(inputs, dense(layers.Dropout(dropout.rate, seed=seed)(inputs)))
+                other = _another(head, seed)
             part = f"head_{number}"
             _fit(other, *pooled, **options, stage="", part=part, start=start, seed=seed, on_epoch=None)
-            heads.append(tuple(np.array(weights, np.float32) for weights in dense.get_weights()))
+            heads.append(tuple(np.array(v, np.float32) for layer in other.layers for v in layer.weights))
         return Transfer(history, heads)
     if settings.noise_heads:
         progress("transfer: no heads for the noise floor: with augmentation there are no features to share")
-    trainable = [layer for layer in model.layers if layer not in (dropout, logits) and layer.trainable]
+    head_layers = models.head_layers(model)
+    trainable = [layer for layer in model.layers if layer not in head_layers and layer.trainable]
     for layer in trainable:
         layer.trainable = False
     try:
@@ -142,6 +140,25 @@ def transfer(
     return Transfer(history, [])
 
 
+def _another(head: keras.Model, seed: int) -> keras.Model:
+    """A head like `head` with new weights, from seeds of its own, where the layers' defaults would draw from the
+    global ones. Layers of one kind have different seeds, the last of each kind `seed` itself."""
+    kinds = [type(layer) for layer in head.layers]
+
+    def anew(layer: keras.Layer) -> keras.Layer:
+        behind = kinds[head.layers.index(layer) + 1 :].count(type(layer))
+        return type(layer).from_config(_reseeded(layer.get_config(), seed + behind * _HEAD_SEEDS))
+
+    return keras.models.clone_model(head, clone_function=anew)
+
+
+def _reseeded(config: Any, seed: int) -> Any:
+    """A layer's configuration with `seed` for every seed in it, those of its initializers too."""
+    if not isinstance(config, dict):
+        return config
+    return {key: seed if key == "seed" else _reseeded(value, seed) for key, value in config.items()}
+
+
 def head_seed(seed: int, number: int) -> int:
     """Seed of further head `number` (0 to MAX_HEADS - 1) of a run: 2^31 + (MAX_HEADS seed + number) mod 2^31.
 
@@ -151,10 +168,8 @@ def head_seed(seed: int, number: int) -> int:
 
 
 def save_heads(path: str | Path, heads: Sequence[Head]) -> None:
-    """Write heads to an `.npz` file (no pickle): `kernel_0`, `bias_0`, `kernel_1`, ..."""
-    arrays = {}
-    for number, (kernel, bias) in enumerate(heads):
-        arrays |= {f"kernel_{number}": kernel, f"bias_{number}": bias}
+    """Write heads to an `.npz` file (no pickle): the weights of head k as `k_0` (kernel), `k_1` (bias), ..."""
+    arrays = {f"{k}_{i}": weight for k, head in enumerate(heads) for i, weight in enumerate(head)}
     with open(path, "wb") as file:  # NumPy would append a suffix to a name without
         np.savez(file, **arrays)
 
@@ -164,7 +179,9 @@ def load_heads(path: str | Path) -> list[Head]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        heads = [(arrays.pop(f"kernel_{k}"), arrays.pop(f"bias_{k}")) for k in range(len(arrays) // 2)]
+        n_heads = len({name.split("_")[0] for name in arrays})
+        each = len(arrays) // max(1, n_heads)
+        heads = [tuple(arrays.pop(f"{k}_{i}") for i in range(each)) for k in range(n_heads)]
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as heads ({error}): run 1_train anew") from None
     if arrays:
@@ -250,7 +267,7 @@ def pretrain(settings: PretrainParams, *, on_epoch: OnEpoch | None = None) -> tu
         settings.seed, settings.source_images + n_val, settings.image_size
     )
     model = models.build(settings.architecture, n_classes=2, image_size=settings.image_size)
-    pooled = model.get_layer("pool").output
+    pooled = graph.head_input(model)
     heads = {
         "texture": layers.Dense(len(source_task.TEXTURES), name="texture")(pooled),
         "object": layers.Dense(len(source_task.OBJECTS), name="object")(pooled),
@@ -299,13 +316,12 @@ def _flip(image: tf.Tensor, step: tf.Tensor, seed: int) -> tf.Tensor:
 
 def _to_logits(model: keras.Model, *, head_alone: bool = False) -> keras.Model:
     """From images to logits, as a model of its own; with `head_alone` gradients end before the head."""
-    dropout, logits = (model.get_layer(name) for name in ("dropout", "logits"))
     with model.distribute_strategy.scope():
         if not head_alone:
-            return keras.Model(model.input, logits.output)
+            return keras.Model(model.input, model.get_layer("logits").output)
         # Layers that are not trainable would do, but the backward pass through them all would be traced.
-        pooled = keras.ops.stop_gradient(model.get_layer("pool").output)
-        return keras.Model(model.input, logits(dropout(pooled)))
+        pooled = keras.ops.stop_gradient(graph.head_input(model))
+        return keras.Model(model.input, models.head(model)(pooled))
 
 
 def _in_float32(model: keras.Model, on_epoch: OnEpoch | None) -> OnEpoch | None:

@@ -73,7 +73,7 @@ def test_gradcam_equal_to_tf_keras_vis_on_the_full_model(case):
 def test_methods_are_the_same_map_at_final_and_not_before(case):
     model, images, classes = case
     if min(model.get_layer("pool").input.shape[1:3]) < models.MIN_GRID:
-        spec_final = models.ARCHITECTURES[model.name].final
+        spec_final = models.graph.target_layers(model)["final"]
         with pytest.raises(InputError, match=f"'{spec_final}' of {model.name} is .* needs at least 4x4"):
             attribution.attribute(model, images, classes, layer="final")
         model = models.build(model.name, n_classes=N_CLASSES, image_size=192)

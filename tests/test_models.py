@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from cxr import models
+from cxr import architectures, models
 from cxr.errors import InputError
 from cxr.params import ARCHITECTURES
 
@@ -149,9 +149,9 @@ def test_imagenet_files_in_keras_own_format(name, tmp_path, monkeypatch):
     keras.utils.set_random_seed(1)
     size = 96
     original = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
-    spec = models.ARCHITECTURES[name]
+    weights = architectures.APPLICATIONS[name]
     (tmp_path / "models").mkdir()
-    path = tmp_path / "models" / spec.imagenet_file
+    path = tmp_path / "models" / weights.file
     legacy_h5(original, path)
     rgb = np.random.default_rng(0).uniform(-1, 1, (1, size, size, 3)).astype(np.float32)
     keras.utils.set_random_seed(2)
@@ -161,10 +161,10 @@ def test_imagenet_files_in_keras_own_format(name, tmp_path, monkeypatch):
 
     # as `weights: imagenet`: found in Keras' cache, its MD5 checked, nothing downloaded
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    right = dataclasses.replace(spec, imagenet_md5=hashlib.md5(path.read_bytes()).hexdigest())
-    monkeypatch.setitem(models.ARCHITECTURES, name, right)
+    right = dataclasses.replace(weights, hash=hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(architectures.APPLICATIONS, name, right)
     loaded = models.load_backbone(model, "imagenet")
-    assert loaded["weights_file"] == spec.imagenet_file
+    assert loaded["weights_file"] == weights.file
     np.testing.assert_allclose(
         inner.predict(rgb, verbose=0), original.predict(rgb, verbose=0), rtol=1e-4, atol=1e-6
     )
@@ -173,23 +173,24 @@ def test_imagenet_files_in_keras_own_format(name, tmp_path, monkeypatch):
     assert models.find_weights(name, str(tmp_path / "models")) == path
 
 
-def test_imagenet_without_a_network_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
-    spec = dataclasses.replace(models.ARCHITECTURES["ResNet50V2"], imagenet_url="http://127.0.0.1:9")
-    monkeypatch.setitem(models.ARCHITECTURES, "ResNet50V2", spec)
+@pytest.mark.parametrize("name", ["ResNet50V2", "NASNetMobile", "MobileNetV2"])
+def test_imagenet_without_a_network_says_what_to_fetch_and_where_to_put_it(name, tmp_path, monkeypatch):
+    weights = dataclasses.replace(architectures.APPLICATIONS[name], url="http://127.0.0.1:9/x.h5")
+    monkeypatch.setitem(architectures.APPLICATIONS, name, weights)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(InputError) as error:
-        models.find_weights("ResNet50V2", "imagenet")
-    for part in (spec.imagenet_file, spec.imagenet_md5, str(tmp_path / "models"), "weights: FOLDER"):
+        models.find_weights(name, "imagenet")
+    for part in (weights.file, weights.url, weights.hash, str(tmp_path / "models"), "weights: FOLDER"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_cached_file_with_the_wrong_hash_is_not_used(tmp_path, monkeypatch):
-    spec = dataclasses.replace(models.ARCHITECTURES["ResNet50V2"], imagenet_url="http://127.0.0.1:9")
-    monkeypatch.setitem(models.ARCHITECTURES, "ResNet50V2", spec)
+    weights = dataclasses.replace(architectures.APPLICATIONS["ResNet50V2"], url="http://127.0.0.1:9")
+    monkeypatch.setitem(architectures.APPLICATIONS, "ResNet50V2", weights)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / spec.imagenet_file).write_bytes(b"half a download")
+    (tmp_path / "models" / weights.file).write_bytes(b"half a download")
     with pytest.raises(InputError, match="cannot be downloaded here"):
         models.find_weights("ResNet50V2", "imagenet")
 
@@ -236,8 +237,8 @@ def test_source_weights_of_a_large_network_say_how_to_make_them(tmp_path, monkey
 
 
 def test_bad_models():
-    with pytest.raises(InputError, match="unknown 'VGG16': use one of DenseNet201"):
-        models.build("VGG16", n_classes=2, image_size=96)
+    with pytest.raises(InputError, match="unknown 'VGG61': did you mean VGG19 or VGG16"):
+        models.build("VGG61", n_classes=2, image_size=96)
     with pytest.raises(InputError, match="image_size 64 does not fit InceptionV3"):
         models.build("InceptionV3", n_classes=2, image_size=64)
     options = {"weights": "none", "n_classes": 2}

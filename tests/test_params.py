@@ -9,7 +9,7 @@ from cxr.params import AttributeParams, StudyParams, TrainParams, read_overrides
     [
         ({"architectur": ["DenseNet201"]}, "unknown parameter 'architectur': did you mean 'architecture'"),
         ({"qqq": 1}, "unknown parameter 'qqq': known are .*batch_size"),
-        ({"architecture": ["VGG16"]}, "architecture.0: should be 'DenseNet201', .*got 'VGG16'"),
+        ({"architecture": ["VGG61"]}, "architecture.0: unknown 'VGG61': did you mean VGG19 or VGG16?"),
         ({"image_size": "big"}, "image_size: should be a valid integer.*got 'big'"),
         ({"image_size": 8}, "image_size: should be greater than or equal to 32, got 8"),
         ({"seed": [1, 1]}, r"seed: every entry once, got \[1, 1\]"),
