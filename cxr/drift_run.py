@@ -17,13 +17,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from cxr import gates, pair, study, tracking
+from cxr import gates, pair, processes, steps, tracking
 from cxr.errors import InputError
 from cxr.files import atomic
 from cxr.params import DriftParams
 
 _PROGRESS = "» "  # how a progress line of a notebook starts
-_PATIENCE_SECONDS = 15.0
 _TABLES = (".parquet", ".csv")
 _FIGURES = (".png", ".pdf")
 
@@ -94,8 +93,8 @@ def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
     folder = tracking.scratch()
     parameters, executed, log = (folder / name for name in ("parameters.yaml", "drift.ipynb", "log.txt"))
     parameters.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
-    words = study.command(
-        study.Step("drift", "drift", {}),
+    words = steps.command(
+        steps.Step("drift", "drift", {}),
         params_file=parameters,
         overrides={},
         out=folder,
@@ -142,23 +141,29 @@ def _run(words: list[str], environment: Mapping[str, str], log: Path) -> int:
         errors="replace",
         start_new_session=True,  # Ctrl-C is ours to pass on
     )
-    try:
-        with process, log.open("w", encoding="utf-8") as file:
+    with process, log.open("w", encoding="utf-8") as file:
+        try:
             for line in process.stdout:
                 file.write(line)
                 if line.startswith(_PROGRESS):
                     text = f"\r\x1b[K{line.strip()}" if terminal else line
                     print(text, end="", file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT) if os.name == "posix" else process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE_SECONDS)  # papermill saves the notebook and ends its kernel
-        process.kill()
-        raise
-    finally:
-        if terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            _stop(process)
+            raise
+        finally:
+            if terminal:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     return process.returncode
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Stop papermill, which saves the notebook and ends its kernel; for good where it does not."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        papermill = psutil.Process(process.pid)
+        processes.stop([papermill], [papermill, *papermill.children(recursive=True)])
 
 
 def _error_of(notebook: Path) -> tuple[str, str] | None:

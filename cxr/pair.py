@@ -196,7 +196,7 @@ def describe(models: Mapping[str, Model]) -> pd.DataFrame:
     )
 
 
-def check(models: Mapping[str, Model]) -> list[str]:
+def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]:
     """Whether the models can be compared. Returns what a reader should know of them.
 
     Raises InputError where they have different numbers of classes, or where one that differs by its seed alone has
@@ -229,6 +229,13 @@ def check(models: Mapping[str, Model]) -> list[str]:
     if a.network.adapted.multi_label or b.network.adapted.multi_label:
         notes.append(
             "labels do not exclude each other in these models (sigmoid): the most probable one counts as predicted"
+        )
+    from cxr.models import feeds_pooling
+
+    if {"layercam", "gradcampp"} <= set(methods) and any(feeds_pooling(m.network, m.layer) for m in (a, b)):
+        notes.append(
+            f"behind {a.layer} stands global average pooling alone: LayerCAM and Grad-CAM++ are the same map "
+            "there, and to compare them says nothing: use another layer"
         )
     if _same_weights(a, b):
         notes.append("A and B have the same weights: every map is its own pair, and no drift is the right answer")

@@ -111,7 +111,7 @@ def train_mobilenet(
     seed: int = 0,
     *,
     side: int = 96,
-    epochs: tuple[int, int, int] = (8, 20, 4),
+    epochs: tuple[int, int, int] = (8, 20, 12),
 ) -> None:
     keras.utils.set_random_seed(0)  # one pretraining for all seeds
     backbone = keras.applications.MobileNetV2((side, side, 3), alpha=0.35, include_top=False, weights=None)
@@ -134,7 +134,7 @@ def train_mobilenet(
     images, classes, test, rows = read(manifest, side, 3)
     images = preprocess(images)
     model = mobilenet(backbone, int(classes.max()) + 1)
-    steps = (("frozen", False, 1e-2, epochs[1]), ("finetuned", True, 3e-4, epochs[2]))
+    steps = (("frozen", False, 1e-2, epochs[1]), ("finetuned", True, 1e-3, epochs[2]))
     for name, trainable, rate, end in steps:
         backbone.trainable = trainable
         model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])

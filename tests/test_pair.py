@@ -341,3 +341,26 @@ def test_summary_names_and_words(scored, tmp_path):
     plain = pair.metric_names(settings(), table_of([""] * 3))
     assert not [name for name in plain if "floor" in name or "refit" in name or "auc" in name]
     json.dumps(plain)
+
+
+def test_methods_that_are_one_are_told(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 1)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 3, activation="relu", name="before"),
+            layers.Conv2D(4, 3, activation="relu", name="final"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.save(tmp_path / "a.keras")
+    for layer, methods, told in (
+        ("final", ["layercam", "gradcampp"], True),
+        ("final", ["layercam"], False),
+        ("before", ["layercam", "gradcampp"], False),
+    ):
+        both = {name: loaded(name, tmp_path / "a.keras", layer=layer) for name in pair.STAGES}
+        notes = pair.check(both, methods)
+        assert any("are the same map there" in note for note in notes) is told
