@@ -117,7 +117,8 @@ def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
         if executed.is_file():
             tracking.log_file_as(run_id, executed, "notebook.ipynb")
         if status:
-            tracking.log_file_as(run_id, log, "log.txt")
+            if log.is_file():
+                tracking.log_file_as(run_id, log, "log.txt")
             tracking.end_run(run_id, status)
     kind, reason = _error_of(executed) or ("", _last_line(log))
     tracking.set_tags(run_id, {"cxr.error": f"{kind}: {reason}"[:500]})

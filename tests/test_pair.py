@@ -343,6 +343,26 @@ def test_summary_names_and_words(scored, tmp_path):
     json.dumps(plain)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN")
+def test_where_every_map_is_empty_all_is_missing_and_nothing_breaks(scored):
+    from cxr import gates, plots
+
+    _, chosen, options, _ = scored
+    empty = {name: np.zeros((12, 5, 5), np.float32) for name in ("A", "B")}
+    values = pair.score(empty, chosen, CLASSES, options, size=20)
+    rows = chosen[chosen["scored"]].reset_index(drop=True)
+    table = comparison.score_table(values, rows, architecture="a -> b", seed=5, method="layercam")
+    summary = pair.summarise(table, options)
+    assert summary["n_degenerate"] == 11 and np.isnan(summary["iou20_median"])
+    assert not gates.judge([gates.parse("iou20_median>=0")], summary)[0]["passed"]
+    pixels = np.zeros((12, 20, 20), np.uint8)
+    assert pair.panels(table, pixels, empty, chosen) == []
+    row = pd.DataFrame([{"architecture": "a -> b", "method": "layercam", **summary}])
+    plots.pixels(plots.pair(row, ["iou20", "centroid_shift"], []))
+    plots.pixels(plots.drift_by_class(table, ["iou20"]))
+    assert pair.overview(summary)["value_median"].isna().all()
+
+
 def test_methods_that_are_one_are_told(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
