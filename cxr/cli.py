@@ -1,5 +1,7 @@
 """The `cxr` command: `cxr check FILE` checks the data, `cxr study FILE` runs a study, `cxr ui` shows its runs.
 
+A command has two functions: `_add_NAME` makes its parser, `_NAME` runs it and returns the exit code.
+
 Exit codes: 0; 1 when a notebook failed or a check found an error; 2 for bad input, with one line that says what to
 do; 130 for Ctrl-C.
 """
@@ -7,11 +9,14 @@ do; 130 for Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import difflib
+import functools
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from cxr import completion
 from cxr.errors import InputError
 
 _LOCAL = "127.0.0.1"
@@ -46,59 +51,310 @@ def _one_line(
     return f"cxr: warning: {where}{message}\n"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cxr",
-        description="Does the visual evidence behind a chest X-ray classifier change under fine-tuning?",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+class _Parser(argparse.ArgumentParser):
+    """A parser that says which command or option was perhaps meant. Its commands' parsers are of its kind."""
 
-    study = commands.add_parser(
-        "study",
-        help="run a study: every notebook of its grid that is not done yet",
-        description="Run a study: every notebook of its grid that is not done yet. The same command resumes.",
+    def parse_known_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else list(args)
+        if self._subparsers is not None:
+            self._check_command(words)
+        arguments, unknown = super().parse_known_args(words, namespace)
+        if unknown:  # said here, so that the usage above it is the command's own
+            self._refuse(unknown[0])
+        return arguments, unknown
+
+    def _check_command(self, words: list[str]) -> None:
+        """The first word that is no option is the command: none of the options before it takes a value."""
+        for word in words:
+            if not word.startswith("-"):
+                if word not in _commands(self):
+                    self.error(f"no such command: {word}{_close(word, _commands(self))}")
+                return
+            if not any(option.startswith(word) for option in self._option_string_actions):
+                self._refuse(word)
+
+    def _refuse(self, word: str) -> None:
+        if not word.startswith("-"):
+            self.error(f"one word too many: {word}")
+        option = word.partition("=")[0]
+        self.error(f"no such option: {option}{_close(option, self._option_string_actions)}")
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser's commands by name."""
+    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return action.choices
+
+
+def _close(word: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(word, known, n=1)
+    return f": did you mean {found[0]}?" if found else ""
+
+
+class _Version(argparse.Action):
+    """Prints the installed version; looked up only when asked for, since that takes longer than all the rest."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib import metadata
+
+        print(f"cxr {metadata.version('cxr')}")
+        parser.exit()
+
+
+_OVERVIEW = """\
+Does the visual evidence behind a chest X-ray classifier change under
+fine-tuning, even where its accuracy does not?
+
+In this order: `cxr check` says what is wrong with the images and labels before
+anything is trained on them; `cxr study` trains, explains, scores and compares,
+and ends with a table and a report; `cxr ui` shows all runs in the browser. `cxr
+drift` compares two models that were trained elsewhere, and needs no study. All
+of a study is in one parameter file, such as params/study.yaml; `cxr params`
+says what can stand in it."""
+
+_OVERVIEW_END = """\
+examples:
+  cxr check params/study.yaml
+  cxr study params/study.yaml
+  cxr study params/paper.yaml --set data=/data/my-xrays name=mine
+  cxr drift before.keras after.keras images/
+  cxr ui
+
+exit codes:
+  0    done
+  1    a notebook failed, a check found an error, or a gate failed
+  2    bad input: one line says what is wrong, and what to do
+  130  interrupted (Ctrl-C)
+
+`cxr COMMAND --help` has each command's options and examples; docs/tutorial.md
+goes from a folder of images to a report."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="cxr",
+        description=_OVERVIEW,
+        epilog=_OVERVIEW_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    study.set_defaults(run=_study)
-    study.add_argument("params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for add in (_add_check, _add_study, _add_drift, _add_ui, _add_params, _add_completion):
+        add(commands)
+    return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    description: str,
+    end: str,
+) -> argparse.ArgumentParser:
+    """A command that calls `run`: `summary` is its line in `cxr --help`; the texts are wrapped by hand."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{description}",
+        epilog=end,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_study(commands: argparse._SubParsersAction) -> None:
+    study = _add_command(
+        commands,
+        "study",
+        _study,
+        "run a study: every notebook of its grid that is not done yet",
+        """\
+Train, attribute, score and compare, for every architecture, seed and method of
+the parameter file. Each step is one notebook and one MLflow run. The same
+command, started again, does only what is not done yet.""",
+        """\
+--set lays single values over the file's, written as in the file; `cxr params`
+lists the keys. Quote what the shell would read: brackets, braces, spaces.
+  --set data=/data/my-xrays name=mine    one value each, as many as you like
+  --set 'seed=[0,1,2]'                   a list: another axis of the grid
+  --set 'label_map={NORMAL: normal, PNEUMONIA: pneumonia}'    a mapping
+
+examples:
+  cxr study params/study.yaml
+  cxr study params/study.yaml --dry-run
+  cxr study params/study.yaml --set 'method=[layercam,gradcampp,hirescam]'
+  cxr study params/paper.yaml --set data=/data/my-xrays name=mine --jobs 2
+  cxr study params/paper.yaml --tracking-uri http://server:5000
+  cxr study params/paper.yaml --scheduler slurm""",
+    )
+    _add_params_file(study)
     _add_set(study)
     _add_tracking_uri(study)
-    study.add_argument("--out", metavar="DIR", help="executed notebooks and report (default: mlruns/studies/NAME)")
+    _add_out(study, "executed notebooks and report (default: mlruns/studies/NAME)")
     study.add_argument(
         "--jobs",
         metavar="N",
         type=_count,
         help="notebooks at once (default: the file's; 0: one for every two cores)",
     )
-    study.add_argument(
+    where = study.add_argument(
         "--scheduler",
         metavar="WHERE",
         default="local",
         help="where notebooks run: local (default), the address of a Dask scheduler (tcp://host:8786), slurm, "
         "kubernetes, or the YAML file of a cluster",
     )
+    where.complete = completion.YAML
     study.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     study.add_argument("--fresh", action="store_true", help="run everything again, done or not")
 
-    check = commands.add_parser(
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    check = _add_command(
+        commands,
         "check",
-        help="check a study's images and labels before anything is trained on them",
-        description="Check a study's images and labels: what is broken, copied, or betrays the class by itself. "
-        "Exit code 1 if there is an error that `cxr study` would stop at.",
+        _check,
+        "check a study's images and labels before anything is trained on them",
+        """\
+Finds what is broken, copied into two splits, or betrays the class by itself,
+and says what so many patients can show. Prints its findings and writes a page
+with pictures. Exit code 1 if there is an error that `cxr study` would stop at.""",
+        """\
+examples:
+  cxr check params/study.yaml
+  cxr check params/paper.yaml --set data=/data/my-xrays name=mine
+  cxr check params/paper.yaml --set data=/data/my.csv name=mine --full
+
+docs/checks.md says what is checked, and what to do about each finding.""",
     )
-    check.set_defaults(run=_check)
-    check.add_argument("params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml")
+    _add_params_file(check)
     _add_set(check)
     check.add_argument(
         "--full", action="store_true", help="decode every pixel: near duplicates, blank images, hidden damage"
     )
-    check.add_argument("--out", metavar="DIR", help="for checks.html (default: mlruns/studies/NAME)")
+    _add_out(check, "for checks.html (default: mlruns/studies/NAME)")
 
-    _add_drift(commands)
 
-    ui = commands.add_parser(
-        "ui", help="show the runs in the browser", description="Show the runs in the browser."
+def _add_drift(commands: argparse._SubParsersAction) -> None:
+    drift = _add_command(
+        commands,
+        "drift",
+        _drift,
+        "measure the drift between two models of your own",
+        """\
+Explain the same images with both, and say how far the evidence moved, beside
+what such a number is to be read against. Nothing is trained. The models may come
+from anywhere, as long as Keras 3 loads them and they end in Dense (softmax or
+sigmoid). Writes a table of all images, a figure, and an MLflow run with
+everything.
+
+IMAGES is a folder with one sub-folder a class; a folder of images without labels;
+a table (CSV or Parquet) with the columns path, patient_id and, if known, label;
+or 'phantom'. With labels, the true class is explained, on images that both models
+get right; without, the class that B predicts, on all.""",
+        """\
+examples:
+  cxr drift before.keras after.keras images/
+  cxr drift before.keras after.keras test.csv --method layercam,gradcampp
+  cxr drift A.keras B.keras images/ --layer block5_conv3 --preprocessing caffe
+  cxr drift A.keras B.keras images/ --like-a A_seed1.keras --like-b B_seed1.keras
+  cxr drift A.keras B.keras images/ --gate 'iou20_median>=0.5' --gate 'n_degenerate<20'
+  cxr drift A.keras B.keras films.csv --set path_column=file patient_column=pid
+
+exit codes: 0; 1 when a gate fails, or the notebook; 2 for bad input.
+docs/drift.md explains the output, and has a step for your CI.""",
     )
-    ui.set_defaults(run=_ui)
+    for name, metavar, what in (
+        ("model_a", "A", "the model before: a .keras file, or a whole model as .h5"),
+        ("model_b", "B", "the model after"),
+        ("data", "IMAGES", "folder, table, or 'phantom'"),
+    ):
+        drift.add_argument(name, metavar=metavar, help=what).complete = completion.FILE
+    # What is not given is not set: the defaults are those of the notebook.
+    option = functools.partial(drift.add_argument, default=argparse.SUPPRESS)
+    named = functools.partial(option, metavar="NAME")
+    named(
+        "--layer",
+        dest="target_layer",
+        help="penultimate (default), shallower, final, last_conv, or a layer's name",
+    )
+    named("--layer-b", dest="target_layer_b", help="in B, where it is another")
+    names = functools.partial(option, metavar="NAMES", type=_names)
+    names("--method", help="one or several, with commas between (default: layercam)")
+    names("--classes", dest="class_names", help="in the order of the outputs (default: the labels, sorted)")
+    option(
+        "--labels",
+        choices=("auto", "none"),
+        dest="image_labels",
+        help="none: sub-folders are no classes, and images in them lie at any depth",
+    )
+    option("--split", choices=("train", "val", "test"), dest="use_split", help="its images only (default: all)")
+    option(
+        "--explain",
+        choices=("true", "predicted", "predicted_a"),
+        help="the true class (default, with labels), or what B or A predicts",
+    )
+    option(
+        "--images",
+        choices=("correct", "all"),
+        help="scored: those of which both models predict the class explained (default, with labels), or all",
+    )
+    for key, model in (("a", "A"), ("b", "B")):
+        option(
+            f"--like-{key}",
+            metavar="MODEL",
+            action="append",
+            help=f"a model that differs from {model} by its training's seed alone: a reference level; repeatable",
+        ).complete = completion.FILE
+    option(
+        "--preprocessing",
+        metavar="MODE",
+        help="what the models expect of grey values: none, tf, torch, caffe, unit (default: found out)",
+    )
+    for name, key, what in (
+        ("--image-size", "image_size", "side in pixels (default: the models')"),
+        ("--batch-size", "batch_size", "images a pass (default: 32)"),
+        ("--draws", "reference_draws", "other images that an image is compared with (default: 4)"),
+        ("--n-boot", "n_boot", "bootstrap replicates (default: 2000)"),
+        ("--seed", "seed", "of bootstrap and draws (default: 0)"),
+    ):
+        option(name, metavar="N", type=_count, dest=key, help=what)
+    option("--level", metavar="SHARE", type=float, help="of the intervals (default: 0.95)")
+    option(
+        "--gate",
+        metavar="EXPR",
+        action="append",
+        help="a condition such as 'iou20_median>=0.5' (in quotes): exit code 1 unless it holds; repeatable",
+    )
+    named("--name", help="MLflow experiment (default: drift)")
+    _add_set(drift, "the notebook's")
+    _add_tracking_uri(drift)
+    for name, default, what in (
+        ("--out", "drift.parquet", "the table of all images, .parquet or .csv (default: drift.parquet)"),
+        ("--figure", "", ".png or .pdf (default: as --out, as .png)"),
+    ):
+        drift.add_argument(name, metavar="FILE", default=default, help=what).complete = completion.FILE
+
+
+def _add_ui(commands: argparse._SubParsersAction) -> None:
+    ui = _add_command(
+        commands,
+        "ui",
+        _ui,
+        "show the runs in the browser",
+        """\
+MLflow's own pages, on this machine only unless --host says otherwise. Ctrl-C
+ends it.""",
+        """\
+examples:
+  cxr ui
+  cxr ui --port 5001
+  cxr ui --tracking-uri sqlite:////data/runs/mlflow.db
+
+For a server that many share, with passwords: docs/server.md.""",
+    )
     _add_tracking_uri(ui)
     ui.add_argument("--port", metavar="PORT", type=_count, default=5000, help="default: 5000")
     ui.add_argument(
@@ -110,104 +366,57 @@ def _parser() -> argparse.ArgumentParser:
         help="with --host: the names by which browsers may ask for it, comma-separated (default: MLflow's)",
     )
     ui.add_argument("--cors-allowed-origins", metavar="ORIGINS", help="with --host: other sites that may use it")
-    return parser
 
 
-def _add_drift(commands: argparse._SubParsersAction) -> None:
-    drift = commands.add_parser(
-        "drift",
-        help="measure the drift between two models of your own",
-        description="""\
-Explain the same images with both models, and say how far the evidence moved,
-beside what such a number is to be read against. Nothing is trained. The models
-may come from anywhere, as long as Keras 3 loads them and they end in Dense
-(softmax or sigmoid). Writes a table with a row an image, a figure, and an
-MLflow run with everything.
-
-IMAGES is a folder with one sub-folder a class; a folder of images without
-labels; a table (CSV or Parquet) with the columns path, patient_id and, if known,
-label; or 'phantom'. With labels, the true class is explained, on images that both
-models get right; without, the class that B predicts, on all.""",
-        epilog="""\
+def _add_params(commands: argparse._SubParsersAction) -> None:
+    params = _add_command(
+        commands,
+        "params",
+        _params,
+        "list the parameters of a study",
+        """\
+They are the keys of a parameter file and of --set. For each: its default, what
+it does, and what it may be.""",
+        """\
 examples:
-  cxr drift before.keras after.keras images/
-  cxr drift before.keras after.keras test.csv --method layercam,gradcampp
-  cxr drift A.keras B.keras images/ --layer block5_conv3 --preprocessing caffe
-  cxr drift A.keras B.keras images/ --like-a A_seed1.keras --like-b B_seed1.keras
-  cxr drift A.keras B.keras images/ --gate 'iou20_median>=0.5' --gate 'n_degenerate<20'
-  cxr drift A.keras B.keras films.csv --set path_column=file patient_column=pid
+  cxr params
+  cxr params seed image_size weights
+  cxr params | grep -A 2 patient""",
+    )
+    params.add_argument("keys", metavar="KEY", nargs="*", help="only these parameters").complete = completion.KEY
 
-exit codes: 0; 1 when a gate fails, or the notebook; 2 for bad input.
-docs/drift.md explains the output, and has a step for your CI.""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+
+def _add_completion(commands: argparse._SubParsersAction) -> None:
+    shell = _add_command(
+        commands,
+        "completion",
+        _completion,
+        "print the completion script for a shell",
+        """\
+Completed are commands, options, files, and the names of parameters behind
+--set, with the values of those that have a choice. Print it again when cxr has
+been updated.""",
+        """\
+examples:
+  cxr completion bash > ~/.cxr-completion
+  cxr completion tcsh > ~/.cxr-completion
+  mkdir -p ~/.zfunc && cxr completion zsh > ~/.zfunc/_cxr
+
+Then add `source ~/.cxr-completion` to ~/.bashrc or ~/.tcshrc; for zsh, to
+~/.zshrc: fpath=(~/.zfunc $fpath); autoload -U compinit; compinit""",
     )
-    drift.set_defaults(run=_drift)
-    drift.add_argument("model_a", metavar="A", help="the model before: a .keras file, or a whole model as .h5")
-    drift.add_argument("model_b", metavar="B", help="the model after")
-    drift.add_argument("data", metavar="IMAGES", help="folder, table, or 'phantom'")
-    text = {"metavar": "NAME", "default": argparse.SUPPRESS}
-    drift.add_argument(
-        "--layer",
-        **{**text, "dest": "target_layer"},
-        help="penultimate (default), shallower, final, last_conv, or a layer's name",
+    shell.add_argument("shell", metavar="SHELL", choices=completion.SHELLS, help=", ".join(completion.SHELLS))
+
+
+def _add_params_file(parser: argparse.ArgumentParser) -> None:
+    file = parser.add_argument(
+        "params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml"
     )
-    drift.add_argument("--layer-b", **{**text, "dest": "target_layer_b"}, help="in B, where it is another")
-    drift.add_argument(
-        "--method", metavar="NAMES", type=_names, default=argparse.SUPPRESS,
-        help="one or several, with commas between (default: layercam)",
-    )  # fmt: skip
-    drift.add_argument(
-        "--classes", metavar="NAMES", type=_names, dest="class_names", default=argparse.SUPPRESS,
-        help="in the order of the outputs, with commas between (default: the labels, sorted)",
-    )  # fmt: skip
-    drift.add_argument(
-        "--labels", choices=("auto", "none"), dest="image_labels", default=argparse.SUPPRESS,
-        help="none: sub-folders are no classes, and images in them lie at any depth",
-    )  # fmt: skip
-    drift.add_argument(
-        "--split", choices=("train", "val", "test"), dest="use_split", default=argparse.SUPPRESS,
-        help="images of this split only (default: all)",
-    )  # fmt: skip
-    drift.add_argument(
-        "--explain", choices=("true", "predicted", "predicted_a"), default=argparse.SUPPRESS,
-        help="the class explained: the true one (default, with labels), or what B or A predicts",
-    )  # fmt: skip
-    drift.add_argument(
-        "--images", choices=("correct", "all"), default=argparse.SUPPRESS,
-        help="scored: those of which both models predict the class explained (default, with labels), or all",
-    )  # fmt: skip
-    for key, of in (("a", "A"), ("b", "B")):
-        drift.add_argument(
-            f"--like-{key}", metavar="MODEL", action="append", default=argparse.SUPPRESS,
-            help=f"a model that differs from {of} by its training's seed alone: a reference level; repeatable",
-        )  # fmt: skip
-    drift.add_argument(
-        "--preprocessing", metavar="MODE", default=argparse.SUPPRESS,
-        help="what the models expect of grey values: none, tf, torch, caffe, unit (default: found out)",
-    )  # fmt: skip
-    for option, key, what in (
-        ("--image-size", "image_size", "side in pixels (default: the models')"),
-        ("--batch-size", "batch_size", "default: 32"),
-        ("--draws", "reference_draws", "other images that an image is compared with (default: 4)"),
-        ("--n-boot", "n_boot", "bootstrap replicates (default: 2000)"),
-        ("--seed", "seed", "of bootstrap and draws (default: 0)"),
-    ):
-        drift.add_argument(option, metavar="N", type=_count, dest=key, default=argparse.SUPPRESS, help=what)
-    drift.add_argument(
-        "--level", metavar="SHARE", type=float, default=argparse.SUPPRESS, help="of the intervals (default: 0.95)"
-    )
-    drift.add_argument(
-        "--gate", metavar="EXPR", action="append", default=argparse.SUPPRESS,
-        help="a condition such as 'iou20_median>=0.5' (in quotes): exit code 1 unless it holds; repeatable",
-    )  # fmt: skip
-    drift.add_argument("--name", **text, help="MLflow experiment (default: drift)")
-    _add_set(drift)
-    _add_tracking_uri(drift)
-    drift.add_argument(
-        "--out", metavar="FILE", default="drift.parquet",
-        help="the table of all images, .parquet or .csv (default: drift.parquet)",
-    )  # fmt: skip
-    drift.add_argument("--figure", metavar="FILE", default="", help=".png or .pdf (default: as --out, as .png)")
+    file.complete = completion.YAML
+
+
+def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--out", metavar="DIR", help=what).complete = completion.FOLDER
 
 
 def _names(text: str) -> list[str]:
@@ -229,15 +438,16 @@ def _drift(arguments: argparse.Namespace) -> int:
     )
 
 
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_set(parser: argparse.ArgumentParser, than: str = "the file's") -> None:
+    setting = parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         nargs="+",
         action="extend",
         default=[],
-        help="other values than the file's, written as in the file: --set seed=[0] image_size=96",
+        help=f"other values than {than}, written as in a parameter file: --set seed=[0] image_size=96",
     )
+    setting.complete = completion.SETTING
 
 
 def _add_tracking_uri(parser: argparse.ArgumentParser) -> None:
@@ -292,6 +502,20 @@ def _check(arguments: argparse.Namespace) -> int:
         folder = study.default_out(params)
     print(f"page: {checks_page.write(report, folder / 'checks.html')}")
     return 1 if report.of("error") else 0
+
+
+def _params(arguments: argparse.Namespace) -> int:
+    import shutil
+
+    from cxr import params_page
+
+    print(params_page.lines(arguments.keys, width=shutil.get_terminal_size((100, 24)).columns))
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    print(completion.script(_parser(), arguments.shell))
+    return 0
 
 
 def _ui_command(uri: str, arguments: argparse.Namespace) -> list[str]:
