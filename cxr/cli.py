@@ -245,22 +245,22 @@ def _add_drift(commands: argparse._SubParsersAction) -> None:
         "measure the drift between two models of your own",
         """\
 Explain the same images with both, and say how far the evidence moved, beside
-what such a number is to be read against. Nothing is trained. The models may come
-from anywhere, as long as Keras 3 loads them and they end in Dense (softmax or
-sigmoid). Writes a table of all images, a figure, and an MLflow run with
+what such a number is to be read against. Nothing is trained. The models may
+come from anywhere, as long as Keras 3 loads them and they end in Dense (softmax
+or sigmoid). Writes a table of all images, a figure, and an MLflow run with
 everything.
 
-IMAGES is a folder with one sub-folder a class; a folder of images without labels;
-a table (CSV or Parquet) with the columns path, patient_id and, if known, label;
-or 'phantom'. With labels, the true class is explained, on images that both models
-get right; without, the class that B predicts, on all.""",
+IMAGES is a folder with one sub-folder a class; a folder of images without
+labels; a table (CSV or Parquet) with the columns path, patient_id and, if
+known, label; or 'phantom'. With labels, the true class is explained, on images
+that both models get right; without, the class that B predicts, on all.""",
         """\
 examples:
   cxr drift before.keras after.keras images/
   cxr drift before.keras after.keras test.csv --method layercam,gradcampp
   cxr drift A.keras B.keras images/ --layer block5_conv3 --preprocessing caffe
-  cxr drift A.keras B.keras images/ --like-a A_seed1.keras --like-b B_seed1.keras
-  cxr drift A.keras B.keras images/ --gate 'iou20_median>=0.5' --gate 'n_degenerate<20'
+  cxr drift A.keras B.keras images/ --like-a A2.keras --like-b B2.keras
+  cxr drift A.keras B.keras images/ --gate 'iou20_median>=0.5'
   cxr drift A.keras B.keras films.csv --set path_column=file patient_column=pid
 
 exit codes: 0; 1 when a gate fails, or the notebook; 2 for bad input.
