@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import os
 import sys
 import warnings
@@ -107,7 +108,8 @@ fine-tuning, even where its accuracy does not?
 
 In this order: `cxr check` says what is wrong with the images and labels before
 anything is trained on them; `cxr study` trains, explains, scores and compares,
-and ends with a table and a report; `cxr ui` shows all runs in the browser. All
+and ends with a table and a report; `cxr ui` shows all runs in the browser. `cxr
+drift` compares two models that were trained elsewhere, and needs no study. All
 of a study is in one parameter file, such as params/study.yaml; `cxr params`
 says what can stand in it, and `cxr models` which networks there are."""
 
@@ -116,11 +118,12 @@ examples:
   cxr check params/study.yaml
   cxr study params/study.yaml
   cxr study params/paper.yaml --set data=/data/my-xrays name=mine
+  cxr drift before.keras after.keras images/
   cxr ui
 
 exit codes:
   0    done
-  1    a notebook failed, or a check found an error
+  1    a notebook failed, a check found an error, or a gate failed
   2    bad input: one line says what is wrong, and what to do
   130  interrupted (Ctrl-C)
 
@@ -137,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for add in (_add_check, _add_study, _add_models, _add_ui, _add_params, _add_completion):
+    for add in (_add_check, _add_study, _add_drift, _add_ui, _add_models, _add_params, _add_completion):
         add(commands)
     return parser
 
@@ -259,6 +262,107 @@ docs/models.md says how to use a network of your own.""",
     models.add_argument("--markdown", action="store_true", help="as rows of a table")
 
 
+def _add_drift(commands: argparse._SubParsersAction) -> None:
+    drift = _add_command(
+        commands,
+        "drift",
+        _drift,
+        "measure the drift between two models of your own",
+        """\
+Explain the same images with both, and say how far the evidence moved, beside
+what such a number is to be read against. Nothing is trained. The models may
+come from anywhere, as long as Keras 3 loads them and they end in Dense (softmax
+or sigmoid). Writes a table of all images, a figure, and an MLflow run with
+everything.
+
+IMAGES is a folder with one sub-folder a class; a folder of images without
+labels; a table (CSV or Parquet) with the columns path, patient_id and, if
+known, label; or 'phantom'. With labels, the true class is explained, on images
+that both models get right; without, the class that B predicts, on all.""",
+        """\
+examples:
+  cxr drift before.keras after.keras images/
+  cxr drift before.keras after.keras test.csv --method layercam,gradcampp
+  cxr drift A.keras B.keras images/ --layer block5_conv3 --preprocessing caffe
+  cxr drift A.keras B.keras images/ --like-a A2.keras --like-b B2.keras
+  cxr drift A.keras B.keras images/ --gate 'iou20_median>=0.5'
+  cxr drift A.keras B.keras films.csv --set path_column=file patient_column=pid
+
+exit codes: 0; 1 when a gate fails, or the notebook; 2 for bad input.
+docs/drift.md explains the output, and has a step for your CI.""",
+    )
+    for name, metavar, what in (
+        ("model_a", "A", "the model before: a .keras file, or a whole model as .h5"),
+        ("model_b", "B", "the model after"),
+        ("data", "IMAGES", "folder, table, or 'phantom'"),
+    ):
+        drift.add_argument(name, metavar=metavar, help=what).complete = completion.FILE
+    # What is not given is not set: the defaults are those of the notebook.
+    option = functools.partial(drift.add_argument, default=argparse.SUPPRESS)
+    named = functools.partial(option, metavar="NAME")
+    named(
+        "--layer",
+        dest="target_layer",
+        help="penultimate (default), shallower, final, last_conv, or a layer's name",
+    )
+    named("--layer-b", dest="target_layer_b", help="in B, where it is another")
+    names = functools.partial(option, metavar="NAMES", type=_names)
+    names("--method", help="one or several, with commas between (default: layercam)")
+    names("--classes", dest="class_names", help="in the order of the outputs (default: the labels, sorted)")
+    option(
+        "--labels",
+        choices=("auto", "none"),
+        dest="image_labels",
+        help="none: sub-folders are no classes, and images in them lie at any depth",
+    )
+    option("--split", choices=("train", "val", "test"), dest="use_split", help="its images only (default: all)")
+    option(
+        "--explain",
+        choices=("true", "predicted", "predicted_a"),
+        help="the true class (default, with labels), or what B or A predicts",
+    )
+    option(
+        "--images",
+        choices=("correct", "all"),
+        help="scored: those of which both models predict the class explained (default, with labels), or all",
+    )
+    for key, model in (("a", "A"), ("b", "B")):
+        option(
+            f"--like-{key}",
+            metavar="MODEL",
+            action="append",
+            help=f"a model that differs from {model} by its training's seed alone: a reference level; repeatable",
+        ).complete = completion.FILE
+    option(
+        "--preprocessing",
+        metavar="MODE",
+        help="what the models expect of grey values: none, tf, torch, caffe, unit (default: found out)",
+    )
+    for name, key, what in (
+        ("--image-size", "image_size", "side in pixels (default: the models')"),
+        ("--batch-size", "batch_size", "images a pass (default: 32)"),
+        ("--draws", "reference_draws", "other images that an image is compared with (default: 4)"),
+        ("--n-boot", "n_boot", "bootstrap replicates (default: 2000)"),
+        ("--seed", "seed", "of bootstrap and draws (default: 0)"),
+    ):
+        option(name, metavar="N", type=_count, dest=key, help=what)
+    option("--level", metavar="SHARE", type=float, help="of the intervals (default: 0.95)")
+    option(
+        "--gate",
+        metavar="EXPR",
+        action="append",
+        help="a condition such as 'iou20_median>=0.5' (in quotes): exit code 1 unless it holds; repeatable",
+    )
+    named("--name", help="MLflow experiment (default: drift)")
+    _add_set(drift, "the notebook's")
+    _add_tracking_uri(drift)
+    for name, default, what in (
+        ("--out", "drift.parquet", "the table of all images, .parquet or .csv (default: drift.parquet)"),
+        ("--figure", "", ".png or .pdf (default: as --out, as .png)"),
+    ):
+        drift.add_argument(name, metavar="FILE", default=default, help=what).complete = completion.FILE
+
+
 def _add_ui(commands: argparse._SubParsersAction) -> None:
     ui = _add_command(
         commands,
@@ -340,14 +444,31 @@ def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--out", metavar="DIR", help=what).complete = completion.FOLDER
 
 
-def _add_set(parser: argparse.ArgumentParser) -> None:
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _drift(arguments: argparse.Namespace) -> int:
+    from cxr.params import DriftParams, read_overrides
+
+    values = {key: value for key, value in vars(arguments).items() if key in DriftParams.model_fields}
+    overrides = read_overrides(arguments.set)
+    if strange := [key for key in overrides if key not in DriftParams.model_fields]:
+        raise InputError(f"--set {strange[0]}: no parameter of this command: see notebooks/5_drift.ipynb for all")
+    settings = DriftParams.check({**values, **overrides}, where="cxr drift")
+    from cxr import drift_run  # MLflow, and with it seconds: after what can be said at once
+
+    return drift_run.run(settings, out=arguments.out, figure=arguments.figure, tracking_uri=arguments.tracking_uri)
+
+
+def _add_set(parser: argparse.ArgumentParser, than: str = "the file's") -> None:
     setting = parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         nargs="+",
         action="extend",
         default=[],
-        help="other values than the file's, written as in the file: --set seed=[0] image_size=96",
+        help=f"other values than {than}, written as in a parameter file: --set seed=[0] image_size=96",
     )
     setting.complete = completion.SETTING
 

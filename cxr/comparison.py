@@ -266,7 +266,7 @@ def text(shown: pd.DataFrame) -> str:
     for name in shown.columns:
         texts = [name, *shown[name]]
         width = max(map(len, texts))
-        left = name in ("architecture", "method")
+        left = name in ("architecture", "method", "metric")
         for line, item in zip(lines, texts, strict=True):
             line.append(item.ljust(width) if left else item.rjust(width))
     return "\n".join("  ".join(line).rstrip() for line in lines)

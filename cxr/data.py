@@ -44,7 +44,7 @@ from cxr import images, phantom, store
 from cxr.console import progress
 from cxr.errors import InputError, some
 from cxr.images import Unusable, decode, inside_mask, square, square_mask
-from cxr.layouts import MASKS, folder_rows, read_csv, source, table_rows
+from cxr.layouts import MASKS, folder_rows, read_csv, source, table_rows, unlabelled_rows
 from cxr.params import DataParams
 from cxr.splits import assign_splits, check_given_splits, limit_per_class, val_from_train
 
@@ -86,28 +86,7 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
     in every split. Reads every file for its sha256 but, unless bad ones are to be skipped, decodes
     none: that is `check_images`' work.
     """
-    root, table = source(settings)
-    if settings.shortcut != "none" and root is not None:
-        raise InputError(
-            f"shortcut: '{settings.shortcut}' needs the phantom's markers, and {root} holds other images: set "
-            "shortcut to none, or data to phantom"
-        )
-    if root is None:
-        manifest = _phantom_rows(settings)
-    else:
-        manifest = folder_rows(root, settings) if table is None else table_rows(table, settings)
-    manifest = manifest.sort_values("image_id", kind="stable", ignore_index=True)
-    skipped: list[dict[str, str]] = []
-    if root is not None and settings.on_bad_image == "skip":
-        manifest, skipped = _without_bad(manifest, root, settings)
-    if settings.max_images_per_class:
-        keep = limit_per_class(
-            manifest["label"],
-            manifest["patient_id"],
-            at_most=settings.max_images_per_class,
-            seed=settings.split_seed,
-        )
-        manifest = manifest[keep].reset_index(drop=True)
+    root, table, manifest, skipped = _listed(settings, labelled=True)
     if "split" in manifest:
         if table is None and "val" not in set(manifest["split"]):
             manifest["split"] = _val_from_train(manifest, root, settings)
@@ -120,20 +99,79 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
             test_fraction=settings.test_fraction,
             seed=settings.split_seed,
         )
+    manifest = _hashed(manifest, root)
     if root is not None:
-        if "sha256" not in manifest:
-            manifest["sha256"] = _for_each(
-                lambda row: hashlib.sha256(_read(root, row.path)).hexdigest(), manifest, what="hashing"
-            )
         _warn_of_copies(manifest)
-        for name in MASKS:
-            if name in manifest:
-                manifest[f"{name}_sha256"] = [
-                    hashlib.sha256((root / path).read_bytes()).hexdigest() if path else ""
-                    for path in manifest[name]
-                ]
     manifest = manifest[_columns(manifest)].astype(str)
     manifest.attrs["skipped"] = skipped
+    return manifest
+
+
+def list_images(settings: DataParams, *, labelled: bool, hashed: bool = True) -> pd.DataFrame:
+    """A manifest of all images of `settings.data`, as `build_manifest` makes it, that is not split: nothing is
+    trained on them. `split` is what folders or a column say ("honour"), or else "".
+
+    Args:
+        labelled: whether labels are read (see `cxr.layouts.has_labels`), or all are "". Without them a folder's
+            images may lie at any depth.
+        hashed: with the sha256 of every file; without (""), no file is read, and none can be loaded from it.
+    """
+    root, _, manifest, skipped = _listed(settings, labelled=labelled)
+    if "split" not in manifest or settings.given_splits == "ignore":
+        manifest["split"] = ""
+    if not hashed:
+        manifest["sha256"] = ""
+    elif root is not None:
+        manifest = _hashed(manifest, root)
+    manifest = manifest[_columns(manifest) if hashed else list(COLUMNS)].astype(str)
+    manifest.attrs["skipped"] = skipped
+    return manifest
+
+
+def _listed(
+    settings: DataParams, *, labelled: bool
+) -> tuple[Path | None, Path | None, pd.DataFrame, list[dict[str, str]]]:
+    """Data root, table, the rows that `settings` ask for, sorted by image_id, and what was skipped of them."""
+    root, table = source(settings)
+    if settings.shortcut != "none" and root is not None:
+        raise InputError(
+            f"shortcut: '{settings.shortcut}' needs the phantom's markers, and {root} holds other images: set "
+            "shortcut to none, or data to phantom"
+        )
+    if root is None:
+        rows = _phantom_rows(settings) if labelled else _phantom_rows(settings).assign(label="")
+    elif not labelled:
+        rows = unlabelled_rows(root, table, settings)
+    else:
+        rows = folder_rows(root, settings) if table is None else table_rows(table, settings)
+    manifest = rows.sort_values("image_id", kind="stable", ignore_index=True)
+    skipped: list[dict[str, str]] = []
+    if root is not None and settings.on_bad_image == "skip":
+        manifest, skipped = _without_bad(manifest, root, settings)
+    if settings.max_images_per_class:
+        keep = limit_per_class(
+            manifest["label"],
+            manifest["patient_id"],
+            at_most=settings.max_images_per_class,
+            seed=settings.split_seed,
+        )
+        manifest = manifest[keep].reset_index(drop=True)
+    return root, table, manifest, skipped
+
+
+def _hashed(manifest: pd.DataFrame, root: Path | None) -> pd.DataFrame:
+    """With the sha256 of every file and mask, where it is not known yet."""
+    if root is None:
+        return manifest
+    if "sha256" not in manifest:
+        manifest["sha256"] = _for_each(
+            lambda row: hashlib.sha256(_read(root, row.path)).hexdigest(), manifest, what="hashing"
+        )
+    for name in MASKS:
+        if name in manifest:
+            manifest[f"{name}_sha256"] = [
+                hashlib.sha256((root / path).read_bytes()).hexdigest() if path else "" for path in manifest[name]
+            ]
     return manifest
 
 

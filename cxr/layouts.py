@@ -52,6 +52,38 @@ def source(settings: Any) -> tuple[Path | None, Path | None]:
     return path.parent, path
 
 
+def has_labels(settings: Any) -> bool:
+    """Whether images have labels: class folders, or a table with the label column.
+
+    A table is also taken for labelled where it lacks the column, other than "label", that `label_column` names:
+    `table_rows` says then what is wrong. Raises InputError as `source` does, and where the table cannot be read.
+    """
+    root, table = source(settings)
+    if root is None:
+        return True
+    if table is None:
+        return bool(_folders(root))
+    _, found = _read_parquet(table) if table.suffix.lower() in PARQUET else read_csv(table)
+    return settings.label_column in found or settings.label_column != "label"
+
+
+def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.DataFrame:
+    """image_id, path, label (""), patient_id of a table's images, or of all below a folder, at any depth; str.
+
+    And split, lesion_mask and lung_mask where a table has them. Raises InputError.
+    """
+    if table is not None:
+        return table_rows(table, settings, labelled=False)
+    _only_for_tables(root, settings)
+    paths = _images_below(root, root, settings.image_folder)
+    if not paths:
+        raise InputError(
+            f"{root}: no {FORMATS} files: give a folder that holds some, with one of the suffixes "
+            f"{', '.join(SUFFIXES)}, or a table (CSV or Parquet) with the column path"
+        )
+    return pd.DataFrame({"path": paths, "label": ""}).assign(**_identities(paths, settings, root))
+
+
 def folder_rows(root: Path, settings: DataParams) -> pd.DataFrame:
     """image_id, path, label, patient_id of the images in class folders, str.
 
@@ -71,18 +103,14 @@ def folder_rows(root: Path, settings: DataParams) -> pd.DataFrame:
     if settings.label_pattern:
         frame["label"] = _labels_by_name(frame, settings.label_pattern)
     frame = _classes(frame, settings, where=str(root))
-    paths = frame["path"].tolist()
-    ids = _image_ids(paths)
-    patients = _patients(paths, settings.patient_pattern, root) if settings.patient_pattern else ids
-    if not settings.patient_pattern:
-        _warn_of_single_patients(root)
-    return frame.assign(image_id=ids, patient_id=patients)
+    return frame.assign(**_identities(frame["path"].tolist(), settings, root))
 
 
-def table_rows(table: Path, settings: DataParams) -> pd.DataFrame:
+def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> pd.DataFrame:
     """image_id, path, label, patient_id of the images that a table lists, str.
 
-    And split, lesion_mask and lung_mask where it has them. Raises InputError.
+    And split, lesion_mask and lung_mask where it has them. Not `labelled`: every label is "", whatever the table
+    says. Raises InputError.
     """
     if settings.patient_pattern and settings.patient_column:
         raise InputError(
@@ -92,15 +120,16 @@ def table_rows(table: Path, settings: DataParams) -> pd.DataFrame:
     for name in ("label_pattern", "image_folder"):
         if getattr(settings, name):
             raise InputError(f"{name}: is for folders without a table, and {table} is one: leave it empty")
-    frame, found = _table(table, settings)
-    wanted = ["path", "label"] + ["patient_id"] * bool(settings.patient_column) + ["split"] * ("split" in frame)
+    frame, found = _table(table, settings, labelled=labelled)
+    wanted = ["path"] + ["label"] * labelled + ["patient_id"] * bool(settings.patient_column)
+    wanted += ["split"] * ("split" in frame)
     for name in wanted:
         frame[name] = frame[name].str.strip()
         missing = frame.loc[frame[name] == "", "line"].tolist()
         if missing:
             hint = " (or leave the whole column out)" if name == "split" else ""
             raise InputError(f"{table}: no {found[name]} in line {some(missing)}: fill it in{hint}", items=missing)
-    frame = _classes(frame, settings, where=str(table))
+    frame = _classes(frame, settings, where=str(table)) if labelled else frame.assign(label="")
     frame["path"] = _paths(frame["path"], table, settings)
     twice = frame["path"][frame["path"].duplicated()].unique().tolist()
     if twice:
@@ -121,16 +150,18 @@ def table_rows(table: Path, settings: DataParams) -> pd.DataFrame:
                 f"relative to {table.parent}, or absolute{_path_hint(absent, name, settings)}",
                 items=absent,
             )
-    ids = _image_ids(frame["path"].tolist())
-    frame = frame.assign(image_id=ids)
-    if not settings.patient_column:
-        paths = frame["path"].tolist()
-        frame["patient_id"] = (
-            _patients(paths, settings.patient_pattern, table) if settings.patient_pattern else ids
-        )
-        if not settings.patient_pattern:
-            _warn_of_single_patients(table)
-    return frame[[*dict.fromkeys([*wanted, "patient_id"]), *masks, "image_id"]]
+    paths = frame["path"].tolist()
+    own = {"image_id": _image_ids(paths)} if settings.patient_column else _identities(paths, settings, table)
+    return frame.assign(**own)[[*dict.fromkeys([*wanted, "label", "patient_id"]), *masks, "image_id"]]
+
+
+def _identities(paths: list[str], settings: DataParams, where: Path) -> dict[str, list[str]]:
+    """image_id, and patient_id by `patient_pattern`, or each image its own, with a warning."""
+    ids = _image_ids(paths)
+    if settings.patient_pattern:
+        return {"image_id": ids, "patient_id": _patients(paths, settings.patient_pattern, where)}
+    _warn_of_single_patients(where)
+    return {"image_id": ids, "patient_id": ids}
 
 
 def extra_columns(settings: DataParams) -> pd.DataFrame | None:
@@ -289,9 +320,10 @@ def _labels_by_name(frame: pd.DataFrame, pattern: str) -> list[str]:
 def _warn_of_single_patients(where: Path) -> None:
     warnings.warn(
         f"{where}: every image counts as a patient of its own. If a patient can have several images, they "
-        "may now lie on both sides of a split: set patient_pattern (a regular expression whose first group "
-        "in a file's name is the patient), or add a manifest.csv with the columns path, label, patient_id",
-        stacklevel=4,
+        "may now lie on both sides of a split, and intervals are too short: set patient_pattern (a regular "
+        "expression whose first group in a file's name is the patient), or add a manifest.csv with the columns "
+        "path, label, patient_id",
+        stacklevel=5,
     )
 
 
@@ -352,15 +384,17 @@ def _classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> pd.Dat
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _table(table: Path, settings: DataParams) -> tuple[pd.DataFrame, dict[str, str]]:
-    """All of a table as str, and the names that path, label, patient_id and split have in it.
+def _table(
+    table: Path, settings: DataParams, *, labelled: bool = True
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """All of a table as str, and the names that path, label (if `labelled`), patient_id and split have in it.
 
     The columns of those names are renamed to path, ...; "line" says where a row stands.
     """
     rows, found = _read_parquet(table) if table.suffix.lower() in PARQUET else read_csv(table)
     names = {
         "path": settings.path_column,
-        "label": settings.label_column,
+        "label": settings.label_column if labelled else "",
         "patient_id": settings.patient_column,
         "split": settings.split_column,
     }

@@ -439,12 +439,52 @@ class PretrainParams(Params):
     output: str = Field("", description="folder for the weights; empty: the cache that `weights: source` looks in")
 
 
+class DriftParams(DataParams, _IntervalFields):
+    """`5_drift.ipynb`: two models of the user's own."""
+
+    name: str = Field("drift", description="the MLflow experiment")
+    model_a: str = Field("", description="the model before: a .keras or .h5 file with the whole model")
+    model_b: str = Field("", description="the model after")
+    like_a: list[str] = Field([], description="models that differ from A by their training's seed alone")
+    like_b: list[str] = Field([], description="models that differ from B by their training's seed alone")
+    use_split: Literal["", "train", "val", "test"] = Field(
+        "", description="images of this split only, as the data, or else a study, split them; empty: all"
+    )
+    image_labels: Literal["auto", "none"] = Field(
+        "auto", description="'none': folders and label columns say no class; a folder's images lie at any depth"
+    )
+    class_names: list[str] = Field([], description="in the order of the outputs; empty: the labels, sorted")
+    image_size: Annotated[int, Field(ge=0, le=2048)] = Field(0, description="side in pixels; 0: the models' own")
+    preprocessing: str = Field("auto", description="what grey values 0 to 255 become; see cxr.graph.adapt")
+    method: Annotated[list[Method], Field(min_length=1)] = ["layercam"]
+    target_layer: str = Field("penultimate", description="as in a study, or a layer's name")
+    target_layer_b: str = Field("", description="in B, where it is another than in A")
+    explain: Literal["auto", "true", "predicted", "predicted_a"] = Field(
+        "auto", description="the class explained: the true one, or what B or A predicts; auto: true where known"
+    )
+    images: Literal["auto", "correct", "all"] = Field(
+        "auto", description="scored: of which both models predict the class explained; auto: so where labelled"
+    )
+    batch_size: Count = 32
+    reference_draws: Count = Field(4, description="other images an image is compared with, per reference level")
+    seed: Seed = Field(0, description="of the bootstrap and of the reference levels' draws")
+    gate: list[str] = Field([], description="conditions on metrics, such as 'iou20_median>=0.5'")
+
+    @field_validator("method")
+    @classmethod
+    def _once(cls, value: list) -> list:
+        if len(set(value)) < len(value):
+            raise ValueError(f"every entry once, got {value}")
+        return value
+
+
 NOTEBOOKS: dict[str, type[Params]] = {
     "0_pretrain": PretrainParams,
     "1_train": TrainParams,
     "2_attribute": AttributeParams,
     "3_score": ScoreParams,
     "4_compare": CompareParams,
+    "5_drift": DriftParams,
     "explore": ExploreParams,
 }
 VOCABULARY: frozenset[str] = frozenset().union(

@@ -11,6 +11,8 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -241,13 +243,60 @@ def drift(summary: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95)
     names, methods, cells, slot = _cells(summary, "drift", parts)
     figure, axes = _panels(len(metrics), names, methods)
     for axis, metric in zip(axes, metrics, strict=True):
-        _references(axis, cells, metric, slot)
-        identical = METRICS[metric].identical
-        axis.axhline(identical, color="grey", linestyle="--", linewidth=1, label="identical maps")
-        _dots(axis, cells, f"{metric}_median", f"{metric}_ci_low", f"{metric}_ci_high")
-        axis.set_ylabel(f"{_wrapped(METRICS[metric].label)}\nmedian, {level:.0%} interval")
+        _drift_panel(axis, cells, metric, slot, level=level)
         _name_axis(axis, names)
     _legend(figure, axes)
+    return figure
+
+
+def _drift_panel(axis: Axes, cells: pd.DataFrame, metric: str, slot: float, *, level: float) -> None:
+    """One metric of `drift`: the reference levels, identical maps, and each cell's point."""
+    _references(axis, cells, metric, slot)
+    identical = METRICS[metric].identical
+    axis.axhline(identical, color="grey", linestyle="--", linewidth=1, label="identical maps")
+    _dots(axis, cells, f"{metric}_median", f"{metric}_ci_low", f"{metric}_ci_high")
+    axis.set_ylabel(f"{_wrapped(METRICS[metric].label)}\nmedian, {level:.0%} interval")
+
+
+def pair(
+    summary: pd.DataFrame,
+    metrics: Sequence[str],
+    panels: Sequence[Mapping[str, object]],
+    *,
+    title: str = "",
+    level: float = 0.95,
+) -> Figure:
+    """The drift between two models, A and B: above as `drift` has it, below examples as `examples` has them.
+
+    Parameters
+    ----------
+    summary, metrics, level : as for `drift`, of one architecture (the pair) and its methods. `<name>_floor` is of
+        models that differ from A by their seed, `<name>_refit` of models that differ from B by theirs.
+    panels : as for `examples`, with transfer for A's map and fine_tuned for B's; none: nothing is drawn below.
+    title : of the whole figure.
+
+    Raises
+    ------
+    InputError : as `drift` and `examples`.
+    """
+    parts = [f"{metric}_{part}" for metric in metrics for part in ("median", "ci_low", "ci_high")]
+    _, methods, cells, slot = _cells(summary, "pair", parts)
+    block = _Examples.of(panels, "pair") if panels else None
+    above, legend, below = 3.6, 0.5 if len(methods) < 4 else 0.7, block.height if block else 0.0
+    high = above + legend + below
+    figure = plt.figure(figsize=(_WIDTH, high))
+    figure.set_layout_engine("constrained", rect=(0, (legend + below) / high, 1, above / high))
+    axes = list(figure.subplots(1, len(metrics), squeeze=False)[0])
+    for axis, metric in zip(axes, metrics, strict=True):
+        _drift_panel(axis, cells, metric, slot, level=level)
+        axis.set_xticks([])  # the legend names the methods
+        axis.set_xlim(-0.7 * slot * len(methods), 0.7 * slot * len(methods))
+    ours = {_REFERENCES[key][0]: f"other seed of {model}" for key, model in (("floor", "A"), ("refit", "B"))}
+    ours[_REFERENCES["shuffled"][0]] = "other patient, same class"
+    _legend(figure, axes, rename=ours, above=below / high)
+    if block:
+        block.draw(figure, at=((_WIDTH - block.width) / 2, above + legend), stages=("A", "B"))
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -575,86 +624,133 @@ def examples(panels: Sequence[Mapping[str, object]], *, title: str = "") -> Figu
     ------
     InputError : no panels, two for one class and rule, a missing key, or a map outside [0, 1].
     """
-    panels = list(panels)
-    if not panels:
-        raise InputError("plots.examples: there are no panels; select at least one image.")
-    placed = {}
-    for number, panel in enumerate(panels):
-        missing = [key for key in ("class", "rule", "image", "transfer", "fine_tuned", "text") if key not in panel]
-        if missing:
-            raise InputError(f"plots.examples: panel {number} lacks {', '.join(missing)}.")
-        place = (panel["class"], panel["rule"])
-        if place in placed:
-            raise InputError(f"plots.examples: two panels for the class '{place[0]}' and the rule '{place[1]}'.")
-        for stage in ("transfer", "fine_tuned"):
-            values = np.asarray(panel[stage])
-            if np.nanmin(values, initial=0) < 0 or np.nanmax(values, initial=0) > 1 + 1e-6:
-                raise InputError(
-                    f"plots.examples: the {stage} map of panel {number} leaves 0 to 1, the colour scale of all "
-                    "maps; bring it there with cxr.drift.prepare."
-                )
-        placed[place] = panel
-    classes, rules = (list(dict.fromkeys(panel[key] for panel in panels)) for key in ("class", "rule"))
-    height, width = np.shape(panels[0]["image"])
-    longest = max(len(word) for label in classes for word in _plain(label).split())
-    left = float(np.clip(0.25 + 0.075 * longest, 0.8, 2.0))
-    right, top, bottom, gap = 0.1, 0.62 if title else 0.38, 0.85, 0.1
-    tile = min((_WIDTH - left - right - gap * (len(rules) - 1)) / (3 * len(rules)), 1.9)
-    tall = tile * height / width
-    across = left + right + 3 * tile * len(rules) + gap * (len(rules) - 1)
-    row = tall + 0.26
-    size = (across, top + row * len(classes) + bottom)
-    figure = plt.figure(figsize=size)
-
-    def place(x: float, y: float, wide: float, high: float) -> Axes:
-        """An axes at inches from the left and from the top."""
-        return figure.add_axes((x / size[0], 1 - (y + high) / size[1], wide / size[0], high / size[1]))
-
-    heat = plt.cm.ScalarMappable(plt.Normalize(0, 1), "inferno")
-    for line, label in enumerate(classes):
-        y = top + row * line + 0.22
-        spot = (left - 0.12) / size[0], 1 - (y + tall / 2) / size[1]
-        figure.text(
-            *spot, textwrap.fill(_plain(label), 16, break_long_words=False), ha="right", va="center", fontsize=9
-        )
-        for block, rule in enumerate(rules):
-            x = left + block * (3 * tile + gap)
-            if line == 0:
-                centre = (x + 1.5 * tile) / size[0]
-                figure.text(centre, 1 - (top - 0.02) / size[1], rule, ha="center", va="bottom", weight="bold")
-            panel = placed.get((label, rule))
-            if panel is None:
-                spot = (x + 1.5 * tile) / size[0], 1 - (y + tall / 2) / size[1]
-                figure.text(*spot, "no such image", ha="center", va="center", fontsize=8, color="0.4")
-                continue
-            # The text belongs to all three, and may be wider than one of them.
-            spot = (x + 1.5 * tile) / size[0], 1 - (y - 0.03) / size[1]
-            figure.text(*spot, panel["text"], ha="center", va="bottom", fontsize=7.5)
-            for number, part in enumerate(("image", "transfer", "fine_tuned")):
-                axis = place(x + number * tile + 0.015, y, tile - 0.03, tall)
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-                shape = np.shape(panel["image"])
-                extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
-                axis.imshow(panel["image"], cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto")
-                if part != "image":
-                    values = np.asarray(panel[part], float)
-                    if np.isfinite(values).all():
-                        axis.imshow(
-                            values, cmap=heat.cmap, norm=heat.norm, alpha=0.55, extent=extent, aspect="auto"
-                        )
-                    else:
-                        paper = {"facecolor": "black", "alpha": 0.6, "linewidth": 0}
-                        style = {"color": "white", "fontsize": 7, "ha": "center", "va": "center", "bbox": paper}
-                        axis.text(0.5, 0.5, "degenerate\nmap", transform=axis.transAxes, **style)
-                if line == len(classes) - 1:
-                    axis.set_xlabel(part.replace("_", "-"), fontsize=8, labelpad=2)
-    below = place(left + 0.2 * (across - left), size[1] - 0.48, 0.5 * (across - left), 0.12)
-    bar = figure.colorbar(heat, cax=below, orientation="horizontal")
-    bar.set_label("attribution, min-max of each map (both stages, all images)", fontsize=8, labelpad=2)
-    bar.ax.tick_params(labelsize=8)
-    figure.suptitle(title, fontsize=10, y=1 - 0.08 / size[1], va="top")
+    block = _Examples.of(panels, "examples", top=0.62 if title else 0.38)
+    figure = plt.figure(figsize=(block.width, block.height))
+    block.draw(figure, at=(0.0, 0.0), stages=("transfer", "fine-tuned"))
+    figure.suptitle(title, fontsize=10, y=1 - 0.08 / block.height, va="top")
     return figure
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Example images, laid out in inches: what `examples` draws, wherever in a figure it stands."""
+
+    placed: dict[tuple[str, str], Mapping[str, object]]  # by class and rule
+    left: float
+    top: float
+    tile: float  # the width of an image
+    tall: float  # its height
+
+    _RIGHT: ClassVar[float] = 0.1
+    _BOTTOM: ClassVar[float] = 0.85
+    _GAP: ClassVar[float] = 0.1
+
+    @classmethod
+    def of(cls, panels: Sequence[Mapping[str, object]], what: str, *, top: float = 0.38) -> _Examples:
+        panels = list(panels)
+        if not panels:
+            raise InputError(f"plots.{what}: there are no panels; select at least one image.")
+        placed = {}
+        for number, panel in enumerate(panels):
+            wanted = ("class", "rule", "image", "transfer", "fine_tuned", "text")
+            if missing := [key for key in wanted if key not in panel]:
+                raise InputError(f"plots.{what}: panel {number} lacks {', '.join(missing)}.")
+            place = (panel["class"], panel["rule"])
+            if place in placed:
+                raise InputError(f"plots.{what}: two panels for the class '{place[0]}' and the rule '{place[1]}'.")
+            for stage in ("transfer", "fine_tuned"):
+                values = np.asarray(panel[stage])
+                if np.nanmin(values, initial=0) < 0 or np.nanmax(values, initial=0) > 1 + 1e-6:
+                    raise InputError(
+                        f"plots.{what}: the {stage} map of panel {number} leaves 0 to 1, the colour scale of all "
+                        "maps; bring it there with cxr.drift.prepare."
+                    )
+            placed[place] = panel
+        height, width = np.shape(panels[0]["image"])
+        longest = max(len(word) for label, _ in placed for word in _plain(label).split())
+        left = float(np.clip(0.25 + 0.075 * longest, 0.8, 2.0))
+        rules = len({rule for _, rule in placed})
+        tile = min((_WIDTH - left - cls._RIGHT - cls._GAP * (rules - 1)) / (3 * rules), 1.9)
+        return cls(placed, left, top, tile, tile * height / width)
+
+    @property
+    def classes(self) -> list[str]:
+        return list(dict.fromkeys(label for label, _ in self.placed))
+
+    @property
+    def rules(self) -> list[str]:
+        return list(dict.fromkeys(rule for _, rule in self.placed))
+
+    @property
+    def width(self) -> float:
+        return self.left + self._RIGHT + 3 * self.tile * len(self.rules) + self._GAP * (len(self.rules) - 1)
+
+    @property
+    def height(self) -> float:
+        return self.top + self._row * len(self.classes) + self._BOTTOM
+
+    @property
+    def _row(self) -> float:
+        return self.tall + 0.26
+
+    def draw(self, figure: Figure, *, at: tuple[float, float], stages: tuple[str, str]) -> None:
+        """Draw it into `figure`, `at` inches from its left and from its top; `stages` name the two maps."""
+        size = figure.get_size_inches()
+        tile, tall = self.tile, self.tall
+
+        def spot(x: float, y: float) -> tuple[float, float]:
+            """A point at inches from the left and from the top."""
+            return (at[0] + x) / size[0], 1 - (at[1] + y) / size[1]
+
+        def place(x: float, y: float, wide: float, high: float) -> Axes:
+            return figure.add_axes((*spot(x, y + high), wide / size[0], high / size[1]))
+
+        heat = plt.cm.ScalarMappable(plt.Normalize(0, 1), "inferno")
+        for line, label in enumerate(self.classes):
+            y = self.top + self._row * line + 0.22
+            name = textwrap.fill(_plain(label), 16, break_long_words=False)
+            figure.text(*spot(self.left - 0.12, y + tall / 2), name, ha="right", va="center", fontsize=9)
+            for block, rule in enumerate(self.rules):
+                x = self.left + block * (3 * tile + self._GAP)
+                middle = x + 1.5 * tile
+                if line == 0:
+                    figure.text(*spot(middle, self.top - 0.02), rule, ha="center", va="bottom", weight="bold")
+                panel = self.placed.get((label, rule))
+                if panel is None:
+                    style = {"ha": "center", "va": "center", "fontsize": 8, "color": "0.4"}
+                    figure.text(*spot(middle, y + tall / 2), "no such image", **style)
+                    continue
+                # The text belongs to all three, and may be wider than one of them.
+                figure.text(*spot(middle, y - 0.03), panel["text"], ha="center", va="bottom", fontsize=7.5)
+                for number, part in enumerate(("image", "transfer", "fine_tuned")):
+                    axis = place(x + number * tile + 0.015, y, tile - 0.03, tall)
+                    _example(axis, panel["image"], None if part == "image" else panel[part], heat)
+                    if line == len(self.classes) - 1:
+                        axis.set_xlabel(("image", *stages)[number], fontsize=8, labelpad=2)
+        inside = self.width - self.left
+        below = place(self.left + 0.2 * inside, self.height - 0.48, 0.5 * inside, 0.12)
+        bar = figure.colorbar(heat, cax=below, orientation="horizontal")
+        both = "both stages" if "transfer" in stages else "both models"
+        bar.set_label(f"attribution, min-max of each map ({both}, all images)", fontsize=8, labelpad=2)
+        bar.ax.tick_params(labelsize=8)
+
+
+def _example(axis: Axes, image: np.ndarray, values: np.ndarray | None, heat: plt.cm.ScalarMappable) -> None:
+    """An image, under a map where there is one."""
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    shape = np.shape(image)
+    extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
+    axis.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto")
+    if values is None:
+        return
+    values = np.asarray(values, float)
+    if np.isfinite(values).all():
+        axis.imshow(values, cmap=heat.cmap, norm=heat.norm, alpha=0.55, extent=extent, aspect="auto")
+    else:
+        paper = {"facecolor": "black", "alpha": 0.6, "linewidth": 0}
+        style = {"color": "white", "fontsize": 7, "ha": "center", "va": "center", "bbox": paper}
+        axis.text(0.5, 0.5, "degenerate\nmap", transform=axis.transAxes, **style)
 
 
 def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
@@ -1185,20 +1281,30 @@ def _name_axis(axis: Axes, names: Sequence[str], *, labels: bool = True) -> None
         axis.axvline(edge, color="0.88", linewidth=0.8, zorder=0)
 
 
-def _legend(figure: Figure, axes: Sequence[Axes], *, extra: Mapping[str, object] | None = None) -> None:
-    """One legend under the figure for all its panels: every label once, `extra` at the end."""
+def _legend(
+    figure: Figure,
+    axes: Sequence[Axes],
+    *,
+    extra: Mapping[str, object] | None = None,
+    rename: Mapping[str, str] | None = None,
+    above: float | None = None,
+) -> None:
+    """One legend under the figure (or above that share of its height) for all its panels: every label once, by its
+    name in `rename` where it has one, `extra` at the end."""
     handles = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+            handles.setdefault((rename or {}).get(label, label), handle)
     # Points (the methods) come first, lines and bands (what they are read against) after them.
     lines = {label for label, h in handles.items() if not (isinstance(h, Line2D) and h.get_marker() != "None")}
     handles = dict(sorted(handles.items(), key=lambda item: item[0] in lines)) | (extra or {})
-    _figure_legend(figure, handles.values(), handles)
+    _figure_legend(figure, handles.values(), handles, above=above)
 
 
-def _figure_legend(figure: Figure, handles: Iterable[object], labels: Iterable[str]) -> None:
-    """A legend under the figure, in as many columns as its width holds."""
+def _figure_legend(
+    figure: Figure, handles: Iterable[object], labels: Iterable[str], *, above: float | None = None
+) -> None:
+    """A legend under the figure, or above a share of its height, in as many columns as its width holds."""
     labels = list(labels)
     # 8-point text is some 0.063 inches a letter, a handle with its gaps 0.6.
     for columns in range(len(labels), 0, -1):
@@ -1208,7 +1314,8 @@ def _figure_legend(figure: Figure, handles: Iterable[object], labels: Iterable[s
     figure.legend(
         list(handles),
         labels,
-        loc="outside lower center",
+        loc="outside lower center" if above is None else "lower center",
+        bbox_to_anchor=None if above is None else (0, above, 1, 1),
         ncols=columns,
         frameon=False,
         fontsize=8,

@@ -71,13 +71,15 @@ STAGES: dict[str, str] = {
     "score": "3_score",
     "score_shard": "3_score",
     "compare": "4_compare",
+    "drift": "5_drift",
 }
 """The notebook of each stage. A `_shard` computes some of the images of the stage that joins it (`cxr.shards`)."""
 
 # What a stage computes does not depend on these. `data` is a path: the manifest's hash, an input of the train
 # run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
 _NOT_IN_FINGERPRINT = frozenset(
-    {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids"}
+    {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
+    | {"model_a", "model_b", "like_a", "like_b"}
 )
 # Joined or computed at once, results are the same: maps but for the rounding of batches of other images.
 _OF_SHARDS = frozenset({"shards", "shard", "shard_run_ids"})

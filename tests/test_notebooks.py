@@ -188,6 +188,31 @@ def test_score_runs_share_one_set_of_metric_names(store):
     assert {name for name in runs[0].metrics if "undefined" not in name} == set(runs[1].metrics)
 
 
+def test_cxr_drift_measures_the_same_between_the_checkpoints_as_the_study(store, tmp_path):
+    train = only("train")
+    a, b = (tracking.fetch(train.run_id, f"checkpoints/{stage}.keras") for stage in ("transfer", "fine_tuned"))
+    words = ["--split", "test", "--images", "all", "--draws", "1", "--n-boot", "100", "--name", "smoke-drift"]
+    words += ["--method", "gradcampp,layercam", "--set", "phantom_images=100", "--out", tmp_path / "d.parquet"]
+    run("cxr", "drift", a, b, "phantom", *words, store=store)
+    (info,) = tracking.find("drift", experiment="smoke-drift")
+    table = pd.read_parquet(tmp_path / "d.parquet")
+    assert info.params["layer"] == only("attribute").params["layer"]
+    for method, prefix in (("gradcampp", ""), ("layercam", "layercam/")):
+        study = only("score", method=method)
+        theirs = tracking.read_table(study.run_id, "drift.parquet")
+        ours = table[table["method"] == method].reset_index(drop=True)
+        names = [f"{metric}{level}" for metric in METRICS for level in ("", "_shuffled", "_chance")]
+        names += ["image_id", "patient_id", "explained", "degenerate_transfer", "degenerate_fine_tuned"]
+        pd.testing.assert_frame_equal(ours[names], theirs[names], rtol=1e-6)
+        same = {name for name in study.metrics if "floor" not in name and f"{prefix}{name}" in info.metrics}
+        same -= {"peak_memory_mib"}
+        assert {"iou20_median", "iou20_ci_low", "iou20_retained", "pearson_chance_median", "n_scored"} <= same
+        assert {name: info.metrics[f"{prefix}{name}"] for name in same} == pytest.approx(
+            {name: study.metrics[name] for name in same}
+        )
+    assert info.metrics["auc_macro_transfer"] == pytest.approx(train.metrics["auc_macro_transfer"])
+
+
 def test_every_run_holds_its_executed_notebook_and_no_error(store):
     for info in tracking.find(experiment="smoke"):
         if info.stage == "study":

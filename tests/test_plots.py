@@ -435,6 +435,34 @@ def test_examples_name_degenerate_maps_and_gaps():
         plots.examples([])
 
 
+@pytest.mark.parametrize("methods", [1, 2, 8])
+def test_a_pair_is_drawn_as_drift_and_examples_of_a_and_b(methods):
+    table = cells(["a -> b"], METHODS[:methods], **LEVELS)
+    rules = ("least drift", "median drift", "most drift")
+    names = [plots.METHOD_LABELS[method] for method in METHODS[:methods]]
+    panels = [panel(name, rule, np.full((6, 6), 0.2)) for name in names for rule in rules]
+    figure = plots.pair(table, ["iou20"] * 3, panels, title="t")
+    known = {"other patient, same class", "other seed of A", "other seed of B", "chance", "identical maps"}
+    assert set(legend(figure)) == known | set(names)
+    assert points(figure.axes[0], "LayerCAM")[:, 1].tolist() == [0.5]
+    tiles = [axis for axis in figure.axes if axis.images]
+    assert len(tiles) == 9 * methods and {axis.get_xlabel() for axis in tiles[-9:]} == {"image", "A", "B"}
+    inside_the_page(figure)
+    box, below = figure.legends[0].get_window_extent(), max(axis.get_window_extent().y1 for axis in tiles)
+    above = min(axis.get_tightbbox().y0 for axis in figure.axes[:3])
+    assert below < box.y0 and box.y1 < above + 2, "the legend stands between the two"
+
+
+def test_a_pair_without_an_example():
+    figure = plots.pair(cells(["a"], ["layercam"], **LEVELS), ["iou20"], [])
+    assert not [axis for axis in figure.axes if axis.images]
+    inside_the_page(figure)
+    with pytest.raises(InputError, match="plots.pair: .* lacks ssim_median"):
+        plots.pair(cells(["a"], ["layercam"], **LEVELS), ["ssim"], [])
+    with pytest.raises(InputError, match="plots.pair: two panels for the class 'b'"):
+        plots.pair(cells(["a"], ["layercam"], **LEVELS), ["iou20"], [panel("b", "most drift")] * 2)
+
+
 def located(names=("A", "B"), methods=("layercam",), regions=("lesion", "lung")):
     tables = []
     for area, region in zip((0.05, 0.4, 0.01), regions, strict=False):

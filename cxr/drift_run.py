@@ -1,0 +1,219 @@
+"""`cxr drift`: the notebook 5_drift, executed by papermill as one MLflow run, and what came out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from cxr import gates, pair, processes, steps, tracking
+from cxr.errors import InputError
+from cxr.files import atomic
+from cxr.params import DriftParams
+
+_PROGRESS = "» "  # how a progress line of a notebook starts
+_TABLES = (".parquet", ".csv")
+_FIGURES = (".png", ".pdf")
+
+
+def run(
+    settings: DriftParams, *, out: str | Path, figure: str | Path = "", tracking_uri: str | None = None
+) -> int:
+    """Compare two models, print the result, and write it to files.
+
+    The run holds everything too: the table, the figure, the notebook, the models' hashes.
+
+    Args:
+        settings: as the notebook gets them.
+        out: the per-image table, .parquet or .csv.
+        figure: .png or .pdf; empty: beside the table, as .png.
+        tracking_uri: see `cxr.tracking.connect`.
+
+    Returns: the exit code: 0; 1 if a gate fails, or the notebook does.
+    Raises: InputError: bad input, found here before anything starts, or by the notebook.
+    """
+    out = Path(out)
+    figure = Path(figure) if figure else out.with_suffix(".png")
+    notebook = tracking.notebooks_folder() / f"{tracking.STAGES['drift']}.ipynb"
+    _check(settings, notebook, out, figure)
+    tracking.connect(tracking_uri)
+    run_id = tracking.create_run(
+        experiment=settings.name,
+        name=f"drift {pair.label(pair.files(settings))}",
+        tags={"cxr.stage": "drift"},
+        params={},
+    )
+    if _execute(settings, notebook.parent, run_id):
+        return 1
+    _write(run_id, "drift.parquet", out)
+    _write(run_id, f"drift{figure.suffix}", figure)
+    results = json.loads(tracking.fetch(run_id, "gates.json").read_text(encoding="utf-8"))
+    print(tracking.fetch(run_id, "summary.txt").read_text(encoding="utf-8"))
+    print(f"\ntable:   {out}\nfigure:  {figure}\nrun:     {tracking.run_url(run_id)}{_how_to_see_it()}")
+    for result in results:
+        print(gates.line(result))
+    return 0 if all(result["passed"] for result in results) else 1
+
+
+def _check(settings: DriftParams, notebook: Path, out: Path, figure: Path) -> None:
+    """What can be said in a second or two, without TensorFlow. Raises InputError."""
+    conditions = [gates.parse(text) for text in settings.gate]
+    for path, suffixes, what in ((out, _TABLES, "--out"), (figure, _FIGURES, "--figure")):
+        if path.suffix not in suffixes:
+            raise InputError(f"{what} {path}: its name has to end in {' or '.join(suffixes)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{what} {path}: cannot write there ({error.strerror})") from None
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(f"{what} {path}: cannot write into {path.parent.absolute()}")
+    if not notebook.is_file():
+        raise InputError(f"{notebook} is not there: run `cxr drift` in a checkout, or set CXR_NOTEBOOKS")
+    pair.files(settings)
+    manifest, _ = pair.images(settings, hashed=False)
+    gates.check(conditions, pair.metric_names(settings, manifest))
+
+
+def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
+    """Have papermill run the notebook, with its progress on stderr; log it, and end the run where it failed.
+
+    Returns: 0, or 1 when the notebook failed. Raises: InputError that the notebook raised.
+    """
+    folder = tracking.scratch()
+    parameters, executed, log = (folder / name for name in ("parameters.yaml", "drift.ipynb", "log.txt"))
+    parameters.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+    words = steps.command(
+        steps.Step("drift", "drift", {}),
+        params_file=parameters,
+        overrides={},
+        out=folder,
+        notebooks=notebooks,
+        runs={},
+    )
+    environment = {"MLFLOW_RUN_ID": run_id, "MLFLOW_EXPERIMENT_NAME": settings.name, "PYTHONIOENCODING": "utf-8"}
+    environment |= {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    status = "FAILED"
+    try:
+        with _terminable():
+            code = _run(words, {**os.environ, **environment}, log)
+        if code == 0 and tracking.run_info(run_id).complete:
+            status = ""
+            return 0
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if executed.is_file():
+            tracking.log_file_as(run_id, executed, "notebook.ipynb")
+        if status:
+            if log.is_file():
+                tracking.log_file_as(run_id, log, "log.txt")
+            tracking.end_run(run_id, status)
+    kind, reason = _error_of(executed) or ("", _last_line(log))
+    tracking.set_tags(run_id, {"cxr.error": f"{kind}: {reason}"[:500]})
+    if kind == InputError.__name__:
+        raise InputError(reason)
+    where = f"see notebook.ipynb and log.txt of {tracking.run_url(run_id)}{_how_to_see_it()}"
+    print(f"cxr: the notebook failed: {kind}: {reason}: {where}", file=sys.stderr)
+    return 1
+
+
+def _run(words: list[str], environment: Mapping[str, str], log: Path) -> int:
+    """Run a command with its output in `log`. Returns its exit code; on Ctrl-C, it is stopped first."""
+    terminal = sys.stderr.isatty()
+    process = subprocess.Popen(
+        words,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # Ctrl-C is ours to pass on
+    )
+    with process, log.open("w", encoding="utf-8") as file:
+        try:
+            for line in process.stdout:
+                file.write(line)
+                if line.startswith(_PROGRESS):
+                    text = f"\r\x1b[K{line.strip()}" if terminal else line
+                    print(text, end="", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            _stop(process)
+            raise
+        finally:
+            if terminal:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return process.returncode
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Stop papermill, which saves the notebook and ends its kernel; for good where it does not."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        papermill = psutil.Process(process.pid)
+        processes.stop([papermill], [papermill, *papermill.children(recursive=True)])
+
+
+def _error_of(notebook: Path) -> tuple[str, str] | None:
+    """Kind and message of the error that an executed notebook holds."""
+    if not notebook.is_file():
+        return None
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    errors = [out for cell in cells for out in cell.get("outputs", []) if out["output_type"] == "error"]
+    return (errors[0]["ename"], errors[0]["evalue"]) if errors else None
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return lines[-1] if lines else "papermill said nothing"
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does: no kernel is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write(run_id: str, name: str, path: Path) -> None:
+    found = tracking.fetch(run_id, name)
+    try:
+        with atomic(path) as temporary:
+            if path.suffix == ".csv":
+                pd.read_parquet(found).to_csv(temporary, index=False)
+            else:
+                shutil.copyfile(found, temporary)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}): run {run_id} holds it, as {name}"
+        ) from None
+
+
+def _how_to_see_it() -> str:
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    if uri.startswith(("http://", "https://")):
+        return ""
+    return "  (`cxr ui" + ("`)" if uri == tracking.default_uri() else f" --tracking-uri {uri}`)")

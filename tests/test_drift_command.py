@@ -1,0 +1,218 @@
+"""`cxr drift` as its users have it: a process of its own, exit codes, files, the MLflow run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import pandas as pd
+import pytest
+from conftest import PROJECT
+from foreign_models import cnn, train_cnn, write_phantom
+
+from cxr import cli, tracking
+from cxr.drift import METRICS
+
+BIN = Path(sys.executable).parent
+PAIR = ("cnn_s0_epoch2.keras", "cnn_s0_epoch4.keras", "phantom/manifest.csv")
+QUICK = ("--n-boot", "100", "--draws", "1")
+
+
+def drift(folder, *words, code=0, program=("cxr", "drift")):
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    environment |= {"CXR_CACHE": f"{folder}/cache", "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [str(BIN / program[0]), *program[1:], *map(str, words)],
+        cwd=folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Phantom images as PNG files with a manifest; a plain CNN after two epochs and after four, of two seeds."""
+    folder = tmp_path_factory.mktemp("drift")
+    write_phantom(folder / "phantom", 80)
+    for seed in (0, 1):
+        train_cnn(folder / "phantom" / "manifest.csv", folder, seed, side=48, epochs=(2, 4))
+    return folder
+
+
+@pytest.fixture
+def store(folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    tracking.connect()
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------- before anything
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with two models and four images, in which nothing is to be computed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name in "ab":
+        cnn(32, 2).save(f"{name}.keras")
+    Path("images").mkdir()
+    for name in ("x/1.png", "x/2.png", "y/3.png"):
+        path = Path("images", name)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("a.keras c.keras images", "model B: c.keras does not exist"),
+        ("a.keras b.keras pictures", "pictures does not exist"),
+        ("--like-a images", "model A2: images is a folder"),
+        ("--out drift.xlsx", "--out drift.xlsx: its name has to end in .parquet"),
+        ("--figure drift.gif", "--figure drift.gif: its name has to end in .png"),
+        ("--method layercam,cam", "method.1: "),
+        ("--method layercam,layercam", "method: every entry once"),
+        ("--gate iou20_median", "gate 'iou20_median': expected METRIC>=NUMBER"),
+        ("--gate iou20>=0.5", "no metric 'iou20' is measured here: use "),
+        ("--gate auc_macro_b>=0.5", "use auc_macro_transfer, auc_macro_fine_tuned"),
+        ("--labels none --gate auc_macro_transfer>0", "no metric 'auc_macro_transfer' is measured"),
+        ("--gate iou20_floor_median>0", "no metric 'iou20_floor_median'"),
+        ("--classes x", "images are labelled y, and the classes are x"),
+        ("--set architecture=x", "--set architecture: no parameter of this"),
+        ("--set path_colum=x", "--set path_colum: no parameter of this"),
+        ("--tracking-uri http://127.0.0.1:9", "no MLflow server answers"),
+    ],
+)
+def test_bad_input_ends_with_2_before_anything_runs(here, words, message, capsys):
+    usual = "" if words.startswith("a.keras") else "a.keras b.keras images "
+    assert cli.main(["drift", *f"{usual}{words}".split()]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1, captured.err
+    assert captured.out == "" and not (here / "mlflow.db").exists() and not list(here.glob("*.ipynb"))
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["drift", "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and "--gate 'iou20_median>=0.5'" in text and "usage: cxr drift" in text
+
+
+# ---------------------------------------------------------------------------------------------------- for real
+
+
+@pytest.mark.slow
+def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
+    words = [*PAIR, "--layer", "last", *QUICK, "--method", "layercam,gradcampp"]
+    words += ["--like-a", "cnn_s1_epoch2.keras", "--like-b", "cnn_s1_epoch4.keras"]
+    words += ["--images", "all", "--out", "there/drift.csv", "--figure", "there/figure.pdf"]
+    gates = {"iou20_median>=0": "passed", "gradcampp/iou20_median>1": "FAILED", "auc_macro_transfer<=1": "passed"}
+    done = drift(folder, *words, *(word for gate in gates for word in ("--gate", gate)), code=1)
+    said = [line.split(",")[0] for line in done.stdout.splitlines() if line.startswith("gate ")]
+    assert said == [f"gate {gate}: {result}" for gate, result in gates.items()]
+    assert "» maps of B2: image 80/80" in done.stderr and "»" not in done.stdout
+    shown = ("LayerCAM at last (12x12)", "Grad-CAM++ at last (12x12)", "other seed of B", "on 80 of 80 images (")
+    for text in shown:
+        assert text in done.stdout, done.stdout
+
+    (info,) = tracking.find("drift", experiment="drift")
+    assert f"runs/{info.run_id}" in done.stdout
+    table = pd.read_csv(folder / "there" / "drift.csv")
+    logged = tracking.read_table(info.run_id, "drift.parquet")
+    assert len(table) == 160 and table["iou20"].tolist() == pytest.approx(logged["iou20"].tolist())
+    first = logged[logged["method"] == "layercam"]
+    assert info.metrics["iou20_median"] == pytest.approx(first["iou20"].median())
+    assert info.metrics["iou20_refit_median"] == pytest.approx(first["iou20_refit"].median())
+    second = logged[logged["method"] == "gradcampp"]
+    assert info.metrics["gradcampp/iou20_median"] == pytest.approx(second["iou20"].median())
+    assert info.tags["cxr.gate.1"].startswith("gate iou20_median>=0: passed, measured ")
+    assert info.tags["cxr.gate.2"].startswith("gate gradcampp/iou20_median>1: FAILED")
+    assert (folder / "there" / "figure.pdf").read_bytes().startswith(b"%PDF")
+    held = {"drift.png", "drift.pdf", "drift_by_class_layercam.png", "manifest.csv", "images.parquet"}
+    held |= {"gates.json", "notebook.ipynb", "parameters.yaml", "summary.txt"}
+    assert held <= set(tracking.artifacts(info.run_id))
+    notebook = json.loads(tracking.fetch(info.run_id, "notebook.ipynb").read_text())
+    assert all(cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    assert info.params["checkpoint_sha256_transfer"] != info.params["checkpoint_sha256_fine_tuned"]
+    assert info.params["layer"] == "last" and info.params["grid"] == "12x12"
+
+    from cxr import pair
+    from cxr.params import DriftParams
+
+    settings = DriftParams(
+        data=str(folder / "phantom" / "manifest.csv"), like_a=["x"], like_b=["y"], method=["layercam", "gradcampp"]
+    )
+    known = set(pair.metric_names(settings, pair.images(settings)[0]))
+    undefined = set(filter(None, info.tags.get("cxr.undefined", "").split(",")))
+    assert known == (set(info.metrics) | undefined) - {"peak_memory_mib"}
+
+
+@pytest.mark.slow
+def test_without_labels_by_hand_through_papermill(folder, store, tmp_path):
+    keras.models.load_model(folder / "cnn_s0_epoch2.keras").save(tmp_path / "a.h5")
+    parameters = {"model_a": tmp_path / "a.h5", "model_b": folder / "cnn_s0_epoch2.keras", "name": "hand"}
+    parameters |= {"data": folder / "phantom", "image_labels": "none", "target_layer": "last", "n_boot": 100}
+    words = [word for key, value in parameters.items() for word in ("-p", key, value)]
+    (folder / "phantom" / "manifest.csv").rename(folder / "phantom.csv")  # what is left is a folder of images
+    try:
+        notebook = PROJECT / "notebooks" / "5_drift.ipynb"
+        drift(folder, notebook, tmp_path / "5.ipynb", "--no-progress-bar", *words, program=("papermill",))
+    finally:
+        (folder / "phantom.csv").rename(folder / "phantom" / "manifest.csv")
+    (info,) = tracking.find("drift", experiment="hand")
+    table = tracking.read_table(info.run_id, "drift.parquet")
+    assert len(table) == 80 and "label" not in table and (table["iou20"] == 1).all()
+    assert (table["explained"] == table["predicted_fine_tuned"]).all() and set(table["explained"]) <= set("01234")
+    said = tracking.fetch(info.run_id, "summary.txt").read_text()
+    assert "A and B have the same weights" in said and "each taken for a patient of its own" in said
+    assert "no level 'other seed of A'" in said and "--like-b B2.keras" in said
+    assert not [name for name in info.metrics if name.startswith(("auc", "accuracy"))]
+
+
+@pytest.mark.slow
+def test_what_only_the_models_show_ends_with_2_too(folder, store):
+    done = drift(folder, *PAIR, "--layer", "lost", "--name", "bad", *QUICK, code=2)
+    error = [line for line in done.stderr.splitlines() if not line.startswith("»")]
+    assert len(error) == 1 and "model A (cnn_s0_epoch2.keras): target_layer: " in error[0] and done.stdout == ""
+    (info,) = tracking.find("drift", experiment="bad", complete=False)
+    assert info.status == "FAILED" and "no layer 'lost'" in info.tags["cxr.error"]
+    assert {"notebook.ipynb", "log.txt"} <= set(tracking.artifacts(info.run_id))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_ends_the_notebook_and_the_run(folder, store):
+    environment = {**os.environ, "CXR_CACHE": f"{folder}/cache", "PYTHONPATH": str(PROJECT)}
+    words = [str(BIN / "cxr"), "drift", *PAIR, "--layer", "last", "--name", "c"]
+    with subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline().startswith("» model A: loading")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    (info,) = tracking.find("drift", experiment="c", complete=False)
+    assert info.status == "KILLED"
+    import psutil
+
+    deadline = time.monotonic() + 20
+    while any(_run_of(one) == info.run_id for one in psutil.process_iter()):
+        assert time.monotonic() < deadline, "a kernel is left behind"
+        time.sleep(0.5)
+
+
+def _run_of(process):
+    import psutil
+
+    try:
+        return process.environ().get("MLFLOW_RUN_ID") if process.pid != os.getpid() else None
+    except (psutil.Error, OSError):
+        return None
+
+
+def test_all_metrics_are_named_in_the_document():
+    text = (PROJECT / "docs" / "drift.md").read_text()
+    assert all(f"`{name}`" in text for name in METRICS)
