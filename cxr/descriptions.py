@@ -196,6 +196,7 @@ def compare(headline: pd.DataFrame, claims: pd.DataFrame, *, run_id: str, data: 
             f"**Does the evidence move under fine-tuning?** {report} (or *Artifacts*, `report.html`). "
             f"{_sentence(images_used(data))}",
             table(claims[["claim", "verdict"]]),
+            "**Numbers**",
             table(headline),
         ]
     )
@@ -237,7 +238,7 @@ def study(
             f"{_sentence(images_used(data))} {differs}",
             table(failed),
             table(claims[["claim", "verdict"]]) if claims is not None else "",
-            table(headline) if headline is not None else "",
+            f"**Numbers**\n\n{table(headline)}" if headline is not None else "",
             image(figure_run) if figure_run else "",
             f"Runs: {links}",
         ]
@@ -309,7 +310,7 @@ def model_version(architecture: str, seed: Any, *, experiment_id: str, train_run
             f"{plain(architecture)}, seed {seed}, after fine-tuning, from "
             f"{run_link('its train run', experiment_id, train_run)}; {images_used(data)}.",
             "Its checkpoint is that run's artifact `checkpoints/fine_tuned.keras`, which "
-            "`mlflow.keras.load_model` gives; the one before fine-tuning, `transfer.keras`, is beside it. It takes "
-            "grey images, 0 to 255, [n, side, side, 1].",
+            "`mlflow.keras.load_model` gives; the one before fine-tuning, `transfer.keras`, is beside it. It "
+            "takes grey images, 0 to 255, [n, side, side, 1].",
         ]
     )

@@ -751,7 +751,9 @@ def log_model(
     tags = {"cxr.stage": stage, "cxr.checkpoint": where, "cxr.sha256": sha256, "mlflow.model.isExternal": "true"}
     model = client.create_logged_model(
         run.info.experiment_id,
-        name=f"{params['architecture']}-s{params['seed']}-{stage}",
+        name=re.sub(
+            r"""[/:.%"']""", "_", f"{params['architecture']}-s{params['seed']}-{stage}"
+        ),  # MLflow refuses them
         source_run_id=run_id,
         tags=tags,
         params={key: param_value(value) for key, value in params.items()},
@@ -816,6 +818,11 @@ def register(*, architecture: str, seed: Any, weights: str, data: str) -> None:
             ),
         )
         client.set_registered_model_alias(name, f"s{seed}", version.version)
+        for output in client.get_run(run.run_id).outputs.model_outputs:
+            if client.get_logged_model(output.model_id).tags.get("cxr.stage") == "fine_tuned":
+                # a server sets this tag itself where it is told of the model, but then it wants the weights there
+                registered = json.dumps([{"name": name, "version": version.version}])
+                client.set_logged_model_tags(output.model_id, {"mlflow.modelVersions": registered})
         print(f"registered: models:/{name}/{version.version}, also models:/{name}@s{seed}")
 
 
@@ -867,16 +874,13 @@ def run_url(run_id: str) -> str:
     return f"{server}/#/experiments/{_client().get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 
-def front_pages(server: str, most: int = 5) -> list[str]:
-    """Lines with the addresses of the views of the experiments that have some, the last changed first."""
+def front_pages(server: str, most: int = 3) -> list[str]:
+    """Lines with the addresses of the views (`cxr.views`) of the experiments that were changed last."""
     lines = []
     found = _client().search_experiments(order_by=["last_update_time DESC"], max_results=100)
     for experiment in [item for item in found if views.has(item.tags)][:most]:
         lines.append(f"  {experiment.name}")
-        for key, (own, _) in views.KEYS.items():
-            lines.append(
-                f"    {key:9} {server}/{views.address(experiment.experiment_id, own, charts=key == 'maps')}"
-            )
+        lines += [f"    {name:9} {server}/{views.address(experiment.experiment_id, name)}" for name in views.KEYS]
     return lines
 
 
