@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FIGURE = "overview.png"
 """The artifact that a description shows."""
+_MEASURES = {"accuracy": "accuracy", "ece": "calibration error"}
 STAGE = {"transfer": "transfer", "fine_tuned": "fine-tuned"}
 
 
@@ -102,7 +103,7 @@ def train(settings: Mapping[str, Any], performances: Mapping[str, Mapping[str, f
         {
             "test set": STAGE.get(stage, stage),
             "AUC": float(found["auc_macro"]),
-            **{name: float(found[name]) for name in ("accuracy", "balanced_accuracy", "ece") if name in found},
+            **{shown: float(found[name]) for name, shown in _MEASURES.items() if name in found},
         }
         for stage, found in performances.items()
     ]

@@ -634,7 +634,7 @@ def _edited(stage: str) -> bool:
 
 _NOTE = "mlflow.note.content"  # the description of a run or an experiment, in Markdown
 _DESCRIBED = "cxr.description_sha256"  # of the description that was written here: a person's own is left alone
-_FIGURE_PIXELS = 900  # the UI shows a picture in its own size, in a column about so wide
+_FIGURE_PIXELS = 800  # the UI shows a picture in its own size, in a column about so wide
 
 
 def describe(text: str, *, figure: Figure | None = None) -> None:
@@ -645,7 +645,7 @@ def describe(text: str, *, figure: Figure | None = None) -> None:
     run_id = _active()
     if figure is not None:
         with _file(descriptions.FIGURE) as path:
-            figure.savefig(path, bbox_inches="tight", dpi=_FIGURE_PIXELS / figure.get_size_inches()[0])
+            figure.savefig(path, bbox_inches="tight", dpi=min(100, _FIGURE_PIXELS / figure.get_size_inches()[0]))
         text += "\n\n" + descriptions.image(run_id)
     describe_run(run_id, text)
 
@@ -683,7 +683,7 @@ def log_dataset(
 
     Args:
         name: of the data set, such as "phantom" or the folder's.
-        digest: the manifest's hash, of which MLflow keeps 36 characters.
+        digest: the manifest's hash; its beginning is enough to tell it by, and is shown beside the name.
         source: where it is; a path or a word, never read.
         columns: of the manifest.
         counts: split to {class: images}.
@@ -703,11 +703,11 @@ def log_dataset(
             "schema": schema,
             "profile": profile,
         }
-        datasets.append((Dataset(called[:_MAX_DATASET_NAME], digest[:_MAX_DIGEST], **about), role))
+        datasets.append((Dataset(called[:_MAX_DATASET_NAME], digest[:_DIGEST], **about), role))
     _log_datasets(datasets)
 
 
-_MAX_DATASET_NAME, _MAX_DIGEST = 500, 36  # MLflow's own
+_MAX_DATASET_NAME, _DIGEST = 500, 12  # MLflow's limits are 500 and 36
 
 
 def log_dataset_of(run_id: str) -> None:
