@@ -69,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_count,
         help="notebooks at once (default: the file's; 0: one for every two cores)",
     )
+    study.add_argument(
+        "--scheduler",
+        metavar="WHERE",
+        default="local",
+        help="where notebooks run: local (default), the address of a Dask scheduler (tcp://host:8786), slurm, "
+        "kubernetes, or the YAML file of a cluster",
+    )
     study.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     study.add_argument("--fresh", action="store_true", help="run everything again, done or not")
 
@@ -145,7 +152,7 @@ def _study(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         study.dry_run(params, arguments.params, overrides, **options)
         return 0
-    return study.run(params, arguments.params, overrides, **options)
+    return study.run(params, arguments.params, overrides, **options, scheduler=arguments.scheduler)
 
 
 def _check(arguments: argparse.Namespace) -> int:

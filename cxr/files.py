@@ -1,10 +1,22 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and Python source that is parsed by one thread at a time."""
 
+import ast
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_PARSING = threading.Lock()
+
+
+def parse(source: str) -> ast.Module:
+    """`ast.parse`, which in CPython 3.11 raises SystemError ("AST constructor recursion depth mismatch") when
+    another thread parses too (as in python/cpython#106905). Raises SyntaxError and ValueError as it does.
+    """
+    with _PARSING:
+        return ast.parse(source)
 
 
 @contextmanager

@@ -7,13 +7,12 @@ command resumes what was interrupted, and a changed parameter runs again only wh
 
 from __future__ import annotations
 
-import ast
-import concurrent.futures
 import contextlib
 import copy
 import json
 import logging
 import os
+import queue
 import shlex
 import shutil
 import signal
@@ -22,68 +21,40 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import distributed
 import yaml
+from distributed.utils import CancelledError
 
-from cxr import descriptions, tracking
+from cxr import cluster, descriptions, processes, shipping, task, tracking
 from cxr.errors import InputError
 from cxr.files import atomic
-from cxr.params import NOTEBOOKS, Params, StudyParams, read_yaml
+from cxr.params import Params, StudyParams
+from cxr.steps import Step, command, from_here, plan, settings
+from cxr.task import PROGRESS, RUN_LINE
 
 if TYPE_CHECKING:
     import pandas as pd
-    import psutil
 
     from cxr import checks
 
-# Two kernels that start at once can pick the same TCP port.
-_STAGGER_SECONDS = 2.0
 # How long one notebook of a stage takes, roughly, in units of any other; until one of the stage has been seen.
 _USUAL_SECONDS = {"train": 100.0, "attribute": 15.0, "score": 10.0, "compare": 10.0}
-_PROGRESS = "» "  # how a progress line of a notebook starts
-_RUN_LINE = "run "  # how the first line of a step's log starts
-_PATIENCE_SECONDS = 15.0  # for papermill to stop its kernel before both are killed
+_ON_GPU = frozenset({"train", "attribute"})  # stages that use one, if there is one
+_LOOK_SECONDS = 0.3
+_STOPPED_SECONDS = 30.0  # for workers to end the runs of notebooks that were stopped
 # A runner on another machine cannot be looked at: it gives a sign of life, and without one for long it is dead.
 _SIGN_OF_LIFE_SECONDS = 60.0
 _DEAD_SECONDS = 900.0  # longer than a runner waits for its store
 _LOCK = ".running"
 _ALIVE = "cxr.alive"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One notebook to execute.
-
-    Attributes:
-        key: unique, such as "score/CompactDenseNet/s0/layercam".
-        stage: a key of `tracking.STAGES`.
-        parameters: what the step lays over the parameter file, besides run ids: its box of the grid.
-        needs: keys of the steps whose runs it reads.
-    """
-
-    key: str
-    stage: str
-    parameters: Mapping[str, Any]
-    needs: tuple[str, ...] = ()
-
-    @property
-    def notebook(self) -> str:
-        return tracking.STAGES[self.stage]
-
-    @property
-    def name(self) -> str:
-        """The name of its run."""
-        return self.key.replace("/", " ")
-
-    @property
-    def file(self) -> str:
-        """The name of its executed notebook and log, without suffix."""
-        return self.key.replace("/", "-")
+_OF_EVERY_NOTEBOOK = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}  # in its environment
+_SCHEDULER_GONE = "the Dask scheduler is gone: what is done is kept; start one, and give the same command again"
 
 
 @dataclass
@@ -97,8 +68,8 @@ class _Session:
     notebooks: Path
     environment: dict[str, str]
     fresh: bool
+    manifest: pd.DataFrame | None = None
     manifest_hash: str = ""
-    classes: tuple[str, ...] = ()
     parent: str = ""
     recorded: dict[str, str] = field(default_factory=dict)  # of the steps when this study last ended
     runs: dict[str, str] = field(default_factory=dict)  # of the steps that are done
@@ -106,118 +77,6 @@ class _Session:
     seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage
     progress: dict[str, str] = field(default_factory=dict)  # the last progress line of each running step
     alive: float = 0.0  # when the last sign of life was given, by time.monotonic()
-    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
-    starting: threading.Lock = field(default_factory=threading.Lock)
-
-
-# ----------------------------------------------------------------------------------------------- planning
-
-
-def plan(study: StudyParams) -> list[Step]:
-    """The steps of a study, each after those that it needs; one cell of the grid after the other."""
-    steps: list[Step] = []
-    scores: list[str] = []
-    for architecture in study.architecture:
-        for seed in study.seed:
-            cell = f"{architecture}/s{seed}"
-            train = Step(f"train/{cell}", "train", {"architecture": architecture, "seed": seed})
-            attribute = Step(f"attribute/{cell}", "attribute", {}, (train.key,))
-            steps += [train, attribute]
-            for method in study.method:
-                scores.append(f"score/{cell}/{method}")
-                steps.append(Step(scores[-1], "score", {"method": method}, (attribute.key,)))
-    steps.append(Step("compare", "compare", {}, tuple(scores)))
-    return steps
-
-
-def handed_over(step: Step, runs: Mapping[str, str]) -> dict[str, Any]:
-    """The run ids that a step gets; `<key>` in place of one that is not in `runs`."""
-    ids = [runs.get(key, f"<{key}>") for key in step.needs]
-    if step.stage == "attribute":
-        return {"train_run_id": ids[0]}
-    if step.stage == "score":
-        return {"attribute_run_id": ids[0]}
-    return {"score_run_ids": ids} if step.stage == "compare" else {}
-
-
-def command(
-    step: Step,
-    *,
-    params_file: str | Path,
-    overrides: Mapping[str, Any],
-    out: str | Path,
-    notebooks: Path,
-    runs: Mapping[str, str],
-) -> list[str]:
-    """The papermill command of a step, as `run` runs it and `dry_run` prints it.
-
-    `runs` maps keys of steps to their run ids; those that are missing stand as `<key>`.
-    """
-    words = [
-        *_papermill(),
-        _from_here(notebooks / f"{step.notebook}.ipynb"),
-        _from_here(Path(out) / f"{step.file}.ipynb"),
-        *("-k", "python3", "--log-output", "--no-progress-bar"),
-        *("-f", str(params_file)),
-    ]
-    ids = handed_over(step, runs)
-    lists = {**overrides, **{key: value for key, value in ids.items() if isinstance(value, list)}}
-    if lists:
-        words += ["-y", json.dumps(lists)]  # JSON is YAML
-    for key, value in step.parameters.items():
-        words += ["-p", key, str(value)]
-    for key, value in ids.items():
-        if isinstance(value, str):
-            words += ["-r", key, value]  # as it is: papermill's -p reads 123e4567… as a number
-    return words
-
-
-def settings(
-    step: Step, *, params_file: Path, overrides: Mapping[str, Any], notebooks: Path, runs: Mapping[str, str]
-) -> Params:
-    """The validated parameters that the step's notebook will have: its own, the file's, the step's.
-
-    Raises:
-        InputError: a value does not fit, or the notebook does not have a parameter that it is given, which
-            papermill only warns of.
-    """
-    path = notebooks / f"{step.notebook}.ipynb"
-    own = notebook_parameters(path)
-    model = NOTEBOOKS[step.notebook]
-    unknown = [name for name in own if name not in model.model_fields]
-    if unknown:
-        raise InputError(f"{path}: its parameters cell sets {', '.join(unknown)}, which is no parameter of it")
-    given = {**read_yaml(params_file), **overrides, **step.parameters, **handed_over(step, runs)}
-    missing = [name for name in given if name in model.model_fields and name not in own]
-    if missing:
-        raise InputError(
-            f"{path}: its parameters cell (tagged 'parameters') lacks {', '.join(missing)}: add each there, "
-            "with its default"
-        )
-    return model.check({**own, **given}, where=f"{params_file} ({step.key})")
-
-
-def notebook_parameters(path: Path) -> dict[str, Any]:
-    """Names and values of a notebook's cell tagged `parameters`. Raises InputError if it has none."""
-    try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the notebook ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not a Jupyter notebook (format 4)") from None
-    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
-    if not tagged:
-        raise InputError(f"{path}: no cell is tagged 'parameters'")
-    values = {}
-    try:
-        for statement in ast.parse("".join(tagged[0]["source"])).body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                values[statement.targets[0].id] = ast.literal_eval(statement.value)
-            elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                values[statement.target.id] = ast.literal_eval(statement.value)
-    except (SyntaxError, ValueError, TypeError):
-        raise InputError(f"{path}: the parameters cell may hold only `name = literal` lines") from None
-    return values
 
 
 def default_out(study: StudyParams) -> Path:
@@ -225,23 +84,9 @@ def default_out(study: StudyParams) -> Path:
     return tracking.project() / "mlruns" / "studies" / study.name
 
 
-def _from_here(path: Path) -> str:
-    """The path as a person in this folder, which is the notebooks' own too, would type it."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _papermill() -> list[str]:
-    beside = Path(sys.executable).parent
-    found = shutil.which("papermill")
-    if found and Path(found).parent.samefile(beside):
-        return ["papermill"]
-    return [sys.executable, "-m", "papermill"]  # the environment is not activated
-
-
 def _environment(uri: str, notebooks: Path, jobs: int) -> dict[str, str]:
     """What the children's environment has besides this process'. The user's own number of threads is kept."""
-    values = {"MLFLOW_TRACKING_URI": uri, "PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    values = {"MLFLOW_TRACKING_URI": uri, **_OF_EVERY_NOTEBOOK}
     if notebooks != (tracking.project() / "notebooks").resolve():
         values["CXR_NOTEBOOKS"] = str(notebooks)
     if jobs > 1:
@@ -249,10 +94,6 @@ def _environment(uri: str, notebooks: Path, jobs: int) -> dict[str, str]:
         for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
             values[name] = os.environ.get(name, threads)
     return values
-
-
-def _jobs(wanted: int) -> int:
-    return wanted or max(1, (os.cpu_count() or 1) // 2)
 
 
 # ----------------------------------------------------------------------------------------------- dry run
@@ -283,7 +124,7 @@ def dry_run(
         _find_done(session, steps)
     for name, value in session.environment.items():
         print(f"export {name}={shlex.quote(value)}")
-    print(f"mkdir -p {shlex.quote(_from_here(session.out))}")
+    print(f"mkdir -p {shlex.quote(from_here(session.out))}")
     for step in steps:
         if step.key in session.runs:
             print(f"# {step.key}: done already, run {session.runs[step.key]}")
@@ -304,6 +145,7 @@ def run(
     fresh: bool = False,
     jobs: int | None = None,
     notebooks: str | Path | None = None,
+    scheduler: str = "local",
 ) -> int:
     """Run all steps of a study that are not done, and print how it goes and what came out.
 
@@ -319,21 +161,22 @@ def run(
         fresh: run everything, done or not, under a new parent run.
         jobs: notebooks at once; default the study's.
         notebooks: their folder; default `tracking.notebooks_folder()`.
+        scheduler: where they run, see `cluster.opened`.
 
     Returns:
         The exit code: 0, 1 if a step failed, 130 if interrupted.
 
     Raises:
         InputError: found wrong before the first notebook starts: a parameter, the data, weights, a layer, the
-            store.
+            store, the scheduler, a worker. Or the scheduler has gone.
     """
+    cluster.check(scheduler)
     session = _session(study, params_file, overrides, tracking_uri, out, fresh, jobs, notebooks)
-    jobs = _jobs(study.jobs if jobs is None else jobs)
     steps = _validated(session)
     tracking.connect(session.environment["MLFLOW_TRACKING_URI"])
-    manifest = _read_manifest(session)
+    _read_manifest(session)
     try:
-        return _run(session, steps, manifest, jobs)
+        return _run(session, steps, scheduler, study.jobs if jobs is None else jobs)
     except tracking.StoreGone as error:
         _say(f"stopped: {error}")
     except Exception as error:
@@ -347,46 +190,32 @@ def run(
     return 1
 
 
-def _end_all(session: _Session) -> None:
+def _end_all(session: _Session, status: str = "FAILED") -> None:
     """End the runs of a study that stops half-way, its own last."""
     if session.parent:
         for child in tracking.find(experiment=session.study.name, parent=session.parent, complete=False):
             if child.status == "RUNNING":
                 tracking.end_run(child.run_id, "KILLED")
-        tracking.end_run(session.parent, "FAILED")
+        tracking.end_run(session.parent, status)
 
 
-def _run(session: _Session, steps: list[Step], manifest: pd.DataFrame, jobs: int) -> int:
+def _run(session: _Session, steps: list[Step], scheduler: str, jobs: int) -> int:
     """What `run` does after the first checks."""
-    study = session.study
     _stop_abandoned(session)
     _find_done(session, steps)
     waiting = [step for step in steps if step.key not in session.runs]
-    report = None
-    if any(step.stage in ("train", "attribute") for step in waiting):
-        to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]
-        report = preflight(study, manifest, list(dict.fromkeys(to_train)))
     _make_folder(session.out)
     done = len(session.runs)
     _say(
-        f"study {study.name}: {len(steps)} notebooks, {done} done already, {len(waiting)} to run, "
-        f"{jobs} at a time, into {_from_here(session.out)}"
+        f"study {session.study.name}: {len(steps)} notebooks, {done} done already, {len(waiting)} to run, "
+        f"into {from_here(session.out)}"
     )
     code = 0
     with _claimed(session.out):
         _mend_notebooks(session, steps)
         if waiting:
-            session.parent = _open_parent(session)
-            if report is not None:
-                from cxr import checks_page
-
-                page = checks_page.write(report, session.out / "checks.html")
-                tracking.log_file_as(session.parent, page, "checks.html")
-            with _terminable():
-                try:
-                    _run_all(session, waiting, total=len(steps), jobs=jobs)
-                except KeyboardInterrupt:
-                    _interrupted(session)
+            with cluster.opened(scheduler, jobs=jobs, devices=session.study.devices) as where:
+                if not _run_waiting(session, steps, waiting, where):
                     return 130
             mixed = _of_other_code(session, steps)
             code = 1 if session.failures or mixed else 0
@@ -398,6 +227,32 @@ def _run(session: _Session, steps: list[Step], manifest: pd.DataFrame, jobs: int
             tracking.end_run(session.parent, "FAILED" if code else "FINISHED")
         _print_results(session, steps)
     return code
+
+
+def _run_waiting(session: _Session, steps: list[Step], waiting: list[Step], where: cluster.Cluster) -> bool:
+    """Run the steps that are not done, after the last checks; False when interrupted."""
+    cluster.check_workers(where, tracking_uri=session.environment["MLFLOW_TRACKING_URI"], version=task.version())
+    report = None
+    if any(step.stage in _ON_GPU for step in waiting):
+        to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]
+        report = preflight(session.study, session.manifest, list(dict.fromkeys(to_train)))
+    session.parent = _open_parent(session)
+    _say(f"  {where.slots} at a time; dashboard: {where.dashboard}")
+    if report is not None:
+        from cxr import checks_page
+
+        page = checks_page.write(report, session.out / "checks.html")
+        tracking.log_file_as(session.parent, page, "checks.html")
+    with _terminable():
+        try:
+            _run_all(session, waiting, where, total=len(steps))
+        except KeyboardInterrupt:
+            _interrupted(session)
+            return False
+        except InputError:
+            _end_all(session)
+            raise
+    return True
 
 
 def _of_other_code(session: _Session, steps: list[Step]) -> list[str]:
@@ -450,7 +305,7 @@ def _run_of(log: Path) -> str:
         first = log.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     except OSError:
         return ""
-    return first.removeprefix(_RUN_LINE) if first.startswith(_RUN_LINE) else ""
+    return first.removeprefix(RUN_LINE) if first.startswith(RUN_LINE) else ""
 
 
 def _executed(notebook: Path) -> bool:
@@ -504,7 +359,9 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
         errors="replace",
     )
     if done.returncode < 0:
-        raise InputError(f"the models cannot be built: {_killed('the process that builds them', done.returncode)}")
+        raise InputError(
+            f"the models cannot be built: {task.killed('the process that builds them', done.returncode)}"
+        )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InputError(json.loads(last) if done.returncode == 2 else f"the models cannot be built: {last}")
@@ -562,7 +419,7 @@ def _for_readers(output: Any) -> Any:
         return type(output)({**output, "data": {**output.data, "text/markdown": text}})
     if output.output_type != "stream":
         return output
-    lines = [line for line in output.text.splitlines(keepends=True) if not line.startswith(_PROGRESS)]
+    lines = [line for line in output.text.splitlines(keepends=True) if not line.startswith(PROGRESS)]
     if output.name == "stderr" or not lines:
         return None
     return type(output)({**output, "text": "".join(lines)})
@@ -570,7 +427,7 @@ def _for_readers(output: Any) -> Any:
 
 def _session(study, params_file, overrides, tracking_uri, out, fresh, jobs, notebooks) -> _Session:
     folder = Path(notebooks).resolve() if notebooks else tracking.notebooks_folder()
-    jobs = _jobs(study.jobs if jobs is None else jobs)
+    jobs = cluster.embedded_slots(study.jobs if jobs is None else jobs, study.devices)
     return _Session(
         study=study,
         params_file=Path(params_file),
@@ -622,10 +479,9 @@ def _validated(session: _Session) -> list[Step]:
 def _read_manifest(session: _Session) -> pd.DataFrame:
     from cxr import data
 
-    manifest = data.build_manifest(session.study)
-    session.manifest_hash = data.manifest_hash(manifest)
-    session.classes = tuple(data.classes(manifest))
-    return manifest
+    session.manifest = data.build_manifest(session.study)
+    session.manifest_hash = data.manifest_hash(session.manifest)
+    return session.manifest
 
 
 def _make_folder(path: Path) -> None:
@@ -643,22 +499,20 @@ def _make_folder(path: Path) -> None:
 
 
 def _fingerprint(session: _Session, step: Step) -> str:
-    if step.needs:
-        inputs = tracking.upstream(*(session.runs[key] for key in step.needs))
-    else:
-        inputs = {"manifest": session.manifest_hash}
+    inputs = task.inputs(step, session.runs, session.manifest_hash)
     return tracking.fingerprint(step.stage, _settings(session, step), inputs, notebooks=session.notebooks)
 
 
 def _done(session: _Session, step: Step, fingerprint: str) -> tracking.RunInfo | None:
     if session.fresh:
         return None
-    found = tracking.find(step.stage, experiment=session.study.name, fingerprint=fingerprint)
-    if step.stage == "compare":
-        found = [run for run in found if _has_report(session, step, run.run_id)]
-    # Of twins, the one that this study has built on; a newer one, run by hand, would ask for all the rest anew.
-    own = (run for run in found if session.recorded.get(step.key) == run.run_id)
-    return next(own, found[0] if found else None)
+    return task.done(
+        step,
+        session.study.name,
+        fingerprint,
+        recorded=session.recorded.get(step.key, ""),
+        accept=lambda run_id: step.stage != "compare" or _has_report(session, step, run_id),
+    )
 
 
 def _recorded(session: _Session) -> dict[str, str]:
@@ -679,9 +533,8 @@ def _find_done(session: _Session, steps: list[Step]) -> None:
 
 
 def _has_report(session: _Session, step: Step, run_id: str) -> bool:
-    """Whether a compare run has its report, or the notebook that it is made of, logged or still to be logged."""
-    logged = tracking.artifacts(run_id)
-    return "report.html" in logged or "notebook.ipynb" in logged or _is_executed_by(session, step, run_id)
+    """As `task.has_report`, or the notebook is still to be logged."""
+    return task.has_report(run_id) or _is_executed_by(session, step, run_id)
 
 
 def _note_done(session: _Session, step: Step, run: tracking.RunInfo) -> None:
@@ -718,14 +571,7 @@ def _study_fingerprint(session: _Session) -> str:
 
 
 def _runner() -> str:
-    return _process(os.getpid())
-
-
-def _process(pid: int) -> str:
-    """`host:pid:create_time` of a process, which tells it from a later one with the same number."""
-    import psutil  # of ipykernel's own requirements
-
-    return f"{socket.gethostname()}:{pid}:{psutil.Process(pid).create_time():.0f}"
+    return processes.identity(os.getpid())
 
 
 def _now() -> str:
@@ -751,7 +597,7 @@ def _check_abandoned(run: tracking.RunInfo, name: str) -> None:
     runner = run.tags.get("cxr.runner", "")
     host, _, pid = runner.rpartition(":")[0].rpartition(":")
     if host == socket.gethostname():
-        if _lives(runner):
+        if processes.lives(runner):
             raise InputError(f"the study '{name}' is being run already, by process {pid}: {advice}")
     else:
         silent = _seconds_since(run.tags.get(_ALIVE, ""))
@@ -762,54 +608,12 @@ def _check_abandoned(run: tracking.RunInfo, name: str) -> None:
             )
     children = tracking.find(experiment=name, parent=run.run_id, complete=False)
     left = [child for child in children if child.status == "RUNNING"]
-    stopped = _stop_orphans(left)
+    stopped = processes.stop_orphans({child.run_id: child.tags.get("cxr.process", "") for child in left})
     if stopped:
         _say(f"  an earlier run of this study was killed: stopped {stopped} processes that it had left")
     for child in left:
         if not tracking.run_info(child.run_id).complete:  # it may have ended just now
             tracking.end_run(child.run_id, "KILLED")
-
-
-def _stop_orphans(runs: list[tracking.RunInfo]) -> int:
-    """Stop papermill and the kernels of these runs, as far as they are on this machine. Returns how many.
-
-    They are found by the tag `cxr.process`, and by the run's id in their environment: of a kernel whose papermill
-    is gone, nothing else tells whose it is.
-    """
-    import psutil
-
-    if not runs:
-        return 0
-    ids = {run.run_id for run in runs}
-    first = {pid for run in runs if (pid := _lives(run.tags.get("cxr.process", "")))}
-    found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid in first or process.environ().get("MLFLOW_RUN_ID") in ids:
-                for one in (process, *process.children(recursive=True)):
-                    found[one.pid] = one
-    found.pop(os.getpid(), None)
-    children = set()
-    for process in found.values():
-        with contextlib.suppress(psutil.Error):
-            children |= {child.pid for child in process.children()}
-    _stop_processes([found[pid] for pid in found.keys() - children], found.values())
-    return len(found)
-
-
-def _lives(process: str) -> int:
-    """The process id in `host:pid:create_time`, if that very process lives on this machine; else 0."""
-    import psutil
-
-    host, pid, created = (["", ""] + process.rsplit(":", 2))[-3:]
-    if host != socket.gethostname() or not pid.isdecimal():
-        return 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        found = psutil.Process(int(pid))
-        # the clock may be set meanwhile: a second or two are no other process
-        if found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - float(created)) < 3:
-            return int(pid)
-    return 0
 
 
 def _seconds_since(moment: str) -> float:
@@ -823,7 +627,7 @@ def _claimed(out: Path) -> Iterator[None]:
     lock = out / _LOCK
     with contextlib.suppress(FileNotFoundError):
         holder = lock.read_text(encoding="utf-8")
-        pid = _lives(holder)
+        pid = processes.lives(holder)
         if pid not in (0, os.getpid()):
             raise InputError(f"{out}: another study is writing there (process {pid}): choose another with --out")
     with atomic(lock) as temporary:
@@ -837,178 +641,170 @@ def _claimed(out: Path) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------- running
 
 
-def _run_all(session: _Session, waiting: list[Step], *, total: int, jobs: int) -> None:
-    """Run the steps as what they need gets done; fills `session.runs` and `session.failures`."""
-    running: dict[concurrent.futures.Future, tuple[Step, str, float]] = {}
+def _run_all(session: _Session, waiting: list[Step], where: cluster.Cluster, *, total: int) -> None:
+    """Hand the steps to Dask, and follow what becomes of them; fills `session.runs` and `session.failures`.
+
+    Raises: tracking.StoreGone, OSError for a full disk, InputError when the scheduler is gone; nothing is left
+        running.
+    """
+    running: dict[str, float] = {}  # keys of the steps that run, and when they began
+    events: queue.SimpleQueue = queue.SimpleQueue()  # they come in Dask's own thread
+    where.client.subscribe_topic(session.parent, lambda event: events.put(event[1]))
     waiting = list(waiting)
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        try:
-            while waiting or running:
-                for step in list(waiting):
-                    lacking = [key for key in step.needs if key in session.failures]
-                    if lacking:
-                        waiting.remove(step)
-                        session.failures[step.key] = f"not run: needs {lacking[0]}"
-                        _say(f"{_count(session, total)} {step.name}: {session.failures[step.key]}")
-                    elif len(running) < jobs and all(key in session.runs for key in step.needs):
-                        waiting.remove(step)
-                        run_id = _begin(session, step)
-                        if run_id:
-                            future = pool.submit(_execute, session, step, run_id, stagger=jobs > 1)
-                            running[future] = (step, run_id, time.monotonic())
-                ended, _ = concurrent.futures.wait(running, 0.3, concurrent.futures.FIRST_COMPLETED)
-                for future in ended:
-                    step, run_id, began = running.pop(future)
-                    seconds = time.monotonic() - began
-                    _end(session, step, run_id, future.result(), seconds)
-                    left = _left(
-                        session, waiting, [(s, time.monotonic() - t) for s, _, t in running.values()], jobs
-                    )
-                    _report_end(session, step, seconds, left, total)
-                _show_progress(session, running)
-                if time.monotonic() - session.alive > _SIGN_OF_LIFE_SECONDS:
-                    tracking.set_tags(session.parent, {_ALIVE: _now()})
-                    session.alive = time.monotonic()
-        except BaseException as error:  # a full disk, a store that is gone: nothing is left running
-            _stop(session)
-            if isinstance(error, KeyboardInterrupt):
-                for _, run_id, _ in running.values():
-                    tracking.end_run(run_id, "KILLED")
-            raise
-
-
-def _begin(session: _Session, step: Step) -> str:
-    """Create the run of a step whose needs are done; empty if it turns out that there is such a run."""
-    fingerprint = _fingerprint(session, step)
-    run = _done(session, step, fingerprint)
-    if run is not None:
-        _note_done(session, step, run)
-        _say(f"  {step.name}: done already, run {run.run_id}")
-        return ""
-    run_id = tracking.create_run(
-        experiment=session.study.name,
-        name=step.name,
-        parent=session.parent,
-        tags={"cxr.stage": step.stage, "cxr.fingerprint": fingerprint},
-        params=step.parameters,
-    )
-    _say(f"  {step.name}: started")
-    return run_id
-
-
-def _execute(session: _Session, step: Step, run_id: str, *, stagger: bool) -> int:
-    """Run papermill, in a thread, with its output in the step's log. Returns its exit code."""
-    import psutil
-
-    environment = {
-        **os.environ,
-        **session.environment,
-        "MLFLOW_RUN_ID": run_id,
-        "MLFLOW_EXPERIMENT_NAME": session.study.name,
-        "PYTHONIOENCODING": "utf-8",
-    }
-    (session.out / f"{step.file}.ipynb").unlink(missing_ok=True)  # an older run's is not this one's
-    with (session.out / f"{step.file}.log").open("w", encoding="utf-8") as log:
-        log.write(f"{_RUN_LINE}{run_id}\n")  # by which `_mend_notebooks` knows whose they are
-        log.flush()
-        with session.starting:
-            process = subprocess.Popen(
-                _command(session, step),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,  # Ctrl-C is ours to pass on
-            )
-            session.processes[step.key] = process
-            with contextlib.suppress(psutil.NoSuchProcess):
-                tracking.set_tags(run_id, {"cxr.process": _process(process.pid)})
-            if stagger:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_STAGGER_SECONDS)
-        with process:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                if line.startswith(_PROGRESS):
-                    session.progress[step.key] = line.strip()
-    session.processes.pop(step.key, None)
-    session.progress.pop(step.key, None)
-    return process.returncode
-
-
-def _end(session: _Session, step: Step, run_id: str, code: int, seconds: float) -> None:
-    """Give the run its notebook, and note whether the step is done or has failed."""
-    notebook = session.out / f"{step.file}.ipynb"
-    if notebook.is_file():
-        tracking.log_file_as(run_id, notebook, "notebook.ipynb")
-    run = tracking.run_info(run_id)
-    if code == 0 and run.complete:
-        session.runs[step.key] = run_id
-        session.seconds.setdefault(step.stage, []).append(seconds)
-        if "cxr.fingerprint.planned" in run.tags:
-            _say(f"  {step.name}: the code or the settings changed after the study had started")
-        return
-    if code == 0:
-        reason = "the notebook ended without `tracking.finish()`"
-    elif code < 0:
-        reason = _killed("papermill", code)
-    else:
-        reason = _error_of(notebook) or _last_line(session.out / f"{step.file}.log")
-    session.failures[step.key] = reason
-    tracking.end_run(run_id, "FAILED")
-    tracking.set_tags(run_id, {"cxr.error": reason[:500]})
-    tracking.log_file_as(run_id, session.out / f"{step.file}.log", "log.txt")
-
-
-def _error_of(notebook: Path) -> str:
-    """The last line of the traceback that an executed notebook holds; empty if it holds none."""
+    futures = _submit(session, waiting, where)
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError):
-        return ""  # papermill died before, or while, it wrote: the log says why
-    errors = [out for cell in cells for out in cell.get("outputs", []) if out["output_type"] == "error"]
-    if not errors:
+        while waiting:
+            ended = {step.key: step for step in waiting if futures[step.key].done()}
+            told = [events.get() for _ in range(events.qsize())]
+            for event in told:
+                if event["key"] in ended:  # what began and ended since the last look is told in this order
+                    _note_event(session, running, event)
+            for step in ended.values():
+                waiting.remove(step)
+                began = running.pop(step.key, None)
+                session.progress.pop(step.key, None)
+                seconds = 0.0 if began is None else time.monotonic() - began
+                said = _end(session, step, futures[step.key])
+                left = _left(
+                    session,
+                    [other for other in waiting if other.key not in running],
+                    [(other, time.monotonic() - running[other.key]) for other in waiting if other.key in running],
+                    where.slots,
+                )
+                _report_end(session, step, said, seconds, left, total)
+            for event in told:
+                if event["key"] not in ended:
+                    _note_event(session, running, event)
+            if where.lost and waiting:
+                raise InputError(_SCHEDULER_GONE)
+            _show_progress(session, [(step, running[step.key]) for step in waiting if step.key in running])
+            if time.monotonic() - session.alive > _SIGN_OF_LIFE_SECONDS:
+                tracking.set_tags(session.parent, {_ALIVE: _now()})
+                session.alive = time.monotonic()
+            if not ended:
+                time.sleep(_LOOK_SECONDS)
+    except BaseException:  # Ctrl-C, a full disk, a store that is gone: nothing is left running
+        where.stop()
+        with contextlib.suppress(TimeoutError):  # for the workers to say in the store how their runs ended
+            distributed.wait([futures[step.key] for step in waiting if step.key in running], _STOPPED_SECONDS)
+        raise
+    finally:
+        where.client.unsubscribe_topic(session.parent)
+
+
+def _submit(session: _Session, waiting: list[Step], where: cluster.Cluster) -> dict[str, distributed.Future]:
+    """One task a step, by its key; whoever needs another gets what that returns."""
+    futures: dict[str, distributed.Future] = {}
+    params_text = session.params_file.read_text(encoding="utf-8")
+    attempt = f"{session.parent[:8]}.{time.time_ns():x}"  # a task's key is never used twice
+    data_run = _ship(session, where)
+    for rank, step in enumerate(waiting):
+        notebook = session.notebooks / f"{step.notebook}.ipynb"
+        job = task.Job(
+            step=step,
+            study=session.study.name,
+            parent=session.parent,
+            tracking_uri=session.environment["MLFLOW_TRACKING_URI"],
+            topic=session.parent,
+            version=task.version(),
+            fingerprint="" if step.needs else _fingerprint(session, step),
+            recorded=session.recorded.get(step.key, ""),
+            fresh=session.fresh,
+            params_file=str(session.params_file),
+            notebooks=str(session.notebooks),
+            out=str(session.out),
+            params_text=params_text,
+            notebook_text=notebook.read_text(encoding="utf-8"),
+            overrides=session.overrides,
+            environment=session.environment if where.embedded else _OF_EVERY_NOTEBOOK,
+            local=where.embedded,
+            data_run=data_run,
+            manifest_hash=session.manifest_hash,
+        )
+        needs = {
+            key: futures[key] if key in futures else task.Done(session.runs[key], 0.0, again=True)
+            for key in step.needs
+        }
+        futures[step.key] = where.client.submit(
+            task.perform,
+            job,
+            needs,
+            key=f"{step.key}@{attempt}",
+            pure=False,
+            priority=-rank,  # one cell of the grid after the other
+            resources={"GPU": 1} if where.hands_out_gpus and step.stage in _ON_GPU else None,
+        )
+    return futures
+
+
+def _ship(session: _Session, where: cluster.Cluster) -> str:
+    """The run that holds the images, where there are workers that do not have them; else empty."""
+    from cxr import data
+
+    study = session.study
+    if where.embedded or study.data == "phantom":
         return ""
-    return f"{errors[0]['ename']}: {errors[0]['evalue']}".strip().splitlines()[0]
+    text = data.manifest_text(session.manifest)
+    seen = where.client.run(shipping.visible, study.data, text)
+    if all(seen.values()):
+        return ""
+    lacking = sum(not yes for yes in seen.values())
+    _say(f"  {lacking} of {len(seen)} workers do not have {study.data}: its files go to the store, once")
+    shipping.publish(session.parent, study, session.manifest)
+    return session.parent
 
 
-def _killed(what: str, code: int) -> str:
-    """What a negative exit code of a child says."""
-    return f"{what} was killed (signal {-code}); the system does that when memory is short"
+def _note_event(session: _Session, running: dict[str, float], event: Mapping[str, Any]) -> None:
+    """What a worker says of a step."""
+    key = event["key"]
+    if "progress" in event:
+        session.progress[key] = event["progress"]
+        return
+    where = "" if event["host"] == socket.gethostname() else f" on {event['host']}"
+    name = key.replace("/", " ")
+    if event.get("again"):
+        _say(f"  {name}: its worker was lost; started again{where}, where it had been")
+    else:
+        _say(f"  {name}: started{where}")
+    running[key] = time.monotonic()
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
-    return lines[-1] if lines else "papermill said nothing"
+def _end(session: _Session, step: Step, future: distributed.Future) -> str:
+    """Note whether the step is done or has failed; returns "done", "again", "failed" or "not run"."""
+    try:
+        done: task.Done = future.result()
+    except task.StepFailed as failure:
+        if failure.key != step.key:  # Dask hands on the failure of what it needs
+            lacking = next(key for key in step.needs if key in session.failures)
+            session.failures[step.key] = f"not run: needs {lacking}"
+            return "not run"
+        session.failures[step.key] = failure.reason
+        _fetch_notebook(session, step, failure.run_id)
+        return "failed"
+    except distributed.KilledWorker:
+        session.failures[step.key] = (
+            "its worker was lost, again and again, each time with this notebook: it may need more memory than "
+            "there is"
+        )
+        return "failed"
+    except CancelledError:
+        raise InputError(_SCHEDULER_GONE) from None
+    session.runs[step.key] = done.run_id
+    session.seconds.setdefault(step.stage, []).append(done.seconds)
+    if done.changed:
+        _say(f"  {step.name}: the code or the settings changed after the study had started")
+    _fetch_notebook(session, step, done.run_id)
+    return "again" if done.again else "done"
 
 
-def _stop(session: _Session) -> None:
-    """Stop papermill and its kernels: politely, so that the notebook is saved; then for good."""
-    import psutil
-
-    papermills, families = [], []
-    for process in list(session.processes.values()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            families += psutil.Process(process.pid).children(recursive=True)
-            if process.poll() is None:
-                papermills.append(psutil.Process(process.pid))
-    _stop_processes(papermills, [*papermills, *families])
-
-
-def _stop_processes(first: Iterable[psutil.Process], all_of_them: Iterable[psutil.Process]) -> None:
-    """Interrupt the first ones, which end the others; kill those that are left after `_PATIENCE_SECONDS`."""
-    import psutil
-
-    for process in first:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGINT) if os.name == "posix" else process.terminate()
-    _, alive = psutil.wait_procs(list(all_of_them), timeout=_PATIENCE_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+def _fetch_notebook(session: _Session, step: Step, run_id: str) -> None:
+    """Have the executed notebook of a worker elsewhere in the study's folder too."""
+    notebook = session.out / f"{step.file}.ipynb"
+    if not run_id or _run_of(session.out / f"{step.file}.log") == run_id:
+        return
+    if "notebook.ipynb" in tracking.artifacts(run_id):
+        with atomic(notebook) as temporary:
+            shutil.copyfile(tracking.fetch(run_id, "notebook.ipynb"), temporary)
 
 
 @contextlib.contextmanager
@@ -1029,7 +825,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _interrupted(session: _Session) -> None:
-    tracking.end_run(session.parent, "KILLED")
+    _end_all(session, "KILLED")
     _say(
         f"interrupted: {len(session.runs)} notebooks are done and kept, the one(s) that ran ended as KILLED. "
         "The same command goes on from here."
@@ -1043,27 +839,30 @@ def _say(text: str) -> None:
     print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
 
 
-def _show_progress(session: _Session, running: Mapping[Any, tuple[Step, str, float]]) -> None:
+def _show_progress(session: _Session, running: list[tuple[Step, float]]) -> None:
     """On a terminal, one line that is written over: what the running notebooks last said."""
     if not sys.stdout.isatty() or not running:
         return
     parts = [
         f"{step.name} {_duration(time.monotonic() - began)} {session.progress.get(step.key, '')}".strip()
-        for step, _, began in running.values()
+        for step, began in running
     ]
     width = shutil.get_terminal_size().columns - 1
     print(f"\r\x1b[K{' | '.join(parts)[:width]}", end="", flush=True)
 
 
-def _report_end(session: _Session, step: Step, seconds: float, left: float | None, total: int) -> None:
+def _report_end(session: _Session, step: Step, what: str, seconds: float, left: float | None, total: int) -> None:
     until = f"; about {_duration(left)} left" if left else ""
-    if step.key in session.failures:
-        _say(
-            f"{_count(session, total)} {step.name}: FAILED after {_duration(seconds)}: "
-            f"{session.failures[step.key]} (see {_from_here(session.out / step.file)}.ipynb and .log){until}"
-        )
+    if what == "failed":
+        files = f" (see {from_here(session.out / step.file)}.ipynb and .log)"
+        said = f"FAILED after {_duration(seconds)}: {session.failures[step.key]}{files}{until}"
+    elif what == "not run":
+        said = session.failures[step.key]
+    elif what == "again":
+        said = f"done already, run {session.runs[step.key]}"
     else:
-        _say(f"{_count(session, total)} {step.name}: done in {_duration(seconds)}{until}")
+        said = f"done in {_duration(seconds)}{until}"
+    _say(f"{_count(session, total)} {step.name}: {said}")
 
 
 def _count(session: _Session, total: int) -> str:
@@ -1098,7 +897,7 @@ def _print_results(session: _Session, steps: list[Step]) -> None:
 
         _say("\n" + comparison.text(comparison.readable(table)))
     if "compare" in session.runs:
-        _say(f"\nreport: {_from_here(_fetch_report(session))}")
+        _say(f"\nreport: {from_here(_fetch_report(session))}")
     uri = session.environment["MLFLOW_TRACKING_URI"]
     option = "" if uri == tracking.default_uri() else f" --tracking-uri {shlex.quote(uri)}"
     _say(f"runs:   cxr ui{option}  (experiment '{session.study.name}')")
@@ -1138,7 +937,9 @@ def _describe(session: _Session, steps: list[Step]) -> None:
     tracking.describe_run(session.parent, text)
     last = tracking.link(session.parent)
     text = descriptions.experiment(experiment, data=data, headline=numbers, last=last)
-    tracking.describe_experiment(name, text, methods=session.study.method, classes=session.classes)
+    from cxr.data import classes
+
+    tracking.describe_experiment(name, text, methods=session.study.method, classes=classes(session.manifest))
 
 
 def _changed(session: _Session) -> tuple[dict[str, tuple[str, str]], str]:

@@ -39,8 +39,9 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from cxr import descriptions, store, views
+from cxr import descriptions, processes, store, views
 from cxr.errors import InputError
+from cxr.files import parse
 from cxr.params import Params
 
 # Read while MLflow is imported. Data may be confidential and machines without a network: nothing phones home.
@@ -395,6 +396,8 @@ def start(
     if mlflow.active_run():  # the cell was run again, in Jupyter
         mlflow.end_run("KILLED")
     given = os.environ.pop("MLFLOW_RUN_ID", "")
+    if worker := os.environ.pop("CXR_WORKER", ""):
+        processes.die_with(worker)
     own_tags = {
         "cxr.stage": stage,
         "cxr.fingerprint": print_of_run,
@@ -558,7 +561,7 @@ def _log(run_id: str, path: Path, folder: str) -> None:
     """Log a file; what goes to the run that is open here is remembered for `finish`."""
     name = f"{folder}/{path.name}" if folder else path.name
     _check_artifact_path(name)
-    digest = _contents(path)
+    digest = contents(path)
     _client().log_artifact(run_id, str(path), folder or None)
     active = mlflow.active_run()
     if active is not None and active.info.run_id == run_id:
@@ -1027,7 +1030,7 @@ def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
             if within:
                 raise InputError(f"{which}: artifact '{name}' was not logged by the run: remove it")
             continue
-        digest = _contents(path)
+        digest = contents(path)
         if digest != logged[name]:
             raise InputError(
                 f"{which}: artifact '{name}' is not the file that the run logged (sha256 {digest[:16]}… instead "
@@ -1043,7 +1046,7 @@ def _logged_by(run: RunInfo) -> dict[str, str]:
             f"{_again(run)}"
         )
     path = fetch(run.run_id, _SHA256)
-    if _contents(path) != run.tags[_SHA256_TAG]:
+    if contents(path) != run.tags[_SHA256_TAG]:
         raise InputError(
             f"run {run.run_id} ({run.name}): '{_SHA256}' is not the file that the run logged: {_again(run)}"
         )
@@ -1054,6 +1057,67 @@ def _again(run: RunInfo) -> str:
     """What to do with a run whose files are not what they were. A study takes it for done while it is there."""
     notebook = STAGES.get(run.stage, "its notebook")
     return f"restore it, or delete the run (`mlflow runs delete --run-id {run.run_id}`) and run {notebook} again"
+
+
+class RunFiles:
+    """A folder of this notebook's run for what is wanted only until it ends, as `cxr.backup.Mirror` has it.
+
+    Its files are none of the run's results, and not in `sha256.json`.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._run_id, self._folder = _active(), folder
+
+    def names(self) -> list[str]:
+        """Of all files, relative to the folder."""
+        waiting, found = [self._folder], []
+        while waiting:
+            for item in _client().list_artifacts(self._run_id, waiting.pop()):
+                (waiting if item.is_dir else found).append(item.path)
+        return sorted(name.removeprefix(f"{self._folder}/") for name in found)
+
+    def send(self, path: Path, name: str) -> None:
+        """Log a file. Raises OSError when the store does not take it."""
+        folder = PurePosixPath(self._folder, name).parent
+        with _as_oserror():
+            _client().log_artifact(self._run_id, str(path), str(folder))
+
+    def get(self, name: str, path: Path) -> None:
+        """Write a file to `path`. Raises OSError."""
+        with _as_oserror(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            found = _patiently(
+                lambda: mlflow.artifacts.download_artifacts(
+                    run_id=self._run_id, artifact_path=f"{self._folder}/{name}", dst_path=folder
+                )
+            )
+            os.replace(found, path)
+
+    def remove(self, name: str) -> None:
+        """Delete a file or folder, "" for all. Raises OSError when the store does not let us."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        uri = _client().get_run(self._run_id).info.artifact_uri
+        path = str(PurePosixPath(self._folder, name))
+        with _as_oserror():
+            _patiently(lambda: get_artifact_repository(uri).delete_artifacts(path))
+
+
+@contextmanager
+def _as_oserror() -> Iterator[None]:
+    import requests
+
+    try:
+        yield
+    except (MlflowException, requests.exceptions.RequestException) as error:
+        raise OSError(_first_line(error)) from None
+
+
+def mirror(folder: str) -> RunFiles | None:
+    """A folder of this notebook's run for the copy of its backup, where another machine may go on; else None.
+
+    Workers elsewhere say so with CXR_BACKUP=run.
+    """
+    return RunFiles(folder) if os.environ.get("CXR_BACKUP") == "run" else None
 
 
 def artifacts(run_id: str) -> list[str]:
@@ -1189,15 +1253,15 @@ def code_version(notebook: str, *, notebooks: Path | None = None) -> str:
     path = (notebooks or notebooks_folder()) / f"{name}.ipynb"
     cells = [source for source in _code_cells(path) if not source.startswith("# Parameters")]
     try:
-        trees = [ast.parse(_without_magics(source)) for source in cells]
+        trees = [parse(_without_magics(source)) for source in cells]
     except SyntaxError as error:
         raise InputError(f"{path}: a code cell is not Python: {error}") from None
     package = Path(__file__).resolve().parent
     modules = _closure(trees, package, without=_NOT_IN_CODE - ({"plots"} if name == STAGES["compare"] else set()))
     parts = [sha256(cell) for cell in cells]
-    parts += [f"{module} {_contents(package / f'{module}.py', text=True)}" for module in sorted(modules)]
+    parts += [f"{module} {contents(package / f'{module}.py', text=True)}" for module in sorted(modules)]
     if "models" in modules:
-        parts += [f"{file.name} {_contents(file)}" for file in sorted((package / "weights").glob("*"))]
+        parts += [f"{file.name} {contents(file)}" for file in sorted((package / "weights").glob("*"))]
     return sha256("\n".join(parts))
 
 
@@ -1260,10 +1324,10 @@ def _weights(weights: str, architecture: str) -> str:
         from cxr.data import default_cache  # pandas, which not every caller needs
 
         own = default_cache() / "weights" / f"{architecture}.npz"  # as in models.find_weights
-        return f"source {_contents(own)}" if own.is_file() else "source"
+        return f"source {contents(own)}" if own.is_file() else "source"
     path = Path(weights).expanduser()
     files = [path] if path.is_file() else sorted(path.glob("*.*")) if path.is_dir() else []
-    return " ".join(["files", *(_contents(file) for file in files if file.suffix in (".h5", ".keras", ".npz"))])
+    return " ".join(["files", *(contents(file) for file in files if file.suffix in (".h5", ".keras", ".npz"))])
 
 
 def _closure(trees: list[ast.Module], package: Path, *, without: Set[str]) -> set[str]:
@@ -1274,7 +1338,7 @@ def _closure(trees: list[ast.Module], package: Path, *, without: Set[str]) -> se
     while waiting:
         module = waiting.pop()
         found.add(module)
-        tree = ast.parse((package / f"{module}.py").read_text(encoding="utf-8"))
+        tree = parse((package / f"{module}.py").read_text(encoding="utf-8"))
         waiting |= (_imports(tree) & known) - found
     return found
 
@@ -1292,7 +1356,7 @@ def _imports(tree: ast.Module) -> set[str]:
     return {parts[1] if len(parts) > 1 else "__init__" for parts in own}
 
 
-def _contents(path: Path, *, text: bool = False) -> str:
+def contents(path: Path, *, text: bool = False) -> str:
     """SHA-256 of a file's contents."""
     content = path.read_bytes()
     # git may check out text with other line ends on Windows

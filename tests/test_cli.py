@@ -93,12 +93,14 @@ def test_options_reach_the_study(params, dry, monkeypatch):
     monkeypatch.setattr(study, "run", lambda *words, **options: seen.append((words, options)) or 1)
     monkeypatch.setattr(study, "dry_run", lambda *words, **options: seen.append((words, options)))
     words = ["study", params, "--set", "seed=[4]", "n_boot=200", "--set", "weights=none", "--jobs", "0"]
-    words += ["--tracking-uri", "sqlite:////x", "--out", "there", "--fresh", *(["--dry-run"] if dry else [])]
+    words += ["--tracking-uri", "sqlite:////x", "--out", "there", "--fresh", "--scheduler", "tcp://there:8786"]
+    words += ["--dry-run"] if dry else []
     assert cli.main(words) == (0 if dry else 1)
     (((settings, path, overrides), options),) = seen
     assert path == params and overrides == {"seed": [4], "n_boot": 200, "weights": "none"}
     assert (settings.name, settings.seed, settings.weights) == ("demo", [4], "none")
-    assert options == {"tracking_uri": "sqlite:////x", "out": "there", "fresh": True, "jobs": 0}
+    own = {} if dry else {"scheduler": "tcp://there:8786"}
+    assert options == {"tracking_uri": "sqlite:////x", "out": "there", "fresh": True, "jobs": 0, **own}
 
 
 def test_unreachable_server_ends_with_2(params, capsys, monkeypatch):

@@ -94,7 +94,7 @@ def test_the_table_of_hashes_itself_is_known_again(files):
     run_id, root = files
     change(root / "checkpoints" / "transfer.keras")
     logged = json.loads((root / "sha256.json").read_text())
-    logged["checkpoints/transfer.keras"] = tracking._contents(root / "checkpoints" / "transfer.keras")
+    logged["checkpoints/transfer.keras"] = tracking.contents(root / "checkpoints" / "transfer.keras")
     (root / "sha256.json").write_text(json.dumps(logged))
     with pytest.raises(InputError, match="'sha256.json' is not the file that the run logged"):
         tracking.fetch(run_id, "checkpoints")

@@ -13,7 +13,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException
 
-from cxr import study, tracking
+from cxr import processes, study, task, tracking
 from cxr.errors import InputError
 from cxr.files import atomic
 from cxr.params import StudyParams
@@ -71,17 +71,17 @@ def test_what_a_killed_study_left_running_is_stopped_and_its_runs_end(tmp_path, 
     ]
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     environments = [{**os.environ, "MLFLOW_RUN_ID": run} for run in (runs[1], "f" * 32)]
-    processes = [subprocess.Popen(sleep, start_new_session=True)]
-    processes += [subprocess.Popen(sleep, env=one, start_new_session=True) for one in environments]
+    started = [subprocess.Popen(sleep, start_new_session=True)]
+    started += [subprocess.Popen(sleep, env=one, start_new_session=True) for one in environments]
     try:
-        tracking.set_tags(runs[0], {"cxr.process": study._process(processes[0].pid)})
+        tracking.set_tags(runs[0], {"cxr.process": processes.identity(started[0].pid)})
         tracking.set_tags(runs[2], {"cxr.complete": "true", "cxr.process": dead()})
         tracking.end_run(runs[2], "FINISHED")
         study._stop_abandoned(session(tmp_path))
-        assert processes[0].poll() is not None and processes[1].poll() is not None
-        assert processes[2].poll() is None  # another run's
+        assert started[0].poll() is not None and started[1].poll() is not None
+        assert started[2].poll() is None  # another run's
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
             process.wait()
     assert [tracking.run_info(run).status for run in (*runs, parent)] == ["KILLED", "KILLED", "FINISHED", "KILLED"]
@@ -104,7 +104,7 @@ def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_
 
 def test_two_studies_do_not_write_into_one_folder(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        (tmp_path / ".running").write_text(study._process(other.pid))
+        (tmp_path / ".running").write_text(processes.identity(other.pid))
         with (
             pytest.raises(InputError, match=f"another study is writing there .process {other.pid}.*--out"),
             study._claimed(tmp_path),
@@ -153,9 +153,8 @@ def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store,
     monkeypatch.setattr(study, "_fingerprint", lambda *_: left)
     study._find_done(own, [step])
     assert (step.key in own.runs) == (left != "nothing")
-    # and that is what is found again when its turn comes
-    began = study._begin(own, step)
-    assert (began not in ("", run_id)) == (left == "nothing")
+    # and that is what a worker finds when its turn comes
+    assert task.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
 
 
 def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):

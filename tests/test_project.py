@@ -10,7 +10,7 @@ from conftest import PROJECT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from cxr import study
+from cxr import steps
 from cxr.params import NOTEBOOKS, StudyParams
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
@@ -60,7 +60,7 @@ def test_notebooks_are_clean_and_their_defaults_are_the_packages(name):
     tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
     assert len(tagged) == 1 and "".join(tagged[0]["source"]).startswith("# Parameters\n")
     defaults = NOTEBOOKS[name]().model_dump()
-    assert study.notebook_parameters(PROJECT / "notebooks" / f"{name}.ipynb") == defaults
+    assert steps.notebook_parameters(PROJECT / "notebooks" / f"{name}.ipynb") == defaults
     assert notebook["cells"][0]["cell_type"] == "markdown"
 
 

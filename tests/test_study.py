@@ -12,7 +12,7 @@ import nbformat
 import pytest
 import yaml
 
-from cxr import study, tracking
+from cxr import cluster, steps, study, tracking
 from cxr.errors import InputError
 from cxr.params import StudyParams
 
@@ -24,10 +24,11 @@ PARAMETERS = {
 }
 START = {
     "1_train": """
-from cxr import data, tracking
+from cxr import data as cxr_data
+from cxr import tracking
 from cxr.params import TrainParams
 settings = TrainParams.from_notebook(globals())
-inputs = {"manifest": data.manifest_hash(data.build_manifest(settings))}
+inputs = {"manifest": cxr_data.manifest_hash(cxr_data.build_manifest(settings))}
 tracking.start("train", settings, name="train", inputs=inputs)
 print("» epoch 1/1")
 print("{marker}")
@@ -225,10 +226,10 @@ def test_parameters_cells_hold_literals_of_known_names(tmp_path, source, message
 
 def test_a_notebook_without_parameters_cell_or_at_all(tmp_path):
     with pytest.raises(InputError, match="cannot read the notebook"):
-        study.notebook_parameters(tmp_path / "none.ipynb")
+        steps.notebook_parameters(tmp_path / "none.ipynb")
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / "1_train.ipynb")
     with pytest.raises(InputError, match="no cell is tagged 'parameters'"):
-        study.notebook_parameters(tmp_path / "1_train.ipynb")
+        steps.notebook_parameters(tmp_path / "1_train.ipynb")
 
 
 def test_a_default_of_a_notebook_that_differs_from_the_study_s_is_refused(tmp_path, store, notebooks):
@@ -260,9 +261,9 @@ def test_threads_are_shared_between_jobs_and_the_user_s_own_number_is_kept(monke
     assert (values["OMP_NUM_THREADS"], values["TF_NUM_INTRAOP_THREADS"]) == ("2", "7")
     assert values["PYTHONHASHSEED"] == "0" and "CXR_NOTEBOOKS" not in values
     assert "OMP_NUM_THREADS" not in study._environment("sqlite:////x", Path("elsewhere"), 1)
-    assert (study._jobs(0), study._jobs(5)) == (4, 5)
+    assert (cluster.embedded_slots(0, 0), cluster.embedded_slots(5, 0)) == (4, 5)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    assert study._jobs(0) == 1
+    assert cluster.embedded_slots(0, 0) == 1
 
 
 # -- the report
