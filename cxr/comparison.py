@@ -242,8 +242,10 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline_first(values: Mapping[str, float]) -> dict[str, float]:
-    """The same metrics, those that a study prints first: a run's page lists hundreds as they were logged."""
-    return {name: values[name] for name in (*(name for name in HEADLINE if name in values), *values)}
+    """The same metrics, overlap and what a study prints first: a run's page lists hundreds as they were logged,
+    and the page that compares runs begins with the first."""
+    first = [name for name in ("iou20_median", "iou20_retained", *HEADLINE) if name in values]
+    return {name: values[name] for name in (*first, *values)}
 
 
 def headline_of_one(values: Mapping[str, float | str]) -> pd.DataFrame:

@@ -98,14 +98,14 @@ def _means() -> dict[str, Any]:
     keys = [{"mode": "param", "groupByData": name} for name in ("architecture", "method")]
     group = {"aggregateFunction": "average", "groupByKeys": keys}
     columns = [f"metrics.{name}" for name in _NUMBERS if "_ci_" not in name]  # a mean of intervals is none
-    return {**_scores(), **_columns(columns), "groupBy": group}
+    return {**_scores(), **_columns(columns, name_width=430), "groupBy": group}
 
 
 def _training() -> dict[str, Any]:
     columns = [
-        *("params.architecture", "params.seed", "params.weights", "metrics.auc_macro_transfer"),
+        *("attributes.Dataset", "attributes.Models", "params.weights", "metrics.auc_macro_transfer"),
         *("metrics.auc_macro_fine_tuned", "metrics.accuracy_fine_tuned", "metrics.ece_fine_tuned"),
-        *("metrics.seconds_transfer", "metrics.seconds_fine_tuned", "attributes.Dataset", "attributes.Models"),
+        *("metrics.seconds_transfer", "metrics.seconds_fine_tuned"),
     ]
     charts = [
         _line("Curves", "transfer/val_loss", "transfer: validation loss by epoch"),
@@ -132,7 +132,7 @@ def _studies() -> dict[str, Any]:
     stages = ("pretrain", "train", "attribute", "score")
     others = " AND ".join(f"tags.`cxr.stage` != '{stage}'" for stage in stages)  # there is no OR
     columns = ["params.data", "params.image_size", "params.weights", "attributes.Description"]
-    return {**_state(others, columns=columns), "orderByKey": "attributes.start_time", "orderByAsc": False}
+    return _state(others, columns=columns)
 
 
 # ------------------------------------------------------------------------------------------- MLflow's format
@@ -176,16 +176,17 @@ def _of(stage: str) -> str:
     return f"tags.`cxr.stage` = '{stage}' AND attributes.status = 'FINISHED'"
 
 
-def _columns(names: Sequence[str]) -> dict[str, Any]:
+def _columns(names: Sequence[str], *, name_width: int = 300) -> dict[str, Any]:
     """Which columns are shown, in which order, wide enough for the runs' names and their own."""
     own = [_quoted(name) for name in names]
     widths = {
         column: max(90, 30 + 7 * len(name.partition(".")[2])) for column, name in zip(own, names, strict=True)
     }
+    widths |= {"attributes.`Dataset`": 220, "attributes.`Models`": 260, "attributes.`Description`": 400}
     return {
         "selectedColumns": own,
         "columnOrder": ["attributes.`Run Name`", *own],
-        "columnWidths": {"attributes.`Run Name`": 300, **widths},
+        "columnWidths": {"attributes.`Run Name`": name_width, **{column: widths[column] for column in own}},
     }
 
 
