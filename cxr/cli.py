@@ -1,5 +1,7 @@
 """The `cxr` command: `cxr check FILE` checks the data, `cxr study FILE` runs a study, `cxr ui` shows its runs.
 
+A command has two functions: `_add_NAME` makes its parser, `_NAME` runs it and returns the exit code.
+
 Exit codes: 0; 1 when a notebook failed or a check found an error; 2 for bad input, with one line that says what to
 do; 130 for Ctrl-C.
 """
@@ -7,11 +9,13 @@ do; 130 for Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from cxr import completion
 from cxr.errors import InputError
 
 _LOCAL = "127.0.0.1"
@@ -46,57 +50,207 @@ def _one_line(
     return f"cxr: warning: {where}{message}\n"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cxr",
-        description="Does the visual evidence behind a chest X-ray classifier change under fine-tuning?",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+class _Parser(argparse.ArgumentParser):
+    """A parser that says which command or option was perhaps meant. Its commands' parsers are of its kind."""
 
-    study = commands.add_parser(
-        "study",
-        help="run a study: every notebook of its grid that is not done yet",
-        description="Run a study: every notebook of its grid that is not done yet. The same command resumes.",
+    def parse_known_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else list(args)
+        if self._subparsers is not None:
+            self._check_command(words)
+        arguments, unknown = super().parse_known_args(words, namespace)
+        if unknown:  # said here, so that the usage above it is the command's own
+            self._refuse(unknown[0])
+        return arguments, unknown
+
+    def _check_command(self, words: list[str]) -> None:
+        """The first word that is no option is the command: none of the options before it takes a value."""
+        for word in words:
+            if not word.startswith("-"):
+                if word not in _commands(self):
+                    self.error(f"no such command: {word}{_close(word, _commands(self))}")
+                return
+            if not any(option.startswith(word) for option in self._option_string_actions):
+                self._refuse(word)
+
+    def _refuse(self, word: str) -> None:
+        if not word.startswith("-"):
+            self.error(f"one word too many: {word}")
+        option = word.partition("=")[0]
+        self.error(f"no such option: {option}{_close(option, self._option_string_actions)}")
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser's commands by name."""
+    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return action.choices
+
+
+def _close(word: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(word, known, n=1)
+    return f": did you mean {found[0]}?" if found else ""
+
+
+class _Version(argparse.Action):
+    """Prints the installed version; looked up only when asked for, since that takes longer than all the rest."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib import metadata
+
+        print(f"cxr {metadata.version('cxr')}")
+        parser.exit()
+
+
+_OVERVIEW = """\
+Does the visual evidence behind a chest X-ray classifier change under
+fine-tuning, even where its accuracy does not?
+
+In this order: `cxr check` says what is wrong with the images and labels before
+anything is trained on them; `cxr study` trains, explains, scores and compares,
+and ends with a table and a report; `cxr ui` shows all runs in the browser. All
+of a study is in one parameter file, such as params/study.yaml; `cxr params`
+says what can stand in it."""
+
+_OVERVIEW_END = """\
+examples:
+  cxr check params/study.yaml
+  cxr study params/study.yaml
+  cxr study params/paper.yaml --set data=/data/my-xrays name=mine
+  cxr ui
+
+exit codes:
+  0    done
+  1    a notebook failed, or a check found an error
+  2    bad input: one line says what is wrong, and what to do
+  130  interrupted (Ctrl-C)
+
+`cxr COMMAND --help` has each command's options and examples; docs/tutorial.md
+goes from a folder of images to a report."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="cxr",
+        description=_OVERVIEW,
+        epilog=_OVERVIEW_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    study.set_defaults(run=_study)
-    study.add_argument("params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for add in (_add_check, _add_study, _add_ui, _add_params, _add_completion):
+        add(commands)
+    return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    description: str,
+    end: str,
+) -> argparse.ArgumentParser:
+    """A command that calls `run`: `summary` is its line in `cxr --help`; the texts are wrapped by hand."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{description}",
+        epilog=end,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_study(commands: argparse._SubParsersAction) -> None:
+    study = _add_command(
+        commands,
+        "study",
+        _study,
+        "run a study: every notebook of its grid that is not done yet",
+        """\
+Train, attribute, score and compare, for every architecture, seed and method of
+the parameter file. Each step is one notebook and one MLflow run. The same
+command, started again, does only what is not done yet.""",
+        """\
+--set lays single values over the file's, written as in the file; `cxr params`
+lists the keys. Quote what the shell would read: brackets, braces, spaces.
+  --set data=/data/my-xrays name=mine    one value each, as many as you like
+  --set 'seed=[0,1,2]'                   a list: another axis of the grid
+  --set 'label_map={NORMAL: normal, PNEUMONIA: pneumonia}'    a mapping
+
+examples:
+  cxr study params/study.yaml
+  cxr study params/study.yaml --dry-run
+  cxr study params/study.yaml --set 'method=[layercam,gradcampp,hirescam]'
+  cxr study params/paper.yaml --set data=/data/my-xrays name=mine --jobs 2
+  cxr study params/paper.yaml --tracking-uri http://server:5000
+  cxr study params/paper.yaml --scheduler slurm""",
+    )
+    _add_params_file(study)
     _add_set(study)
     _add_tracking_uri(study)
-    study.add_argument("--out", metavar="DIR", help="executed notebooks and report (default: mlruns/studies/NAME)")
+    _add_out(study, "executed notebooks and report (default: mlruns/studies/NAME)")
     study.add_argument(
         "--jobs",
         metavar="N",
         type=_count,
         help="notebooks at once (default: the file's; 0: one for every two cores)",
     )
-    study.add_argument(
+    where = study.add_argument(
         "--scheduler",
         metavar="WHERE",
         default="local",
         help="where notebooks run: local (default), the address of a Dask scheduler (tcp://host:8786), slurm, "
         "kubernetes, or the YAML file of a cluster",
     )
+    where.complete = completion.YAML
     study.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     study.add_argument("--fresh", action="store_true", help="run everything again, done or not")
 
-    check = commands.add_parser(
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    check = _add_command(
+        commands,
         "check",
-        help="check a study's images and labels before anything is trained on them",
-        description="Check a study's images and labels: what is broken, copied, or betrays the class by itself. "
-        "Exit code 1 if there is an error that `cxr study` would stop at.",
+        _check,
+        "check a study's images and labels before anything is trained on them",
+        """\
+Finds what is broken, copied into two splits, or betrays the class by itself,
+and says what so many patients can show. Prints its findings and writes a page
+with pictures. Exit code 1 if there is an error that `cxr study` would stop at.""",
+        """\
+examples:
+  cxr check params/study.yaml
+  cxr check params/paper.yaml --set data=/data/my-xrays name=mine
+  cxr check params/paper.yaml --set data=/data/my.csv name=mine --full
+
+docs/checks.md says what is checked, and what to do about each finding.""",
     )
-    check.set_defaults(run=_check)
-    check.add_argument("params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml")
+    _add_params_file(check)
     _add_set(check)
     check.add_argument(
         "--full", action="store_true", help="decode every pixel: near duplicates, blank images, hidden damage"
     )
-    check.add_argument("--out", metavar="DIR", help="for checks.html (default: mlruns/studies/NAME)")
+    _add_out(check, "for checks.html (default: mlruns/studies/NAME)")
 
-    ui = commands.add_parser(
-        "ui", help="show the runs in the browser", description="Show the runs in the browser."
+
+def _add_ui(commands: argparse._SubParsersAction) -> None:
+    ui = _add_command(
+        commands,
+        "ui",
+        _ui,
+        "show the runs in the browser",
+        """\
+MLflow's own pages, on this machine only unless --host says otherwise. Ctrl-C
+ends it.""",
+        """\
+examples:
+  cxr ui
+  cxr ui --port 5001
+  cxr ui --tracking-uri sqlite:////data/runs/mlflow.db
+
+For a server that many share, with passwords: docs/server.md.""",
     )
-    ui.set_defaults(run=_ui)
     _add_tracking_uri(ui)
     ui.add_argument("--port", metavar="PORT", type=_count, default=5000, help="default: 5000")
     ui.add_argument(
@@ -108,11 +262,61 @@ def _parser() -> argparse.ArgumentParser:
         help="with --host: the names by which browsers may ask for it, comma-separated (default: MLflow's)",
     )
     ui.add_argument("--cors-allowed-origins", metavar="ORIGINS", help="with --host: other sites that may use it")
-    return parser
+
+
+def _add_params(commands: argparse._SubParsersAction) -> None:
+    params = _add_command(
+        commands,
+        "params",
+        _params,
+        "list the parameters of a study",
+        """\
+They are the keys of a parameter file and of --set. For each: its default, what
+it does, and what it may be.""",
+        """\
+examples:
+  cxr params
+  cxr params seed image_size weights
+  cxr params | grep -A 2 patient""",
+    )
+    params.add_argument("keys", metavar="KEY", nargs="*", help="only these parameters").complete = completion.KEY
+
+
+def _add_completion(commands: argparse._SubParsersAction) -> None:
+    shell = _add_command(
+        commands,
+        "completion",
+        _completion,
+        "print the completion script for a shell",
+        """\
+Completed are commands, options, files, and the names of parameters behind
+--set, with the values of those that have a choice. Print it again when cxr has
+been updated.""",
+        """\
+examples:
+  cxr completion bash > ~/.cxr-completion
+  cxr completion tcsh > ~/.cxr-completion
+  mkdir -p ~/.zfunc && cxr completion zsh > ~/.zfunc/_cxr
+
+Then add `source ~/.cxr-completion` to ~/.bashrc or ~/.tcshrc; for zsh, to
+~/.zshrc: fpath=(~/.zfunc $fpath); autoload -U compinit; compinit""",
+    )
+    shell.add_argument("shell", metavar="SHELL", choices=completion.SHELLS, help=", ".join(completion.SHELLS))
+
+
+def _add_params_file(parser: argparse.ArgumentParser) -> None:
+    file = parser.add_argument(
+        "params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml"
+    )
+    file.complete = completion.YAML
+
+
+def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--out", metavar="DIR", help=what).complete = completion.FOLDER
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    setting = parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         nargs="+",
@@ -120,6 +324,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="other values than the file's, written as in the file: --set seed=[0] image_size=96",
     )
+    setting.complete = completion.SETTING
 
 
 def _add_tracking_uri(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +379,20 @@ def _check(arguments: argparse.Namespace) -> int:
         folder = study.default_out(params)
     print(f"page: {checks_page.write(report, folder / 'checks.html')}")
     return 1 if report.of("error") else 0
+
+
+def _params(arguments: argparse.Namespace) -> int:
+    import shutil
+
+    from cxr import params_page
+
+    print(params_page.lines(arguments.keys, width=shutil.get_terminal_size((100, 24)).columns))
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    print(completion.script(_parser(), arguments.shell))
+    return 0
 
 
 def _ui_command(uri: str, arguments: argparse.Namespace) -> list[str]:

@@ -182,6 +182,7 @@ def compare_maps(
     names: Iterable[str] | None = None,
     relative_range: float = 1e-6,
     workers: int | None = None,
+    rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Every drift metric of every pair of maps.
 
@@ -194,11 +195,13 @@ def compare_maps(
     names : the metrics wanted, default all of `METRICS`; what others alone need is then not computed.
     relative_range : see `degenerate`, which is applied to each stack.
     workers : images scored at a time, see `in_parts`. A few MB of memory each, whatever n; no value depends on it.
+    rows : int [m], the pairs wanted, by row number; default all. Their values are those that they have among all:
+        the others tell what is degenerate.
 
     Returns
     -------
-    dict of float64 [n] per metric, in the order of `METRICS`, NaN where either map is degenerate, and
-    "degenerate_transfer" and "degenerate_fine_tuned", bool [n].
+    dict of float64 [m] per metric, in the order of `METRICS`, NaN where either map is degenerate, and
+    "degenerate_transfer" and "degenerate_fine_tuned", bool [m]; in the order of `rows`.
 
     Raises
     ------
@@ -242,14 +245,17 @@ def compare_maps(
         "degenerate_transfer": degenerate(transfer, relative_range=relative_range),
         "degenerate_fine_tuned": degenerate(fine_tuned, relative_range=relative_range),
     }
+    rows = np.arange(len(transfer)) if rows is None else np.asarray(rows, int)
+    flags = {name: flag[rows] for name, flag in flags.items()}
     usable = np.flatnonzero(~(flags["degenerate_transfer"] | flags["degenerate_fine_tuned"]))
-    values = {name: np.full(len(transfer), np.nan) for name in wanted}
+    values = {name: np.full(len(rows), np.nan) for name in wanted}
 
     def fill(part: np.ndarray) -> None:
-        for i in part.tolist():
+        for at in part.tolist():
+            i = rows[at]
             pair = (Features(prepare(maps[i : i + 1], size)[0]) for maps in (transfer, fine_tuned))
             for name, value in score(*pair, wanted).items():
-                values[name][i] = value
+                values[name][at] = value
 
     in_parts(fill, usable, workers)
     return values | flags

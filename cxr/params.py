@@ -122,9 +122,11 @@ class DataParams(Params):
 
     name: str = Field("phantom", description="name of the study: the MLflow experiment")
     data: str = Field("phantom", description="'phantom', a folder with one sub-folder a class, or a manifest CSV")
-    phantom_images: Annotated[int, Field(ge=30)] = 2000
-    phantom_seed: Seed = 0
-    lesion_contrast: Annotated[float, Field(gt=0, le=5)] = 2.5
+    phantom_images: Annotated[int, Field(ge=30)] = Field(2000, description="of the phantom, over all classes")
+    phantom_seed: Seed = Field(0, description="which phantom images are drawn")
+    lesion_contrast: Annotated[float, Field(gt=0, le=5)] = Field(
+        2.5, description="of the phantom; 1: subtle, hard for any network"
+    )
     shortcut: Literal["none", "transfer", "fine_tune"] = Field(
         "none", description="the stage in whose training images the phantom's marker betrays the class"
     )
@@ -140,10 +142,10 @@ class DataParams(Params):
     given_splits: Literal["honour", "ignore"] = Field(
         "honour", description="what folders train, val and test or a split column are for"
     )
-    path_column: str = Field("path", description="columns of a table: this one and the next three")
-    label_column: str = "label"
-    patient_column: str = Field("patient_id", description="empty: the table names no patients")
-    split_column: str = "split"
+    path_column: str = Field("path", description="a table's column with the files' paths")
+    label_column: str = Field("label", description="a table's column with the labels")
+    patient_column: str = Field("patient_id", description="a table's column with the patients; empty: it has none")
+    split_column: str = Field("split", description="a table's column with train, val or test; may be missing")
     path_template: str = Field(
         "", description="where a table's files are, as in 'images_*/images/{}'; {}: the path column's cell"
     )
@@ -152,10 +154,12 @@ class DataParams(Params):
     multi_label: Literal["refuse", "single", "first_of_priority"] = Field(
         "refuse", description="images of several classes: an error, left out, or of the first in label_map"
     )
-    max_images_per_class: Annotated[int, Field(ge=0)] = Field(0, description="0: all")
-    val_fraction: Fraction = 0.15
-    test_fraction: Fraction = 0.25
-    split_seed: Seed = 0
+    max_images_per_class: Annotated[int, Field(ge=0)] = Field(
+        0, description="at most so many images of a class, chosen by patient; 0: all"
+    )
+    val_fraction: Fraction = Field(0.15, description="share of the images for validation, split by patient")
+    test_fraction: Fraction = Field(0.25, description="share of the images for the test, split by patient")
+    split_seed: Seed = Field(0, description="which patients the splits get; the same for every seed of the grid")
     image_size: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="side in pixels")
     on_bad_image: Literal["stop", "skip"] = Field(
         "stop", description="what a file that does not decode does: stop the study, or be left out of it"
@@ -213,18 +217,26 @@ class DataParams(Params):
 
 
 class _TrainFields(Params):
+    """Training: a new head on the frozen backbone, then every layer."""
+
     weights: str = Field("source", description="'imagenet', 'source', 'none', or a file or folder")
-    batch_size: Count = 32
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    class_weights: bool = False
-    augmentation: Literal["none", "light"] = "none"
-    optimizer: Literal["adam", "sgd"] = "adam"
-    transfer_epochs: Count = 100
-    transfer_learning_rate: Annotated[float, Field(gt=0)] = 2.0e-2
-    transfer_patience: Count = 15
-    fine_tune_epochs: Count = 4
-    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = 3.0e-4
-    fine_tune_patience: Count = 4
+    batch_size: Count = Field(32, description="images a step of training, in both stages")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the last layer, while training")
+    class_weights: bool = Field(False, description="weigh classes in the loss inversely to their number")
+    augmentation: Literal["none", "light"] = Field(
+        "none", description="light: turns up to 7 degrees, shifts and zooms up to 6 %, contrast up to 15 %"
+    )
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="of both stages; sgd: with momentum 0.9")
+    transfer_epochs: Count = Field(100, description="most epochs of stage 1, the new head")
+    transfer_learning_rate: Annotated[float, Field(gt=0)] = Field(2.0e-2, description="of stage 1")
+    transfer_patience: Count = Field(
+        15, description="stage 1 ends after so many epochs without a lower validation loss"
+    )
+    fine_tune_epochs: Count = Field(4, description="most epochs of stage 2, every layer")
+    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = Field(3.0e-4, description="of stage 2")
+    fine_tune_patience: Count = Field(
+        4, description="stage 2 ends after so many epochs without a lower validation loss"
+    )
     fine_tune_from: str = Field(
         "", description="layer up to which (inclusive) all stays frozen in fine-tuning too; empty: none"
     )
@@ -237,7 +249,7 @@ class _TrainFields(Params):
     batchnorm: Literal["inference", "training"] = Field(
         "inference", description="what BatchNorm layers do while fine-tuning"
     )
-    deterministic: bool = True
+    deterministic: bool = Field(True, description="the same bits every time on one machine; slower on GPUs")
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="what the backbone computes in while training; weights and checkpoints: float32"
     )
@@ -271,22 +283,55 @@ class TrainParams(DataParams, _TrainFields):
 
 
 class _AttributeFields(Params):
+    """Attribution: which maps of which images."""
+
     target_layer: str = Field(
         "penultimate",
         description="'penultimate', 'penultimate_cut', 'shallower', 'final', 'last_conv' or a layer's name",
     )
-    explain: Literal["true", "predicted"] = Field("true", description="which class' logit is explained")
-    images: Literal["correct", "all"] = Field("correct", description="'correct': by both checkpoints")
-    attribute_split: Literal["train", "val", "test"] = "test"
-    attribute_batch_size: Count = 32
-    overlays_per_class: Annotated[int, Field(ge=0)] = 2
+    explain: Literal["true", "predicted"] = Field(
+        "true", description="which class' logit is explained: the image's own, or the predicted one"
+    )
+    images: Literal["correct", "all"] = Field(
+        "correct", description="which get maps: those that both checkpoints classify correctly, or all"
+    )
+    attribute_split: Literal["train", "val", "test"] = Field("test", description="the split whose images get maps")
+    attribute_batch_size: Count = Field(32, description="images at once, which only memory limits")
+    overlays_per_class: Annotated[int, Field(ge=0)] = Field(
+        2, description="pictures of maps over their image in the MLflow run, the first by image id"
+    )
     multiverse: bool = Field(True, description="also explain by other layers, scores and normalisations")
     faithfulness_images: Annotated[int, Field(ge=0)] = Field(
         40, description="images on which maps are tested against the model; 0: no test"
     )
 
 
-class AttributeParams(_AttributeFields):
+class _ShardsField(Params):
+    """Attribution and scoring of the images in parts."""
+
+    shards: Count = Field(
+        1, description="in how many parts a study computes a cell's images, in attribution and in scoring each"
+    )
+
+
+class _ShardFields(_ShardsField):
+    shard: Annotated[int, Field(ge=0)] = Field(
+        0, description="the part, from 1 to shards, that this run computes; 0: all images"
+    )
+    shard_run_ids: list[str] = Field(
+        default_factory=list, description="runs of all parts, which this run joins; empty: it computes"
+    )
+
+    @model_validator(mode="after")
+    def _shard(self) -> Self:
+        if self.shard > self.shards:
+            raise ValueError(f"shard: from 1 to shards ({self.shards}), or 0 for all images, got {self.shard}")
+        if self.shard and self.shard_run_ids:
+            raise ValueError("shard and shard_run_ids: a run computes a part or joins all: set one of them")
+        return self
+
+
+class AttributeParams(_AttributeFields, _ShardFields):
     """`2_attribute.ipynb`."""
 
     name: str = "phantom"
@@ -296,15 +341,19 @@ class AttributeParams(_AttributeFields):
 
 
 class _IntervalFields(Params):
-    n_boot: Annotated[int, Field(ge=100)] = 2000
-    level: Fraction = 0.95
+    """Intervals."""
+
+    n_boot: Annotated[int, Field(ge=100)] = Field(2000, description="bootstrap replicates")
+    level: Fraction = Field(0.95, description="of the intervals: 0.95 is 95 %")
 
 
 class _ScoreFields(_IntervalFields):
+    """Scoring."""
+
     reference_draws: Count = Field(4, description="other images an image is compared with, per reference level")
 
 
-class ScoreParams(_ScoreFields):
+class ScoreParams(_ScoreFields, _ShardFields):
     """`3_score.ipynb`."""
 
     name: str = "phantom"
@@ -313,7 +362,9 @@ class ScoreParams(_ScoreFields):
 
 
 class _CompareFields(Params):
-    primary_metric: str = "iou20"
+    """Comparison: what the verdicts test."""
+
+    primary_metric: str = Field("iou20", description="what the verdicts test: see docs/metrics.md")
     auc_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.02, description="a change of macro AUC within this is called stable"
     )
@@ -334,16 +385,28 @@ class CompareParams(_IntervalFields, _CompareFields):
     )
 
 
-class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _CompareFields):
-    """A study: everything above, with lists for the three axes of the grid."""
+class ExploreParams(Params):
+    """`explore.ipynb`, which only reads."""
 
-    architecture: Annotated[list[Architecture], Field(min_length=1)] = [
-        "CompactDenseNet",
-        "CompactResNetV2",
-        "CompactInception",
-    ]
-    seed: Annotated[list[Seed], Field(min_length=1)] = [0, 1]
-    method: Annotated[list[Method], Field(min_length=1)] = list(DEFAULT_METHODS)
+    name: str = Field("", description="the study to begin with; empty: that with the newest score run")
+    primary_metric: str = Field("iou20", description="by which images are ranked at first")
+
+
+class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _CompareFields, _ShardsField):
+    """The grid of a study, and how it runs.
+
+    A study has everything above, with lists for the three axes of the grid.
+    """
+
+    architecture: Annotated[list[Architecture], Field(min_length=1)] = Field(
+        ["CompactDenseNet", "CompactResNetV2", "CompactInception"], description="an axis of the grid: the networks"
+    )
+    seed: Annotated[list[Seed], Field(min_length=1)] = Field(
+        [0, 1], description="an axis of the grid: a training each; splits stay the same"
+    )
+    method: Annotated[list[Method], Field(min_length=1)] = Field(
+        list(DEFAULT_METHODS), description="an axis of the grid: how maps are made"
+    )
     jobs: Annotated[int, Field(ge=0)] = Field(0, description="notebooks at once; 0: one for every two cores")
 
     @field_validator("architecture", "seed", "method")
@@ -379,6 +442,7 @@ NOTEBOOKS: dict[str, type[Params]] = {
     "2_attribute": AttributeParams,
     "3_score": ScoreParams,
     "4_compare": CompareParams,
+    "explore": ExploreParams,
 }
 VOCABULARY: frozenset[str] = frozenset().union(
     StudyParams.model_fields, *(model.model_fields for model in NOTEBOOKS.values())
@@ -391,7 +455,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot read the parameter file ({error.strerror})") from None
+        raise InputError(f"{path}: cannot read the parameter file ({error.strerror}){_meant(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {error}") from None
     if values is None:
@@ -399,6 +463,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected 'key: value' lines, got a {type(values).__name__}")
     return values
+
+
+def _meant(path: Path) -> str:
+    """A parameter file of nearly that name, there or in a folder `params`."""
+    near = {other.name: other for folder in ("params", ".") for other in (path.parent / folder).glob("*.y*ml")}
+    close = difflib.get_close_matches(path.name, near, n=1)
+    return f": did you mean {near[close[0]]}?" if close and not path.exists() else ""
 
 
 def read_overrides(assignments: list[str]) -> dict[str, Any]:

@@ -67,16 +67,20 @@ STAGES: dict[str, str] = {
     "pretrain": "0_pretrain",
     "train": "1_train",
     "attribute": "2_attribute",
+    "attribute_shard": "2_attribute",
     "score": "3_score",
+    "score_shard": "3_score",
     "compare": "4_compare",
 }
-"""The notebook of each stage."""
+"""The notebook of each stage. A `_shard` computes some of the images of the stage that joins it (`cxr.shards`)."""
 
 # What a stage computes does not depend on these. `data` is a path: the manifest's hash, an input of the train
 # run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
 _NOT_IN_FINGERPRINT = frozenset(
     {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids"}
 )
+# Joined or computed at once, results are the same: maps but for the rounding of batches of other images.
+_OF_SHARDS = frozenset({"shards", "shard", "shard_run_ids"})
 _OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
 # Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
 # a colour changed, or what a parameter is said to be (its value is in the fingerprint). Where the product is
@@ -396,10 +400,16 @@ def start(
     if mlflow.active_run():  # the cell was run again, in Jupyter
         mlflow.end_run("KILLED")
     given = os.environ.pop("MLFLOW_RUN_ID", "")
+    whole = stage.removesuffix("_shard")
+    of_whole = {}
+    if stage != whole:
+        of_whole["cxr.shard_of"] = fingerprint(whole, settings, inputs)
+        of_whole["cxr.shard"] = f"{settings.shard} of {settings.shards}"
     if worker := os.environ.pop("CXR_WORKER", ""):
         processes.die_with(worker)
     own_tags = {
         "cxr.stage": stage,
+        **of_whole,
         "cxr.fingerprint": print_of_run,
         **{f"cxr.inputs.{key}": value for key, value in inputs.items()},
         **git_tags(),
@@ -959,6 +969,42 @@ def latest(stage: str, *, experiment: str, **params: Any) -> str:
     )
 
 
+def shard_runs(stage: str, settings: Params, inputs: Mapping[str, str]) -> list[RunInfo]:
+    """The runs `settings.shard_run_ids`, by their number, if they are all the parts of this very run.
+
+    Args: as for `start`; stage: of the run that joins them.
+    Raises: InputError as `run_info`, and as `cxr.shards.in_order`.
+    """
+    if not settings.shard_run_ids:
+        return []
+    from cxr import shards  # pandas
+
+    left_out = _NOT_IN_FINGERPRINT | _OF_SHARDS
+    known = {key: param_value(value) for key, value in settings.model_dump().items() if key not in left_out}
+    return shards.in_order(
+        [run_info(run_id) for run_id in settings.shard_run_ids],
+        whole=fingerprint(stage, settings, inputs),
+        settings=known,
+        stage=f"{stage}_shard",
+    )
+
+
+def experiments_with(stage: str) -> list[str]:
+    """Names of the experiments that hold a complete run of a stage, that with the newest such run first."""
+    client, found, token = _client(), {}, None
+    condition = f"tags.`cxr.stage` = '{stage}' and attributes.status = 'FINISHED' and tags.`cxr.complete` = 'true'"
+    while True:
+        page = client.search_experiments(page_token=token)
+        for experiment in page:
+            newest = client.search_runs(
+                [experiment.experiment_id], condition, max_results=1, order_by=["attributes.start_time DESC"]
+            )
+            found.update((experiment.name, run.info.start_time) for run in newest)
+        token = page.token
+        if not token:
+            return sorted(found, key=found.get, reverse=True)
+
+
 def upstream(*run_ids: str) -> dict[str, str]:
     """The `inputs` of a notebook that reads these complete runs, all of one stage, in any order.
 
@@ -1010,6 +1056,14 @@ def fetch(run_id: str, artifact_path: str) -> Path:
     return Path(found)
 
 
+def fetch_all(run_id: str, *names: str) -> Path:
+    """The folder with local copies of those of `names` that the run holds, as `artifacts` has them: folders end in
+    `/`. Raises InputError as `fetch` does."""
+    for name in sorted(set(names) & set(artifacts(run_id))):
+        fetch(run_id, name.rstrip("/"))
+    return scratch() / run_id
+
+
 def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
     """Raise InputError where a downloaded file or folder is not what the run logged.
 
@@ -1039,7 +1093,10 @@ def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
 
 
 def _logged_by(run: RunInfo) -> dict[str, str]:
-    """The run's `sha256.json`, if it is the one that its tag tells of."""
+    """The run's `sha256.json`, if it is the one that its tag tells of; this process fetches it once."""
+    here = scratch() / run.run_id / _SHA256
+    if here.is_file() and contents(here) == run.tags[_SHA256_TAG]:
+        return json.loads(here.read_text(encoding="utf-8"))
     if _SHA256 not in artifacts(run.run_id):
         raise InputError(
             f"run {run.run_id} ({run.name}): '{_SHA256}', by which its files are known again, is missing: "
@@ -1214,10 +1271,13 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
 
     That is the settings that matter to it (not the names of things, paths or run ids), its inputs, and
     `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path.
-    Versions of packages are not part of it: they are logged with each run.
+    A run that joins shards has the fingerprint of one that computes all images: a study with other `shards`
+    finds it done. Versions of packages are not part of it: they are logged with each run.
     """
     values = settings.model_dump(mode="json")
     left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | _OF_PHANTOM
+    if not stage.endswith("_shard"):
+        left_out |= _OF_SHARDS
     values = {key: value for key, value in values.items() if key not in left_out}
     if "weights" in values:
         values["weights"] = _weights(values["weights"], values["architecture"])

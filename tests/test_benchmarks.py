@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 import pytest
 from conftest import PROJECT
 
+from cxr import drift
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -55,3 +57,14 @@ def test_each_second_of_a_study_is_somebodys():
     found = time_study.shares([*spans, (20, 30, "scoring")], 5, 33)
     expected |= {"training": 7.5, "figures and logging": 0.5, "starting and ending": 3, "scoring": 6, "runner": 8}
     assert {part: seconds for part, seconds in found.items() if seconds} == expected
+
+
+def test_the_page_on_metrics_has_what_the_metrics_say(monkeypatch):
+    monkeypatch.syspath_prepend(PROJECT / "tests/benchmarks")
+    import figure_metrics
+
+    page = (PROJECT / "docs/metrics.md").read_text("utf-8")
+    assert figure_metrics.markdown(figure_metrics.constructed_table(), "pair") in page
+    for name in drift.METRICS:  # each is explained, and drawn at its highest and lowest
+        assert f"**`{name}`" in page or f", `{name}`" in page.replace("**", ""), name
+        assert sum(name in group for group in figure_metrics.GROUPS.values()) == 1

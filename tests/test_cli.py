@@ -3,6 +3,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib import metadata
 from urllib.request import urlopen
 
 import pytest
@@ -23,12 +24,41 @@ def error_of(capsys) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["study", "--help"], ["ui", "--help"]])
-def test_help(words, capsys):
+@pytest.mark.parametrize("command", ["", *cli._commands(cli._parser())])
+def test_help(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command.split(), "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: cxr {command}".rstrip())
+    assert "\nexamples:\n  cxr " in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"cxr {metadata.version('cxr')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stdy"], "cxr: error: no such command: stdy: did you mean study?"),
+        (["banana"], "cxr: error: no such command: banana"),
+        (["--verson"], "cxr: error: no such option: --verson: did you mean --version?"),
+        (["study", "x", "--sett", "seed=[0]"], "cxr study: error: no such option: --sett: did you mean --set?"),
+        (["study", "x.yaml", "--jbs=2"], "cxr study: error: no such option: --jbs: did you mean --jobs?"),
+        (["check", "x.yaml", "y.yaml"], "cxr check: error: one word too many: y.yaml"),
+    ],
+)
+def test_mistyped_words_are_answered_with_what_was_perhaps_meant(words, message, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(words)
-    assert end.value.code == 0
-    assert "usage: cxr" in capsys.readouterr().out
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == message
 
 
 def test_help_imports_nothing_heavy():
@@ -36,7 +66,7 @@ def test_help_imports_nothing_heavy():
         "import sys, contextlib, io\nfrom cxr import cli\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
         "    cli.main(['--help'])\n"
-        "heavy = ('mlflow', 'tensorflow', 'pandas', 'numpy', 'pydantic', 'papermill')\n"
+        "heavy = ('mlflow', 'tensorflow', 'pandas', 'numpy', 'pydantic', 'papermill', 'distributed', 'shtab')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     began = time.monotonic()
@@ -83,6 +113,15 @@ def test_bad_parameters_end_with_2_and_one_line(params, assignments, message, ca
 def test_a_parameter_file_that_is_not_there(tmp_path, capsys):
     assert cli.main(["study", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml: cannot read the parameter file" in error_of(capsys)
+
+
+@pytest.mark.parametrize("given", ["params/stdy.yaml", "study.yaml", "study.yml"])
+def test_a_mistyped_parameter_file(given, tmp_path, monkeypatch, capsys):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "study.yaml").write_text("name: demo\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["study", given]) == 2
+    assert error_of(capsys).endswith(": did you mean params/study.yaml?\n")
 
 
 @pytest.mark.parametrize("dry", [False, True])

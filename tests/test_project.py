@@ -74,8 +74,8 @@ def test_scoring_and_comparing_do_not_need_tensorflow():
     import subprocess
     import sys
 
-    modules = "comparison, drift, hypotheses, inference, maps, multiverse, params, performance, plots"
-    modules += ", references, regions, report, tracking, verdicts"
+    modules = "comparison, drift, explore_page, hypotheses, inference, maps, multiverse, params, performance"
+    modules += ", plots, references, regions, report, tracking, verdicts"
     script = (
         f"import sys; from cxr import {modules}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )

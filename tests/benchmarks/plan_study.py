@@ -1,0 +1,221 @@
+"""Hours and bytes of a study that is too large to try, from what this machine measures on a few images.
+
+    python tests/benchmarks/plan_study.py [--params params/paper.yaml] [--images 100000] [--seeds 5] [--epochs 10]
+                                          [--workers 1] [--small]
+
+Each architecture's costs per image are measured in a process of its own (compiling, the same for any number of
+images, is left out): one pass of the frozen backbone, a fine-tuning step, attribution of a checkpoint with its
+variants, and of a further transfer head; and the bytes of checkpoints, of a backup's state, and of maps. So are
+scoring, and comparing: that on tables as large as the study's own, with the memory that it takes. Weights are
+random, images noise: arithmetic takes as long with them.
+
+Hours are sums of these; `--workers` only divides them, and cannot make the longest chain (one training, its
+attribution, a scoring, the comparison) shorter. Fine-tuning is planned with `--epochs`; a patience may end it
+sooner. Not counted: starting notebooks (about a quarter of a minute each), tests of maps against the model (a
+minute or so a network), and waiting for a shared store.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pandas as pd
+
+from cxr import attribution, comparison, drift, hypotheses, models, references, training
+from cxr.params import StudyParams, TrainParams
+
+CLASSES = 5
+
+
+def timed(work) -> float:
+    """Wall seconds of the second call of two: the first one compiles."""
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def network(architecture: str, side: str, batch: str) -> dict:
+    """Seconds an image, and bytes, of one architecture."""
+    import tensorflow as tf
+
+    side, batch = int(side), int(batch)
+    settings = TrainParams(architecture=architecture, image_size=side, batch_size=batch, weights="none")
+    training.seed_everything(0)
+    model = models.build(architecture, n_classes=CLASSES, image_size=side)
+    images = np.random.default_rng(0).integers(0, 256, (batch, side, side), np.uint8)
+    labels = np.arange(batch) % CLASSES
+    found = {}
+
+    features = models.backbone(model)
+    forward = tf.function(lambda x: features(x, training=False), autograph=False)
+    tensor = tf.constant(images[..., None], tf.float32)
+    found["forward"] = timed(lambda: forward(tensor).numpy()) / batch
+
+    options = {"layer": "penultimate", "methods": ("layercam", "gradcampp"), "batch_size": batch}
+    every = attribution.variants_explainer(model, **options)
+    found["explain"] = timed(lambda: every(images, labels)) / batch
+    plain = attribution.explainer(model, **options)
+    found["explain a head"] = timed(lambda: plain(images, labels)) / batch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        found["checkpoint bytes"] = path.stat().st_size
+        sizes = {}
+        for (method, variant), maps in every(images, labels).items():
+            np.savez_compressed(Path(folder) / "maps.npz", maps=maps)
+            sizes[f"{method}/{variant}"] = (Path(folder) / "maps.npz").stat().st_size / batch
+        found["bytes of a stack"] = max(size for name, size in sizes.items() if name.endswith("/default"))
+        found["bytes of a checkpoint's stacks"] = sum(sizes.values())
+    found["backup bytes"] = 3 * sum(int(np.prod(w.shape)) * 4 for w in model.trainable_weights)  # and Adam's two
+
+    trainee = keras_model(model)
+    training._compile(trainee, 1e-5, settings)
+    steps = tf.data.Dataset.from_tensor_slices((images[..., None], labels)).batch(batch)
+    with training._graph_optimizers(on=False):
+        found["fine-tune"] = timed(lambda: trainee.fit(steps.repeat(2), epochs=1, verbose=0)) / (2 * batch)
+    return found
+
+
+def keras_model(model):
+    import keras
+
+    return keras.Model(model.input, model.get_layer("logits").output)
+
+
+def scoring(side: str, n: str, grid: str) -> dict:
+    """Seconds an image of a method: all metrics and their reference levels."""
+    n, side = int(n), int(side)
+    maps = np.maximum(np.random.default_rng(0).normal(size=(2, n, int(grid), int(grid))), 0).astype(np.float32)
+    label, patient = np.arange(n) % CLASSES, np.arange(n).astype(str)
+    began = time.perf_counter()
+    drift.compare_maps(*maps, size=side)
+    references.reference_levels(*maps, label, patient, size=side, draws=4)
+    return {"score": (time.perf_counter() - began) / n}
+
+
+def comparing(n: str, architectures: str, seeds: str) -> dict:
+    """Seconds and peak MiB of the comparison of a whole study with `n` images in each cell."""
+    n, rng = int(n), np.random.default_rng(0)
+    images = pd.DataFrame({"image_id": np.arange(n).astype(str)})
+    images = images.assign(patient_id=images["image_id"], label=np.where(np.arange(n) % 2, "ill", "well"))
+    wanted = [name + level for name in drift.METRICS for level in ("", "_shuffled", "_chance", "_floor")]
+    cells = [(f"A{a}", s, m) for a in range(int(architectures)) for s in range(int(seeds))
+             for m in ("layercam", "gradcampp")]  # fmt: skip
+
+    def cell(architecture: str, seed: int, method: str) -> pd.DataFrame:
+        values = {name: rng.uniform(size=n) for name in wanted}
+        values |= {f"degenerate_{stage}": np.zeros(n, bool) for stage in ("transfer", "fine_tuned")}
+        return comparison.score_table(values, images, architecture=architecture, seed=seed, method=method)
+
+    scores = pd.concat([cell(*key) for key in cells], ignore_index=True)
+    table = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    runs = pd.DataFrame(cells, columns=["architecture", "seed", "method"])
+    runs = runs.assign(auc_macro_transfer=0.9, auc_macro_fine_tuned=0.9, faithful="")
+    began = time.perf_counter()
+    summary = comparison.pooled(scores, runs)
+    comparison.ranking(summary, "iou20", comparison.replicates(scores, "iou20"))
+    hypotheses.compare_architectures(scores, "iou20")
+    hypotheses.interaction(scores, "iou20")
+    hypotheses.paired_tests(scores, "iou20")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"compare": time.perf_counter() - began, "tables MiB": table / 1024, "peak MiB": peak / 1024}
+
+
+SECTIONS = {"network": network, "scoring": scoring, "comparing": comparing}
+
+
+def fresh(section: str, *arguments) -> dict:
+    done = subprocess.run(
+        [sys.executable, __file__, "--section", section, *map(str, arguments)], capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", default="params/paper.yaml")
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning")
+    parser.add_argument("--workers", type=int, default=1, help="machines like this one")
+    parser.add_argument("--small", action="store_true", help="the embedded study's networks, 1,000 images")
+    parser.add_argument("--section", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.section:
+        name, *arguments = options.section
+        print(json.dumps(SECTIONS[name](*arguments)))
+        return
+    study = StudyParams.read("params/smoke.yaml" if options.small else options.params)
+    images, seeds = (1000, 2) if options.small else (options.images, options.seeds)
+    test = round(images * study.test_fraction)
+    val = round(images * study.val_fraction)
+    train = images - test - val
+    side, methods, heads = study.image_size, len(study.method), study.noise_heads
+    print(
+        f"{len(study.architecture)} architectures x {seeds} seeds x {methods} methods, {images:,} images of "
+        f"{side} pixels ({train:,} to train, {val:,}, {test:,} to test), {options.epochs} epochs of fine-tuning, "
+        f"{os.cpu_count()} cores\n"
+    )
+    costs, rows = {}, []
+    for name in study.architecture:
+        costs[name] = own = fresh("network", name, side, study.batch_size)
+        hours = {
+            "transfer, first seed": own["forward"] * images,
+            "fine-tuning": options.epochs * (own["fine-tune"] * train + own["forward"] * val),
+            "predictions": 2 * own["forward"] * images,
+            "attribution": test * (2 * own["explain"] + heads * own["explain a head"]),
+        }
+        per_network = sum(hours.values()) - hours["transfer, first seed"]
+        rows.append({
+            "architecture": name,
+            **{f"{key}, ms an image": 1000 * own[key] for key in ("forward", "fine-tune", "explain")},
+            **{f"{key}, h": value / 3600 for key, value in hours.items()},
+            f"all {seeds} seeds, h": (hours["transfer, first seed"] + seeds * per_network) / 3600,
+        })  # fmt: skip
+    table = pd.DataFrame(rows).set_index("architecture")
+    print(table.T.round(2).to_string(), "\n")
+
+    score = fresh("scoring", side, 64 if options.small else 400, 4 if options.small else 14)["score"]
+    scores_h = score * test * methods * len(rows) * seeds / 3600
+    compare = fresh("comparing", test, len(rows), seeds)
+    networks_h = table.iloc[:, -1].sum()
+    print(f"scoring: {1000 * score:.1f} ms an image and method, {scores_h:.1f} h in all")
+    print(
+        f"comparing {test:,} images x {len(rows) * seeds * methods} cells: {compare['compare']:.0f} s, peak "
+        f"{compare['peak MiB']:,.0f} MiB (the tables as read: {compare['tables MiB']:,.0f} MiB)"
+    )
+    total = networks_h + scores_h + compare["compare"] / 3600
+    print(f"hours on one machine like this: {total:,.0f}; on {options.workers}: {total / options.workers:,.0f}")
+    chain = ["transfer, first seed, h", "fine-tuning, h", "predictions, h", "attribution, h"]
+    longest = table[chain].sum(axis=1).max()
+    print(f"the longest chain, however many there are: {longest:,.1f} h and the comparison\n")
+
+    sizes = {
+        "images, decoded, in each worker's cache": images * side**2,
+        "checkpoints": seeds * sum(2 * own["checkpoint bytes"] for own in costs.values()),
+        "backups, while trainings run": options.workers * max(own["backup bytes"] for own in costs.values()),
+        "maps of both stages, with variants": seeds
+        * test
+        * sum(2 * own["bytes of a checkpoint's stacks"] for own in costs.values()),
+        "maps of heads": seeds * test * sum(heads * methods * own["bytes of a stack"] for own in costs.values()),
+        "thumbnails": len(rows) * seeds * test * min(side, 128) ** 2,
+    }
+    for name, size in sizes.items():
+        print(f"{name:42}{size / 2**30:8.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()

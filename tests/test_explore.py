@@ -1,0 +1,571 @@
+"""The explorer over a small store that is written here: no network is trained, nothing is drawn from one."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxr import comparison, drift, explore, explore_page, maps, multiverse, references, regions, tracking
+from cxr.errors import InputError
+
+SIZE, GRID = 32, 4
+CLASSES = ("<b>$x_{$</b>", "normal")  # what a folder may be called
+IDS = np.array([f"image-{k:02d}" for k in range(12)])
+EMPTY = IDS[3]  # its fine-tuned map is all zero in the bare study
+
+
+def images():
+    label = np.array(CLASSES)[np.arange(len(IDS)) % 2]
+    table = pd.DataFrame({"image_id": IDS, "patient_id": [f"p{k // 2}" for k in range(len(IDS))], "split": "test"})
+    same = {"label": label, "predicted_transfer": label, "predicted_fine_tuned": label, "explained": label}
+    return table.assign(**same, both_correct=True, scored=True)
+
+
+class Store:
+    """Writes studies of the artifacts that the notebooks log."""
+
+    def __init__(self, folder):
+        self.folder, self.rng = folder, np.random.default_rng(0)
+
+    def run(self, study, stage, params, artifacts, metrics=()):
+        tags = {"cxr.stage": stage, "cxr.complete": "true"}
+        run_id = tracking.create_run(experiment=study, name=stage, tags=tags, params=params)
+        for name, value in artifacts.items():
+            path = self.folder / name.rpartition("/")[2]
+            if isinstance(value, maps.MapStack):
+                value.save(path)
+            elif isinstance(value, pd.DataFrame):
+                value.to_csv(path, index=False) if path.suffix == ".csv" else value.to_parquet(path, index=False)
+            elif name == "regions.npz":
+                regions.save(path, IDS, value)
+            else:
+                np.savez_compressed(path, image_id=IDS, images=value)
+            tracking.log_file_as(run_id, path, name)
+        tracking.end_run(run_id, "FINISHED")
+        return run_id
+
+    def stack(self, stage, method, empty=False, layer="conv4"):
+        values = self.rng.random((len(IDS), GRID, GRID)).astype(np.float32)
+        if empty:
+            values[IDS == EMPTY] = 0
+        index = np.arange(len(IDS)) % 2
+        return maps.MapStack(IDS, index, values, stage, method, layer, CLASSES, "0" * 64)
+
+    def cells(self, study, architecture, seed, methods, *, full):
+        """A train run, an attribute run and a score run a method."""
+        table = images()
+        p = self.rng.random(len(IDS))
+        probabilities = table[["image_id", "patient_id", "split", "label"]].assign(p_0=p, p_1=1 - p)
+        predictions = {f"predictions_{stage}.parquet": probabilities for stage in ("transfer", "fine_tuned")}
+        train = self.run(study, "train", {}, predictions)
+        held = {"thumbnails.npz": self.rng.integers(0, 256, (len(IDS), SIZE, SIZE), np.uint8)}
+        masks = {name: np.zeros((len(IDS), SIZE, SIZE), bool) for name in ("lesion", "lung")}
+        masks["lesion"][::2, 8:20, 10:18] = True
+        masks["lung"][:, :, :16] = True
+        if full:
+            held["regions.npz"] = masks
+            failing = {"stage": "fine_tuned", "faithful": False, "reason": "survives <the> randomisation"}
+            held["faithfulness.csv"] = pd.DataFrame([{"method": method, **failing} for method in methods])
+        stages = ["transfer", "fine_tuned", *(["epoch_001", "epoch_002"] if full else [])]
+        for method in methods:
+            for stage in stages:
+                empty = not full and stage == "fine_tuned"
+                held[f"maps/{method}/{stage}.npz"] = self.stack(stage, method, empty)
+                if full and not stage.startswith("epoch"):
+                    other = self.stack(stage, method, layer="conv3")
+                    held[f"variants/{method}/layer-shallower/{stage}.npz"] = other
+        attribute = self.run(study, "attribute", {}, held)
+        cell = {"architecture": architecture, "seed": seed}
+        for method in methods:
+            pair = [held[f"maps/{method}/{stage}.npz"].maps for stage in ("transfer", "fine_tuned")]
+            values = drift.compare_maps(*pair, size=SIZE)
+            artifacts = {}
+            if full:
+                own = references.reference_levels(
+                    *pair, np.arange(len(IDS)) % 2, table["patient_id"].to_numpy(), size=SIZE, draws=1
+                )
+                values |= own | regions.region_table(*pair, masks, size=SIZE)
+                steps = [
+                    comparison.score_table(
+                        drift.compare_maps(pair[0], held[f"maps/{method}/epoch_{k:03d}.npz"].maps, size=SIZE),
+                        table,
+                        **cell,
+                        method=method,
+                    ).assign(epoch=k)
+                    for k in (1, 2)
+                ]
+                other = [
+                    held[f"variants/{method}/layer-shallower/{stage}.npz"].maps
+                    for stage in ("transfer", "fine_tuned")
+                ]
+                scored = {
+                    "default": multiverse.score_variant(*pair, size=SIZE),
+                    "layer-shallower": multiverse.score_variant(*other, size=SIZE),
+                }
+                layers = {"default": "conv4", "layer-shallower": "conv3", "layer-penultimate": "conv4"}
+                artifacts["course.parquet"] = pd.concat(steps)
+                artifacts["multiverse.parquet"] = multiverse.long_table(
+                    scored, table, layers=layers, **cell, method=method
+                )
+            artifacts["drift.parquet"] = comparison.score_table(values, table, **cell, method=method)
+            params = {**cell, "method": method, "layer": "conv4", "image_size": SIZE, "attribute_run": attribute}
+            params |= {"train_run": train, "target_layer": "penultimate", "weights": "none", "images": "all"}
+            self.run(study, "score", {**params, "explain": "true", "methods_coincide": "False"}, artifacts)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explore")
+    tracking.connect(f"sqlite:///{folder}/mlflow.db")
+    store = Store(folder)
+    store.cells("bare", "Net", 0, ["layercam"], full=False)
+    store.cells("full", "Net", 10, ["layercam"], full=True)
+    store.cells("full", "Net", 2, ["layercam", "gradcampp"], full=True)
+    store.cells("full", "Other", 2, ["gradcampp"], full=True)
+    tracking.create_run(experiment="unfinished", name="score", tags={"cxr.stage": "score"}, params={})
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+@pytest.fixture
+def explorer(uri):
+    tracking.connect(uri)
+    return explore.Explorer("full")
+
+
+def drift_table(explorer):
+    return tracking.read_table(explorer.run.run_id, "drift.parquet").set_index("image_id")
+
+
+# ------------------------------------------------------------------------------------------------ choosing
+
+
+def test_studies_are_those_with_a_complete_score_run_newest_first(uri):
+    tracking.connect(uri)
+    assert tracking.experiments_with("score") == ["full", "bare"]
+    assert explore.Explorer().choice["study"] == "full"
+    with pytest.raises(
+        InputError, match="no finished score run in the experiment 'unfinished': choose one of full"
+    ):
+        explore.Explorer("unfinished")
+    with pytest.raises(InputError, match="unknown metric 'iou21'"):
+        explore.Explorer("full", metric="iou21")
+
+
+def test_an_empty_store_says_what_to_run_and_nothing_else(uri, monkeypatch):
+    monkeypatch.setattr(tracking, "experiments_with", lambda stage: [])
+    with pytest.raises(explore.NothingToShow, match="run `make study` first") as caught:
+        explore.Explorer()
+    assert caught.value._render_traceback_() == [f"Nothing to show: {caught.value}"]
+
+
+def test_what_there_is_to_choose_depends_on_what_was_chosen_before(explorer):
+    assert explorer.options("architecture") == ["Net", "Other"]
+    assert explorer.options("seed") == ["2", "10"], "in the order of numbers"
+    assert explorer.options("method") == ["layercam", "gradcampp"], "as the parameters list them"
+    assert explorer.options("variant") == ["default", "layer-shallower"], (
+        "layer-penultimate has no maps of its own"
+    )
+    assert explorer.options("metric") == list(drift.METRICS)
+    assert explorer.options("label") == ["", *sorted(CLASSES)]
+    explorer.choose(variant="layer-shallower")
+    assert explorer.options("metric") == ["iou05", "iou10", "iou20", "iou30"], "of variants no more was scored"
+
+
+def test_a_choice_keeps_what_it_can_the_image_above_all(explorer):
+    explorer.choose(seed="2", method="gradcampp", metric="centroid_shift", label="normal")
+    explorer.go_to(4)
+    here = explorer.choice["image_id"]
+    explorer.choose(architecture="Other")
+    kept = {"seed": "2", "method": "gradcampp", "metric": "centroid_shift", "label": "normal", "image_id": here}
+    assert kept.items() <= explorer.choice.items()
+    explorer.choose(architecture="Net", seed="10")
+    assert explorer.choice["method"] == "layercam", "there is no other"
+    explorer.choose(variant="layer-shallower")
+    assert explorer.choice["metric"] == "iou05" and explorer.choice["image_id"] == here
+
+
+def test_a_choice_that_there_is_not_changes_nothing(explorer):
+    before = dict(explorer.choice)
+    for wanted, message in (
+        ({"seed": "3"}, "seed: '3' is not among 2, 10"),
+        ({"architecture": "Other", "method": "layercam"}, "method: 'layercam' is not among gradcampp"),
+        ({"layer": "conv4"}, "cannot choose layer"),
+    ):
+        with pytest.raises(InputError, match=message):
+            explorer.choose(**wanted)
+        assert explorer.choice == before
+
+
+# ------------------------------------------------------------------------------------------------- ranking
+
+
+def test_images_are_ranked_from_the_most_drift_to_the_least():
+    index = pd.Index(list("dcbae"), name="image_id")
+    table = pd.DataFrame(
+        {
+            "iou20": [0.5, 0.1, np.nan, 0.5, 0.9],  # low is drift
+            "centroid_shift": [0.2, 0.1, np.nan, 0.3, 0.0],  # high is drift
+            "gini_change": [-0.4, 0.3, np.nan, 0.1, -0.3],  # either way is
+        },
+        index=index,
+    )
+    assert list(explore.by_drift(table, "iou20")) == list("cadeb"), "of a and d, which tie, a comes first"
+    assert list(explore.by_drift(table, "centroid_shift")) == list("adceb")
+    assert list(explore.by_drift(table, "gini_change")) == list("dceab")
+
+
+@given(
+    values=st.lists(st.one_of(st.just(float("nan")), st.floats(-1, 1)), min_size=1, max_size=20),
+    metric=st.sampled_from(sorted(drift.METRICS)),
+)
+def test_any_ranking_holds_every_image_once_with_the_drift_falling(values, metric):
+    table = pd.DataFrame({metric: values}, index=[f"{k:02d}" for k in range(len(values))])
+    order = explore.by_drift(table, metric)
+    assert sorted(order) == list(table.index)
+    falling = explore.drift_of(table[metric], metric)[order].to_numpy()
+    known = np.isfinite(falling)
+    assert known[: known.sum()].all(), "images without a value come last"
+    assert (np.diff(falling[known]) <= 0).all()
+
+
+def test_next_most_drifted_and_back(explorer):
+    explorer.choose(seed="10")
+    explorer.go_to(1)
+    order = drift_table(explorer).reset_index().sort_values(["iou20", "image_id"])["image_id"].tolist()
+    assert explorer.order == order and explorer.choice["image_id"] == order[0] and explorer.place == 1
+    explorer.step(1)
+    assert explorer.choice["image_id"] == order[1] and explorer.place == 2
+    explorer.step(-1)
+    explorer.step(-1)
+    assert explorer.place == 1, "at the end it stays"
+    explorer.go_to(12)
+    explorer.step(1)
+    assert explorer.choice["image_id"] == order[-1]
+    with pytest.raises(InputError, match="places 1 to 12"):
+        explorer.go_to(13)
+    explorer.choose(label="normal")
+    assert len(explorer.order) == 6 and set(explorer.order) <= set(order)
+    ranking = explorer.ranking()
+    assert ranking["image_id"].tolist() == explorer.order and ranking["place"].tolist() == list(range(1, 7))
+    assert set(ranking["label"]) == {"normal"} and ranking["iou20"].is_monotonic_increasing
+
+
+def test_an_image_is_found_by_its_id_or_a_part_of_it(explorer):
+    explorer.find("image-07")
+    assert explorer.choice["image_id"] == "image-07"
+    explorer.choose(label="normal")
+    explorer.find(" e-04 ")  # an even one: of the other class
+    assert explorer.choice["image_id"] == "image-04" and explorer.choice["label"] == ""
+    most = explorer.order[0]
+    explorer.find("image")
+    assert explorer.choice["image_id"] == most, "of several the most drifted"
+    for text in ("image-99", "", " "):
+        with pytest.raises(InputError, match="no scored image"):
+            explorer.find(text)
+
+
+# ------------------------------------------------------------------------------------------------- showing
+
+
+def test_the_areas_are_those_that_the_overlaps_are_made_of(explorer):
+    table = drift_table(explorer)
+    for name, q in (("iou05", 0.05), ("iou10", 0.10), ("iou20", 0.20), ("iou30", 0.30)):
+        for image_id in IDS[:3]:
+            explorer.choose(image_id=image_id)
+            view = explorer.view(q=q)
+            assert view.overlap == pytest.approx(table.loc[image_id, name], abs=1e-12)
+            assert [top.sum() for top in view.tops] == [drift.top_count(q, SIZE * SIZE)] * 2
+            assert (view.fine_tuned[view.tops[1]].min() >= view.fine_tuned[~view.tops[1]].max()).all()
+
+
+def test_a_top_area_by_hand():
+    values = np.array([[0.0, 1.0], [0.5, 0.5]], np.float32)
+    assert explore.top_area(values, 0.25).tolist() == [[False, True], [False, False]]
+    assert explore.top_area(values, 0.5).tolist() == [[False, True], [True, False]], "ties: the lower index first"
+
+
+def test_values_are_the_score_runs_own(explorer):
+    table = drift_table(explorer)
+    view = explorer.view()
+    image_id, row = view.choice["image_id"], table.loc[view.choice["image_id"]]
+    for name in drift.METRICS:
+        shown = view.values.loc[name]
+        assert shown["value"] == row[name] and shown["median"] == pytest.approx(table[name].median())
+        assert shown["shuffled"] == row[f"{name}_shuffled"]
+        assert shown["shuffled_median"] == pytest.approx(table[f"{name}_shuffled"].median())
+        assert np.isnan(shown["floor"]), "no further heads"
+    others = table.drop(image_id)
+    assert view.values.loc["iou20", "drifts_more"] == pytest.approx((others["iou20"] > row["iou20"]).mean())
+    less = others["gini_change"].abs() < abs(row["gini_change"])
+    assert view.values.loc["gini_change", "drifts_more"] == pytest.approx(less.mean())
+    np.testing.assert_allclose(
+        explore.drift.score(*map(explore.Features, (view.transfer, view.fine_tuned)))["ssim"], row["ssim"]
+    )
+
+
+def test_parts_of_a_view_belong_to_the_image(explorer):
+    explorer.choose(seed="2", image_id="image-04")
+    view = explorer.view()
+    attribute = explorer.run.params["attribute_run"]
+    raw = maps.load(tracking.fetch(attribute, "maps/layercam/transfer.npz")).maps[4]
+    np.testing.assert_array_equal(view.transfer, drift.prepare(raw[None], SIZE)[0])
+    with np.load(tracking.fetch(attribute, "thumbnails.npz")) as file:
+        np.testing.assert_array_equal(view.image, file["images"][4])
+    assert (view.label, view.explained, view.patient_id, view.grid) == (CLASSES[0], CLASSES[0], "p2", "4x4")
+    assert set(view.masks) == {"lesion", "lung"} and view.masks["lesion"].sum() == 12 * 8
+    located = view.located.set_index("region")
+    assert located.loc["lung", "area"] == 0.5
+    assert located.loc["lung", "change"] == pytest.approx(
+        view.fine_tuned[:, :16].sum() / view.fine_tuned.sum() - view.transfer[:, :16].sum() / view.transfer.sum(),
+        abs=1e-5,
+    )
+    predicted = tracking.read_table(explorer.run.params["train_run"], "predictions_transfer.parquet").iloc[4]
+    assert view.predictions["transfer"].tolist() == [predicted["p_0"], predicted["p_1"]]
+    explorer.choose(image_id="image-05")
+    assert set(explorer.view().masks) == {"lung"}, "a normal image has no lesion"
+    native = explorer.view(grid="native")
+    assert native.transfer.shape == (GRID, GRID) and native.tops[0].sum() == drift.top_count(0.2, 16)
+    with pytest.raises(InputError, match="grid: 'layer'"):
+        explorer.view(grid="layer")
+
+
+def test_the_course_is_the_images_beside_the_cells(explorer):
+    way = tracking.read_table(explorer.run.run_id, "course.parquet")
+    for metric, start in (("iou20", 1.0), ("centroid_shift", 0.0)):
+        explorer.choose(metric=metric)
+        course = explorer.view().course
+        own = way[way["image_id"] == explorer.choice["image_id"]].set_index("epoch")[metric]
+        assert course.epochs.tolist() == [0, 1, 2] and course.shown.tolist() == [0, 1, 2]
+        assert course.values.tolist() == [start, own[1], own[2]]
+        assert course.median[1:].tolist() == way.groupby("epoch")[metric].median().tolist()
+        assert course.maps.shape == (3, SIZE, SIZE)
+        np.testing.assert_array_equal(course.maps[0], explorer.view().transfer)
+
+
+def test_a_variant_is_scored_from_its_own_maps(explorer):
+    explorer.choose(variant="layer-shallower", metric="iou30")
+    view = explorer.view()
+    attribute, row = explorer.run.params["attribute_run"], list(IDS).index(view.choice["image_id"])
+    folder = "variants/layercam/layer-shallower"
+    stacks = [
+        maps.load(tracking.fetch(attribute, f"{folder}/{stage}.npz")).maps for stage in ("transfer", "fine_tuned")
+    ]
+    values = drift.compare_maps(*stacks, size=SIZE)
+    assert explorer.order[0] == IDS[np.argmin(values["iou30"])]
+    for name in drift.METRICS:
+        assert view.values.loc[name, "value"] == pytest.approx(values[name][row], abs=1e-12)
+    assert view.values.loc["iou30", "median"] == pytest.approx(np.median(values["iou30"]))
+    assert np.isnan(view.values.loc["ssim", "median"]) and np.isnan(view.values.loc["ssim", "drifts_more"])
+    assert view.layer == "conv3" and view.course is None and "of the default's maps" in view.missing["course"]
+
+
+def test_what_runs_lack_is_said_with_the_parameter_that_gives_it(uri):
+    tracking.connect(uri)
+    view = explore.Explorer("bare").view()
+    said = " ".join(view.missing.values())
+    words = (
+        "`multiverse: true`",
+        "`checkpoint_every: 1`",
+        "`noise_heads: 2`",
+        "`lesion_mask`",
+        "`faithfulness_images: 40`",
+    )
+    assert all(word in said for word in words)
+    assert view.course is None and not view.masks and view.located.empty and not view.cautions
+    explorer = explore.Explorer("full")
+    assert set(explorer.view().missing) == {"floor"}
+    assert "fine-tuned maps of this cell fail the test" in explorer.view().cautions[0]
+
+
+def test_a_degenerate_map_has_no_rank_and_is_told_in_words(uri):
+    tracking.connect(uri)
+    explorer = explore.Explorer("bare")
+    assert explorer.order[-1] == EMPTY
+    explorer.choose(image_id=EMPTY)
+    view = explorer.view()
+    assert view.rank is None and view.n_ranked == 11 and view.tops is None and np.isnan(view.overlap)
+    assert np.isfinite(view.transfer).all() and np.isnan(view.fine_tuned).all()
+    assert view.values["value"].isna().all() and view.values["drifts_more"].isna().all()
+    assert "The fine-tuned map of this image is degenerate: it is zero everywhere" in view.cautions[0]
+    assert "1 of 12" in view.cautions[1]
+
+
+def test_why_a_map_is_degenerate():
+    raw = np.ones((2, 2))
+    assert "one value" in explore.degenerate_in_words(raw)
+    assert "zero everywhere" in explore.degenerate_in_words(raw * 0)
+    assert "not finite" in explore.degenerate_in_words(np.array([[1, np.nan], [0, 0]]))
+    assert "millionth" in explore.degenerate_in_words(np.array([[1, 1 + 1e-9], [1, 1]]))
+
+
+def test_a_run_is_read_once(explorer, monkeypatch):
+    explorer.view()
+
+    def fail(*_):
+        raise AssertionError("read again")
+
+    for name in ("fetch", "read_table", "artifacts", "find"):
+        monkeypatch.setattr(tracking, name, fail)
+    for _ in range(3):
+        explorer.step(1)
+        explorer.choose(metric="ssim")
+        explorer.view()
+
+
+# ---------------------------------------------------------------------------------------------- the widgets
+
+
+@pytest.fixture
+def page(explorer):
+    return explore_page.Page(explorer)
+
+
+def size_of(png):
+    from io import BytesIO
+
+    from PIL import Image
+
+    return Image.open(BytesIO(png)).size
+
+
+def test_one_click_shows_the_next_most_drifted_image(page):
+    order, first = page.explorer.order, page.picture.value
+    assert size_of(first) == (1140, 670) and page.more.disabled and not page.less.disabled
+    page.less.click()
+    assert page.explorer.choice["image_id"] == order[1] and page.picture.value != first
+    assert page.place.value == 2 and not page.more.disabled
+    page.more.click()
+    assert page.picture.value == first, "the same view is the same picture"
+    page.place.value = len(order)
+    assert page.explorer.choice["image_id"] == order[-1] and page.less.disabled
+
+
+def test_every_widget_changes_what_is_shown(page):
+    assert [axis for axis in page.axes] == list(explore.AXES[:-1])
+    before = page.picture.value
+    for axis, value in (
+        ("method", "gradcampp"),
+        ("architecture", "Other"),
+        ("metric", "pearson"),
+        ("label", "normal"),
+        ("variant", "layer-shallower"),
+        ("study", "bare"),
+    ):
+        page.axes[axis].value = value
+        assert page.explorer.choice[axis] == value and page.picture.value != before and not page.message.value
+        before = page.picture.value
+        for other, widget in page.axes.items():
+            assert widget.value == page.explorer.choice[other], "all widgets follow"
+            assert [value for _, value in widget.options] == page.explorer.options(other)
+    assert page.axes["variant"].options == (("conv4 (as scored)", "default"),)
+    page.axes["study"].value = "full"
+    page.axes["label"].value = CLASSES[0]
+    assert not page.message.value and page.picture.value
+    page.id.value = "image-04"
+    assert page.explorer.choice["image_id"] == "image-04" and page.id.value == "", "ready for the next"
+    before = page.picture.value
+    for widget, value in (
+        (page.grid, "native"),
+        (page.q, 0.05),
+        (page.beneath, False),
+        (page.outlines["lesion"], False),
+        (page.outlines["lung"], True),
+    ):
+        widget.value = value
+        assert page.picture.value != before
+        before = page.picture.value
+
+
+def test_the_tables_hold_the_numbers_and_escape_names(page):
+    page.id.value = "image-04"
+    view = page.explorer.view()
+    html = page.table.value
+    assert f"{view.values.loc['iou20', 'value']:.3f}" in html and html.count('class="chosen"') == 1
+    assert "other patient" in html and "median of 12 images" in html and "lung" in html
+    assert (
+        "survives &lt;the&gt; randomisation" in page.notes.value
+        and "<code>noise_heads: 2</code>" in page.notes.value
+    )
+    assert "<b>$x" not in page.table.value + page.notes.value
+
+
+def test_what_cannot_be_found_is_said_and_the_picture_stays(page):
+    before = page.picture.value
+    page.id.value = "<nothing>"
+    assert "no scored image has &#x27;&lt;nothing&gt;&#x27;" in page.message.value
+    assert page.picture.value == before
+    page.less.click()
+    assert page.message.value == ""
+
+
+def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkeypatch):
+    attribute = page.explorer.run.params["attribute_run"]
+    for cached in (explore._stack, explore._folder):
+        cached.cache_clear()
+
+    def gone(run_id, path):
+        raise InputError(f"run {run_id} has no artifact '{path}'")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tracking, "fetch", gone)
+        page.less.click()
+    assert f"run {attribute} has no artifact" in page.message.value
+    assert page.picture.value == b"" and page.table.value == ""
+    page.less.click()
+    assert page.message.value == "" and size_of(page.picture.value) == (1140, 670)
+
+
+def test_a_degenerate_map_and_missing_parts_are_drawn(uri):
+    tracking.connect(uri)
+    page = explore_page.Page(explore.Explorer("bare"))
+    page.id.value = EMPTY
+    assert "Caution" in page.notes.value and "degenerate" in page.notes.value and "–" in page.table.value
+    assert size_of(page.picture.value) == (1140, 670)
+    view = page.explorer.view()
+    texts = [text.get_text() for text in explore_page.draw(view).axes[0].texts]
+    assert {"degenerate map", "no difference", "no areas"} <= set(texts)
+    assert f"no rank by drift in “{drift.METRICS['iou20'].label}”: a map is degenerate" in texts
+    assert any("checkpoint_every" in text for text in texts)
+
+
+def test_the_picture_says_what_it_shows(page):
+    view = page.explorer.view()
+    texts = [text.get_text() for text in explore_page.draw(view, outlines=["lung"]).axes[0].texts]
+    assert f"rank 1 of 12 by drift in “{drift.METRICS['iou20'].label}”" in texts
+    assert f"top 20 % of the area: IoU {view.overlap:.2f}" in texts and "lung" in texts
+    assert any("full: Net, seed 2" in text and "LayerCAM" in text and "grid 4x4" in text for text in texts)
+
+
+def test_the_picture_is_saved_under_a_name_that_tells_it(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "project", lambda: tmp_path)
+    page.save.click()
+    image_id = page.explorer.choice["image_id"]
+    path = tmp_path / "mlruns" / "studies" / "full" / "explore" / f"Net_s2_layercam_default_{image_id}.png"
+    assert str(path) in page.message.value and size_of(path.read_bytes()) == (2280, 1340)
+    shutil.rmtree(tmp_path / "mlruns")
+    (tmp_path / "mlruns").write_text("in the way")
+    page.save.click()
+    assert "mlruns" in page.message.value and page.message.value.startswith("<b>")
+
+
+def test_many_classes_and_one_image_fit(page):
+    view = page.explorer.view()
+    from dataclasses import replace
+
+    names = [f"class number {k} with a long name" for k in range(20)]
+    many = pd.DataFrame({"class": names, "transfer": np.linspace(0, 0.1, 20), "fine_tuned": 0.05})
+    figure = explore_page.draw(replace(view, predictions=many, label=names[0]))
+    labels = [tick.get_text() for tick in figure.axes[-1].get_yticklabels()]
+    assert len(labels) == 8 and labels[0].endswith(names[0][-10:]), "the true class is always among them"
+    epochs = np.arange(0, 41, dtype=int)
+    course = replace(
+        view.course,
+        epochs=epochs,
+        shown=epochs[::7][:6],
+        maps=np.repeat(view.course.maps[:1], 6, axis=0),
+        **{name: np.linspace(1, 0.5, 41) for name in ("values", "low", "median", "high")},
+    )
+    assert size_of(explore_page.png(explore_page.draw(replace(view, course=course)))) == (1140, 670)
