@@ -586,7 +586,10 @@ def _ui(arguments: argparse.Namespace) -> int:
                 f"port {arguments.port} is taken, perhaps by another `cxr ui`: choose one with --port"
             )
     tracking.connect(uri)
-    print(f"Open http://127.0.0.1:{arguments.port} in a browser on this machine. Ctrl-C ends it.", flush=True)
+    here = f"http://127.0.0.1:{arguments.port}"
+    print(f"Open {here} in a browser on this machine. Ctrl-C ends it.", flush=True)
+    for line in tracking.front_pages(here):
+        print(line, flush=True)
     if arguments.host not in (_LOCAL, "localhost", "::1"):
         print(
             f"CAUTION: whoever reaches {arguments.host}:{arguments.port} can read, change and delete the runs: "

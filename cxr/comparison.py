@@ -241,6 +241,20 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[["architecture", "method", "seeds", *(name for name in HEADLINE if name in summary)]]
 
 
+def headline_first(values: Mapping[str, float]) -> dict[str, float]:
+    """The same metrics, overlap and what a study prints first: a run's page lists hundreds as they were logged,
+    and the page that compares runs begins with the first."""
+    first = [name for name in ("iou20_median", "iou20_retained", *HEADLINE) if name in values]
+    return {name: values[name] for name in (*first, *values)}
+
+
+def headline_of_one(values: Mapping[str, float | str]) -> pd.DataFrame:
+    """The same of a single score run, one row: its architecture, method and seed, and those of its metrics that a
+    study prints; NaN where it has none."""
+    names = [name for name in HEADLINE if name not in OF_SEVERAL_RUNS]
+    return pd.DataFrame([{key: values.get(key, np.nan) for key in ("architecture", "method", "seed", *names)}])
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table of results as text for people: headings, counts whole, other numbers with three decimals, missing
     ones as "-", and each interval in brackets behind its median."""

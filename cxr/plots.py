@@ -118,9 +118,8 @@ def overlay(
     *,
     title: str = "",
     outline: np.ndarray | None = None,
-    columns: int = 4,
 ) -> Figure:
-    """Image, transfer map, fine-tuned map and their difference, in `columns` (4, 2 or 1).
+    """Image, transfer map, fine-tuned map and their difference, side by side.
 
     Args:
         image: uint8 [h, w].
@@ -131,29 +130,53 @@ def overlay(
 
     Both maps are on the scale 0 to 1, the difference on -1 to 1, in every figure.
     """
-    rows = 4 // columns
-    size = (2.75 * columns, 2.75 * rows + 0.35)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    axes = axes.ravel()
-    for axis in axes:
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.axis("off")
-    axes[0].set_title("image", fontsize=9)
-    if outline is not None and outline.any():
-        axes[0].contour(outline, levels=[0.5], colors=COLOURS[4], linewidths=1)
-        axes[0].set_title("image, lesion outlined", fontsize=9)
-    for axis, values, name in ((axes[1], transfer, "transfer"), (axes[2], fine_tuned, "fine-tuned")):
-        empty = not np.isfinite(values).all()
-        shown = axis.imshow(np.nan_to_num(values), cmap="inferno", vmin=0, vmax=1, alpha=0.0 if empty else 0.55)
-        axis.set_title(f"{name}: degenerate map" if empty else name, fontsize=9)
+    figure, axes = plt.subplots(1, 4, figsize=(11, 3.1), layout="constrained")
+    names, shown, difference = _draw_maps(axes, image, transfer, fine_tuned, outline)
+    for axis, name in zip(axes, names, strict=True):
+        axis.set_title(name, fontsize=9)
     heat = plt.cm.ScalarMappable(shown.norm, shown.cmap)
     figure.colorbar(heat, ax=axes[2], fraction=0.05).set_label("attribution of both, min-max", fontsize=8)
-    difference = axes[3].imshow(np.nan_to_num(fine_tuned - transfer), cmap="PuOr_r", vmin=-1, vmax=1, alpha=0.7)
-    axes[3].set_title("fine-tuned minus transfer", fontsize=9)
     bar = figure.colorbar(plt.cm.ScalarMappable(difference.norm, difference.cmap), ax=axes[3], fraction=0.05)
     bar.set_label("difference", fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def tiles(
+    image: np.ndarray, transfer: np.ndarray, fine_tuned: np.ndarray, *, outline: np.ndarray | None = None
+) -> Figure:
+    """The panels of `overlay` as four square tiles, for MLflow's image grid.
+
+    The grid makes 256 pixels of a picture and, in a run's own page, cuts its lower half off. So there are no
+    margins, names are inside the tiles, and the two maps stand above: transfer, fine-tuned; image, difference.
+    """
+    figure = plt.figure(figsize=(6, 6))
+    where = [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 0)]
+    axes = [figure.add_axes((*corner, 0.497, 0.497)) for corner in where]
+    names, *_ = _draw_maps(axes, image, transfer, fine_tuned, outline)
+    box = {"facecolor": "black", "edgecolor": "none", "pad": 2}
+    for axis, name in zip(axes, names, strict=True):
+        axis.set_aspect("auto")  # which the tiles have already, unless the image is no square
+        axis.text(0.03, 0.97, name, transform=axis.transAxes, va="top", color="white", fontsize=13, bbox=box)
+    return figure
+
+
+def _draw_maps(axes, image, transfer, fine_tuned, outline):
+    """Draw image, both maps and their difference; returns their names, and what the two colour scales are of."""
+    names = ["image", "transfer", "fine-tuned", "fine-tuned minus transfer"]
+    for axis in axes:
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.axis("off")
+    if outline is not None and outline.any():
+        axes[0].contour(outline, levels=[0.5], colors=COLOURS[4], linewidths=1)
+        names[0] = "image, lesion outlined"
+    for number, values in ((1, transfer), (2, fine_tuned)):
+        empty = not np.isfinite(values).all()
+        alpha = 0.0 if empty else 0.55
+        shown = axes[number].imshow(np.nan_to_num(values), cmap="inferno", vmin=0, vmax=1, alpha=alpha)
+        names[number] += ": degenerate map" * empty
+    difference = axes[3].imshow(np.nan_to_num(fine_tuned - transfer), cmap="PuOr_r", vmin=-1, vmax=1, alpha=0.7)
+    return names, shown, difference
 
 
 def show(figure: Figure) -> None:

@@ -31,7 +31,7 @@ import distributed
 import yaml
 from distributed.utils import CancelledError
 
-from cxr import cluster, processes, shipping, task, tracking
+from cxr import cluster, descriptions, processes, shipping, task, tracking
 from cxr.errors import InputError
 from cxr.files import atomic
 from cxr.params import Params, StudyParams
@@ -230,6 +230,7 @@ def _run(session: _Session, steps: list[Step], scheduler: str, jobs: int) -> int
             code = 1 if session.failures or mixed else 0
             tracking.log_text(json.dumps(session.runs, indent=1), "steps.json", run_id=session.parent)
             _note_mixed(session, mixed)
+            _describe(session, steps)
             if not code:
                 tracking.set_tags(session.parent, {"cxr.complete": "true"})
             tracking.end_run(session.parent, "FAILED" if code else "FINISHED")
@@ -565,7 +566,7 @@ def _open_parent(session: _Session) -> str:
             return run.run_id
     parent = tracking.create_run(
         experiment=session.study.name,
-        name=f"study {session.study.name}",
+        name=descriptions.study_name(session.study.name, _now()[:10], _changed(session)[0]),
         tags={"cxr.stage": "study", "cxr.fingerprint": fingerprint, **runner, **tracking.git_tags()},
         params=session.study.model_dump(),
     )
@@ -915,6 +916,50 @@ def _print_results(session: _Session, steps: list[Step]) -> None:
         for key, reason in session.failures.items():
             _say(f"  {key}: {reason}")
         _say("Mend the cause and run the same command: what is done is not done again.")
+
+
+def _describe(session: _Session, steps: list[Step]) -> None:
+    """Give the study's run and the experiment their descriptions, and the experiment its views."""
+    name, data = session.study.name, session.study.data
+    experiment = tracking.experiment_id(name)
+    done = {step.key: session.runs[step.key] for step in steps if step.key in session.runs}
+    numbers, claims, compare = results(done), None, done.get("compare", "")
+    held = tracking.artifacts(compare) if compare else []
+    if numbers is not None:
+        from cxr import comparison
+
+        numbers = comparison.readable(numbers)
+    if "claims.csv" in held:
+        claims = tracking.read_table(compare, "claims.csv")
+    changed, before = _changed(session)
+    text = descriptions.study(
+        name,
+        data=data,
+        headline=numbers,
+        claims=claims,
+        runs=[(step.name, done[step.key]) for step in steps if step.key in done],
+        experiment_id=experiment,
+        report_run=compare,
+        figure_run=compare if descriptions.FIGURE in held else "",
+        failures=session.failures,
+        differs=descriptions.differs(changed, before),
+    )
+    tracking.describe_run(session.parent, text)
+    last = tracking.link(session.parent)
+    text = descriptions.experiment(experiment, data=data, headline=numbers, last=last)
+    from cxr.data import classes
+
+    tracking.describe_experiment(name, text, methods=session.study.method, classes=classes(session.manifest))
+
+
+def _changed(session: _Session) -> tuple[dict[str, tuple[str, str]], str]:
+    """Settings that differ from those of the study run of this name before this one, and a link to that."""
+    runs = tracking.find("study", experiment=session.study.name, complete=False)
+    runs = [run for run in runs if run.fingerprint != _study_fingerprint(session)]
+    if not runs:
+        return {}, ""
+    settings = {key: tracking.param_value(value) for key, value in session.study.model_dump().items()}
+    return descriptions.difference(settings, runs[0].params), tracking.link(runs[0].run_id)
 
 
 def _fetch_report(session: _Session) -> Path:

@@ -39,7 +39,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from cxr import architectures, processes, store
+from cxr import architectures, descriptions, processes, store, views
 from cxr.errors import InputError
 from cxr.files import parse
 from cxr.params import Params
@@ -51,7 +51,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ _OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "s
 # Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
 # a colour changed, or what a parameter is said to be (its value is in the fingerprint). Where the product is
 # figures (`4_compare`), `plots` counts.
-_NOT_IN_CODE = frozenset({"plots", "console", "params", "tracking", "study", "cli"})
+_NOT_IN_CODE = frozenset({"plots", "descriptions", "views", "console", "params", "tracking", "study", "cli"})
 _MAX_PARAM = 500  # characters; MLflow would cut at 6000, and a table of runs is unreadable long before
 _PROBE_SECONDS = 5
 _SHA256 = "sha256.json"
@@ -221,7 +221,8 @@ def experiment_id(name: str) -> str:
         try:
             # The UI then opens on runs and metrics, not on traces of language models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            client.create_experiment(name, (root / name).as_uri() if root else None, tags=kind)
+            location = (root / name).as_uri() if root else None
+            client.create_experiment(name, location, tags={**kind, **views.tags()})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
@@ -704,6 +705,227 @@ def _edited(stage: str) -> bool:
     return set(run) != set(cells[: last + 1])
 
 
+# ----------------------------------------------------------------------------------------- what the UI shows
+
+_NOTE = "mlflow.note.content"  # the description of a run or an experiment, in Markdown
+_DESCRIBED = "cxr.description_sha256"  # of the description that was written here: a person's own is left alone
+_FIGURE_PIXELS = 800  # the UI shows a picture in its own size, in a column about so wide
+
+
+def describe(text: str, *, figure: Figure | None = None) -> None:
+    """Give this notebook's run its description (Markdown, `cxr.descriptions`), with a figure below it.
+
+    The figure is logged as `overview.png`, small enough for the column that the UI shows it in.
+    """
+    run_id = _active()
+    if figure is not None:
+        with _file(descriptions.FIGURE) as path:
+            figure.savefig(path, bbox_inches="tight", dpi=min(100, _FIGURE_PIXELS / figure.get_size_inches()[0]))
+        text += "\n\n" + descriptions.image(run_id)
+    describe_run(run_id, text)
+
+
+def describe_run(run_id: str, text: str) -> None:
+    """Give any run its description, unless a person has written another there."""
+    _describe(_client().get_run(run_id).data.tags, text, functools.partial(_client().set_tag, run_id))
+
+
+def describe_experiment(experiment: str, text: str, *, methods: Sequence[str], classes: Sequence[str]) -> None:
+    """Give an experiment its description, unless a person has written another, and its views (`cxr.views`)."""
+    client = _client()
+    found = client.get_experiment_by_name(experiment)
+    set_tag = functools.partial(client.set_experiment_tag, found.experiment_id)
+    for key, value in views.tags(methods, [_key(name) for name in classes]).items():
+        if found.tags.get(key) != value:
+            set_tag(key, value)
+    _describe(found.tags, text, set_tag)
+
+
+def _describe(tags: Mapping[str, str], text: str, set_tag: Callable[[str, str], Any]) -> None:
+    before = tags.get(_NOTE, "")
+    if before and sha256(before) != tags.get(_DESCRIBED):
+        return
+    set_tag(_DESCRIBED, sha256(text))
+    set_tag(_NOTE, text)
+
+
+def log_dataset(
+    name: str, digest: str, *, source: str, columns: Sequence[str], counts: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Log the data set of a train run as MLflow's own entities: what it is trained on, and its test split.
+
+    Two entities, as MLflow keeps one role of a data set in a run.
+
+    Args:
+        name: of the data set, such as "phantom" or the folder's.
+        digest: the manifest's hash; its beginning is enough to tell it by, and is shown beside the name.
+        source: where it is; a path or a word, never read.
+        columns: of the manifest.
+        counts: split to {class: images}.
+    """
+    roles = {
+        "training": (name, {split: counts[split] for split in counts if split != "test"}),
+        "evaluation": (f"{name}, test split", {split: counts[split] for split in counts if split == "test"}),
+    }
+    schema = json.dumps({"mlflow_colspec": [{"name": column, "type": "string"} for column in columns]})
+    datasets = []
+    for role, (called, own) in roles.items():
+        total = sum(sum(of.values()) for of in own.values())
+        profile = json.dumps({"num_rows": total, "images_by_split_and_class": own})
+        about = {
+            "source_type": "local",
+            "source": json.dumps({"uri": source}),
+            "schema": schema,
+            "profile": profile,
+        }
+        datasets.append((Dataset(called[:_MAX_DATASET_NAME], digest[:_DIGEST], **about), role))
+    _log_datasets(datasets)
+
+
+_MAX_DATASET_NAME, _DIGEST = 500, 12  # MLflow's limits are 500 and 36
+
+
+def log_dataset_of(run_id: str) -> None:
+    """Log the data set that a train run was evaluated on as one of this notebook's run too."""
+    _log_datasets([(dataset, "evaluation") for dataset in _evaluated_on(_client().get_run(run_id))])
+
+
+def _evaluated_on(run: mlflow.entities.Run) -> list[Dataset]:
+    """Empty for a run of an older version."""
+    found = run.inputs.dataset_inputs
+    return [item.dataset for item in found if any(tag.value == "evaluation" for tag in item.tags)]
+
+
+def _log_datasets(datasets: Sequence[tuple[Dataset, str]]) -> None:
+    if datasets:
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", role)]) for dataset, role in datasets]
+        _client().log_inputs(_active(), datasets=inputs)
+
+
+def log_model(
+    stage: str, *, params: Mapping[str, Any], metrics: Mapping[str, float], sha256: str, loadable: bool = False
+) -> None:
+    """Log a checkpoint of this notebook's run as MLflow's own model entity; its file is logged before.
+
+    The entity says what the model is and points to `checkpoints/<stage>.keras` of the run: weights are kept once.
+
+    Args:
+        stage: "transfer" or "fine_tuned".
+        params: to tell it by: architecture, seed, ...
+        metrics: of this model on the test set; they become `model/<name>`, one column for both models of a run.
+        sha256: of its file.
+        loadable: whether `mlflow.keras.load_model("runs:/<run id>/checkpoints")` gives this one. One a run.
+    """
+    run_id = _active()
+    client = _client()
+    run = client.get_run(run_id)
+    if loadable:
+        log_text(_mlmodel(stage, run_id), "checkpoints/MLmodel")
+    where = f"runs:/{run_id}/checkpoints/{stage}.keras"
+    # external: MLflow then does not look for files of its own
+    tags = {"cxr.stage": stage, "cxr.checkpoint": where, "cxr.sha256": sha256, "mlflow.model.isExternal": "true"}
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        name=re.sub(
+            r"""[/:.%"']""", "_", f"{params['architecture']}-s{params['seed']}-{stage}"
+        ),  # MLflow refuses them
+        source_run_id=run_id,
+        tags=tags,
+        params={key: param_value(value) for key, value in params.items()},
+        model_type="keras",
+    )
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    known = _evaluated_on(run)[:1]
+    of = {"dataset_name": known[0].name, "dataset_digest": known[0].digest} if known else {}
+    values = [
+        Metric(f"model/{_key(key)}", float(value), now, 0, model_id=model.model_id, run_id=run_id, **of)
+        for key, value in metrics.items()
+        if math.isfinite(value)
+    ]
+    client.log_batch(run_id, metrics=values)
+
+
+def _mlmodel(stage: str, run_id: str) -> str:
+    """The file by which `mlflow.keras.load_model` finds `<stage>.keras` in its own folder."""
+    flavour = {"data": stage, "keras_version": importlib.metadata.version("keras"), "keras_backend": "tensorflow"}
+    return yaml.safe_dump(
+        {
+            "artifact_path": "checkpoints",
+            "flavors": {"keras": {**flavour, "save_exported_model": False}},
+            "mlflow_version": mlflow.__version__,
+            "run_id": run_id,
+        }
+    )
+
+
+def model_name(experiment: str, architecture: str) -> str:
+    """The name of the registered model of an architecture; MLflow refuses `/` and `:` in it."""
+    return re.sub(r"[/:]", "_", f"{experiment}.{architecture}")
+
+
+def register(*, architecture: str, seed: Any, weights: str, data: str) -> None:
+    """Register the fine-tuned model of this notebook's train run: one version a training, once.
+
+    A store without a registry, or one in which this user may not write, is said in one line and is no error.
+    """
+    run = run_info(_active())
+    name = model_name(run.experiment_name, architecture)
+    experiment = experiment_id(run.experiment_name)
+    client = _client()
+    with _registry():
+        if _versions_of(run.run_id):
+            return
+        try:
+            about = descriptions.model(architecture, experiment=run.experiment_name)
+            client.create_registered_model(name, tags={"cxr.experiment": run.experiment_name}, description=about)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = client.create_model_version(
+            name,
+            source=f"runs:/{run.run_id}/checkpoints",
+            run_id=run.run_id,
+            tags={"architecture": architecture, "seed": str(seed), "weights": weights},
+            description=descriptions.model_version(
+                architecture, seed, experiment_id=experiment, train_run=run.run_id, data=data
+            ),
+        )
+        client.set_registered_model_alias(name, f"s{seed}", version.version)
+        for output in client.get_run(run.run_id).outputs.model_outputs:
+            if client.get_logged_model(output.model_id).tags.get("cxr.stage") == "fine_tuned":
+                # a server sets this tag itself where it is told of the model, but then it wants the weights there
+                registered = json.dumps([{"name": name, "version": version.version}])
+                client.set_logged_model_tags(output.model_id, {"mlflow.modelVersions": registered})
+        print(f"registered: models:/{name}/{version.version}, also models:/{name}@s{seed}")
+
+
+def tag_model(train_run: str, tags: Mapping[str, Any]) -> None:
+    """Set tags of the registered model of a train run, if there is one (see `register`). NaN is left out."""
+    client = _client()
+    with _registry():
+        for version in _versions_of(train_run):
+            for key, value in tags.items():
+                if not (isinstance(value, float) and math.isnan(value)):
+                    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+                    client.set_model_version_tag(version.name, version.version, key, text)
+
+
+def _versions_of(train_run: str) -> list[Any]:
+    return list(_client().search_model_versions(f"run_id = '{train_run}'"))
+
+
+@contextmanager
+def _registry() -> Iterator[None]:
+    try:
+        yield
+    except StoreGone:
+        raise
+    except (MlflowException, NotImplementedError) as error:
+        print(f"not registered as a model, which nothing depends on: {_first_line(error)[:200]}")
+
+
 # ------------------------------------------------------------------------------------------- other runs
 
 
@@ -725,6 +947,22 @@ def run_url(run_id: str) -> str:
     uri = mlflow.get_tracking_uri()
     server = uri.rstrip("/") if uri.startswith(_SERVER) else "http://127.0.0.1:5000"
     return f"{server}/#/experiments/{_client().get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
+def front_pages(server: str, most: int = 3) -> list[str]:
+    """Lines with the addresses of the views (`cxr.views`) of the experiments that were changed last."""
+    lines = []
+    found = _client().search_experiments(order_by=["last_update_time DESC"], max_results=100)
+    for experiment in [item for item in found if views.has(item.tags)][:most]:
+        lines.append(f"  {experiment.name}")
+        lines += [f"    {name:9} {server}/{views.address(experiment.experiment_id, name)}" for name in views.KEYS]
+    return lines
+
+
+def link(run_id: str) -> descriptions.Link:
+    """A link to a run for a description: its name and, relative to the server, its page."""
+    run = _client().get_run(run_id)
+    return descriptions.run_link(run.info.run_name, run.info.experiment_id, run_id)
 
 
 def find(

@@ -514,3 +514,112 @@ def test_cells_that_the_file_does_not_hold_mark_a_run_as_edited(store, notebooks
     edited, plain = tracking.find("train", experiment="demo")
     assert edited.tags["cxr.edited"] == "true" and "cxr.edited" not in plain.tags
     assert tracking.find("train", experiment="demo", fingerprint=edited.fingerprint) == [plain]
+
+
+# -- what the UI shows
+
+
+def describing_run():
+    return tracking.start("train", TrainParams(name="demo"), name="train", inputs=INPUTS).info.run_id
+
+
+def test_a_description_has_its_figure_and_a_person_s_own_is_left_alone(store):
+    run_id = describing_run()
+    figure = matplotlib.figure.Figure(figsize=(9, 3))
+    figure.subplots().plot([0, 1])
+    tracking.describe("Some words.", figure=figure)
+    assert (
+        tracking.run_info(run_id).tags["mlflow.note.content"].startswith("Some words.\n\n![overview.png](get-art")
+    )
+    from PIL import Image
+
+    assert 500 < Image.open(tracking.fetch(run_id, "overview.png")).width <= 800
+    tracking.describe("Other words.")
+    assert tracking.run_info(run_id).tags["mlflow.note.content"] == "Other words."
+    tracking.set_tags(run_id, {"mlflow.note.content": "By hand."})
+    tracking.describe("Third words.")
+    assert tracking.run_info(run_id).tags["mlflow.note.content"] == "By hand."
+
+
+def test_an_experiment_has_views_and_a_description(store):
+    describing_run()
+    tracking.describe_experiment("demo", "What it is.", methods=["layercam"], classes=["a class"])
+    tags = tracking.mlflow.get_experiment_by_name("demo").tags
+    assert tags["mlflow.note.content"] == "What it is."
+    assert {key for key in tags if key.startswith("mlflow.sharedViewState.cxr-")} >= {
+        "mlflow.sharedViewState.cxr-scores",
+        "mlflow.sharedViewState.cxr-maps",
+    }
+    lines = tracking.front_pages("http://here")
+    assert lines[0].strip() == "demo" and "http://here/#/experiments/" in lines[1]
+
+
+def test_data_sets_are_entities_of_the_runs_that_use_them(store):
+    run_id = describing_run()
+    counts = {"train": {"x": 3, "y": 1}, "test": {"x": 2}}
+    tracking.log_dataset("mine", "a" * 64, source="/data/mine", columns=["path", "label"], counts=counts)
+    tracking.finish()
+    found = tracking.mlflow.get_run(run_id).inputs.dataset_inputs
+    roles = {item.tags[0].value: item.dataset for item in found}
+    assert roles["training"].name == "mine" and roles["evaluation"].name == "mine, test split"
+    assert roles["training"].digest == "a" * 12
+    assert json.loads(roles["training"].profile)["num_rows"] == 4
+    assert json.loads(roles["evaluation"].profile)["num_rows"] == 2
+    later = tracking.start("attribute", AttributeParams(name="demo"), name="a", inputs={}).info.run_id
+    tracking.log_dataset_of(run_id)
+    tracking.log_dataset_of(complete_run_without_data())  # of an older version
+    (own,) = tracking.mlflow.get_run(later).inputs.dataset_inputs
+    assert own.dataset.name == "mine, test split"
+
+
+def complete_run_without_data() -> str:
+    return tracking.create_run(experiment="demo", name="old", tags={}, params={})
+
+
+def log_models(seed: int = 0) -> str:
+    run_id = describing_run()
+    tracking.log_text("weights", "checkpoints/fine_tuned.keras")
+    params = {"architecture": "A/B", "seed": seed}
+    tracking.log_model(
+        "fine_tuned", params=params, metrics={"auc_macro": 0.9, "ece": math.nan}, sha256="b", loadable=True
+    )
+    tracking.register(architecture="A/B", seed=seed, weights="none", data="phantom")
+    return run_id
+
+
+def test_a_fine_tuned_model_is_registered_once_with_its_drift(store, capsys):
+    client = tracking.mlflow.MlflowClient()
+    run_id = log_models()
+    tracking.register(architecture="A/B", seed=0, weights="none", data="phantom")
+    tracking.finish()
+    tracking.tag_model(run_id, {"layercam.iou20_median": 0.51239, "layercam.iou20_retained": math.nan})
+    assert tracking.model_name("demo", "A/B") == "demo.A_B"
+    (version,) = client.search_model_versions("name = 'demo.A_B'")
+    assert version.run_id == run_id and version.source == f"runs:/{run_id}/checkpoints"
+    assert version.tags["layercam.iou20_median"] == "0.5124" and "layercam.iou20_retained" not in version.tags
+    assert client.get_model_version_by_alias("demo.A_B", "s0").version == version.version
+    (model,) = client.search_logged_models([tracking.experiment_id("demo")])
+    assert model.source_run_id == run_id and model.tags["cxr.checkpoint"].endswith("/checkpoints/fine_tuned.keras")
+    assert {metric.key: metric.value for metric in model.metrics} == {"model/auc_macro": 0.9}
+    assert json.loads(model.tags["mlflow.modelVersions"])[0]["name"] == "demo.A_B"
+    made = yaml.safe_load(tracking.fetch(run_id, "checkpoints/MLmodel").read_text())
+    assert made["flavors"]["keras"]["data"] == "fine_tuned"
+    second = log_models()
+    tracking.finish()
+    assert client.get_model_version_by_alias("demo.A_B", "s0").run_id == second
+    assert capsys.readouterr().out.count("registered: models:/demo.A_B/") == 2
+
+
+def test_a_store_without_a_registry_is_no_error(store, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise tracking.MlflowException("PERMISSION_DENIED: not you")
+
+    monkeypatch.setattr(tracking.mlflow.MlflowClient, "create_registered_model", refuse)
+    run_id = log_models()
+    tracking.finish()
+    assert tracking.run_info(run_id).complete
+    assert (
+        capsys.readouterr().out
+        == "not registered as a model, which nothing depends on: PERMISSION_DENIED: not you\n"
+    )
+    tracking.tag_model(run_id, {"layercam.iou20_median": 0.5})  # there is none

@@ -1,0 +1,176 @@
+"""What a person sees of a study in the MLflow UI: assertions on the pages, and their screenshots.
+
+    python tests/benchmarks/ui_screenshots.py [--tracking-uri URI] [--experiment NAME] [--out FOLDER]
+
+Starts `cxr ui` on a store that holds a study, opens its pages in a headless Chromium, sees that what should be
+there is there, and writes a PNG of each. Exit status 1 when something is missing. `tests/test_ui.py` runs it on a
+small store.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import browser
+
+from cxr import tracking, views
+
+_PICTURES = "[...document.images].filter(image => image.complete && image.naturalWidth > 100).length"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page, and what has to be on it.
+
+    Attributes:
+        name: of its screenshot.
+        address: relative to the server's.
+        words: that have to be readable.
+        pictures: how many have to be shown, at least.
+        click: the text of something to click first.
+    """
+
+    name: str
+    address: str
+    words: tuple[str, ...]
+    pictures: int = 0
+    click: str = ""
+
+
+def pages(experiment: str) -> list[Page]:
+    """The pages of an experiment that holds at least a train, an attribute, two score runs and a compare run."""
+    number = tracking.experiment_id(experiment)
+    runs = {
+        stage: tracking.find(stage, experiment=experiment) for stage in ("train", "attribute", "score", "compare")
+    }
+    scores = sorted(run.name for run in runs["score"])
+    compare, score, train, attribute = (runs[stage][0] for stage in ("compare", "score", "train", "attribute"))
+    several = json.dumps([run.run_id for run in runs["score"][:4]], separators=(",", ":"))
+    model = tracking.model_name(experiment, train.params["architecture"])
+
+    def of(run: tracking.RunInfo, tab: str = "") -> str:
+        return f"#/experiments/{number}/runs/{run.run_id}{tab}?workflowType=machine_learning"
+
+    return [
+        Page(
+            "scores",
+            views.address(number, "scores"),
+            (*scores, "iou20_median", "auc_macro_transfer", "Open: scores"),
+        ),
+        Page(
+            "charts",
+            views.address(number, "scores", charts=True),
+            ("Drift", "iou20_retained", "centroid_shift_median", "Reference levels"),
+        ),
+        Page("means", views.address(number, "means"), ("Group by: architecture", "iou20_retained")),
+        Page(
+            "training",
+            views.address(number, "training"),
+            tuple(run.name for run in runs["train"]) + ("auc_macro_fine_tuned", "Dataset"),
+        ),
+        Page("maps", views.address(number, "maps"), (attribute.name, "layercam"), pictures=len(runs["attribute"])),
+        Page("studies", views.address(number, "studies"), ("compare", "study ")),
+        Page(
+            "compare-runs",
+            f"#/compare-runs?runs={several}&experiments=%5B%22{number}%22%5D&workflowType=machine_learning",
+            ("Comparing ", *(run.name for run in runs["score"][:4])),
+        ),
+        Page("train", of(train), ("a new head on the frozen backbone", "fine-tuned"), click="Show more"),
+        Page("score", of(score), ("How far the evidence moved", "IoU of top 20%"), pictures=1, click="Show more"),
+        Page("compare", of(compare), ("Does the evidence move", "verdict"), pictures=1, click="Show more"),
+        Page("grid", of(attribute, "/model-metrics"), ("layercam",), pictures=1),
+        Page("artifact", of(compare, "/artifacts/report.html"), ("report.html", "Verdicts")),
+        Page("models", f"#/experiments/{number}/models?workflowType=machine_learning", ("fine_tuned", "transfer")),
+        Page("registry", "#/models?workflowType=machine_learning", (model,)),
+        Page(
+            "model",
+            f"#/models/{model}/versions/1?workflowType=machine_learning",
+            ("architecture", "layercam.iou20_median", "checkpoints/fine_tuned.keras"),
+        ),
+    ]
+
+
+def look(address: str, wanted: list[Page], out: Path) -> dict[str, list[str]]:
+    """Open the pages on the server at `address`; returns what is missing on which."""
+    out.mkdir(parents=True, exist_ok=True)
+    missing = {}
+    with browser.Browser() as page:
+        for one in wanted:
+            began = time.monotonic()
+            page.open(f"{address}/{one.address}")
+            if one.click:
+                button = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() == {one.click!r})"
+                if page.wait(f"!!{button}", seconds=60):
+                    page.ask(f"{button}.click()")
+            lacks = page.missing(*one.words)
+            if one.pictures and not page.wait(f"{_PICTURES} >= {one.pictures}", seconds=60):
+                lacks.append(f"{one.pictures} pictures")
+            page.screenshot(out / f"{one.name}.png")
+            if lacks:
+                missing[one.name] = lacks
+            print(
+                f"{one.name:14}{time.monotonic() - began:5.1f} s  {'lacks ' + ', '.join(lacks) if lacks else 'ok'}"
+            )
+    return missing
+
+
+@contextmanager
+def server(uri: str) -> Iterator[str]:
+    """`cxr ui` on a store; the address at which it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", "cxr.cli", "ui", "--tracking-uri", uri, "--port", str(port)]
+    with tempfile.TemporaryFile("w+") as said:
+        quiet = {"stdout": said, "stderr": subprocess.STDOUT, "start_new_session": True}
+        with subprocess.Popen(words, **quiet) as process:
+            address = f"http://127.0.0.1:{port}"
+            try:
+                if not _answers(address, process):
+                    said.seek(0)
+                    raise RuntimeError(f"{' '.join(words)} does not answer:\n{said.read()[-3000:]}")
+                yield address
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
+
+
+def _answers(address: str, process: subprocess.Popen, seconds: float = 180) -> bool:
+    """Whether it does, in time."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tracking-uri", help="the store (default: as for `cxr ui`)")
+    parser.add_argument("--experiment", default="phantom", help="the study's name (default: phantom)")
+    parser.add_argument("--out", type=Path, default=Path("ui-screenshots"))
+    arguments = parser.parse_args()
+    if browser.find() is None:
+        print(f"no browser found: install one of {', '.join(browser.NAMES)}", file=sys.stderr)
+        return 2
+    uri = tracking.connect(arguments.tracking_uri)
+    with server(uri) as address:
+        return 1 if look(address, pages(arguments.experiment), arguments.out) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

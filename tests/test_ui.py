@@ -1,0 +1,126 @@
+"""The MLflow UI shows what a study logs: in a browser, on a small store made by hand."""
+
+import importlib.util
+
+import browser
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PROJECT
+
+from cxr import comparison, descriptions, tracking
+from cxr.params import AttributeParams, CompareParams, ScoreParams, TrainParams
+
+NAME = "seen"
+
+
+def screenshots():
+    spec = importlib.util.spec_from_file_location("ui_screenshots", PROJECT / "tests/benchmarks/ui_screenshots.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def figure() -> matplotlib.figure.Figure:
+    drawn = matplotlib.figure.Figure(figsize=(6, 3))
+    drawn.subplots().plot([0, 1])
+    return drawn
+
+
+def log_study() -> None:
+    """One run a stage, as the notebooks log them; two score runs."""
+    settings = TrainParams(name=NAME, architecture="CompactResNetV2", seed=0)
+    train = tracking.start(
+        "train", settings, name="train CompactResNetV2 s0", inputs={"manifest": "a" * 64}
+    ).info.run_id
+    tracking.log_dataset(
+        "phantom",
+        "a" * 64,
+        source="drawn",
+        columns=["image_id", "label"],
+        counts={"train": {"x": 3}, "test": {"x": 2}},
+    )
+    measured = {"auc_macro": 0.9, "accuracy": 0.8, "ece": 0.1}
+    for stage in ("transfer", "fine_tuned"):
+        tracking.log_text("no weights", f"checkpoints/{stage}.keras")
+        params = {"architecture": settings.architecture, "seed": 0}
+        loadable = stage == "fine_tuned"
+        tracking.log_model(stage, params=params, metrics=measured, sha256="b" * 64, loadable=loadable)
+        tracking.log_metrics({f"auc_macro_{stage}": 0.9})
+    tracking.describe(descriptions.train(settings.model_dump(), {"fine_tuned": measured}), figure=figure())
+    tracking.register(architecture=settings.architecture, seed=0, weights="source", data="phantom")
+    tracking.finish()
+
+    run = tracking.start(
+        "attribute",
+        AttributeParams(name=NAME),
+        name="attribute CompactResNetV2 s0",
+        inputs=tracking.upstream(train),
+        settings_as_params=False,
+        params={"architecture": settings.architecture, "seed": 0},
+    )
+    picture = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    tracking.log_image(picture, key="layercam/x")
+    tracking.log_image(picture, key="gradcampp/x")
+    tracking.log_dataset_of(train)
+    maps = pd.DataFrame({"method": ["layercam"], "stage": ["transfer"], "maps": [2], "degenerate": [0]})
+    text = descriptions.attribute(settings.model_dump(), layer="relu", grid="4x4", maps=maps, scored=2, of=2)
+    tracking.describe(text, figure=figure())
+    tracking.finish()
+
+    names = [name for name in comparison.HEADLINE if name not in comparison.OF_SEVERAL_RUNS]
+    values = {name: number / 20 for number, name in enumerate(names)}
+    scores = []
+    for method in ("layercam", "gradcampp"):
+        cell = {"architecture": settings.architecture, "seed": 0, "method": method}
+        scores.append(
+            tracking.start(
+                "score",
+                ScoreParams(name=NAME, method=method),
+                name=f"score CompactResNetV2 s0 {method}",
+                inputs=tracking.upstream(run.info.run_id),
+                params=cell,
+            ).info.run_id
+        )
+        tracking.log_metrics({**values, "other": 1.0})
+        tracking.log_dataset_of(train)
+        headline = comparison.readable(comparison.headline_of_one({**cell, **values}))
+        tracking.describe(
+            descriptions.score(cell, headline, data="phantom", links=[tracking.link(train)]), figure=figure()
+        )
+        tracking.tag_model(train, {f"{method}.iou20_median": 0.5, f"{method}.score_run": scores[-1]})
+        tracking.finish()
+
+    compare = tracking.start(
+        "compare", CompareParams(name=NAME), name="compare", inputs=tracking.upstream(*scores)
+    )
+    tracking.log_text("<h1>Verdicts</h1>", "report.html")
+    claims = pd.DataFrame({"claim": ["All is well"], "verdict": ["cannot tell"]})
+    headline = comparison.readable(pd.DataFrame([{**cell, **values}]))
+    text = descriptions.compare(headline, claims, run_id=compare.info.run_id, data="phantom")
+    tracking.describe(text, figure=figure())
+    tracking.finish()
+    study = tracking.create_run(experiment=NAME, name=f"study {NAME}", tags={"cxr.stage": "study"}, params={})
+    tracking.end_run(study, "FINISHED")
+    text = descriptions.experiment(tracking.experiment_id(NAME), data="phantom", headline=headline)
+    tracking.describe_experiment(NAME, text, methods=["layercam", "gradcampp"], classes=["x"])
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return tracking.connect(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.mark.slow
+def test_a_person_finds_runs_maps_reports_and_models(store, tmp_path):
+    if browser.find() is None:
+        pytest.skip(f"no browser: none of {', '.join(browser.NAMES)} is installed")
+    log_study()
+    module = screenshots()
+    with module.server(store) as address:
+        missing = module.look(address, module.pages(NAME), tmp_path)
+    assert missing == {}
+    assert len(list(tmp_path.glob("*.png"))) == len(module.pages(NAME))
