@@ -212,10 +212,10 @@ def _started(params: ClusterParams) -> Iterator[Any]:
     except (TypeError, ValueError) as error:
         raise InputError(f"--scheduler {params.scheduler}: its options do not fit: {error}") from None
     with cluster:
-        if params.minimum is None:
-            cluster.scale(params.workers)
-        else:
-            cluster.adapt(minimum=params.minimum, maximum=params.workers)
+        # `scale` would leave a worker that is lost, such as a job at the end of its time, without a successor
+        cluster.adapt(
+            minimum=params.workers if params.minimum is None else params.minimum, maximum=params.workers
+        )
         yield cluster
 
 

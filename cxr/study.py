@@ -773,7 +773,7 @@ def _note_event(session: _Session, running: dict[str, float], event: Mapping[str
     where = "" if event["host"] == socket.gethostname() else f" on {event['host']}"
     name = key.replace("/", " ")
     if event.get("again"):
-        _say(f"  {name}: its worker was lost; started again{where}, where it had been")
+        _say(f"  {name}: its worker was lost; goes on{where or ' here'}")
     else:
         _say(f"  {name}: started{where}")
     running[key] = time.monotonic()
