@@ -6,13 +6,10 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -22,7 +19,6 @@ from cxr.errors import InputError
 from cxr.files import atomic
 from cxr.params import DriftParams
 
-_PROGRESS = "» "  # how a progress line of a notebook starts
 _TABLES = (".parquet", ".csv")
 _FIGURES = (".png", ".pdf")
 
@@ -101,12 +97,15 @@ def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
         notebooks=notebooks,
         runs={},
     )
-    environment = {"MLFLOW_RUN_ID": run_id, "MLFLOW_EXPERIMENT_NAME": settings.name, "PYTHONIOENCODING": "utf-8"}
-    environment |= {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {
+        "MLFLOW_RUN_ID": run_id,
+        "MLFLOW_EXPERIMENT_NAME": settings.name,
+        "CXR_WORKER": processes.identity(os.getpid()),
+    }
     status = "FAILED"
     try:
-        with _terminable():
-            code = _run(words, {**os.environ, **environment}, log)
+        with processes.terminable():
+            code = _run(words, environment, log)
         if code == 0 and tracking.run_info(run_id).complete:
             status = ""
             return 0
@@ -120,7 +119,7 @@ def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
             if log.is_file():
                 tracking.log_file_as(run_id, log, "log.txt")
             tracking.end_run(run_id, status)
-    kind, reason = _error_of(executed) or ("", _last_line(log))
+    kind, reason = steps.error_of(executed) or ("", steps.last_line(log))
     tracking.set_tags(run_id, {"cxr.error": f"{kind}: {reason}"[:500]})
     if kind == InputError.__name__:
         raise InputError(reason)
@@ -132,21 +131,12 @@ def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
 def _run(words: list[str], environment: Mapping[str, str], log: Path) -> int:
     """Run a command with its output in `log`. Returns its exit code; on Ctrl-C, it is stopped first."""
     terminal = sys.stderr.isatty()
-    process = subprocess.Popen(
-        words,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # Ctrl-C is ours to pass on
-    )
+    process = steps.start(words, environment)
     with process, log.open("w", encoding="utf-8") as file:
         try:
             for line in process.stdout:
                 file.write(line)
-                if line.startswith(_PROGRESS):
+                if line.startswith(steps.PROGRESS):
                     text = f"\r\x1b[K{line.strip()}" if terminal else line
                     print(text, end="", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
@@ -165,37 +155,6 @@ def _stop(process: subprocess.Popen) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         papermill = psutil.Process(process.pid)
         processes.stop([papermill], [papermill, *papermill.children(recursive=True)])
-
-
-def _error_of(notebook: Path) -> tuple[str, str] | None:
-    """Kind and message of the error that an executed notebook holds."""
-    if not notebook.is_file():
-        return None
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    errors = [out for cell in cells for out in cell.get("outputs", []) if out["output_type"] == "error"]
-    return (errors[0]["ename"], errors[0]["evalue"]) if errors else None
-
-
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return lines[-1] if lines else "papermill said nothing"
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does: no kernel is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _write(run_id: str, name: str, path: Path) -> None:

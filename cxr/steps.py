@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +17,10 @@ from cxr import tracking
 from cxr.errors import InputError
 from cxr.files import parse
 from cxr.params import NOTEBOOKS, Params, StudyParams, read_yaml
+
+PROGRESS = "» "  # how a progress line of a notebook starts
+RUN_LINE = "run "  # how the first line of a step's log starts
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}  # of every notebook
 
 
 @dataclass(frozen=True)
@@ -200,3 +206,34 @@ def _papermill() -> list[str]:
     if found and Path(found).parent.samefile(beside):
         return ["papermill"]
     return [sys.executable, "-m", "papermill"]  # the environment is not activated
+
+
+def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
+    """Start papermill; its output, as text, comes from `stdout`. `environment`: laid over this process' own."""
+    return subprocess.Popen(
+        words,
+        env={**os.environ, **ENVIRONMENT, **environment, "PYTHONIOENCODING": "utf-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # Ctrl-C is the caller's to pass on
+    )
+
+
+def error_of(notebook: Path) -> tuple[str, str] | None:
+    """Kind and message of the error that an executed notebook holds; None if it holds none, or is not whole."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError):
+        return None  # papermill died before, or while, it wrote: the log says why
+    errors = [out for cell in cells for out in cell.get("outputs", []) if out["output_type"] == "error"]
+    return (errors[0]["ename"], errors[0]["evalue"]) if errors else None
+
+
+def last_line(log: Path) -> str:
+    """The last thing that papermill said."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    said = [line.strip() for line in lines if line.strip() and not line.startswith(RUN_LINE)]
+    return said[-1] if said else "papermill said nothing"

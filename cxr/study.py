@@ -15,11 +15,9 @@ import os
 import queue
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,8 +33,7 @@ from cxr import cluster, descriptions, processes, shipping, task, tracking
 from cxr.errors import InputError
 from cxr.files import atomic
 from cxr.params import Params, StudyParams
-from cxr.steps import Step, command, from_here, needed, plan, settings
-from cxr.task import PROGRESS, RUN_LINE
+from cxr.steps import ENVIRONMENT, PROGRESS, RUN_LINE, Step, command, from_here, needed, plan, settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +57,6 @@ _SIGN_OF_LIFE_SECONDS = 60.0
 _DEAD_SECONDS = 900.0  # longer than a runner waits for its store
 _LOCK = ".running"
 _ALIVE = "cxr.alive"
-_OF_EVERY_NOTEBOOK = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}  # in its environment
 _SCHEDULER_GONE = "the Dask scheduler is gone: what is done is kept; start one, and give the same command again"
 
 
@@ -93,7 +89,7 @@ def default_out(study: StudyParams) -> Path:
 
 def _environment(uri: str, notebooks: Path, jobs: int) -> dict[str, str]:
     """What the children's environment has besides this process'. The user's own number of threads is kept."""
-    values = {"MLFLOW_TRACKING_URI": uri, **_OF_EVERY_NOTEBOOK}
+    values = {"MLFLOW_TRACKING_URI": uri, **ENVIRONMENT}
     if notebooks != (tracking.project() / "notebooks").resolve():
         values["CXR_NOTEBOOKS"] = str(notebooks)
     if jobs > 1:
@@ -252,7 +248,7 @@ def _run_waiting(session: _Session, steps: list[Step], waiting: list[Step], wher
 
         page = checks_page.write(report, session.out / "checks.html")
         tracking.log_file_as(session.parent, page, "checks.html")
-    with _terminable():
+    with processes.terminable():
         try:
             _run_all(session, waiting, where, total=len(steps))
         except KeyboardInterrupt:
@@ -726,7 +722,7 @@ def _submit(session: _Session, waiting: list[Step], where: cluster.Cluster) -> d
             params_text=params_text,
             notebook_text=notebook.read_text(encoding="utf-8"),
             overrides=session.overrides,
-            environment=session.environment if where.embedded else _OF_EVERY_NOTEBOOK,
+            environment=session.environment if where.embedded else {},
             local=where.embedded,
             data_run=data_run,
             manifest_hash=session.manifest_hash,
@@ -815,23 +811,6 @@ def _fetch_notebook(session: _Session, step: Step, run_id: str) -> None:
     if "notebook.ipynb" in tracking.artifacts(run_id):
         with atomic(notebook) as temporary:
             shutil.copyfile(tracking.fetch(run_id, "notebook.ipynb"), temporary)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM (a batch system's way to stop a job) does what Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python takes signals in the main thread only
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupted(session: _Session) -> None:

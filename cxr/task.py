@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import socket
 import subprocess
@@ -23,12 +22,10 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 
-from cxr import processes, shipping, store, tracking
+from cxr import processes, shipping, steps, store, tracking
 from cxr.errors import InputError
 from cxr.steps import Step, command, settings
 
-PROGRESS = "» "  # how a progress line of a notebook starts
-RUN_LINE = "run "  # how the first line of a step's log starts
 # Two kernels that start at once can pick the same TCP port.
 _STAGGER_SECONDS = 2.0
 _PLUGIN = "cxr"
@@ -315,13 +312,11 @@ def _execute(job: Job, place: _Place, run_id: str, runs: Mapping[str, str], plug
     step = job.step
     own = processes.identity(os.getpid())
     environment = {
-        **os.environ,
         **_threads(job),
         **job.environment,
         "MLFLOW_TRACKING_URI": job.tracking_uri,
         "MLFLOW_RUN_ID": run_id,
         "MLFLOW_EXPERIMENT_NAME": job.study,
-        "PYTHONIOENCODING": "utf-8",
         "CXR_WORKER": own,
     }
     if not job.local:
@@ -340,21 +335,12 @@ def _execute(job: Job, place: _Place, run_id: str, runs: Mapping[str, str], plug
     (place.out / f"{step.file}.ipynb").unlink(missing_ok=True)  # an older run's is not this one's
     starting = Path(tempfile.gettempdir()) / f"cxr-start-{os.getuid() if os.name == 'posix' else 0}.lock"
     with (place.out / f"{step.file}.log").open("w", encoding="utf-8") as log:
-        log.write(f"{RUN_LINE}{run_id}\n")  # by which the study knows whose they are
+        log.write(f"{steps.RUN_LINE}{run_id}\n")  # by which the study knows whose they are
         log.flush()
         with store.locked(starting, lambda: None):
             if key in plugin.stopped:
                 return -2
-            process = subprocess.Popen(
-                words,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,  # Ctrl-C is ours to pass on
-            )
+            process = steps.start(words, environment)
             plugin.running[key] = process
             with contextlib.suppress(psutil.NoSuchProcess):
                 tracking.set_tags(run_id, {"cxr.process": processes.identity(process.pid)})
@@ -364,7 +350,7 @@ def _execute(job: Job, place: _Place, run_id: str, runs: Mapping[str, str], plug
             for line in process.stdout:
                 log.write(line)
                 log.flush()
-                if line.startswith(PROGRESS):
+                if line.startswith(steps.PROGRESS):
                     _tell(job, progress=line.strip())
     plugin.running.pop(key, None)
     return process.returncode
@@ -404,33 +390,17 @@ def _end(job: Job, place: _Place, run_id: str, code: int, seconds: float, *, sto
     elif code < 0:
         reason = killed("papermill", code)
     else:
-        reason = _error_of(notebook) or _last_line(log)
+        error = steps.error_of(notebook)
+        reason = ": ".join(error).strip().splitlines()[0] if error else steps.last_line(log)
     tracking.end_run(run_id, "FAILED")
     tracking.set_tags(run_id, {"cxr.error": reason[:500]})
     tracking.log_file_as(run_id, log, "log.txt")
     raise StepFailed(step.key, reason, run_id)
 
 
-def _error_of(notebook: Path) -> str:
-    """The last line of the traceback that an executed notebook holds; empty if it holds none."""
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError):
-        return ""  # papermill died before, or while, it wrote: the log says why
-    errors = [out for cell in cells for out in cell.get("outputs", []) if out["output_type"] == "error"]
-    if not errors:
-        return ""
-    return f"{errors[0]['ename']}: {errors[0]['evalue']}".strip().splitlines()[0]
-
-
 def killed(what: str, code: int) -> str:
     """What a negative exit code of a child says."""
     return f"{what} was killed (signal {-code}); the system does that when memory is short"
-
-
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
-    return lines[-1] if lines else "papermill said nothing"
 
 
 def _tell(job: Job, **what: Any) -> None:
