@@ -24,6 +24,7 @@ Statistic = str | Callable[[np.ndarray], float]
 
 # Rows x replicates held at a time. Part of what an rng_seed means: draws are made block by block.
 _BLOCK = 2_000_000
+_MANY = 128  # replicates that are better summed up at once
 
 
 def bootstrap(
@@ -481,8 +482,11 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`np.median` of the values repeated by their weights: the mean of the lower and the upper middle one."""
     rank = np.argsort(values, kind="stable")
     ascending, upto = values[rank], weights.T[rank]
-    for before, row in pairwise(upto):  # all replicates at once: much faster than np.cumsum down the rows
-        row += before
+    if upto.shape[1] < _MANY:  # one replicate after the other
+        upto = np.cumsum(np.ascontiguousarray(upto.T), axis=1, dtype=upto.dtype).T
+    else:
+        for before, row in pairwise(upto):  # all at once: the quicker the more there are
+            row += before
     total = upto[-1]
     # The j-th smallest (from 0) is the first value with more than j counted up to it.
     lower, half = (upto <= (total - 1) // 2).sum(0), total // 2

@@ -555,3 +555,15 @@ def test_bad_summaries_and_cells():
         inference.reversals(cells(POINT), "L", "X")
     with pytest.raises(InputError, match="no column"):
         inference.p_order(replicates({("A", "L"): [1.0]}), "L", "A", "B")
+
+
+@pytest.mark.parametrize("replicates", [1, 2, inference._MANY - 1, inference._MANY, 300])
+def test_weighted_medians_are_those_of_repeated_values_however_many_there_are(replicates):
+    rng = np.random.default_rng(replicates)
+    values = rng.integers(0, 9, 37).astype(float)  # with ties
+    weights = rng.integers(0, 3, (replicates, 37)).astype(np.int32)
+    weights[0] = 0
+    found = inference._weighted_median(values, weights.copy())
+    assert np.isnan(found[0])
+    for k in range(1, replicates):
+        assert found[k] == np.median(np.repeat(values, weights[k]))
