@@ -814,7 +814,7 @@ def log_model(
         params: to tell it by: architecture, seed, ...
         metrics: of this model on the test set; they become `model/<name>`, one column for both models of a run.
         sha256: of its file.
-        loadable: whether `mlflow.keras.load_model("runs:/<run id>/checkpoints")` gives this one. One a run.
+        loadable: whether `mlflow.keras` loads this one from "runs:/<run id>/checkpoints". One a run.
     """
     run_id = _active()
     client = _client()
