@@ -546,8 +546,10 @@ def _load_application(model: keras.Model, path: Path) -> None:
     network = _network(model.name, side)
     network.load_weights(path)
     other = graph.adapt(network, preprocessing=model.name, classes=n_classes)
-    for layer in backbone(model).layers:
-        layer.set_weights(other.get_layer(layer.name).get_weights())
+    # in order: Keras numbers some layers by a global counter, and this is not the first network
+    mine, theirs = ([layer for layer in backbone(one).layers if layer.weights] for one in (model, other))
+    for layer, twin in zip(mine, theirs, strict=True):
+        layer.set_weights(twin.get_weights())
 
 
 def _imagenet(architecture: str, weights: architectures.Weights | None) -> Path:

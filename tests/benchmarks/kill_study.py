@@ -30,6 +30,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 VOLATILE = ("parameters.yaml", "environment.json", "notebook.ipynb", "report.html", "sha256.json", "checks.html")
+VOLATILE += ("checkpoints/MLmodel",)
 VICTIMS = ("all", "study", "one of its processes")
 COLUMNS = {"seconds", "run_id"}
 WHOLE_FILE = re.compile(r'"(checkpoint_)?sha256": "[0-9a-f]{64}"')  # of a .keras file
