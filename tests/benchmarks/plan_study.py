@@ -1,4 +1,4 @@
-"""Hours and bytes of a study that is too large to try, from what this machine measures on a few images.
+"""Core hours and bytes of a study that is too large to try, from what this machine measures on a few images.
 
     python tests/benchmarks/plan_study.py [--params params/paper.yaml] [--images 100000] [--seeds 5] [--epochs 10]
                                           [--workers 1] [--small]
@@ -9,10 +9,11 @@ variants, and of a further transfer head; and the bytes of checkpoints, of a bac
 scoring, and comparing: that on tables as large as the study's own, with the memory that it takes. Weights are
 random, images noise: arithmetic takes as long with them.
 
-Hours are sums of these; `--workers` only divides them, and cannot make the longest chain (one training, its
-attribution, a scoring, the comparison) shorter. Fine-tuning is planned with `--epochs`; a patience may end it
-sooner. Not counted: starting notebooks (about a quarter of a minute each), tests of maps against the model (a
-minute or so a network), and waiting for a shared store.
+Times are of processors, so that other work on the machine hardly counts: a core hour is an hour of one core, and
+`--workers` machines with this one's cores need at the least the total divided by all cores. They cannot make the
+longest chain (one training, its attribution, the comparison) shorter. Fine-tuning is planned with `--epochs`; a
+patience may end it sooner. Not counted: starting notebooks (about a quarter of a minute each), tests of maps
+against the model (a minute or so a network), and waiting for a shared store.
 """
 
 import argparse
@@ -37,11 +38,11 @@ CLASSES = 5
 
 
 def timed(work) -> float:
-    """Wall seconds of the second call of two: the first one compiles."""
+    """Processor seconds of the second call of two: the first one compiles."""
     work()
-    began = time.perf_counter()
+    began = time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def network(architecture: str, side: str, batch: str) -> dict:
@@ -98,10 +99,10 @@ def scoring(side: str, n: str, grid: str) -> dict:
     n, side = int(n), int(side)
     maps = np.maximum(np.random.default_rng(0).normal(size=(2, n, int(grid), int(grid))), 0).astype(np.float32)
     label, patient = np.arange(n) % CLASSES, np.arange(n).astype(str)
-    began = time.perf_counter()
+    began = time.process_time()
     drift.compare_maps(*maps, size=side)
     references.reference_levels(*maps, label, patient, size=side, draws=4)
-    return {"score": (time.perf_counter() - began) / n}
+    return {"score": (time.process_time() - began) / n}
 
 
 def comparing(n: str, architectures: str, seeds: str) -> dict:
@@ -122,14 +123,14 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     table = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     runs = pd.DataFrame(cells, columns=["architecture", "seed", "method"])
     runs = runs.assign(auc_macro_transfer=0.9, auc_macro_fine_tuned=0.9, faithful="")
-    began = time.perf_counter()
+    began = time.process_time()
     summary = comparison.pooled(scores, runs)
     comparison.ranking(summary, "iou20", comparison.replicates(scores, "iou20"))
     hypotheses.compare_architectures(scores, "iou20")
     hypotheses.interaction(scores, "iou20")
     hypotheses.paired_tests(scores, "iou20")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"compare": time.perf_counter() - began, "tables MiB": table / 1024, "peak MiB": peak / 1024}
+    return {"compare": time.process_time() - began, "tables MiB": table / 1024, "peak MiB": peak / 1024}
 
 
 SECTIONS = {"network": network, "scoring": scoring, "comparing": comparing}
@@ -182,26 +183,30 @@ def main() -> None:
         rows.append({
             "architecture": name,
             **{f"{key}, ms an image": 1000 * own[key] for key in ("forward", "fine-tune", "explain")},
-            **{f"{key}, h": value / 3600 for key, value in hours.items()},
-            f"all {seeds} seeds, h": (hours["transfer, first seed"] + seeds * per_network) / 3600,
+            **{f"{key}, core h": value / 3600 for key, value in hours.items()},
+            f"all {seeds} seeds, core h": (hours["transfer, first seed"] + seeds * per_network) / 3600,
         })  # fmt: skip
     table = pd.DataFrame(rows).set_index("architecture")
-    print(table.T.round(2).to_string(), "\n")
+    print(table.T.round(2).to_string(), "\n", flush=True)
 
     score = fresh("scoring", side, 64 if options.small else 400, 4 if options.small else 14)["score"]
     scores_h = score * test * methods * len(rows) * seeds / 3600
     compare = fresh("comparing", test, len(rows), seeds)
     networks_h = table.iloc[:, -1].sum()
-    print(f"scoring: {1000 * score:.1f} ms an image and method, {scores_h:.1f} h in all")
+    print(f"scoring: {1000 * score:.1f} ms an image and method, {scores_h:.1f} core h in all")
     print(
         f"comparing {test:,} images x {len(rows) * seeds * methods} cells: {compare['compare']:.0f} s, peak "
         f"{compare['peak MiB']:,.0f} MiB (the tables as read: {compare['tables MiB']:,.0f} MiB)"
     )
     total = networks_h + scores_h + compare["compare"] / 3600
-    print(f"hours on one machine like this: {total:,.0f}; on {options.workers}: {total / options.workers:,.0f}")
-    chain = ["transfer, first seed, h", "fine-tuning, h", "predictions, h", "attribution, h"]
+    cores = os.cpu_count()
+    print(
+        f"core hours in all: {total:,.0f}; hours on one machine like this, at the least: {total / cores:,.0f}; on "
+        f"{options.workers}: {total / cores / options.workers:,.0f}"
+    )
+    chain = ["transfer, first seed, core h", "fine-tuning, core h", "predictions, core h", "attribution, core h"]
     longest = table[chain].sum(axis=1).max()
-    print(f"the longest chain, however many there are: {longest:,.1f} h and the comparison\n")
+    print(f"the longest chain, however many there are: {longest / cores:,.1f} h and the comparison\n")
 
     sizes = {
         "images, decoded, in each worker's cache": images * side**2,
