@@ -47,6 +47,7 @@ from cxr.params import Params
 # Read while MLflow is imported. Data may be confidential and machines without a network: nothing phones home.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # `_patiently` waits for a server that is away, and says so, where MLflow would be silent for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
