@@ -575,7 +575,7 @@ def _ui(arguments: argparse.Namespace) -> int:
     from cxr import tracking
 
     uri = tracking.resolve(arguments.tracking_uri)
-    if uri.startswith(("http://", "https://")):
+    if tracking.is_server(uri):
         print(f"The runs are on a server: open {uri}")
         return 0
     if tracking.is_new(uri):

@@ -173,6 +173,4 @@ def _write(run_id: str, name: str, path: Path) -> None:
 
 def _how_to_see_it() -> str:
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    if uri.startswith(("http://", "https://")):
-        return ""
-    return "  (`cxr ui" + ("`)" if uri == tracking.default_uri() else f" --tracking-uri {uri}`)")
+    return "" if tracking.is_server(uri) else f"  (`{tracking.ui_command(uri)}`)"

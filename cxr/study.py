@@ -711,7 +711,6 @@ def _submit(session: _Session, waiting: list[Step], where: cluster.Cluster) -> d
             study=session.study.name,
             parent=session.parent,
             tracking_uri=session.environment["MLFLOW_TRACKING_URI"],
-            topic=session.parent,
             version=task.version(),
             fingerprint="" if step.needs else _fingerprint(session, step),
             recorded=session.recorded.get(step.key, ""),
@@ -888,8 +887,7 @@ def _print_results(session: _Session, steps: list[Step]) -> None:
     if "compare" in session.runs:
         _say(f"\nreport: {from_here(_fetch_report(session))}")
     uri = session.environment["MLFLOW_TRACKING_URI"]
-    option = "" if uri == tracking.default_uri() else f" --tracking-uri {shlex.quote(uri)}"
-    _say(f"runs:   cxr ui{option}  (experiment '{session.study.name}')")
+    _say(f"runs:   {tracking.ui_command(uri)}  (experiment '{session.study.name}')")
     if session.failures:
         _say(f"\n{len(session.failures)} of {len(steps)} notebooks failed or were not run:")
         for key, reason in session.failures.items():

@@ -38,9 +38,8 @@ class Job:
     Attributes:
         step: which notebook, for which box of the grid.
         study: the MLflow experiment.
-        parent: the study's own run.
+        parent: the study's own run; also the topic of Dask's events, on which is told how it goes.
         tracking_uri: of the store.
-        topic: of Dask's events, on which is told how it goes.
         version: `version` of the sender.
         fingerprint: that the step will have; "" where it depends on runs that are not there yet.
         recorded: the run of the step when this study last ended; of twins, it is taken. "" for none.
@@ -59,7 +58,6 @@ class Job:
     study: str
     parent: str
     tracking_uri: str
-    topic: str
     version: str
     fingerprint: str
     recorded: str
@@ -405,4 +403,4 @@ def killed(what: str, code: int) -> str:
 
 def _tell(job: Job, **what: Any) -> None:
     """An event for the study: {"key", "host"} and `progress`, or `began` (a run id) and perhaps `again`."""
-    get_worker().log_event(job.topic, {"key": job.step.key, "host": socket.gethostname(), **what})
+    get_worker().log_event(job.parent, {"key": job.step.key, "host": socket.gethostname(), **what})

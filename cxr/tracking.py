@@ -23,6 +23,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -159,6 +160,16 @@ def resolve(tracking_uri: str | None = None) -> str:
     return uri if database is None else f"sqlite:///{database.as_posix()}"
 
 
+def is_server(uri: str) -> bool:
+    """Whether that is the address of an MLflow server, which has a UI of its own."""
+    return uri.startswith(_SERVER)
+
+
+def ui_command(uri: str) -> str:
+    """What a person types to see the runs of a store."""
+    return "cxr ui" if uri == default_uri() else f"cxr ui --tracking-uri {shlex.quote(uri)}"
+
+
 def is_new(tracking_uri: str) -> bool:
     """Whether that is a SQLite store that does not exist yet."""
     database = _sqlite_path(tracking_uri)
@@ -244,7 +255,7 @@ def _check_reach(experiment: mlflow.entities.Experiment) -> None:
     """
     uri, place = mlflow.get_tracking_uri(), urlsplit(experiment.artifact_location)
     root = Path(unquote(place.path)).parent
-    if uri.startswith(_SERVER) and place.scheme in ("", "file") and not root.is_dir():
+    if is_server(uri) and place.scheme in ("", "file") and not root.is_dir():
         raise InputError(
             f"the MLflow server at {uri} does not take files: it wants those of the experiment "
             f"'{experiment.name}' in {root}, which this machine does not have. Start it with --serve-artifacts "
@@ -364,7 +375,7 @@ def _check_database(path: Path) -> None:
 
 def _unreachable(uri: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    if not uri.startswith(_SERVER):
+    if not is_server(uri):
         advice = "mend --tracking-uri or MLFLOW_TRACKING_URI"
         return f"the MLflow store {uri} cannot be used: {advice}; it said: {first}"
     if refusal := _refusal(error, uri):
@@ -946,7 +957,7 @@ def run_url(run_id: str) -> str:
     """Where the run's page is: on the tracking server, or, for a store on this machine, where `cxr ui` shows
     it."""
     uri = mlflow.get_tracking_uri()
-    server = uri.rstrip("/") if uri.startswith(_SERVER) else "http://127.0.0.1:5000"
+    server = uri.rstrip("/") if is_server(uri) else "http://127.0.0.1:5000"
     return f"{server}/#/experiments/{_client().get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 

@@ -29,8 +29,8 @@ import pandas as pd
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-VOLATILE = ("parameters.yaml", "environment.json", "notebook.ipynb", "report.html", "sha256.json", "checks.html")
-VOLATILE += ("checkpoints/MLmodel",)
+VOLATILE = ("parameters.yaml", "environment.json", "notebook.ipynb", "report.html", "sha256.json", "checks.html",
+            "checkpoints/MLmodel")  # fmt: skip
 VICTIMS = ("all", "study", "one of its processes")
 COLUMNS = {"seconds", "run_id"}
 WHOLE_FILE = re.compile(r'"(checkpoint_)?sha256": "[0-9a-f]{64}"')  # of a .keras file
