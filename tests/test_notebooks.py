@@ -332,10 +332,11 @@ def test_in_shards_the_numbers_are_those_of_one_run(study, tmp_path, monkeypatch
     assert sorted(sum((list(own["image_id"]) for own in images[2:]), [])) == images[0]["image_id"].tolist()
     held = {name for name in tracking.artifacts(whole.run_id) if name != "notebook.ipynb"}
     assert held <= set(tracking.artifacts(joined.run_id))
-    folders = [tracking.fetch_all(info.run_id, "maps/", "variants/", "regions.npz") for info in (whole, joined)]
+    taken = ("maps/", "variants/", "regions.npz", "thumbnails.npz")
+    folders = [tracking.fetch_all(info.run_id, *taken) for info in (whole, joined)]
     names = {path.relative_to(folders[1]) for path in folders[1].rglob("*.npz")}
     assert names == {p.relative_to(folders[0]) for p in folders[0].rglob("*.npz") if "gradcampp" not in str(p)}
-    for name in names - {Path("regions.npz")}:
+    for name in names - {Path("regions.npz"), Path("thumbnails.npz")}:
         a, b = (maps.load(folder / name) for folder in folders)
         assert a.image_id.tolist() == b.image_id.tolist() and a.checkpoint_sha256 == b.checkpoint_sha256
         np.testing.assert_array_equal(a.class_index, b.class_index)
@@ -343,6 +344,9 @@ def test_in_shards_the_numbers_are_those_of_one_run(study, tmp_path, monkeypatch
         np.testing.assert_allclose(b.maps / largest, a.maps / largest, atol=1e-5)  # batches are of other images
     for a, b in zip(*(regions.load(folder / "regions.npz")[1].values() for folder in folders), strict=True):
         np.testing.assert_array_equal(a, b)
+    ids = images[0]["image_id"].to_numpy()
+    a, b = (report.thumbnails(folder / "thumbnails.npz", ids) for folder in folders)
+    np.testing.assert_array_equal(a, b)
     a, b = (tracking.read_table(info.run_id, "perturbation.parquet") for info in (whole, joined))
     a = a[a["method"] != "gradcampp"].reset_index(drop=True)
     pd.testing.assert_frame_equal(a, b, atol=1e-5)  # the same images are tested, with the same noise
