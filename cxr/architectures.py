@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxr.errors import InputError
+from cxr.errors import InputError, first_line
 
 KNOWN = ("DenseNet201", "ResNet50V2", "InceptionV3", "CompactDenseNet", "CompactResNetV2", "CompactInception")
 _ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -179,7 +179,7 @@ def failure(error: Exception, file: Path) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
     where = f" ({file}, line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}{where}"
+    return f"{type(error).__name__}: {first_line(error)}{where}"
 
 
 @contextlib.contextmanager

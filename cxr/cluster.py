@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxr import task, tracking
-from cxr.errors import InputError
+from cxr.errors import InputError, first_line
 
 _DASHBOARD = "127.0.0.1:8787"  # of the embedded cluster: for this machine only
 _CONNECT_SECONDS = 10
@@ -197,7 +197,7 @@ def _connected(address: str) -> distributed.Client:
     try:
         return distributed.Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = first_line(error)
         raise InputError(
             f"--scheduler {address}: no Dask scheduler answers ({said}): start one with `dask scheduler`, and "
             "mend the address"

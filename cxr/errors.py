@@ -1,4 +1,4 @@
-"""The one exception for input that a person can put right, and how its messages list things."""
+"""The one exception for input that a person can put right, and how messages list things and cite other errors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ class InputError(ValueError):
     def __init__(self, message: str, *, items: Iterable[Any] = ()) -> None:
         super().__init__(message)
         self.items = [str(item) for item in items]
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """What an exception says, on one line; without its full stop; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most].rstrip(".")
 
 
 def some(items: Iterable[Any]) -> str:

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import KerasTensor, layers
 
-from cxr.errors import InputError
+from cxr.errors import InputError, first_line
 
 RESERVED = ("image", "grey_to_rgb", "preprocessing", "pool", "logits", "probabilities")  # names of layers of ours
 
@@ -169,7 +169,7 @@ def adapt(
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{model.name} at image_size {side}: {_first_line(error)}") from None
+        raise InputError(f"{model.name} at image_size {side}: {first_line(error)}") from None
     if len(outputs) != 1:
         raise InputError(f"{model.name} has {len(outputs)} outputs: give the model of one of them")
     probabilities, head, multi_label = _head(outputs[0], model.name, classes, dropout)
@@ -299,7 +299,7 @@ class _Copies:
             return type(op).from_config({**op.get_config(), "name": self._name(parent, op)})
         except (NotImplementedError, TypeError, ValueError) as error:
             raise InputError(
-                f"'{op.name}' of {parent.name} ({type(op).__name__}) cannot be copied ({_first_line(error)}): "
+                f"'{op.name}' of {parent.name} ({type(op).__name__}) cannot be copied ({first_line(error)}): "
                 "give its class a get_config, and what it uses keras.saving.register_keras_serializable()"
             ) from None
 
@@ -409,10 +409,6 @@ def _activation(op: keras.Operation) -> str:
     if isinstance(op, layers.Softmax):
         return "softmax" if op.axis in (-1, 1) else "other"
     return "linear" if isinstance(op, keras.Layer) else type(op).__name__.lower()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def target_layers(model: keras.Model) -> dict[str, str]:

@@ -27,7 +27,7 @@ from keras import KerasTensor, layers
 
 from cxr import architectures, compact, graph
 from cxr.data import default_cache
-from cxr.errors import InputError
+from cxr.errors import InputError, first_line
 from cxr.files import atomic
 
 MIN_GRID = 4
@@ -123,7 +123,7 @@ def _network(application: str, image_size: int) -> keras.Model:
 
 def _too_small(architecture: str, image_size: int, error: ValueError) -> InputError:
     return InputError(
-        f"image_size {image_size} does not fit {architecture} ({str(error).splitlines()[0]}): use 224"
+        f"image_size {image_size} does not fit {architecture} ({first_line(error)}): use 224"
     )
 
 
@@ -417,7 +417,7 @@ def load_backbone(model: keras.Model, weights: str) -> dict[str, str]:
         else:
             network.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"weights: {path} does not fit the backbone of {model.name} ({reason}): give the file made for this "
             "architecture, without its classification top"
@@ -574,7 +574,7 @@ def _imagenet(architecture: str, weights: architectures.Weights | None) -> Path:
         renamed = "" if weights.url.endswith(weights.file) else f" as {weights.file}"
         raise InputError(
             f"weights: the ImageNet weights of {architecture} cannot be downloaded here "
-            f"({str(error).splitlines()[0]}): on a machine with a network fetch {weights.url} "
+            f"({first_line(error)}): on a machine with a network fetch {weights.url} "
             f"({kind}{weights.hash}), put it into {cache / 'models'} or any folder{renamed}, and in the second "
             "case set weights: FOLDER"
         ) from None

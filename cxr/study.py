@@ -30,7 +30,7 @@ import yaml
 from distributed.utils import CancelledError
 
 from cxr import cluster, descriptions, processes, shipping, task, tracking
-from cxr.errors import InputError
+from cxr.errors import InputError, first_line
 from cxr.files import atomic
 from cxr.params import Params, StudyParams
 from cxr.steps import ENVIRONMENT, PROGRESS, RUN_LINE, Step, command, from_here, needed, plan, settings
@@ -186,7 +186,7 @@ def run(
     except Exception as error:
         if not tracking.disk_full(error):
             raise
-        reason = str(error).splitlines()[0][:300]
+        reason = first_line(error)
         _say(f"stopped: the disk is full, that of {session.out} or of the store: {reason}")
         _say("What is done is kept: make room, and give the same command again.")
         with contextlib.suppress(Exception):  # on a full disk this may fail too; the next start puts it right
@@ -517,7 +517,7 @@ def _done(session: _Session, step: Step, fingerprint: str) -> tracking.RunInfo |
         session.study.name,
         fingerprint,
         recorded=session.recorded.get(step.key, ""),
-        accept=lambda run_id: step.stage != "compare" or _has_report(session, step, run_id),
+        reported=lambda run_id: _is_executed_by(session, step, run_id),
     )
 
 
@@ -536,11 +536,6 @@ def _find_done(session: _Session, steps: list[Step]) -> None:
             run = _done(session, step, _fingerprint(session, step))
             if run is not None:
                 _note_done(session, step, run)
-
-
-def _has_report(session: _Session, step: Step, run_id: str) -> bool:
-    """As `task.has_report`, or the notebook is still to be logged."""
-    return task.has_report(run_id) or _is_executed_by(session, step, run_id)
 
 
 def _note_done(session: _Session, step: Step, run: tracking.RunInfo) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from distributed import Worker, WorkerPlugin, get_worker
 
 from cxr import processes, shipping, steps, store, tracking
-from cxr.errors import InputError
+from cxr.errors import InputError, first_line
 from cxr.steps import Step, command, settings
 
 # Two kernels that start at once can pick the same TCP port.
@@ -192,7 +192,6 @@ def perform(job: Job, needs: Mapping[str, Done]) -> Done:
             fingerprint,
             recorded=job.recorded,
             parent=job.parent if job.fresh else None,
-            accept=lambda run_id: job.step.stage != "compare" or has_report(run_id),
         )
         if found is not None:
             return Done(found.run_id, (found.end - found.start).total_seconds(), again=True)
@@ -209,15 +208,17 @@ def done(
     *,
     recorded: str = "",
     parent: str | None = None,
-    accept: Callable[[str], bool] = lambda run_id: True,
+    reported: Callable[[str], bool] = lambda run_id: False,
 ) -> tracking.RunInfo | None:
     """The complete run with the results that a step would give, or None.
 
     Of twins it is the one `recorded`: a newer one, run by hand, would ask for all the rest anew.
-    Args: parent: consider its children only. accept: of a run id, whether it may be taken.
+    A compare run counts once it has its report, or the notebook that the report is made of.
+    Args: parent: consider its children only. reported: of a compare run's id, whether that notebook is elsewhere.
     """
     found = tracking.find(step.stage, experiment=study, fingerprint=fingerprint, parent=parent)
-    found = [run for run in found if accept(run.run_id)]
+    if step.stage == "compare":
+        found = [run for run in found if has_report(run.run_id) or reported(run.run_id)]
     return next((run for run in found if run.run_id == recorded), found[0] if found else None)
 
 
@@ -243,7 +244,7 @@ def _failing(job: Job) -> Iterator[None]:
     except Exception as error:
         if tracking.disk_full(error):
             raise
-        said = (str(error).strip().splitlines() or [""])[0]
+        said = first_line(error, most=1000)
         what = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
         raise StepFailed(job.step.key, what if job.local else f"{what} (on {socket.gethostname()})", "") from None
 

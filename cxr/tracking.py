@@ -41,7 +41,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from cxr import architectures, descriptions, processes, store, views
-from cxr.errors import InputError
+from cxr.errors import InputError, first_line
 from cxr.files import parse
 from cxr.params import Params
 
@@ -304,7 +304,7 @@ def _patiently(call: Callable[[], Any]) -> Any:
             uri, waited = mlflow.get_tracking_uri(), time.monotonic() - began
             if waited >= _patience():
                 raise StoreGone(
-                    f"the MLflow store {uri} has not answered for {waited:.0f} s ({_first_line(error)[:200]}): "
+                    f"the MLflow store {uri} has not answered for {waited:.0f} s ({first_line(error)[:200]}): "
                     "nothing that was logged is lost; see that it runs, and give the same command again"
                 ) from None
             if not told:
@@ -374,7 +374,7 @@ def _check_database(path: Path) -> None:
 
 
 def _unreachable(uri: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    first = first_line(error)
     if not is_server(uri):
         advice = "mend --tracking-uri or MLFLOW_TRACKING_URI"
         return f"the MLflow store {uri} cannot be used: {advice}; it said: {first}"
@@ -409,12 +409,12 @@ def _refusal(error: Exception, uri: str = "") -> str:
         return (
             f"the MLflow server at {uri} does not let the user '{user}' do that (HTTP 403): an experiment is its "
             "maker's. Choose another `name`, or have EDIT on it granted (docs/server.md); it said: "
-            f"{_first_line(error)[:300]}"
+            f"{first_line(error)[:300]}"
         )
     return (
         f"the MLflow server at {uri} refuses (HTTP {code}): set MLFLOW_TRACKING_USERNAME and "
         "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as it asks for them; it said: "
-        f"{_first_line(error)[:300]}"
+        f"{first_line(error)[:300]}"
     )
 
 
@@ -935,7 +935,7 @@ def _registry() -> Iterator[None]:
     except StoreGone:
         raise
     except (MlflowException, NotImplementedError) as error:
-        print(f"not registered as a model, which nothing depends on: {_first_line(error)[:200]}")
+        print(f"not registered as a model, which nothing depends on: {first_line(error)[:200]}")
 
 
 # ------------------------------------------------------------------------------------------- other runs
@@ -947,7 +947,7 @@ def run_info(run_id: str) -> RunInfo:
         run = _client().get_run(run_id)
     except MlflowException as error:
         raise InputError(
-            f"no run '{run_id}' in {mlflow.get_tracking_uri()} ({_first_line(error)}): mend the run id, or "
+            f"no run '{run_id}' in {mlflow.get_tracking_uri()} ({first_line(error)}): mend the run id, or "
             "MLFLOW_TRACKING_URI if the run is kept elsewhere"
         ) from None
     return _info(run, _client().get_experiment(run.info.experiment_id).name)
@@ -1123,7 +1123,7 @@ def fetch(run_id: str, artifact_path: str) -> Path:
     except (MlflowException, OSError) as error:
         raise InputError(
             f"run {run_id} ({info.name}, {info.status}) has no artifact '{artifact_path}' that can be read: "
-            f"{_first_line(error)}. It holds: {', '.join(artifacts(run_id)) or 'nothing'}"
+            f"{first_line(error)}. It holds: {', '.join(artifacts(run_id)) or 'nothing'}"
         ) from None
     if _SHA256_TAG in info.tags and artifact_path != _SHA256:
         _verify(info, artifact_path, Path(found))
@@ -1240,7 +1240,7 @@ def _as_oserror() -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.exceptions.RequestException) as error:
-        raise OSError(_first_line(error)) from None
+        raise OSError(first_line(error)) from None
 
 
 def mirror(folder: str) -> RunFiles | None:
@@ -1290,10 +1290,6 @@ def _table_suffix(name: str) -> str:
     if suffix not in (".parquet", ".csv"):
         raise InputError(f"table '{name}': the name has to end in .parquet or .csv")
     return suffix
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 @functools.cache

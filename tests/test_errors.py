@@ -1,0 +1,18 @@
+"""What messages are made of (`cxr.errors`)."""
+
+from __future__ import annotations
+
+from cxr.errors import SHOWN, first_line, some
+
+
+def test_first_line_is_the_first_that_says_something():
+    assert first_line(ValueError("\n  no such layer.\nTraceback ...")) == "no such layer"
+    assert first_line(KeyError()) == "KeyError"
+    assert first_line(ValueError(" \n")) == "ValueError"
+    assert first_line(ValueError("x" * 400)) == "x" * 300
+
+
+def test_some_lists_the_first_and_counts_the_rest():
+    assert some(range(SHOWN)) == "0, 1, 2, 3, 4"
+    assert some(range(SHOWN + 2)) == "0, 1, 2, 3, 4 and 2 more"
+    assert some(["a\nb"]) == "a\\nb"
