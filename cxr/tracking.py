@@ -99,6 +99,7 @@ _SERVER = ("http://", "https://")
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # waiting does not help
 _PAUSE_SECONDS = 2.0  # between two attempts
 # How MLflow words it, which keeps neither the exception nor the status of the answer.
+_TEXT = "ä · → ≥"
 _AWAY = re.compile(
     r"failed with exception .*(Connection|Timeout|Timed out|Max retries)|error code (429|502|503|504)\b", re.S
 )
@@ -187,7 +188,7 @@ def connect(tracking_uri: str | None = None) -> str:
         The absolute URI, which is in the environment's MLFLOW_TRACKING_URI from here on.
 
     Raises:
-        InputError: the store cannot be had (found out within about ten seconds).
+        InputError: the store cannot be had, or not for all text (found out within about ten seconds).
     """
     uri = resolve(tracking_uri)
     database = _sqlite_path(uri)
@@ -203,7 +204,11 @@ def connect(tracking_uri: str | None = None) -> str:
             with lock:  # MLflow makes the tables now: of two processes that find none, one would fail
                 probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
                 # a step of a study had its store a moment ago; a person who mistyped an address should not wait
-                _patiently(probe) if os.environ.get("MLFLOW_RUN_ID") else probe()
+                if os.environ.get("MLFLOW_RUN_ID"):
+                    _patiently(probe)
+                else:
+                    probe()
+                    _check_text(uri, probe)
         except InputError:  # of `_patiently`
             raise
         # SQLAlchemy, requests, drivers: each store fails in its own way, and a person can only put right the URI
@@ -212,6 +217,25 @@ def connect(tracking_uri: str | None = None) -> str:
     mlflow.set_tracking_uri(uri)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # which MLflow leaves alone when it was told the same URI before
     return uri
+
+
+def _check_text(uri: str, probe: Callable[..., Any]) -> None:
+    """Raise InputError where a server answers, but not about text beyond its database's encoding.
+
+    Every description and many names hold such text. PostgreSQL makes databases in SQL_ASCII where the system has no
+    locale, and MLflow then answers 500, for which a study waits, as for a full disk.
+    """
+    if not is_server(uri):
+        return
+    try:
+        probe(filter_string=f"name = '{_TEXT}'")
+    except MlflowException as error:
+        if "too many 500" not in str(error):
+            raise
+        raise InputError(
+            f"the MLflow server at {uri} answers, but fails when it is asked about text such as '{_TEXT}': its "
+            "database is not in UTF-8. Make it with `createdb --encoding UTF8 --template template0` (docs/server.md)"
+        ) from None
 
 
 def _no_word() -> None:

@@ -26,7 +26,7 @@ def postgres_programs() -> Path | None:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
+def postgres(encoding: str = "UTF8") -> Iterator[str]:
     """A PostgreSQL server in a folder of its own, that of its socket too: no port, no password.
 
     PostgreSQL refuses to be run by root, who runs it as `nobody`.
@@ -45,7 +45,7 @@ def postgres() -> Iterator[str]:
             options = {"stdout": log, "stderr": log, "cwd": folder, **as_other}
             subprocess.run([programs / program, *words], check=True, **options)
 
-        made = ("-U", "mlflow", "--auth=trust", "-E", "UTF8", "--no-sync")
+        made = ("-U", "mlflow", "--auth=trust", "-E", encoding, "--no-locale", "--no-sync")
         options = f"-c listen_addresses= -k {folder} -c fsync=off"
         control = ("-D", str(folder / "data"), "-w", "-m", "immediate")
         with open(folder / "log", "wb") as log:

@@ -85,6 +85,18 @@ def test_names_passwords_and_permissions(tmp_path, environment, database):
         tracking.find(experiment="shared")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_all_text_is_found_out_at_once(tmp_path, environment, encoding):
+    """MLflow answers 500 to a description with a dot in it, and a study would wait for better times."""
+    if servers.postgres_programs() is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+    with servers.postgres(encoding) as databases, servers.mlflow_server(tmp_path, databases) as uri:
+        log_in(environment, "admin")
+        with pytest.raises(InputError, match="its database is not in UTF-8. Make it with `createdb --encoding"):
+            tracking.connect(uri)
+
+
 def test_a_server_that_takes_no_files_is_found_out_before_anything_is_computed(tmp_path, environment):
     tracking.mlflow.set_tracking_uri("https://x")
     root = tmp_path / "on-the-server" / "files"
