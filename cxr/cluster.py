@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,16 +210,55 @@ def _connected(address: str) -> distributed.Client:
 @contextlib.contextmanager
 def _started(params: ClusterParams) -> Iterator[Any]:
     """A cluster that Slurm or Kubernetes starts, and ends with the study."""
-    try:
-        cluster = _class_of(params.scheduler)(**params.options)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--scheduler {params.scheduler}: its options do not fit: {error}") from None
+    new = _class_of(params.scheduler)
+    cluster = _new_slurm(new, params.options) if params.scheduler == "slurm" else _new_kube(new, params.options)
     with cluster:
         # `scale` would leave a worker that is lost, such as a job at the end of its time, without a successor
         cluster.adapt(
             minimum=params.workers if params.minimum is None else params.minimum, maximum=params.workers
         )
         yield cluster
+
+
+def _new_slurm(new: Any, options: dict[str, Any]) -> Any:
+    """A SLURMCluster whose jobs Slurm would take; otherwise each is refused in the background, for an hour."""
+    try:
+        cluster = new(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--scheduler slurm: its options do not fit: {first_line(error)}") from None
+    with tempfile.TemporaryDirectory(prefix="cxr-slurm-") as folder:
+        script = Path(folder) / "job.sh"
+        script.write_text(cluster.job_script(), encoding="utf-8")
+        try:
+            done = subprocess.run(["sbatch", "--test-only", script], capture_output=True, text=True, timeout=120)
+            said = "" if done.returncode == 0 else done.stderr.strip().replace("\n", "; ")
+        except FileNotFoundError:
+            said = "there is no `sbatch` on this machine: give the command on one that can submit jobs"
+        except subprocess.TimeoutExpired:
+            said = "`sbatch --test-only` has not answered for two minutes"
+    if said:
+        cluster.close()
+        raise InputError(f"--scheduler slurm: Slurm takes no such job, mend `options` or see to Slurm: {said}")
+    return cluster
+
+
+def _new_kube(new: Any, options: dict[str, Any]) -> Any:
+    """A KubeCluster whose scheduler answers; a failed one is removed here, and not at exit with a traceback."""
+    from dask_kubernetes.operator.kubecluster import kubecluster
+
+    print("waiting for Kubernetes to start a Dask scheduler; `kubectl get pods` tells what keeps it", flush=True)
+    try:
+        return new(**{"quiet": not sys.stdout.isatty(), **options})
+    except Exception as error:  # kr8s', httpx', Kubernetes' own, and of options
+        for left in list(new._instances):
+            with contextlib.suppress(Exception):
+                left.close(timeout=10)
+        atexit.unregister(kubecluster.reap_clusters)
+        raise InputError(
+            f"--scheduler kubernetes: no Dask cluster can be had ({first_line(error)}): see that `kubectl get "
+            "daskclusters` works here, that Dask's operator runs "
+            "(https://kubernetes.dask.org/en/latest/installing.html), and that `options` fit KubeCluster"
+        ) from None
 
 
 def _class_of(kind: str) -> Any:

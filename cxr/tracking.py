@@ -222,8 +222,8 @@ def connect(tracking_uri: str | None = None) -> str:
 def _check_text(uri: str, probe: Callable[..., Any]) -> None:
     """Raise InputError where a server answers, but not about text beyond its database's encoding.
 
-    Every description and many names hold such text. PostgreSQL makes databases in SQL_ASCII where the system has no
-    locale, and MLflow then answers 500, for which a study waits, as for a full disk.
+    Every description and many names hold such text. PostgreSQL makes databases in SQL_ASCII where the system
+    has no locale, and MLflow then answers 500, for which a study waits, as for a full disk.
     """
     if not is_server(uri):
         return
@@ -234,7 +234,8 @@ def _check_text(uri: str, probe: Callable[..., Any]) -> None:
             raise
         raise InputError(
             f"the MLflow server at {uri} answers, but fails when it is asked about text such as '{_TEXT}': its "
-            "database is not in UTF-8. Make it with `createdb --encoding UTF8 --template template0` (docs/server.md)"
+            "database is not in UTF-8. Make it with `createdb --encoding UTF8 --template template0` "
+            "(docs/server.md)"
         ) from None
 
 

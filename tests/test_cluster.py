@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import test_study
+import yaml
 from PIL import Image
 from test_study import write_notebooks, write_params
 
@@ -60,6 +61,84 @@ def test_no_scheduler_at_an_address(monkeypatch):
         cluster.opened("tcp://127.0.0.1:9", jobs=1, devices=0),
     ):
         pass
+
+
+# ------------------------------------------------------------------------------------- Slurm and Kubernetes
+
+# Submitting is starting, on this machine; `--test-only` comes first.
+SBATCH = """#!/bin/bash
+if [ "$1" = --test-only ]; then
+  grep -q "^#SBATCH -p nowhere" "$2" || exit 0
+  echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1
+fi
+here=$(dirname "$0")
+cp "$1" "$here/job.sh"
+setsid bash "$here/job.sh" > "$here/log" 2>&1 < /dev/null &
+echo $! > "$here/pid"
+echo "Submitted batch job 7"
+"""
+SCANCEL = """#!/bin/bash
+kill -- -$(cat "$(dirname "$0")/pid")
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A file for --scheduler, by options; Slurm's commands are stand-ins."""
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def write(**options) -> str:
+        given = {"cores": 1, "memory": "1GB", "python": sys.executable, "local_directory": str(tmp_path)}
+        file = tmp_path / "slurm.yaml"
+        file.write_text(yaml.safe_dump({"scheduler": "slurm", "options": given | options}))
+        return str(file)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queue": "nowhere"}, "Slurm takes no such job, .*: sbatch: error: invalid partition specified: nowhere"),
+        ({"cors": 1}, "its options do not fit: .*cors"),
+        ({"cores": None}, "its options do not fit: .*cores"),
+    ],
+)
+def test_what_slurm_would_refuse_is_told_at_once(slurm, options, message):
+    with pytest.raises(InputError, match=message), cluster.opened(slurm(**options), jobs=1, devices=0):
+        pass
+
+
+def test_without_slurm_s_commands(slurm, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(InputError, match="no `sbatch` on this"), cluster.opened(slurm(), jobs=1, devices=0):
+        pass
+
+
+def test_slurm_s_jobs_are_workers_and_end_with_the_study(slurm, tmp_path):
+    with cluster.opened(slurm(), jobs=1, devices=0) as where:
+        assert where.slots == 1 and not where.embedded
+        worker = psutil.Process(int((tmp_path / "pid").read_text()))
+        assert worker.is_running()
+    psutil.wait_procs([worker], timeout=20)
+    assert not worker.is_running()
+
+
+def test_no_kubernetes_here_is_one_message(tmp_path):
+    """In a process of its own: dask-kubernetes has something to say when a process ends."""
+    (tmp_path / "k.yaml").write_text("scheduler: kubernetes\n")
+    code = (
+        "import sys; from cxr import cluster; from cxr.errors import InputError\n"
+        "try:\n    with cluster.opened(sys.argv[1], jobs=1, devices=0): pass\n"
+        "except InputError as error: print(error)"
+    )
+    hidden = {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "none"), "KUBERNETES_SERVICE_HOST": ""}
+    words = [sys.executable, "-c", code, str(tmp_path / "k.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **hidden}, timeout=120)
+    assert "--scheduler kubernetes: no Dask cluster can be had (" in done.stdout and not done.stderr, done.stderr
 
 
 # ------------------------------------------------------------------------------------------- the embedded one
