@@ -200,6 +200,20 @@ def slope(rows: pd.DataFrame, column: str) -> float:
     return math.log(end[column] / last[column]) / math.log(end["images"] / last["images"])
 
 
+def print_growth(rows: list[dict]) -> pd.DataFrame:
+    """The first table; returns it."""
+    images = pd.DataFrame(rows)
+    images["stage"] = pd.Categorical(images["stage"], list(STAGES))
+    images = images.sort_values(["stage", "images"])
+    print(f"{'stage':12}{'images':>8}{'core s':>9}{'anon MiB':>10}{'hwm MiB':>9}{'slope: time':>13}{'memory':>8}")
+    for stage, own in images.groupby("stage", observed=True, sort=False):
+        for row in own.itertuples():
+            last = row.images == own["images"].max()
+            slopes = f"{slope(own, 'core'):13.2f}{slope(own, 'anon'):8.2f}" if last else ""
+            print(f"{stage:12}{row.images:8d}{row.core:9.2f}{row.anon:10.0f}{row.hwm:9.0f}{slopes}")
+    return images
+
+
 def draw(images: pd.DataFrame, methods: pd.DataFrame, path: Path) -> None:
     """Time and memory against images, time against methods."""
     import matplotlib
@@ -245,6 +259,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="100 and 316 images, two methods, no fine-tuning")
     parser.add_argument("--figure", type=Path, help="file for the figure")
+    parser.add_argument("--only", choices=list(STAGES)[1:], help="of the stages after decoding one, and no methods")
+    parser.add_argument("--sizes", type=int, nargs=2, default=[], help="so many images, about")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)  # one measurement
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--methods", type=int, default=0, help=argparse.SUPPRESS)
@@ -252,7 +268,7 @@ def main() -> None:
     if arguments.stage:
         measure(arguments.stage, arguments.folder, arguments.methods)
         return
-    sizes = SIZES[:2] if arguments.small else SIZES
+    sizes = arguments.sizes or (SIZES[:2] if arguments.small else SIZES)
     with tempfile.TemporaryDirectory(prefix="cxr-growth-") as place:
         folders = {n: Path(place) / str(n) for n in (METHOD_IMAGES, *sizes)}
         for n, folder in folders.items():
@@ -264,23 +280,19 @@ def main() -> None:
         stages = [
             stage for stage in STAGES if stage != "decode" and not (arguments.small and stage == "fine-tune")
         ]
+        stages = [arguments.only] if arguments.only else stages
         plan = [(stage, n) for stage in stages for n in sizes]
         plan.sort(key=lambda entry: -entry[1])  # the longest first, so that both cores end together
         found = both_cores([(stage, folders[n], 0) for stage, n in plan])
         rows += [{"stage": key, "images": counts[n], **row} for (key, n), row in zip(plan, found, strict=True)]
         numbers = (2, 1) if arguments.small else range(len(METHOD_LABELS), 0, -1)
+        if arguments.only:
+            print_growth(rows)
+            return
         by_method = both_cores([("attribute", folders[METHOD_IMAGES], k) for k in numbers])
-    images = pd.DataFrame(rows).sort_values("images", kind="stable")
-    images["stage"] = pd.Categorical(images["stage"], list(STAGES))
+    images = print_growth(rows)
     methods = pd.DataFrame([{"methods": k, **row} for k, row in zip(numbers, by_method, strict=True)])[::-1]
     methods["images"] = counts[METHOD_IMAGES]
-    images = images.sort_values(["stage", "images"])
-    print(f"{'stage':12}{'images':>8}{'core s':>9}{'anon MiB':>10}{'hwm MiB':>9}{'slope: time':>13}{'memory':>8}")
-    for stage, own in images.groupby("stage", observed=True, sort=False):
-        for row in own.itertuples():
-            last = row.images == own["images"].max()
-            slopes = f"{slope(own, 'core'):13.2f}{slope(own, 'anon'):8.2f}" if last else ""
-            print(f"{stage:12}{row.images:8d}{row.core:9.2f}{row.anon:10.0f}{row.hwm:9.0f}{slopes}")
     print(f"\n{'methods':>8}{'core s':>9}{'anon MiB':>10}   the last of them, on {counts[METHOD_IMAGES]} images")
     for row in methods.itertuples():
         print(f"{row.methods:8d}{row.core:9.2f}{row.anon:10.0f}   {row.added}")
