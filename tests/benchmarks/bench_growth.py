@@ -259,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="100 and 316 images, two methods, no fine-tuning")
     parser.add_argument("--figure", type=Path, help="file for the figure")
-    parser.add_argument("--only", choices=list(STAGES)[1:], help="of the stages after decoding one, and no methods")
+    parser.add_argument("--only", choices=list(STAGES)[1:], help="one stage, and no methods")
     parser.add_argument("--sizes", type=int, nargs=2, default=[], help="so many images, about")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)  # one measurement
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
