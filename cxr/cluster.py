@@ -248,12 +248,19 @@ def _new_kube(new: Any, options: dict[str, Any]) -> Any:
 
     print("waiting for Kubernetes to start a Dask scheduler; `kubectl get pods` tells what keeps it", flush=True)
     try:
-        return new(**{"quiet": not sys.stdout.isatty(), **options})
+        own = {"quiet": not sys.stdout.isatty(), "create_mode": kubecluster.CreateMode.CREATE_ONLY}
+        return new(**own | options)
     except Exception as error:  # kr8s', httpx', Kubernetes' own, and of options
+        atexit.unregister(kubecluster.reap_clusters)
+        if "already exists" in str(error):  # it is not ours to remove
+            raise InputError(
+                f"--scheduler kubernetes: {first_line(error)}: another study has it, or one that was killed has "
+                "left it (`kubectl delete daskcluster` with that name); or give yours another name, in all places "
+                "of the file"
+            ) from None
         for left in list(new._instances):
             with contextlib.suppress(Exception):
                 left.close(timeout=10)
-        atexit.unregister(kubecluster.reap_clusters)
         raise InputError(
             f"--scheduler kubernetes: no Dask cluster can be had ({first_line(error)}): see that `kubectl get "
             "daskclusters` works here, that Dask's operator runs "

@@ -98,8 +98,8 @@ _PATIENCE_SECONDS = 600.0  # for a store that does not answer; CXR_STORE_PATIENC
 _SERVER = ("http://", "https://")
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # waiting does not help
 _PAUSE_SECONDS = 2.0  # between two attempts
+_TEXT = "ä · → ≥"  # such as is in descriptions
 # How MLflow words it, which keeps neither the exception nor the status of the answer.
-_TEXT = "ä · → ≥"
 _AWAY = re.compile(
     r"failed with exception .*(Connection|Timeout|Timed out|Max retries)|error code (429|502|503|504)\b", re.S
 )
@@ -434,12 +434,12 @@ def _refusal(error: Exception, uri: str = "") -> str:
         return (
             f"the MLflow server at {uri} does not let the user '{user}' do that (HTTP 403): an experiment is its "
             "maker's. Choose another `name`, or have EDIT on it granted (docs/server.md); it said: "
-            f"{first_line(error)[:300]}"
+            f"{first_line(error)}"
         )
     return (
         f"the MLflow server at {uri} refuses (HTTP {code}): set MLFLOW_TRACKING_USERNAME and "
         "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as it asks for them; it said: "
-        f"{first_line(error)[:300]}"
+        f"{first_line(error)}"
     )
 
 
@@ -1265,7 +1265,7 @@ def _as_oserror() -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.exceptions.RequestException) as error:
-        raise OSError(first_line(error)) from None
+        raise OSError(first_line(error, most=2000)) from None
 
 
 def mirror(folder: str) -> RunFiles | None:
