@@ -105,7 +105,7 @@ def mlflow_server(
             words, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        _await(f"{uri}/health", server, folder / "server.log")
+        wait_for_answer(f"{uri}/health", server, folder / "server.log")
         yield uri
     finally:
         os.killpg(server.pid, signal.SIGKILL)
@@ -126,7 +126,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         return probe.getsockname()[1]
 
 
-def _await(url: str, server: subprocess.Popen, log: Path) -> None:
+def wait_for_answer(url: str, server: subprocess.Popen, log: Path) -> None:
     until = time.monotonic() + _SECONDS
     while time.monotonic() < until and server.poll() is None:
         try:
