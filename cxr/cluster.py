@@ -200,10 +200,9 @@ def _connected(address: str) -> distributed.Client:
     try:
         return distributed.Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:
-        said = first_line(error)
         raise InputError(
-            f"--scheduler {address}: no Dask scheduler answers ({said}): start one with `dask scheduler`, and "
-            "mend the address"
+            f"--scheduler {address}: no Dask scheduler answers ({first_line(error)}): start one with "
+            "`dask scheduler`, and mend the address"
         ) from None
 
 

@@ -100,6 +100,7 @@ _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # waiting does not help
 _PAUSE_SECONDS = 2.0  # between two attempts
 _TEXT = "ä · → ≥"  # such as is in descriptions
 # How MLflow words it, which keeps neither the exception nor the status of the answer.
+_FAILS = "too many 500"
 _AWAY = re.compile(
     r"failed with exception .*(Connection|Timeout|Timed out|Max retries)|error code (429|502|503|504)\b", re.S
 )
@@ -204,11 +205,7 @@ def connect(tracking_uri: str | None = None) -> str:
             with lock:  # MLflow makes the tables now: of two processes that find none, one would fail
                 probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
                 # a step of a study had its store a moment ago; a person who mistyped an address should not wait
-                if os.environ.get("MLFLOW_RUN_ID"):
-                    _patiently(probe)
-                else:
-                    probe()
-                    _check_text(uri, probe)
+                _patiently(probe) if os.environ.get("MLFLOW_RUN_ID") else _ask(uri, probe)
         except InputError:  # of `_patiently`
             raise
         # SQLAlchemy, requests, drivers: each store fails in its own way, and a person can only put right the URI
@@ -219,19 +216,21 @@ def connect(tracking_uri: str | None = None) -> str:
     return uri
 
 
-def _check_text(uri: str, probe: Callable[..., Any]) -> None:
-    """Raise InputError where a server answers, but not about text beyond its database's encoding.
+def _ask(uri: str, probe: Callable[..., Any]) -> None:
+    """See that a store answers, and a server about any text; raises InputError where it is about some text only.
 
-    Every description and many names hold such text. PostgreSQL makes databases in SQL_ASCII where the system
-    has no locale, and MLflow then answers 500, for which a study waits, as for a full disk.
+    Every description and many names hold text beyond ASCII. PostgreSQL makes databases in SQL_ASCII where the
+    system has no locale, and MLflow then answers 500, for which a study waits, as for a full disk.
     """
     if not is_server(uri):
+        probe()
         return
     try:
         probe(filter_string=f"name = '{_TEXT}'")
     except MlflowException as error:
-        if "too many 500" not in str(error):
+        if _FAILS not in str(error):
             raise
+        probe()  # raises where the text is not what it is about
         raise InputError(
             f"the MLflow server at {uri} answers, but fails when it is asked about text such as '{_TEXT}': its "
             "database is not in UTF-8. Make it with `createdb --encoding UTF8 --template template0` "
@@ -329,12 +328,12 @@ def _patiently(call: Callable[[], Any]) -> Any:
             uri, waited = mlflow.get_tracking_uri(), time.monotonic() - began
             if waited >= _patience():
                 raise StoreGone(
-                    f"the MLflow store {uri} has not answered for {waited:.0f} s ({first_line(error)[:200]}): "
+                    f"the MLflow store {uri} has not answered for {waited:.0f} s ({first_line(error, most=200)}): "
                     "nothing that was logged is lost; see that it runs, and give the same command again"
                 ) from None
             if not told:
                 # a server that answers has its own trouble, which its log tells and no client
-                what = "fails (HTTP 500: its log says why; a full disk?)" if "too many 500" in str(error) else ""
+                what = "fails (HTTP 500: its log says why; a full disk?)" if _FAILS in str(error) else ""
                 what = what or "does not answer"
                 print(f"the MLflow store {uri} {what}: waiting, up to {_patience():.0f} s", flush=True)
                 told = True
@@ -960,7 +959,7 @@ def _registry() -> Iterator[None]:
     except StoreGone:
         raise
     except (MlflowException, NotImplementedError) as error:
-        print(f"not registered as a model, which nothing depends on: {first_line(error)[:200]}")
+        print(f"not registered as a model, which nothing depends on: {first_line(error, most=200)}")
 
 
 # ------------------------------------------------------------------------------------------- other runs

@@ -236,6 +236,11 @@ def test_other_errors_are_not_waited_for(error):
         tracking._patiently(failing(1, error))
 
 
+def test_a_refusal_is_not_waited_for():
+    with pytest.raises(InputError, match=r"refuses \(HTTP 401\)"):
+        tracking._patiently(failing(1, MlflowException("failed with error code 401 != 200")))
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

@@ -277,18 +277,16 @@ def main() -> None:
         jobs = [("decode", folder, 0) for folder in folders.values()]
         first = both_cores(jobs)[1:]
         rows = [{"stage": "decode", "images": counts[n], **row} for n, row in zip(sizes, first, strict=True)]
-        stages = [
-            stage for stage in STAGES if stage != "decode" and not (arguments.small and stage == "fine-tune")
-        ]
-        stages = [arguments.only] if arguments.only else stages
+        left_out = ("decode", "fine-tune") if arguments.small else ("decode",)
+        stages = [arguments.only] if arguments.only else [stage for stage in STAGES if stage not in left_out]
         plan = [(stage, n) for stage in stages for n in sizes]
         plan.sort(key=lambda entry: -entry[1])  # the longest first, so that both cores end together
         found = both_cores([(stage, folders[n], 0) for stage, n in plan])
         rows += [{"stage": key, "images": counts[n], **row} for (key, n), row in zip(plan, found, strict=True)]
-        numbers = (2, 1) if arguments.small else range(len(METHOD_LABELS), 0, -1)
         if arguments.only:
             print_growth(rows)
             return
+        numbers = (2, 1) if arguments.small else range(len(METHOD_LABELS), 0, -1)
         by_method = both_cores([("attribute", folders[METHOD_IMAGES], k) for k in numbers])
     images = print_growth(rows)
     methods = pd.DataFrame([{"methods": k, **row} for k, row in zip(numbers, by_method, strict=True)])[::-1]

@@ -13,7 +13,6 @@ differs from the local run's, where each process computes with one thread as wel
 import argparse
 import base64
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -55,11 +54,16 @@ def cluster_file() -> dict:
     return given
 
 
+def environment(folder: Path, uri: str) -> dict[str, str]:
+    """As on two hosts, with this checkout, which the pods have too."""
+    return two_hosts.environment(folder, uri) | {"PYTHONPATH": str(ROOT)}
+
+
 def kill_a_pod(study, experiment: str) -> None:
     """Wait for an attribute run, and kill the worker that its notebook belongs to, with all else in its pod."""
     import psutil
 
-    from cxr import tracking
+    from cxr import processes, tracking
     from cxr.errors import InputError
 
     while study.poll() is None:
@@ -69,9 +73,8 @@ def kill_a_pod(study, experiment: str) -> None:
         except InputError:  # 403 between an experiment's making and its maker's permission
             continue
         for run in found:
-            _, pid, *_ = (run.tags.get("cxr.process", "") + "::").split(":")
-            if run.status == "RUNNING" and pid:
-                parents = psutil.Process(int(pid)).parents()
+            if run.status == "RUNNING" and (pid := processes.lives(run.tags.get("cxr.process", ""))):
+                parents = psutil.Process(pid).parents()
                 worker = next(p for p in parents if os.getpgid(p.pid) == p.pid and "dask" in " ".join(p.cmdline()))
                 os.killpg(worker.pid, signal.SIGKILL)
                 print(f"killed the pod with run {run.run_id}", flush=True)
@@ -98,8 +101,7 @@ def main(params: Path, keep: bool) -> int:
         stack.callback(lambda: (standin.terminate(), time.sleep(5)))
         servers.wait_for_answer(f"http://127.0.0.1:{port}/version", standin, folder / "standin.log")
         make_secret(port)
-        of_runner = two_hosts.environment(folder / "runner", uri) | {"KUBECONFIG": str(folder / "kubeconfig")}
-        of_runner["PYTHONPATH"] = str(ROOT)
+        of_runner = environment(folder / "runner", uri) | {"KUBECONFIG": str(folder / "kubeconfig")}
         words = [sys.executable, "-m", "kopf", "run", "--standalone", "--namespace", "default"]
         words += ["--module", "dask_kubernetes.operator.controller"]
         two_hosts.started(stack, words, folder / "operator.log", env=of_runner)
@@ -113,22 +115,13 @@ def main(params: Path, keep: bool) -> int:
         print(f"on Kubernetes: exit status {study.wait()} after {time.monotonic() - began:.0f} s", flush=True)
         two_hosts.call_export(folder / "runner" / "tables", experiment, of_runner)
 
-        of_alone = two_hosts.environment(folder / "alone", f"sqlite:///{folder}/alone/mlflow.db")
-        of_alone["PYTHONPATH"] = str(ROOT)
+        of_alone = environment(folder / "alone", f"sqlite:///{folder}/alone/mlflow.db")
         words = [sys.executable, "-m", "cxr.cli", "study", str(params), "--out", str(folder / "alone" / "out")]
         alone = two_hosts.started(stack, words, folder / "alone.log", env=of_alone, cwd=ROOT)
         print(f"on one machine: exit status {alone.wait()}", flush=True)
         two_hosts.call_export(folder / "alone" / "tables", experiment, of_alone)
         print((folder / "standin.log").read_text())
-
-    table = two_hosts.compare(folder / "runner" / "tables", folder / "alone" / "tables")
-    different = int((table["files"] - table["equal"]).sum())
-    print(table[table["files"] > table["equal"]].to_string() if different else "")
-    print(f"{int(table['files'].sum())} files of each compared: {different} differ")
-    wrong = different or study.returncode or alone.returncode or not len(table)
-    if not keep and not wrong:
-        shutil.rmtree(folder)
-    return int(bool(wrong))
+    return two_hosts.conclude(folder, study.returncode or alone.returncode, keep)
 
 
 def make_secret(port: int) -> None:

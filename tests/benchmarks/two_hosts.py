@@ -214,6 +214,22 @@ def compare(ours: Path, theirs: Path) -> pd.DataFrame:
     return pd.DataFrame({"files": files.size(), "equal": files["equal"].sum(), "largest difference": largest})
 
 
+def conclude(folder: Path, failed: int, keep: bool) -> int:
+    """Print how the `tables` of `runner` and `alone` compare.
+
+    Returns the exit status: 0 if nothing failed, and all files, of which there are some, are equal; `folder` is
+    then removed, unless it is to be kept.
+    """
+    table = compare(folder / "runner" / "tables", folder / "alone" / "tables")
+    print(table.to_string())
+    different = int((table["files"] - table["equal"]).sum())
+    print(f"{int(table['files'].sum())} files of each compared: {different} differ")
+    wrong = different or failed or not len(table)
+    if not keep and not wrong:
+        shutil.rmtree(folder)
+    return int(bool(wrong))
+
+
 def difference(a: Path, b: Path) -> float:
     """The largest difference of two numbers at the same place; NaN where the tables have not the same shape."""
     numbers = []
@@ -289,14 +305,7 @@ def main(params: Path, keep: bool) -> int:
         print(f"on one machine: exit status {alone.wait()} after {time.monotonic() - began:.0f} s", flush=True)
         call_export(folder / "alone" / "tables", experiment, environment(folder / "alone", store))
 
-        table = compare(folder / "runner" / "tables", folder / "alone" / "tables")
-        print(table.to_string())
-        different = int((table["files"] - table["equal"]).sum())
-        print(f"{int(table['files'].sum())} files of each compared: {different} differ")
-        wrong = different or runner.returncode or alone.returncode or not len(table)
-    if not keep and not wrong:
-        shutil.rmtree(folder)
-    return int(bool(wrong))
+    return conclude(folder, runner.returncode or alone.returncode, keep)
 
 
 def meet(scheduler: str) -> str:
