@@ -23,6 +23,7 @@ from typing import Any
 from distributed import Worker, WorkerPlugin, get_worker
 
 from cxr import processes, shipping, steps, store, tracking
+from cxr.code_version import package_version
 from cxr.errors import InputError, first_line
 from cxr.steps import Step, command, settings
 
@@ -168,9 +169,7 @@ def stop_all(dask_worker: Worker) -> None:
 @functools.cache
 def version() -> str:
     """SHA-256 over the package's code and the weights in it: whether two machines have the same."""
-    package = Path(__file__).resolve().parent
-    files = [*sorted(package.glob("*.py")), *sorted((package / "weights").glob("*"))]
-    return tracking.sha256("\n".join(f"{file.name} {tracking.contents(file, text=True)}" for file in files))
+    return package_version()
 
 
 def perform(job: Job, needs: Mapping[str, Done]) -> Done:

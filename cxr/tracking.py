@@ -10,12 +10,10 @@ its stage, of its inputs (the manifest's hash, the runs it reads) and of the cod
 
 from __future__ import annotations
 
-import ast
 import atexit
 import errno
 import functools
 import gc
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -30,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,8 +39,8 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from cxr import architectures, descriptions, processes, store, views
+from cxr.code_version import NOT_IN_CODE, cell_version, code_cells, code_version, contents, sha256
 from cxr.errors import InputError, first_line
-from cxr.files import parse
 from cxr.params import Params
 
 # Read while MLflow is imported. Data may be confidential and machines without a network: nothing phones home.
@@ -86,10 +84,6 @@ _NOT_IN_FINGERPRINT = frozenset(
 # Joined or computed at once, results are the same: maps but for the rounding of batches of other images.
 _OF_SHARDS = frozenset({"shards", "shard", "shard_run_ids"})
 _OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
-# Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
-# a colour changed, or what a parameter is said to be (its value is in the fingerprint). Where the product is
-# figures (`4_compare`), `plots` counts.
-_NOT_IN_CODE = frozenset({"plots", "descriptions", "views", "console", "params", "tracking", "study", "cli"})
 _MAX_PARAM = 500  # characters; MLflow would cut at 6000, and a table of runs is unreadable long before
 _PROBE_SECONDS = 5
 _SHA256 = "sha256.json"
@@ -735,8 +729,8 @@ def _edited(stage: str) -> bool:
     if shell is None or not notebook.is_file():
         return False
     run = [source.strip() for source in shell.history_manager.input_hist_raw]
-    run = [source for source in run if source and not source.startswith("# Parameters")]
-    cells = [source for source in _code_cells(notebook) if source and not source.startswith("# Parameters")]
+    run = [cell_version(source) for source in run if source and not source.startswith("# Parameters")]
+    cells = [cell_version(source) for source in code_cells(notebook)]
     last = cells.index(run[-1]) if run and run[-1] in cells else len(cells) - 1
     return set(run) != set(cells[: last + 1])
 
@@ -1384,7 +1378,7 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
                 "stage": stage,
                 "settings": values,
                 "inputs": dict(inputs),
-                "code": code_version(_notebook_name(stage), notebooks=notebooks),
+                "code": _code_version(_notebook_name(stage), notebooks or notebooks_folder()),
             },
             sort_keys=True,
             allow_nan=False,
@@ -1392,34 +1386,10 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
     )
 
 
-def code_version(notebook: str, *, notebooks: Path | None = None) -> str:
-    """SHA-256 over a notebook's code cells and the `cxr` modules that it imports, directly or not.
-
-    Found statically: imports within functions count. `_NOT_IN_CODE` does not, except for `plots` in
-    `4_compare`. With `cxr.models` come the shipped weights. Outputs, text cells and the parameters
-    cell, whose values are settings, do not count.
-
-    Args:
-        notebook: its name, with or without `.ipynb`.
-        notebooks: the folder it is in; default `notebooks_folder()`.
-
-    Raises:
-        InputError: there is no such notebook, or a cell is not Python.
-    """
-    name = notebook.removesuffix(".ipynb")
-    path = (notebooks or notebooks_folder()) / f"{name}.ipynb"
-    cells = [source for source in _code_cells(path) if not source.startswith("# Parameters")]
-    try:
-        trees = [parse(_without_magics(source)) for source in cells]
-    except SyntaxError as error:
-        raise InputError(f"{path}: a code cell is not Python: {error}") from None
-    package = Path(__file__).resolve().parent
-    modules = _closure(trees, package, without=_NOT_IN_CODE - ({"plots"} if name == STAGES["compare"] else set()))
-    parts = [sha256(cell) for cell in cells]
-    parts += [f"{module} {contents(package / f'{module}.py', text=True)}" for module in sorted(modules)]
-    if "models" in modules:
-        parts += [f"{file.name} {contents(file)}" for file in sorted((package / "weights").glob("*"))]
-    return sha256("\n".join(parts))
+def _code_version(notebook: str, folder: Path) -> str:
+    """`code_version` of a notebook; where figures are the product (`4_compare`), what draws them counts."""
+    drawn = {"plots"} if notebook == STAGES["compare"] else set()
+    return code_version(folder / f"{notebook}.ipynb", without=NOT_IN_CODE - drawn)
 
 
 def environment() -> dict[str, Any]:
@@ -1454,22 +1424,6 @@ def _notebook_name(stage: str) -> str:
     return STAGES[stage]
 
 
-def _code_cells(path: Path) -> list[str]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        cells = [cell["source"] for cell in content["cells"] if cell["cell_type"] == "code"]
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the notebook ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not a Jupyter notebook (format 4)") from None
-    return ["".join(source).strip() for source in cells]
-
-
-def _without_magics(source: str) -> str:
-    """IPython's own lines (%matplotlib, !ls) blanked: they import nothing of ours."""
-    return "\n".join("" if re.match(r"\s*[%!?]", line) else line for line in source.splitlines())
-
-
 def _weights(weights: str, architecture: str) -> str:
     """`weights` as the fingerprint has it: with the contents of the files that it stands for.
 
@@ -1485,41 +1439,3 @@ def _weights(weights: str, architecture: str) -> str:
     path = Path(weights).expanduser()
     files = [path] if path.is_file() else sorted(path.glob("*.*")) if path.is_dir() else []
     return " ".join(["files", *(contents(file) for file in files if file.suffix in (".h5", ".keras", ".npz"))])
-
-
-def _closure(trees: list[ast.Module], package: Path, *, without: Set[str]) -> set[str]:
-    """Names of the modules of `package` that the code imports, directly or through one another."""
-    known = {path.stem for path in package.glob("*.py")} - without
-    found: set[str] = set()
-    waiting = set().union(*(_imports(tree) for tree in trees)) & known
-    while waiting:
-        module = waiting.pop()
-        found.add(module)
-        tree = parse((package / f"{module}.py").read_text(encoding="utf-8"))
-        waiting |= (_imports(tree) & known) - found
-    return found
-
-
-def _imports(tree: ast.Module) -> set[str]:
-    """Names of `cxr`'s own modules in import statements anywhere in the code, and `__init__` with them."""
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ["cxr" if node.level else "", node.module]))
-            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    own = [name.split(".") for name in names if name == "cxr" or name.startswith("cxr.")]
-    return {parts[1] if len(parts) > 1 else "__init__" for parts in own}
-
-
-def contents(path: Path, *, text: bool = False) -> str:
-    """SHA-256 of a file's contents."""
-    content = path.read_bytes()
-    # git may check out text with other line ends on Windows
-    return hashlib.sha256(content.replace(b"\r\n", b"\n") if text else content).hexdigest()
-
-
-def sha256(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
