@@ -1,4 +1,4 @@
-# `make study` and `make test` do all the set-up. Python 3.11 to 3.13 is looked for; PYTHON=... chooses one.
+# `make help` lists the targets. `make study` and `make test` install first. PYTHON=... chooses a Python, 3.11 to 3.13.
 PARAMS ?= params/study.yaml
 ARGS ?=
 EXTRAS ?= dev
@@ -7,28 +7,33 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3 pytho
 	$(p) -c 'import sys, venv, ensurepip; assert (3, 11) <= sys.version_info[:2] <= (3, 13); print("$(p)")' 2>/dev/null)))
 BIN := $(VENV)/bin
 
-.PHONY: study test test-fast ui lab bench lint lock clean
+.PHONY: help env study test test-fast ui lab bench lint lock clean
 
-study: $(VENV)/.installed  ## run a study: PARAMS=params/study.yaml ARGS='--set data=FOLDER'
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(VENV)/.installed  ## install into .venv, and nothing else
+
+study: $(VENV)/.installed  ## run a study; PARAMS=params/study.yaml ARGS='--set data=FOLDER'
 	$(BIN)/cxr study $(PARAMS) $(ARGS)
 
-test: $(VENV)/.installed  ## all tests, two files at a time: each worker takes about 2 GiB
+test: $(VENV)/.installed  ## all tests, two files at a time; each worker takes about 2 GiB
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-fast: $(VENV)/.installed  ## without those marked slow
+test-fast: $(VENV)/.installed  ## tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-ui: $(VENV)/.installed  ## the MLflow UI, on this machine only
+ui: $(VENV)/.installed  ## the MLflow UI, for this machine only
 	$(BIN)/cxr ui $(ARGS)
 
-lab: $(VENV)/.installed  ## the notebooks in JupyterLab
+lab: $(VENV)/.installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 BENCH ?= attribution training scoring data growth
-bench: $(VENV)/.installed  ## the benchmarks of docs/speed.md, a table each: under 15 minutes on two cores; ARGS=--small: seconds
+bench: $(VENV)/.installed  ## the benchmarks of docs/speed.md, under 15 minutes on two cores; ARGS=--small takes seconds
 	for name in $(BENCH); do printf '\n== %s\n' $$name; $(BIN)/python tests/benchmarks/bench_$$name.py $(ARGS) || exit 1; done
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## check the style of the code
 	$(BIN)/ruff check .
 
 $(VENV)/.installed: pyproject.toml requirements.lock
@@ -37,10 +42,10 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRAS)]'
 	touch $@
 
-lock: $(VENV)/.installed  ## choose versions anew: the one place where they are pinned
+lock: $(VENV)/.installed  ## choose versions again; requirements.lock is the one place that pins them
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --no-annotate \
 		--no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
-clean:
+clean:  ## remove the environment and what tools leave
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
