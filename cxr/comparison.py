@@ -5,8 +5,7 @@ Pure pandas over the per-image tables of score runs; nothing here reads a file o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,25 +21,25 @@ if TYPE_CHECKING:
     from cxr.tracking import RunInfo
 
 CELL = ["architecture", "method"]
-# What a study prints, and how it heads it.
-HEADLINE = {
-    "auc_macro_transfer": "AUC transfer",
-    "auc_macro_fine_tuned": "AUC fine-tuned",
-    "centroid_shift_median": "centroid shift",
-    "iou20_median": "IoU of top 20%",
-    "iou20_ci_low": "low",
-    "iou20_ci_high": "high",
-    "iou20_shuffled_median": "other patient",
-    "iou20_floor_median": "other head",
-    "iou20_refit_median": "other fine-tuning",
-    "iou20_retained": "retained",
-    "iou20_retained_ci_low": "low",
-    "iou20_retained_ci_high": "high",
-    "iou20_retained_of_refit": "of another training's",
-    "n_images": "images",
-    "n_degenerate": "degenerate maps",
-    "map_check": "maps true to the model",
-}
+# What a study prints; `cxr.tables.HEADINGS` says how it heads it.
+HEADLINE = (
+    "auc_macro_transfer",
+    "auc_macro_fine_tuned",
+    "centroid_shift_median",
+    "iou20_median",
+    "iou20_ci_low",
+    "iou20_ci_high",
+    "iou20_shuffled_median",
+    "iou20_floor_median",
+    "iou20_refit_median",
+    "iou20_retained",
+    "iou20_retained_ci_low",
+    "iou20_retained_ci_high",
+    "iou20_retained_of_refit",
+    "n_images",
+    "n_degenerate",
+    "map_check",
+)
 # Of these, what a single score run does not know.
 OF_SEVERAL_RUNS = frozenset({"iou20_refit_median", "iou20_retained_of_refit", "map_check"})
 # Reference levels of a metric, as suffixes of its name, and what each compares.
@@ -253,66 +252,6 @@ def headline_of_one(values: Mapping[str, float | str]) -> pd.DataFrame:
     study prints; NaN where it has none."""
     names = [name for name in HEADLINE if name not in OF_SEVERAL_RUNS]
     return pd.DataFrame([{key: values.get(key, np.nan) for key in ("architecture", "method", "seed", *names)}])
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of results as text for people: headings, counts whole, other numbers with three decimals, missing
-    ones as "-", and each interval in brackets behind its median."""
-    shown = pd.DataFrame(index=table.index)
-    for name in table.columns:
-        if name.endswith(("_ci_low", "_ci_high")):
-            continue
-        texts = [_cell(name, value) for value in table[name].tolist()]
-        stem = name.removesuffix("_median")
-        if f"{stem}_ci_low" in table:
-            bounds = zip(table[f"{stem}_ci_low"], table[f"{stem}_ci_high"], strict=True)
-            ranges = [f"[{_cell(name, low)}, {_cell(name, high)}]" for low, high in bounds]
-            texts = [
-                text if "-]" in limits else f"{text} {limits}" for text, limits in zip(texts, ranges, strict=True)
-            ]
-        shown[HEADLINE.get(name, stem)] = texts
-    return shown
-
-
-def text(shown: pd.DataFrame) -> str:
-    """A table of strings for the terminal: names left, numbers right."""
-    lines: list[list[str]] = [[] for _ in range(len(shown) + 1)]
-    for name in shown.columns:
-        texts = [name, *shown[name]]
-        width = max(map(len, texts))
-        left = name in ("architecture", "method", "metric")
-        for line, item in zip(lines, texts, strict=True):
-            line.append(item.ljust(width) if left else item.rjust(width))
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-def html(shown: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | None = None) -> str:
-    """A table for the report: text left and wrapped, escaped. `links`: for columns of run ids (several in a cell,
-    with spaces between), what makes an id's address."""
-    rule = (
-        "text-align: left !important; white-space: normal; vertical-align: top; padding: 3px 5px; font-size: 11px"
-    )
-    wide = "table.cxr {display: block; overflow-x: auto; max-width: 100%; font-size: 11px}"
-    style = f"<style>.cxr td, .cxr th {{{rule}}} {wide}</style>"
-    cells = shown.astype(str).map(escape)
-    for column, address in (links or {}).items():
-        cells[column] = [
-            " ".join(f'<a href="{escape(address(key))}">{escape(key[:8])}</a>' for key in keys.split())
-            for keys in shown[column]
-        ]
-    cells.columns = [escape(str(name)) for name in cells.columns]
-    with pd.option_context("display.max_colwidth", None):
-        return style + cells.to_html(index=False, border=0, classes="cxr", escape=False)
-
-
-def _cell(name: str, value: float | str | None) -> str:
-    if value is None or value != value:
-        return "-"
-    if name.startswith(("n_", "seed")):
-        return f"{float(value):.0f}"
-    if name in ("p", "p_holm", "p_friedman", "p_follows") and 0 <= value < 0.001:
-        return "< 0.001"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def course(

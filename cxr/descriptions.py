@@ -163,7 +163,7 @@ def score(
 
     Args:
         cell: architecture, seed, method.
-        headline: one row of `cxr.comparison.readable`: the numbers that a study prints.
+        headline: one row of `cxr.tables.readable`: the numbers that a study prints.
         data: the study's parameter.
         links: to the runs behind it.
         caution: why the maps may say nothing about the network, where they fail a test.
@@ -186,7 +186,7 @@ def compare(headline: pd.DataFrame, claims: pd.DataFrame, *, run_id: str, data: 
     """Of a compare run.
 
     Args:
-        headline: of `cxr.comparison.readable`, one row an architecture and method.
+        headline: of `cxr.tables.readable`, one row an architecture and method.
         claims: claim and verdict (and more), one row a claim.
         run_id: its own.
         data: the study's parameter.

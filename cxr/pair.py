@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from cxr import comparison, data, drift, layouts, maps, performance, references, report
+from cxr import comparison, data, drift, layouts, maps, performance, references, report, tables
 from cxr.console import progress
 from cxr.errors import InputError, some
 from cxr.params import DriftParams
@@ -346,9 +346,7 @@ def measured(
     return found
 
 
-def doubts(
-    manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]
-) -> list[str]:
+def doubts(manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[str]:
     """What the predictions say against the order of classes, or against how the images are read."""
     if not is_labelled(manifest):
         return []
@@ -471,9 +469,7 @@ def summarise(table: pd.DataFrame, settings: DriftParams) -> dict[str, float]:
     return found
 
 
-def metrics(
-    summaries: Mapping[str, Mapping[str, float]], performances: Mapping[str, float]
-) -> dict[str, float]:
+def metrics(summaries: Mapping[str, Mapping[str, float]], performances: Mapping[str, float]) -> dict[str, float]:
     """What a run logs: performance, the first method's summary as it is, and the others' as `<method>/<name>`."""
     first = next(iter(summaries))
     found = dict(performances)
@@ -543,10 +539,10 @@ def text(
     lines.append(_which_images(chosen, settings))
     for method, summary in summaries.items():
         table = overview(summary)
-        shown = comparison.readable(table).rename(columns={"value": f"median [{settings.level:.0%} interval]"})
+        shown = tables.readable(table).rename(columns={"value": f"median [{settings.level:.0%} interval]"})
         a, b = models["A"], models["B"]
         where = f"{a.layer} ({a.grid})" + ("" if a.layer == b.layer else f" and {b.layer} ({b.grid})")
-        lines += ["", f"{METHOD_LABELS[method]} at {where}", comparison.text(shown)]
+        lines += ["", f"{METHOD_LABELS[method]} at {where}", tables.text(shown)]
         empty = [f"{name} {summary[f'n_degenerate_{stage}']:.0f}" for name, stage in STAGES.items()]
         lines.append(f"degenerate maps, in no median: {summary['n_degenerate']:.0f} images ({', '.join(empty)})")
     missing = [

@@ -876,9 +876,9 @@ def _print_results(session: _Session, steps: list[Step]) -> None:
     in_order = {step.key: session.runs[step.key] for step in steps if step.key in session.runs}
     table = results(in_order)
     if table is not None:
-        from cxr import comparison
+        from cxr import tables
 
-        _say("\n" + comparison.text(comparison.readable(table)))
+        _say("\n" + tables.text(tables.readable(table)))
     if "compare" in session.runs:
         _say(f"\nreport: {from_here(_fetch_report(session))}")
     uri = session.environment["MLFLOW_TRACKING_URI"]
@@ -898,9 +898,9 @@ def _describe(session: _Session, steps: list[Step]) -> None:
     numbers, claims, compare = results(done), None, done.get("compare", "")
     held = tracking.artifacts(compare) if compare else []
     if numbers is not None:
-        from cxr import comparison
+        from cxr import tables
 
-        numbers = comparison.readable(numbers)
+        numbers = tables.readable(numbers)
     if "claims.csv" in held:
         claims = tracking.read_table(compare, "claims.csv")
     changed, before = _changed(session)

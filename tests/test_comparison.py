@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import comparison, drift, maps
+from cxr import comparison, drift, maps, tables
 from cxr.drift import METRICS
 from cxr.errors import InputError
 
@@ -182,7 +182,7 @@ def test_course_starts_at_the_transfer_checkpoint():
 
 
 def test_html_escapes_and_links():
-    page = comparison.html(
+    page = tables.html(
         pd.DataFrame({"a<b": ["<script>"], "run": ["0123456789"]}),
         links={"run": lambda key: f"http://x/{key}?a&b"},
     )
@@ -236,9 +236,9 @@ def test_readable_tables():
             "n_images": [120.0, 7.0],
         }
     )
-    assert comparison.text(comparison.readable(table)).splitlines() == [
+    assert tables.text(tables.readable(table)).splitlines() == [
         "architecture     seeds        IoU of top 20%  images",
         "CompactDenseNet      2  0.512 [0.500, 1.000]     120",
         "X                    2                     -       7",
     ]
-    assert "<b>" not in comparison.html(pd.DataFrame({"a": ["<b>class</b>"]}))
+    assert "<b>" not in tables.html(pd.DataFrame({"a": ["<b>class</b>"]}))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import cli, comparison, maps, study, tracking
+from cxr import cli, maps, study, tables, tracking
 from cxr.errors import InputError
 from cxr.params import StudyParams, TrainParams
 
@@ -20,7 +20,7 @@ SOURCES = [*sorted((PROJECT / "cxr").glob("*.py")), *sorted((PROJECT / "notebook
 def test_tables_of_the_report_escape_every_name():
     table = pd.DataFrame({"class": NAMES, "run": ["<b>"] * len(NAMES)})
     table[NAMES[0]] = 1
-    page = comparison.html(table, links={"run": lambda key: f'http://x/"{key}'})
+    page = tables.html(table, links={"run": lambda key: f'http://x/"{key}'})
     assert "<script" not in page and "<b>" not in page and 'onload="' not in page
     assert page.count("&lt;script&gt;") == 2 and 'href="http://x/&quot;&lt;b&gt;"' in page
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import PROJECT
 
-from cxr import comparison, descriptions, tracking
+from cxr import comparison, descriptions, tables, tracking
 from cxr.params import AttributeParams, CompareParams, ScoreParams, TrainParams
 
 NAME = "seen"
@@ -85,7 +85,7 @@ def log_study() -> None:
         )
         tracking.log_metrics({**values, "other": 1.0})
         tracking.log_dataset_of(train)
-        headline = comparison.readable(comparison.headline_of_one({**cell, **values}))
+        headline = tables.readable(comparison.headline_of_one({**cell, **values}))
         tracking.describe(
             descriptions.score(cell, headline, data="phantom", links=[tracking.link(train)]), figure=figure()
         )
@@ -97,7 +97,7 @@ def log_study() -> None:
     )
     tracking.log_text("<h1>Verdicts</h1>", "report.html")
     claims = pd.DataFrame({"claim": ["All is well"], "verdict": ["cannot tell"]})
-    headline = comparison.readable(pd.DataFrame([{**cell, **values}]))
+    headline = tables.readable(pd.DataFrame([{**cell, **values}]))
     text = descriptions.compare(headline, claims, run_id=compare.info.run_id, data="phantom")
     tracking.describe(text, figure=figure())
     tracking.finish()
