@@ -607,7 +607,8 @@ def _cached(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[np.n
             return write_entry(path, shape, np.uint8, make())
     except OSError as error:
         raise InputError(
-            f"{path.parent}: cannot write the image cache ({error.strerror}): set CXR_CACHE to a folder with room"
+            f"{path.parent}: cannot write the image cache ({error.strerror}): set CXR_CACHE to a folder of your "
+            "own, with room"
         ) from None
 
 

@@ -6,13 +6,10 @@ over all images that is all of them. What is read here is a copy of the rows ask
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
 import threading
-import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,11 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from filelock import FileLock, Timeout
 
 _BLOCK_BYTES = 2**23  # what iteration reads at once
 
@@ -220,66 +213,25 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], Any]) -> Iterator[None]:
     """Hold a lock that one thread of one process has at a time.
 
     `on_wait` is called before waiting. The file `path` is there while somebody holds the lock or waits for it; the
-    system lifts the lock of a process that ends in whatever way. On a file system without locks, there is none,
-    and a warning says so.
+    system lifts the lock of a process that ends in whatever way. Raises OSError where the lock cannot be had: the
+    file is another user's, or the file system has no locks.
     """
-    while True:
-        file = open(path, "ab")
-        try:
-            try:
-                if not _lock(file, wait=False):
-                    on_wait()
-                    _lock(file, wait=True)
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
-                warnings.warn(f"{path.parent}: no locks here: two processes may do the same work", stacklevel=3)
-            # Who held it may have removed the file meanwhile: then this lock is of a file that nobody else opens.
-            if _is_at(file, path):
-                try:
-                    yield
-                finally:
-                    with suppress(OSError):  # on Windows an open file stays
-                        os.unlink(path)
-                return
-        finally:
-            file.close()
-
-
-def _is_at(file: Any, path: Path) -> bool:
+    lock = FileLock(path)
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _lock(file: Any, *, wait: bool) -> bool:
-    """Lock an open file until it is closed; False when another has it, and this is not to wait."""
-    if fcntl is None:
-        return _lock_on_windows(file, wait=wait)
+        lock.acquire(blocking=False)
+    except Timeout:
+        on_wait()
+        lock.acquire()
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lock_on_windows(file: Any, *, wait: bool) -> bool:
-    import msvcrt
-
-    while True:
-        try:
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            return True
-        except PermissionError:
-            if not wait:
-                return False
-            time.sleep(0.5)
+        yield
+    finally:
+        with suppress(OSError):  # on Windows an open file stays
+            os.unlink(path)  # before the release: who waits for it then locks a new file
+        lock.release()
 
 
 def blocks(array: Stack | np.ndarray, rows: int = 0) -> Iterator[np.ndarray]:

@@ -201,7 +201,8 @@ def connect(tracking_uri: str | None = None) -> str:
         try:
             lock = nullcontext()
             if database is not None:
-                lock = store.locked(database.with_name(f"{database.name}.lock"), _no_word)
+                waits = f"waiting for another process that is opening the MLflow store {database}"
+                lock = store.locked(database.with_name(f"{database.name}.lock"), lambda: print(waits, flush=True))
             with lock:  # MLflow makes the tables now: of two processes that find none, one would fail
                 probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
                 # a step of a study had its store a moment ago; a person who mistyped an address should not wait
@@ -236,10 +237,6 @@ def _ask(uri: str, probe: Callable[..., Any]) -> None:
             "database is not in UTF-8. Make it with `createdb --encoding UTF8 --template template0` "
             "(docs/server.md)"
         ) from None
-
-
-def _no_word() -> None:
-    """Said while another process makes the tables of a new store: that takes seconds."""
 
 
 def artifact_root() -> Path | None:

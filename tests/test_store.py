@@ -388,13 +388,13 @@ def test_a_lock_is_had_by_one_at_a_time(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_locks_it_goes_on_and_says_so(tmp_path, monkeypatch):
+def test_without_locks_it_says_so(tmp_path, monkeypatch):
     def none(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(store.fcntl, "flock", none)
-    with pytest.warns(UserWarning, match="no locks here"), locked(tmp_path / "x.lock", list):
-        pass
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(OSError, match="No locks"), locked(tmp_path / "x.lock", list):
+        pytest.fail("went on without the lock")
 
 
 # --- training reads by batches ------------------------------------------------------------------------------
