@@ -17,7 +17,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 
-from cxr import completion
+import shtab
+
 from cxr.errors import InputError
 
 _LOCAL = "127.0.0.1"
@@ -200,14 +201,13 @@ examples:
         type=_count,
         help="notebooks at once (default: the file's; 0: one for every two cores)",
     )
-    where = study.add_argument(
+    study.add_argument(
         "--scheduler",
         metavar="WHERE",
         default="local",
         help="where notebooks run: local (default), the address of a Dask scheduler (tcp://host:8786), slurm, "
         "kubernetes, or the YAML file of a cluster",
-    )
-    where.complete = completion.YAML
+    ).complete = shtab.FILE
     study.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     study.add_argument("--fresh", action="store_true", help="run everything again, done or not")
 
@@ -296,7 +296,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
         ("model_b", "B", "the model after"),
         ("data", "IMAGES", "folder, table, or 'phantom'"),
     ):
-        drift.add_argument(name, metavar=metavar, help=what).complete = completion.FILE
+        drift.add_argument(name, metavar=metavar, help=what).complete = shtab.FILE
     # What is not given is not set: the defaults are those of the notebook.
     option = functools.partial(drift.add_argument, default=argparse.SUPPRESS)
     named = functools.partial(option, metavar="NAME")
@@ -332,7 +332,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
             metavar="MODEL",
             action="append",
             help=f"a model that differs from {model} by its training's seed alone: a reference level; repeatable",
-        ).complete = completion.FILE
+        ).complete = shtab.FILE
     option(
         "--preprocessing",
         metavar="MODE",
@@ -360,7 +360,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
         ("--out", "drift.parquet", "the table of all images, .parquet or .csv (default: drift.parquet)"),
         ("--figure", "", ".png or .pdf (default: as --out, as .png)"),
     ):
-        drift.add_argument(name, metavar="FILE", default=default, help=what).complete = completion.FILE
+        drift.add_argument(name, metavar="FILE", default=default, help=what).complete = shtab.FILE
 
 
 def _add_ui(commands: argparse._SubParsersAction) -> None:
@@ -408,7 +408,7 @@ examples:
   cxr params seed image_size weights
   cxr params | grep -A 2 patient""",
     )
-    params.add_argument("keys", metavar="KEY", nargs="*", help="only these parameters").complete = completion.KEY
+    params.add_argument("keys", metavar="KEY", nargs="*", help="only these parameters")
 
 
 def _add_completion(commands: argparse._SubParsersAction) -> None:
@@ -418,9 +418,8 @@ def _add_completion(commands: argparse._SubParsersAction) -> None:
         _completion,
         "print the completion script for a shell",
         """\
-Completed are commands, options, files, and the names of parameters behind
---set, with the values of those that have a choice. Print it again when cxr has
-been updated.""",
+It completes commands, options, their choices, and files. Print it again when
+cxr has been updated.""",
         """\
 examples:
   cxr completion bash > ~/.cxr-completion
@@ -430,18 +429,18 @@ examples:
 Then add `source ~/.cxr-completion` to ~/.bashrc or ~/.tcshrc; for zsh, to
 ~/.zshrc: fpath=(~/.zfunc $fpath); autoload -U compinit; compinit""",
     )
-    shell.add_argument("shell", metavar="SHELL", choices=completion.SHELLS, help=", ".join(completion.SHELLS))
+    shells = ("bash", "zsh", "tcsh")
+    shell.add_argument("shell", metavar="SHELL", choices=shells, help=", ".join(shells))
 
 
 def _add_params_file(parser: argparse.ArgumentParser) -> None:
-    file = parser.add_argument(
+    parser.add_argument(
         "params", metavar="PARAMS.yaml", help="the study's parameters, such as params/study.yaml"
-    )
-    file.complete = completion.YAML
+    ).complete = shtab.FILE
 
 
 def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--out", metavar="DIR", help=what).complete = completion.FOLDER
+    parser.add_argument("--out", metavar="DIR", help=what).complete = shtab.DIRECTORY
 
 
 def _names(text: str) -> list[str]:
@@ -462,7 +461,7 @@ def _drift(arguments: argparse.Namespace) -> int:
 
 
 def _add_set(parser: argparse.ArgumentParser, than: str = "the file's") -> None:
-    setting = parser.add_argument(
+    parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         nargs="+",
@@ -470,7 +469,6 @@ def _add_set(parser: argparse.ArgumentParser, than: str = "the file's") -> None:
         default=[],
         help=f"other values than {than}, written as in a parameter file: --set seed=[0] image_size=96",
     )
-    setting.complete = completion.SETTING
 
 
 def _add_tracking_uri(parser: argparse.ArgumentParser) -> None:
@@ -554,7 +552,7 @@ def _params(arguments: argparse.Namespace) -> int:
 
 
 def _completion(arguments: argparse.Namespace) -> int:
-    print(completion.script(_parser(), arguments.shell))
+    print(shtab.complete(_parser(), arguments.shell))
     return 0
 
 

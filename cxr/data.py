@@ -395,11 +395,11 @@ def load_images(
     cache: Path | None,
     lesion_contrast: float | None = None,
     verify: bool = True,
-) -> np.ndarray | store.Rows:
+) -> np.ndarray:
     """The images in the manifest's row order, uint8 [n, size, size], grey values over 0..255; read-only.
 
     With a `cache` nothing but the images in work is in memory, however many there are: they go to a file as they
-    are decoded, and the `cxr.store.Rows` returned reads from it what it is asked for. Otherwise an array.
+    are decoded, and the array returned is that file, mapped into memory. Otherwise an array in memory.
 
     Colour becomes luminance with the weights of `skimage.color.rgb2gray`; transparency is composited on black;
     palettes are expanded; 16-bit grey is scaled from 0..65535; an EXIF orientation is applied. The whole image
@@ -436,12 +436,13 @@ def load_images(
         def make() -> Iterator[np.ndarray]:
             return _read_all(manifest, folder, size, verify)
 
-    shape = (len(manifest), size, size)
     if cache is None or not verify:
-        stack = store.in_memory(shape, np.uint8, make())
+        one = np.dtype((np.uint8, (size, size)))
+        stack = np.fromiter((image for block in make() for image in block), one, len(manifest))
         stack.flags.writeable = False
         return stack
-    return _cached(Path(cache) / f"images-{_cache_key(manifest, size)}.npy", shape, make)
+    path = Path(cache) / f"images-{_cache_key(manifest, size)}.npy"
+    return _cached(path, (len(manifest), size, size), make)
 
 
 def load_regions(
@@ -579,13 +580,11 @@ def _read_all(manifest: pd.DataFrame, root: Path, size: int, verify: bool) -> It
     return _stream(work, manifest, what="loading")
 
 
-def _cached(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[np.ndarray]]) -> store.Rows:
-    def read(warn: bool) -> store.Rows | None:
+def _cached(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[np.ndarray]]) -> np.memmap:
+    def read(warn: bool) -> np.memmap | None:
         """What is there, as the entry used last; None when there is nothing, or no such array."""
         try:
-            rows = store.Rows(path)
-            if rows.shape != shape or rows.dtype != np.uint8:
-                raise ValueError(f"holds {rows.dtype} {rows.shape}, not uint8 {shape}")
+            images = store.read(path, shape, np.uint8)
         except FileNotFoundError:
             return None
         except (ValueError, OSError, EOFError) as error:
@@ -594,30 +593,31 @@ def _cached(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[np.n
             return None
         with suppress(OSError):  # a cache that others filled and that may only be read
             os.utime(path)
-        return rows
+        return images
 
-    if (rows := read(warn=False)) is not None:
-        return rows
+    if (images := read(warn=False)) is not None:
+        return images
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         waits = f"images: waiting for another process that is writing {path}"
         with store.locked(path.with_suffix(".lock"), lambda: progress(waits)):
-            if (rows := read(warn=True)) is not None:  # another has made it since
-                return rows
+            if (images := read(warn=True)) is not None:  # another has made it since
+                return images
             return write_entry(path, shape, np.uint8, make())
     except OSError as error:
         raise InputError(
-            f"{path.parent}: cannot write the image cache ({error.strerror}): set CXR_CACHE to a folder with room"
+            f"{path.parent}: cannot write the image cache ({error.strerror}): set CXR_CACHE to a folder of your "
+            "own, with room"
         ) from None
 
 
-def write_entry(path: Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray]) -> store.Rows:
+def write_entry(path: Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray]) -> np.memmap:
     """Write an entry of the cache, images or features (`cxr.features`), for which there is room then. The caller
-    holds its lock. Raises as `store.Rows.write`, and InputError for a CXR_CACHE_GIB that is no number."""
-    for left in path.parent.glob(f"{path.name}.*.tmp"):  # of a process that was killed
+    holds its lock. Raises as `store.write`, and InputError for a CXR_CACHE_GIB that is no number."""
+    for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):  # of a process that was killed
         left.unlink(missing_ok=True)
     _make_room(path, math.prod(shape) * np.dtype(dtype).itemsize)
-    return store.Rows.write(path, shape, dtype, blocks)
+    return store.write(path, shape, dtype, blocks)
 
 
 def _make_room(path: Path, size: int) -> None:

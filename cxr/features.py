@@ -26,7 +26,7 @@ from cxr.console import progress
 from cxr.errors import InputError
 from cxr.params import TrainParams
 
-Images = np.ndarray | store.Stack  # uint8 [n, side, side], in memory or not
+Images = np.ndarray | store.Subset  # uint8 [n, side, side], in memory or not
 
 _IN_MEMORY = 2**25  # bytes of features; more stay in a file
 _OUTPUT_BYTES = 2**24  # of what a model says in one call
@@ -43,8 +43,8 @@ def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: 
     entry is made anew, with a warning. Where it cannot be written, a progress line says so. Who wants an entry
     that another process is writing waits for it.
 
-    Returns an array up to 32 MiB, then a `store.Stack` of the entry or of a temporary file. Raises InputError when
-    the latter has no room.
+    Returns an array, in memory up to 32 MiB, else the entry or a temporary file that is mapped into memory. Raises
+    InputError when the latter has no room.
     """
     is_whole = any(layer.name == "logits" for layer in model.layers)
     network = models.to_features(model) if is_whole else model
@@ -57,9 +57,9 @@ def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: 
             return found
     blocks = predicted(network, images, settings.batch_size, xla=settings.xla)
     if 4 * math.prod(shape) <= _IN_MEMORY:
-        return store.in_memory(shape, np.float32, blocks)
+        return np.concatenate(list(blocks))
     try:
-        return store.Rows.temporary(shape, np.float32, blocks)
+        return store.temporary(shape, np.float32, blocks)
     except OSError as error:
         raise InputError(
             f"features: cannot write a temporary file of {4 * math.prod(shape) >> 20} MiB ({error.strerror}): set "
@@ -153,14 +153,9 @@ def _kept(
 def _read(path: Path, shape: tuple[int, ...]) -> Images | None:
     """The features in an entry, which is then the one used last; None when there are none, or others."""
     try:
-        rows = store.Rows(path)
-        if rows.shape != (shape[0] + _digest_rows(shape[1]), shape[1]) or rows.dtype != np.float32:
-            raise ValueError(f"holds {rows.dtype} {rows.shape}, not features {shape}")
-        found = rows.take(slice(shape[0]))
-        digest = hashlib.sha256()
-        for block in store.blocks(found):
-            digest.update(block.data)
-        if rows[shape[0] :].tobytes()[:_DIGEST_BYTES] != digest.digest():
+        rows = store.read(path, (shape[0] + _digest_rows(shape[1]), shape[1]), np.float32)
+        found, signature = rows[: shape[0]], rows[shape[0] :]
+        if signature.tobytes()[:_DIGEST_BYTES] != hashlib.sha256(found.data).digest():
             raise ValueError("has other bytes than were written")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -172,7 +167,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Images | None:
     with suppress(OSError):  # a cache that others filled and that may only be read
         os.utime(path)
     progress(f"transfer: features of {len(found)} images, from the cache")
-    return found[:] if found.nbytes <= _IN_MEMORY else found
+    return np.array(found) if found.nbytes <= _IN_MEMORY else found
 
 
 def _signed(blocks: Iterable[np.ndarray], width: int) -> Iterator[np.ndarray]:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import distributed
 import yaml
 from distributed.utils import CancelledError
+from tqdm import tqdm
 
 from cxr import cluster, descriptions, processes, shipping, task, tracking
 from cxr.errors import InputError, first_line
@@ -40,15 +41,6 @@ if TYPE_CHECKING:
 
     from cxr import checks
 
-# How long one notebook of a stage takes, roughly, in units of any other; until one of the stage has been seen.
-_USUAL_SECONDS = {
-    "train": 100.0,
-    "attribute_shard": 15.0,
-    "attribute": 15.0,
-    "score_shard": 10.0,
-    "score": 10.0,
-    "compare": 10.0,
-}
 _ON_GPU = frozenset({"train", "attribute_shard", "attribute"})  # stages that use one, if there is one
 _LOOK_SECONDS = 0.3
 _STOPPED_SECONDS = 30.0  # for workers to end the runs of notebooks that were stopped
@@ -77,7 +69,6 @@ class _Session:
     recorded: dict[str, str] = field(default_factory=dict)  # of the steps when this study last ended
     runs: dict[str, str] = field(default_factory=dict)  # of the steps that are done
     failures: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage
     progress: dict[str, str] = field(default_factory=dict)  # the last progress line of each running step
     alive: float = 0.0  # when the last sign of life was given, by time.monotonic()
 
@@ -535,12 +526,7 @@ def _find_done(session: _Session, steps: list[Step]) -> None:
         if all(key in session.runs for key in step.inputs):
             run = _done(session, step, _fingerprint(session, step))
             if run is not None:
-                _note_done(session, step, run)
-
-
-def _note_done(session: _Session, step: Step, run: tracking.RunInfo) -> None:
-    session.runs[step.key] = run.run_id
-    session.seconds.setdefault(step.stage, []).append((run.end - run.start).total_seconds())
+                session.runs[step.key] = run.run_id
 
 
 # ---------------------------------------------------------------------------------------- the parent run
@@ -653,6 +639,7 @@ def _run_all(session: _Session, waiting: list[Step], where: cluster.Cluster, *, 
     where.client.subscribe_topic(session.parent, lambda event: events.put(event[1]))
     waiting = list(waiting)
     futures = _submit(session, waiting, where)
+    bar = _bar(session.study.name, total, done=total - len(waiting))
     try:
         while waiting:
             ended = {step.key: step for step in waiting if futures[step.key].done()}
@@ -666,19 +653,14 @@ def _run_all(session: _Session, waiting: list[Step], where: cluster.Cluster, *, 
                 session.progress.pop(step.key, None)
                 seconds = 0.0 if began is None else time.monotonic() - began
                 said = _end(session, step, futures[step.key])
-                left = _left(
-                    session,
-                    [other for other in waiting if other.key not in running],
-                    [(other, time.monotonic() - running[other.key]) for other in waiting if other.key in running],
-                    where.slots,
-                )
-                _report_end(session, step, said, seconds, left, total)
+                _report_end(session, step, said, seconds, total)
+                bar.update()
             for event in told:
                 if event["key"] not in ended:
                     _note_event(session, running, event)
             if where.lost and waiting:
                 raise InputError(_SCHEDULER_GONE)
-            _show_progress(session, [(step, running[step.key]) for step in waiting if step.key in running])
+            _show_running(session, bar, [step for step in waiting if step.key in running])
             if time.monotonic() - session.alive > _SIGN_OF_LIFE_SECONDS:
                 tracking.set_tags(session.parent, {_ALIVE: _now()})
                 session.alive = time.monotonic()
@@ -690,6 +672,7 @@ def _run_all(session: _Session, waiting: list[Step], where: cluster.Cluster, *, 
             distributed.wait([futures[step.key] for step in waiting if step.key in running], _STOPPED_SECONDS)
         raise
     finally:
+        bar.close()
         where.client.unsubscribe_topic(session.parent)
 
 
@@ -790,7 +773,6 @@ def _end(session: _Session, step: Step, future: distributed.Future) -> str:
     except CancelledError:
         raise InputError(_SCHEDULER_GONE) from None
     session.runs[step.key] = done.run_id
-    session.seconds.setdefault(step.stage, []).append(done.seconds)
     if done.changed:
         _say(f"  {step.name}: the code or the settings changed after the study had started")
     _fetch_notebook(session, step, done.run_id)
@@ -819,50 +801,46 @@ def _interrupted(session: _Session) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
+    tqdm.write(text)  # above the bar, where there is one
+    sys.stdout.flush()
 
 
-def _show_progress(session: _Session, running: list[tuple[Step, float]]) -> None:
-    """On a terminal, one line that is written over: what the running notebooks last said."""
-    if not sys.stdout.isatty() or not running:
-        return
-    parts = [
-        f"{step.name} {_duration(time.monotonic() - began)} {session.progress.get(step.key, '')}".strip()
-        for step, began in running
-    ]
-    width = shutil.get_terminal_size().columns - 1
-    print(f"\r\x1b[K{' | '.join(parts)[:width]}", end="", flush=True)
+def _bar(name: str, total: int, *, done: int) -> tqdm:
+    """On a terminal, a bar over a study's notebooks; elsewhere none, as lines say what has ended."""
+    return tqdm(
+        desc=name,
+        total=total,
+        initial=done,
+        unit="notebook",
+        file=sys.stdout,
+        disable=None,
+        leave=False,
+        dynamic_ncols=True,
+        smoothing=0,
+    )
 
 
-def _report_end(session: _Session, step: Step, what: str, seconds: float, left: float | None, total: int) -> None:
-    until = f"; about {_duration(left)} left" if left else ""
+def _show_running(session: _Session, bar: tqdm, running: list[Step]) -> None:
+    """Say behind the bar what the running notebooks last said."""
+    said = [f"{step.name} {session.progress.get(step.key, '')}".strip() for step in running]
+    bar.set_postfix_str(" | ".join(said))
+
+
+def _report_end(session: _Session, step: Step, what: str, seconds: float, total: int) -> None:
     if what == "failed":
         files = f" (see {from_here(session.out / step.file)}.ipynb and .log)"
-        said = f"FAILED after {_duration(seconds)}: {session.failures[step.key]}{files}{until}"
+        said = f"FAILED after {_duration(seconds)}: {session.failures[step.key]}{files}"
     elif what == "not run":
         said = session.failures[step.key]
     elif what == "again":
         said = f"done already, run {session.runs[step.key]}"
     else:
-        said = f"done in {_duration(seconds)}{until}"
+        said = f"done in {_duration(seconds)}"
     _say(f"{_count(session, total)} {step.name}: {said}")
 
 
 def _count(session: _Session, total: int) -> str:
     return f"[{len(session.runs) + len(session.failures)}/{total}]"
-
-
-def _left(session: _Session, waiting: list[Step], running: list[tuple[Step, float]], jobs: int) -> float | None:
-    """Seconds until the end, from the mean of the finished steps of each stage; None while nothing is known."""
-    means = {stage: sum(known) / len(known) for stage, known in session.seconds.items()}
-    if not means:
-        return None
-    # a stage that has not been seen takes its usual share, in units of those that have
-    unit = sum(means.values()) / sum(_USUAL_SECONDS[stage] for stage in means)
-    expected = {stage: means.get(stage, unit * usual) for stage, usual in _USUAL_SECONDS.items()}
-    possible = [step for step in waiting if not any(key in session.failures for key in step.needs)]
-    left = sum(expected[step.stage] for step in possible)
-    return (left + sum(max(0.0, expected[step.stage] - elapsed) for step, elapsed in running)) / jobs
 
 
 def _duration(seconds: float) -> str:

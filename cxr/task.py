@@ -331,11 +331,14 @@ def _execute(job: Job, place: _Place, run_id: str, runs: Mapping[str, str], plug
         runs=runs,
     )
     (place.out / f"{step.file}.ipynb").unlink(missing_ok=True)  # an older run's is not this one's
-    starting = Path(tempfile.gettempdir()) / f"cxr-start-{os.getuid() if os.name == 'posix' else 0}.lock"
+    # in a folder that other users of this machine cannot write to, and hence not lock
+    own_folder = Path(tempfile.gettempdir()) / f"cxr-{os.getuid() if os.name == 'posix' else 0}"
+    own_folder.mkdir(mode=0o700, exist_ok=True)
+    waits = f"{steps.PROGRESS}waiting for another notebook to start ({own_folder / 'start.lock'})"
     with (place.out / f"{step.file}.log").open("w", encoding="utf-8") as log:
         log.write(f"{steps.RUN_LINE}{run_id}\n")  # by which the study knows whose they are
         log.flush()
-        with store.locked(starting, lambda: None):
+        with store.locked(own_folder / "start.lock", lambda: _tell(job, progress=waits)):
             if key in plugin.stopped:
                 return -2
             process = steps.start(words, environment)

@@ -27,7 +27,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -47,10 +46,12 @@ from cxr.params import Params
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# `_patiently` waits for a server that is away, and says so, where MLflow would be silent for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+# A server that is away is asked again for ten minutes: after 0, 4, 8, 16, 32, 64 and four times 120 s.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "10")
 
 import mlflow
+import requests
+import tenacity
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
@@ -88,16 +89,8 @@ _MAX_PARAM = 500  # characters; MLflow would cut at 6000, and a table of runs is
 _PROBE_SECONDS = 5
 _SHA256 = "sha256.json"
 _SHA256_TAG = "cxr.artifacts_sha256"
-_PATIENCE_SECONDS = 600.0  # for a store that does not answer; CXR_STORE_PATIENCE sets another
 _SERVER = ("http://", "https://")
-_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # waiting does not help
-_PAUSE_SECONDS = 2.0  # between two attempts
 _TEXT = "ä · → ≥"  # such as is in descriptions
-# How MLflow words it, which keeps neither the exception nor the status of the answer.
-_FAILS = "too many 500"
-_AWAY = re.compile(
-    r"failed with exception .*(Connection|Timeout|Timed out|Max retries)|error code (429|502|503|504)\b", re.S
-)
 
 
 @dataclass(frozen=True)
@@ -191,26 +184,29 @@ def connect(tracking_uri: str | None = None) -> str:
         _check_database(database)
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # forty lines about tables, the first time
-    with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(_PROBE_SECONDS)):
+    # a step of a study had its store a moment ago; a person who mistyped an address should not wait
+    is_step = bool(os.environ.get("MLFLOW_RUN_ID"))
+    at_once = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(_PROBE_SECONDS)}
+    with _environment(**({} if is_step else at_once)):
         try:
             lock = nullcontext()
             if database is not None:
-                lock = store.locked(database.with_name(f"{database.name}.lock"), _no_word)
+                waits = f"waiting for another process that is opening the MLflow store {database}"
+                lock = store.locked(database.with_name(f"{database.name}.lock"), lambda: print(waits, flush=True))
             with lock:  # MLflow makes the tables now: of two processes that find none, one would fail
                 probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
-                # a step of a study had its store a moment ago; a person who mistyped an address should not wait
-                _patiently(probe) if os.environ.get("MLFLOW_RUN_ID") else _ask(uri, probe)
-        except InputError:  # of `_patiently`
-            raise
+                _ask(probe) if is_step else _check_text(uri, probe)
         # SQLAlchemy, requests, drivers: each store fails in its own way, and a person can only put right the URI
         except Exception as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(_unreachable(uri, error)) from None
     mlflow.set_tracking_uri(uri)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # which MLflow leaves alone when it was told the same URI before
     return uri
 
 
-def _ask(uri: str, probe: Callable[..., Any]) -> None:
+def _check_text(uri: str, probe: Callable[..., Any]) -> None:
     """See that a store answers, and a server about any text; raises InputError where it is about some text only.
 
     Every description and many names hold text beyond ASCII. PostgreSQL makes databases in SQL_ASCII where the
@@ -222,7 +218,7 @@ def _ask(uri: str, probe: Callable[..., Any]) -> None:
     try:
         probe(filter_string=f"name = '{_TEXT}'")
     except MlflowException as error:
-        if _FAILS not in str(error):
+        if not isinstance(error.__context__, requests.exceptions.RetryError):
             raise
         probe()  # raises where the text is not what it is about
         raise InputError(
@@ -230,10 +226,6 @@ def _ask(uri: str, probe: Callable[..., Any]) -> None:
             "database is not in UTF-8. Make it with `createdb --encoding UTF8 --template template0` "
             "(docs/server.md)"
         ) from None
-
-
-def _no_word() -> None:
-    """Said while another process makes the tables of a new store: that takes seconds."""
 
 
 def artifact_root() -> Path | None:
@@ -286,78 +278,69 @@ class StoreGone(RuntimeError):
     """The store answered before, and has not for as long as it is waited for."""
 
 
-class _Patient:
-    """An MLflow client whose calls wait for a store that is away (see `_patiently`)."""
+class _Client:
+    """An MLflow client whose calls go through `_ask`."""
 
     def __init__(self, client: mlflow.MlflowClient) -> None:
         self._client = client
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-        return lambda *args, **options: _patiently(lambda: method(*args, **options))
+        return functools.partial(_ask, getattr(self._client, name))
 
 
-def _client() -> _Patient:
+def _client() -> _Client:
     if "MLFLOW_TRACKING_URI" not in os.environ:
         connect()
-    return _Patient(mlflow.MlflowClient())
+    return _Client(mlflow.MlflowClient())
 
 
-def _patiently(call: Callable[[], Any]) -> Any:
-    """The result of `call`, tried again while the store is away (`_away`), at most `_patience()` seconds.
+def _ask(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The result of `call(*args, **options)`, a call to the store; waits for a store that is away.
+
+    MLflow itself asks a server again that does not answer, or answers 408, 429 or 5xx. What it does not, is done
+    here: a database that another process has locked, and a download that breaks off.
 
     Raises:
         StoreGone: it stayed away.
         InputError: a server refuses (`_refusal`). Other errors pass through at once.
     """
-    began, told = time.monotonic(), False
-    while True:
-        try:
-            result = call()
-        except Exception as error:
-            if refusal := _refusal(error):
-                raise InputError(refusal) from None
-            if not _away(error):
-                raise
-            uri, waited = mlflow.get_tracking_uri(), time.monotonic() - began
-            if waited >= _patience():
-                raise StoreGone(
-                    f"the MLflow store {uri} has not answered for {waited:.0f} s ({first_line(error, most=200)}): "
-                    "nothing that was logged is lost; see that it runs, and give the same command again"
-                ) from None
-            if not told:
-                # a server that answers has its own trouble, which its log tells and no client
-                what = "fails (HTTP 500: its log says why; a full disk?)" if _FAILS in str(error) else ""
-                what = what or "does not answer"
-                print(f"the MLflow store {uri} {what}: waiting, up to {_patience():.0f} s", flush=True)
-                told = True
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            if told:
-                print(f"the MLflow store answers again, after {time.monotonic() - began:.0f} s", flush=True)
-            return result
+    uri = mlflow.get_tracking_uri()
+    try:
+        return _retrying(call, *args, **options)
+    except Exception as error:
+        if refusal := _refusal(error, uri):
+            raise InputError(refusal) from None
+        if not (_is_busy(error) or _is_away(error)):
+            raise
+        raise StoreGone(
+            f"the MLflow store {uri} does not answer, after several attempts ({first_line(error, most=400)}): "
+            "nothing that was logged is lost; see that it runs, and give the same command again. A server that "
+            "answers 500 says why in its log (a full disk?)"
+        ) from None
 
 
-def _patience() -> float:
-    return float(os.environ.get("CXR_STORE_PATIENCE") or _PATIENCE_SECONDS)
-
-
-def _away(error: BaseException) -> bool:
-    """Whether trying again may help: no connection, a gateway without its server, a database that is locked."""
-    import requests
-
-    text = str(error)
-    if _UNTRUSTED in text:
-        return False
-    if isinstance(error, requests.exceptions.HTTPError):
-        return error.response is not None and error.response.status_code in (429, 502, 503, 504)
-    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
+def _is_busy(error: BaseException) -> bool:
+    """Whether trying again may help where MLflow does not: SQLite is locked, or a download broke off."""
+    broken = requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError
+    if isinstance(error, broken | requests.exceptions.Timeout):
         return True
-    if "database is locked" in text:
-        return True
-    if not isinstance(error, MlflowException):
-        return False
-    return bool(_AWAY.search(text))
+    cause = error.__cause__ if isinstance(error, MlflowException) else error
+    code = getattr(getattr(cause, "orig", None), "sqlite_errorcode", 0)  # of SQLAlchemy's error
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether MLflow has given up asking a server: it has no connection, or only answers 408, 429 and 5xx."""
+    gone = requests.exceptions.ConnectionError | requests.exceptions.Timeout | requests.exceptions.RetryError
+    return isinstance(error, MlflowException) and isinstance(error.__context__, gone)
+
+
+_retrying = tenacity.Retrying(
+    retry=tenacity.retry_if_exception(_is_busy),
+    wait=tenacity.wait_fixed(2),
+    stop=tenacity.stop_after_delay(600),
+    reraise=True,
+)
 
 
 def disk_full(error: BaseException) -> bool:
@@ -398,7 +381,7 @@ def _unreachable(uri: str, error: Exception) -> str:
         return f"the MLflow store {uri} cannot be used: {advice}; it said: {first}"
     if refusal := _refusal(error, uri):
         return refusal
-    if _UNTRUSTED in str(error):
+    if isinstance(error.__context__, requests.exceptions.SSLError):
         return (
             f"this machine does not trust the certificate of {uri}: name its file, or that of its authority, with "
             "MLFLOW_TRACKING_SERVER_CERT_PATH, and ask for the server by the name that is in it"
@@ -409,21 +392,18 @@ def _unreachable(uri: str, error: Exception) -> str:
     )
 
 
-def _refusal(error: Exception, uri: str = "") -> str:
+def _refusal(error: Exception, uri: str) -> str:
     """What to do about an answer 401 or 403 of a server; empty for any other error."""
-    import requests
-
-    uri, text = uri or mlflow.get_tracking_uri(), str(error)
-    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:
-        code = str(error.response.status_code)
+    if isinstance(error, MlflowException):
+        code = error.get_http_status_code()
     else:
-        code = found.group(1) if (found := re.search(r"error code (\d+)\b", text)) else ""
-    if code not in ("401", "403"):
+        code = getattr(getattr(error, "response", None), "status_code", 0)  # of `requests`, in downloads
+    if code not in (401, 403) or not is_server(uri):
         return ""
-    if "Invalid Host header" in text:
+    if "Invalid Host header" in str(error):
         return f"the MLflow server refuses the name in {uri}: start it with --allowed-hosts {urlsplit(uri).netloc}"
     user = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
-    if code == "403" and user:
+    if code == 403 and user:
         return (
             f"the MLflow server at {uri} does not let the user '{user}' do that (HTTP 403): an experiment is its "
             "maker's. Choose another `name`, or have EDIT on it granted (docs/server.md); it said: "
@@ -512,10 +492,10 @@ def start(
         planned = info.fingerprint
         if planned and planned != print_of_run:
             own_tags["cxr.fingerprint.planned"] = planned
-        run = _patiently(lambda: mlflow.start_run(run_id=given, tags=own_tags))
+        run = _ask(mlflow.start_run, run_id=given, tags=own_tags)
     else:
         experiment = experiment_id(settings.name)
-        run = _patiently(lambda: mlflow.start_run(experiment_id=experiment, run_name=name, tags=own_tags))
+        run = _ask(mlflow.start_run, experiment_id=experiment, run_name=name, tags=own_tags)
     atexit.register(_close, run.info.run_id, mlflow.get_tracking_uri(), by_hand=not given)
     log_params(run.info.run_id, {**(settings.model_dump() if settings_as_params else {}), **(params or {})})
     log_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "parameters.yaml")
@@ -1133,10 +1113,8 @@ def fetch(run_id: str, artifact_path: str) -> Path:
     folder = scratch() / run_id / PurePosixPath(artifact_path).parent
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        found = _patiently(
-            lambda: mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=artifact_path, dst_path=str(folder)
-            )
+        found = _ask(
+            mlflow.artifacts.download_artifacts, run_id=run_id, artifact_path=artifact_path, dst_path=str(folder)
         )
     except (MlflowException, OSError) as error:
         raise InputError(
@@ -1234,7 +1212,7 @@ class RunFiles:
     def get(self, name: str, path: Path) -> None:
         """Write a file to `path`. Raises OSError."""
         with _as_oserror(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            found = _patiently(
+            found = _ask(
                 lambda: mlflow.artifacts.download_artifacts(
                     run_id=self._run_id, artifact_path=f"{self._folder}/{name}", dst_path=folder
                 )
@@ -1248,13 +1226,11 @@ class RunFiles:
         uri = _client().get_run(self._run_id).info.artifact_uri
         path = str(PurePosixPath(self._folder, name))
         with _as_oserror():
-            _patiently(lambda: get_artifact_repository(uri).delete_artifacts(path))
+            _ask(lambda: get_artifact_repository(uri).delete_artifacts(path))
 
 
 @contextmanager
 def _as_oserror() -> Iterator[None]:
-    import requests
-
     try:
         yield
     except (MlflowException, requests.exceptions.RequestException) as error:

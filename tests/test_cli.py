@@ -66,7 +66,7 @@ def test_help_imports_nothing_heavy():
         "import sys, contextlib, io\nfrom cxr import cli\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
         "    cli.main(['--help'])\n"
-        "heavy = ('mlflow', 'tensorflow', 'pandas', 'numpy', 'pydantic', 'papermill', 'distributed', 'shtab')\n"
+        "heavy = ('mlflow', 'tensorflow', 'pandas', 'numpy', 'pydantic', 'papermill', 'distributed')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     began = time.monotonic()

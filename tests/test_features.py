@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from cxr import data, features, models, store, training
+from cxr import data, features, models, training
 from cxr.errors import InputError
 from cxr.params import TrainParams
 
@@ -106,7 +106,7 @@ def test_large_features_stay_in_their_file(model, tmp_path, monkeypatch):
     expected = features.pooled(model, images(), SETTINGS, cache=tmp_path)
     monkeypatch.setattr(features, "_IN_MEMORY", 100)
     found = features.pooled(model, images(), SETTINGS, cache=tmp_path)
-    assert isinstance(found, store.Stack) and found.shape == expected.shape
+    assert isinstance(found, np.memmap) and found.shape == expected.shape
     np.testing.assert_array_equal(found[:], expected)
 
 

@@ -5,13 +5,22 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
+import servers
+import tenacity
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import OperationalError
+from urllib3.exceptions import ConnectTimeoutError
 
 from cxr import processes, study, task, tracking
 from cxr.errors import InputError
@@ -191,6 +200,120 @@ def test_several_processes_make_one_new_store(tmp_path):
 # -- stores that go away
 
 
+@contextmanager
+def server(*statuses: int, port: int = 0):
+    """Answers each request with the next of these, the last for good; yields its address and what was asked."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status = statuses[min(len(asked), len(statuses)) - 1]
+            body = b'{"experiments": []}' if status == 200 else b"no"
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_port}", asked
+        found.shutdown()
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Asks the store at an address, as notebooks do. MLflow then waits 0, 2, 4, ... s between attempts."""
+    before = tracking.mlflow.get_tracking_uri()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+
+    def call(uri):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracking.mlflow.set_tracking_uri(uri)
+        return list(tracking._client().search_experiments())
+
+    yield call
+    tracking.mlflow.set_tracking_uri(before)
+
+
+def test_a_step_waits_ten_minutes_for_its_server():
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR, MLFLOW_HTTP_REQUEST_MAX_RETRIES
+    from urllib3.util import Retry
+
+    retry = Retry(MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(), backoff_factor=MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get())
+    seconds = 0.0
+    while not retry.is_exhausted() and retry.total:
+        retry = retry.increment(error=ConnectTimeoutError())
+        seconds += retry.get_backoff_time()
+    assert 590 < seconds < 620
+
+
+def test_a_server_that_comes_back_is_waited_for(ask, caplog):
+    port = servers.free_port()
+    with ExitStack() as stack:
+        later = threading.Timer(1.0, lambda: stack.enter_context(server(200, port=port)))
+        later.start()
+        assert ask(f"http://127.0.0.1:{port}") == []
+        later.join()
+    assert "Retrying" in caplog.text and "Connection refused" in caplog.text
+
+
+def test_a_server_that_has_trouble_is_asked_again(ask):
+    with server(503, 502, 200) as (uri, asked):
+        assert ask(uri) == [] and len(asked) == 3
+
+
+def test_a_server_that_stays_away_ends_the_wait(ask, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with pytest.raises(tracking.StoreGone, match="does not answer.* give the same command again"):
+        ask(f"http://127.0.0.1:{servers.free_port()}")
+    with server(500) as (uri, asked), pytest.raises(tracking.StoreGone, match="too many 500"):
+        ask(uri)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [(401, InputError, r"refuses \(HTTP 401\)"), (403, InputError, "refuses"), (404, MlflowException, "404")],
+)
+def test_other_answers_are_not_waited_for(ask, monkeypatch, status, error, said):
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    with server(status) as (uri, asked), pytest.raises(error, match=said):
+        ask(uri)
+    assert len(asked) == 1
+
+
+def test_a_mistyped_address_is_refused_at_once(monkeypatch):
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    uri, began = f"http://127.0.0.1:{servers.free_port()}", time.monotonic()
+    with pytest.raises(InputError, match=f"no MLflow server answers at {uri}: start it, or mend --tracking-uri"):
+        tracking.connect(uri)
+    assert time.monotonic() - began < 10
+
+
+def sqlite_error(tmp_path, *, full: bool) -> MlflowException:
+    """An error of SQLite, as MLflow raises it."""
+    first = sqlite3.connect(tmp_path / "x.db", timeout=0, isolation_level=None)
+    second = sqlite3.connect(tmp_path / "x.db", timeout=0, isolation_level=None)
+    if full:
+        first.execute("PRAGMA max_page_count = 1")
+    else:
+        second.execute("BEGIN EXCLUSIVE")
+    with closing(first), closing(second):
+        try:
+            first.execute("CREATE TABLE t (x)")
+        except sqlite3.OperationalError as error:
+            found = MlflowException(f"(sqlite3.OperationalError) {error}")
+            found.__cause__ = OperationalError("CREATE", {}, error)
+            return found
+    raise AssertionError("SQLite did it")
+
+
 def failing(times: int, error: Exception):
     calls = []
 
@@ -203,42 +326,23 @@ def failing(times: int, error: Exception):
     return call
 
 
-AWAY = [
-    requests.exceptions.ConnectionError("refused"),
-    MlflowException("API request to http://x failed with exception HTTPConnectionPool: Max retries exceeded"),
-    MlflowException("API request to endpoint /x failed with error code 503 != 200. Response body: ''"),
-    MlflowException("(sqlite3.OperationalError) database is locked"),
-]
+def test_a_locked_database_and_a_broken_download_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking._retrying, "wait", tenacity.wait_none())
+    locked, broken = sqlite_error(tmp_path, full=False), requests.exceptions.ChunkedEncodingError("broken")
+    assert "database is locked" in str(locked)
+    for error in (locked, broken):
+        assert tracking._ask(failing(3, error)) == 4
+        with monkeypatch.context() as patch, pytest.raises(tracking.StoreGone):
+            patch.setattr(tracking._retrying, "stop", tenacity.stop_after_attempt(3))
+            tracking._ask(failing(3, error))
 
 
-@pytest.mark.parametrize("error", AWAY, ids=range(len(AWAY)))
-def test_a_store_that_comes_back_is_waited_for(error, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "_PAUSE_SECONDS", 0.01)
-    assert tracking._patiently(failing(3, error)) == 4
-    said = capsys.readouterr().out
-    assert said.count("does not answer: waiting, up to 600 s") == 1 and "answers again, after" in said
-    monkeypatch.setenv("CXR_STORE_PATIENCE", "0.05")
-    with pytest.raises(tracking.StoreGone, match="has not answered for .* give the same command again"):
-        tracking._patiently(failing(10**6, error))
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MlflowException("Run 'x' not found"),
-        MlflowException("(sqlite3.OperationalError) database or disk is full"),
-        ValueError("x"),
-    ],
-    ids=range(3),
-)
-def test_other_errors_are_not_waited_for(error):
-    with pytest.raises(type(error)):
-        tracking._patiently(failing(1, error))
-
-
-def test_a_refusal_is_not_waited_for():
-    with pytest.raises(InputError, match=r"refuses \(HTTP 401\)"):
-        tracking._patiently(failing(1, MlflowException("failed with error code 401 != 200")))
+def test_other_errors_are_not_waited_for(tmp_path):
+    full = sqlite_error(tmp_path, full=True)
+    assert tracking.disk_full(full)
+    for error in (full, MlflowException("Run 'x' not found"), ValueError("x")):
+        with pytest.raises(type(error)):
+            tracking._ask(failing(1, error))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -239,18 +240,25 @@ def test_a_default_of_a_notebook_that_differs_from_the_study_s_is_refused(tmp_pa
         study.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks)
 
 
-def test_time_left():
-    steps = study.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0, 1], method=["layercam"]))
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_has_a_bar_and_a_file_has_lines(monkeypatch, is_terminal):
     session = study._Session(StudyParams(), Path(), {}, Path(), Path(), {}, fresh=False)
-    assert study._left(session, steps, [], 1) is None
-    session.seconds = {"train": [90.0, 110.0], "attribute": [20.0], "score": [10.0]}
-    # a mean of 100 s for train; compare, unseen, at its usual share: 130 s for usual 125 units, of which it has 10
-    known = 100.0 + 20.0 + 10.0 + 10.0 * 130.0 / 125.0
-    assert study._left(session, steps[3:], [], 1) == pytest.approx(known)
-    assert study._left(session, steps[4:], [(steps[3], 40.0)], 2) == pytest.approx((known - 40.0) / 2)
-    assert study._left(session, steps[4:], [(steps[3], 400.0)], 1) == pytest.approx(known - 100.0)
-    session.failures = {steps[3].key: "boom"}
-    assert study._left(session, steps[4:5], [], 1) == 0  # not going to be run
+    step = study.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0], method=["layercam"]))[0]
+    session.progress[step.key] = "» epoch 3/4"
+    out = io.StringIO()
+    out.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stdout", out)
+    bar = study._bar("mine", 12, done=5)
+    study._show_running(session, bar, [step])
+    study._say("[6/12] a notebook: done in 40 s")
+    bar.update()
+    bar.close()
+    if is_terminal:
+        assert "mine:" in out.getvalue() and "5/12" in out.getvalue()
+        assert f"{step.name} » epoch 3/4" in out.getvalue()
+        assert "\r[6/12] a notebook: done in 40 s\n" in out.getvalue()
+    else:
+        assert out.getvalue() == "[6/12] a notebook: done in 40 s\n"
 
 
 def test_threads_are_shared_between_jobs_and_the_user_s_own_number_is_kept(monkeypatch):
@@ -377,7 +385,7 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert "the verdict: 2" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "report.html" in tracking.artifacts(first["compare"][0].run_id)
     assert "cxr.undefined" in first["score"][0].tags
-    assert "about" in output and "[5/5] compare: done" in output
+    assert re.search(r"^\[1/5\] train .*: done in \d+ s$", output, re.M) and "[5/5] compare: done" in output
     rows = [line.split() for line in output.splitlines() if line.startswith("CompactDenseNet")]
     values = ["0", "0.900", "-", "-", "0.500", "[0.400,", "0.625]", "-", "-", "-", "12", "0"]
     assert rows == [["CompactDenseNet", method, *values] for method in ("layercam", "gradcampp")]

@@ -65,11 +65,11 @@ def _loaded(folder: Path):
 
 
 def _trained(folder: Path, stage: str):
-    from cxr import training
+    from cxr import store, training
 
     settings, images, labels, split, model = _loaded(folder)
     rows = [np.flatnonzero(split == name) for name in ("train", "val")]
-    train, val = ((images.take(own), labels[own]) for own in rows)
+    train, val = ((store.Subset(images, own), labels[own]) for own in rows)
     return lambda: getattr(training, stage)(model, train, val, settings)
 
 

@@ -4,8 +4,9 @@
 
 Files are grey PNG of 64 x 64 pixels in five classes with 70, 20, 8, 1.5 and 0.5 % of the images. Each size runs
 in a process of its own: manifest, images decoded into the cache, images from the cache, one epoch of either stage
-with an untrained CompactResNetV2, predictions for all. `hwm` is the resident peak of the step (VmHWM), which
-includes shared libraries; `anon` the peak of what the process itself has allocated (RssAnon, sampled every 10 ms).
+with an untrained CompactResNetV2, predictions for all. `anon` is the peak of what the process itself has allocated
+(RssAnon, sampled every 10 ms); `hwm` the resident peak of the step (VmHWM), which includes shared libraries and as
+much of the images' file as has been read, which the system takes back when it needs the room.
 Linux only.
 """
 
@@ -105,7 +106,7 @@ def measure(folder: Path, cache: Path) -> None:
     steps = Steps()
     warnings.filterwarnings("ignore")
     with steps.step("start"):
-        from cxr import data, models, training
+        from cxr import data, models, store, training
 
         settings = settings_for(folder)
         training.seed_everything(0)
@@ -119,7 +120,7 @@ def measure(folder: Path, cache: Path) -> None:
         images = data.load_images(manifest, **options)
     labels = data.class_index(manifest["label"], data.classes(manifest))
     rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "val")}
-    train, val = ((images.take(rows[split]), labels[rows[split]]) for split in ("train", "val"))
+    train, val = ((store.Subset(images, rows[split]), labels[rows[split]]) for split in ("train", "val"))
     with steps.step("transfer"):
         training.transfer(model, train, val, settings)
     with steps.step("fine-tune"):
