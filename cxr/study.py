@@ -33,7 +33,7 @@ from cxr import cluster, descriptions, processes, shipping, task, tracking
 from cxr.errors import InputError, first_line
 from cxr.files import atomic
 from cxr.params import Params, StudyParams
-from cxr.steps import ENVIRONMENT, PROGRESS, RUN_LINE, Step, command, from_here, needed, plan, settings
+from cxr.steps import ENVIRONMENT, PROGRESS, RUN_LINE, Step, command, from_here, plan, settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,15 +41,8 @@ if TYPE_CHECKING:
     from cxr import checks
 
 # How long one notebook of a stage takes, roughly, in units of any other; until one of the stage has been seen.
-_USUAL_SECONDS = {
-    "train": 100.0,
-    "attribute_shard": 15.0,
-    "attribute": 15.0,
-    "score_shard": 10.0,
-    "score": 10.0,
-    "compare": 10.0,
-}
-_ON_GPU = frozenset({"train", "attribute_shard", "attribute"})  # stages that use one, if there is one
+_USUAL_SECONDS = {"train": 100.0, "attribute": 15.0, "score": 10.0, "compare": 10.0}
+_ON_GPU = frozenset({"train", "attribute"})  # stages that use one, if there is one
 _LOOK_SECONDS = 0.3
 _STOPPED_SECONDS = 30.0  # for workers to end the runs of notebooks that were stopped
 # A runner on another machine cannot be looked at: it gives a sign of life, and without one for long it is dead.
@@ -125,7 +118,6 @@ def dry_run(
     if not tracking.is_new(uri):
         tracking.connect(uri)
         _find_done(session, steps)
-        steps = needed(steps, session.runs)
     for name, value in session.environment.items():
         print(f"export {name}={shlex.quote(value)}")
     print(f"mkdir -p {shlex.quote(from_here(session.out))}")
@@ -207,7 +199,6 @@ def _run(session: _Session, steps: list[Step], scheduler: str, jobs: int) -> int
     """What `run` does after the first checks."""
     _stop_abandoned(session)
     _find_done(session, steps)
-    steps = needed(steps, session.runs)
     waiting = [step for step in steps if step.key not in session.runs]
     _make_folder(session.out)
     done = len(session.runs)
@@ -481,11 +472,9 @@ def _validated(session: _Session) -> list[Step]:
 
 
 def _read_manifest(session: _Session) -> pd.DataFrame:
-    from cxr import data, shards
+    from cxr import data
 
     session.manifest = data.build_manifest(session.study)
-    split = session.study.attribute_split
-    shards.check(session.study.shards, int((session.manifest["split"] == split).sum()), what=f"{split} images")
     session.manifest_hash = data.manifest_hash(session.manifest)
     return session.manifest
 
@@ -532,7 +521,7 @@ def _find_done(session: _Session, steps: list[Step]) -> None:
     if not session.fresh:
         session.recorded = _recorded(session)
     for step in steps:
-        if all(key in session.runs for key in step.inputs):
+        if all(key in session.runs for key in step.needs):
             run = _done(session, step, _fingerprint(session, step))
             if run is not None:
                 _note_done(session, step, run)
@@ -567,7 +556,7 @@ def _open_parent(session: _Session) -> str:
 
 
 def _study_fingerprint(session: _Session) -> str:
-    values = session.study.model_dump(mode="json", exclude={"name", "data", "jobs", "shards"})
+    values = session.study.model_dump(mode="json", exclude={"name", "data", "jobs"})
     return tracking.sha256(json.dumps([values, session.manifest_hash], sort_keys=True))
 
 
@@ -964,7 +953,7 @@ def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
     rows = []
     for key, run_id in runs.items():
         stage, *cell = key.split("/")
-        if stage == "score" and len(cell) == 3:  # no shard
+        if stage == "score":
             metrics = tracking.run_info(run_id).metrics
             names = [name for name in comparison.HEADLINE if name not in comparison.OF_SEVERAL_RUNS]
             values = {name: metrics.get(name) for name in names}

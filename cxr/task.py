@@ -228,9 +228,9 @@ def has_report(run_id: str) -> bool:
 
 
 def inputs(step: Step, runs: Mapping[str, str], manifest_hash: str) -> dict[str, str]:
-    """The inputs of a step whose `inputs` have these runs, as `tracking.fingerprint` takes them."""
-    if step.inputs:
-        return tracking.upstream(*(runs[key] for key in step.inputs))
+    """The inputs of a step, with the runs of those that it needs, as `tracking.fingerprint` takes them."""
+    if step.needs:
+        return tracking.upstream(*(runs[key] for key in step.needs))
     return {"manifest": manifest_hash}
 
 

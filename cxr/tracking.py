@@ -69,13 +69,11 @@ STAGES: dict[str, str] = {
     "pretrain": "0_pretrain",
     "train": "1_train",
     "attribute": "2_attribute",
-    "attribute_shard": "2_attribute",
     "score": "3_score",
-    "score_shard": "3_score",
     "compare": "4_compare",
     "drift": "5_drift",
 }
-"""The notebook of each stage. A `_shard` computes some of the images of the stage that joins it (`cxr.shards`)."""
+"""The notebook of each stage."""
 
 # What a stage computes does not depend on these. `data` is a path: the manifest's hash, an input of the train
 # run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
@@ -83,8 +81,6 @@ _NOT_IN_FINGERPRINT = frozenset(
     {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
     | {"model_a", "model_b", "like_a", "like_b"}
 )
-# Joined or computed at once, results are the same: maps but for the rounding of batches of other images.
-_OF_SHARDS = frozenset({"shards", "shard", "shard_run_ids"})
 _OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
 # Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
 # a colour changed, or what a parameter is said to be (its value is in the fingerprint). Where the product is
@@ -497,16 +493,10 @@ def start(
     if mlflow.active_run():  # the cell was run again, in Jupyter
         mlflow.end_run("KILLED")
     given = os.environ.pop("MLFLOW_RUN_ID", "")
-    whole = stage.removesuffix("_shard")
-    of_whole = {}
-    if stage != whole:
-        of_whole["cxr.shard_of"] = fingerprint(whole, settings, inputs)
-        of_whole["cxr.shard"] = f"{settings.shard} of {settings.shards}"
     if worker := os.environ.pop("CXR_WORKER", ""):
         processes.die_with(worker)
     own_tags = {
         "cxr.stage": stage,
-        **of_whole,
         "cxr.fingerprint": print_of_run,
         **{f"cxr.inputs.{key}": value for key, value in inputs.items()},
         **git_tags(),
@@ -1067,26 +1057,6 @@ def latest(stage: str, *, experiment: str, **params: Any) -> str:
     )
 
 
-def shard_runs(stage: str, settings: Params, inputs: Mapping[str, str]) -> list[RunInfo]:
-    """The runs `settings.shard_run_ids`, by their number, if they are all the parts of this very run.
-
-    Args: as for `start`; stage: of the run that joins them.
-    Raises: InputError as `run_info`, and as `cxr.shards.in_order`.
-    """
-    if not settings.shard_run_ids:
-        return []
-    from cxr import shards  # pandas
-
-    left_out = _NOT_IN_FINGERPRINT | _OF_SHARDS
-    known = {key: param_value(value) for key, value in settings.model_dump().items() if key not in left_out}
-    return shards.in_order(
-        [run_info(run_id) for run_id in settings.shard_run_ids],
-        whole=fingerprint(stage, settings, inputs),
-        settings=known,
-        stage=f"{stage}_shard",
-    )
-
-
 def experiments_with(stage: str) -> list[str]:
     """Names of the experiments that hold a complete run of a stage, that with the newest such run first."""
     client, found, token = _client(), {}, None
@@ -1152,14 +1122,6 @@ def fetch(run_id: str, artifact_path: str) -> Path:
     if _SHA256_TAG in info.tags and artifact_path != _SHA256:
         _verify(info, artifact_path, Path(found))
     return Path(found)
-
-
-def fetch_all(run_id: str, *names: str) -> Path:
-    """The folder with local copies of those of `names` that the run holds, as `artifacts` has them: folders end in
-    `/`. Raises InputError as `fetch` does."""
-    for name in sorted(set(names) & set(artifacts(run_id))):
-        fetch(run_id, name.rstrip("/"))
-    return scratch() / run_id
 
 
 def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
@@ -1365,14 +1327,11 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
 
     That is the settings that matter to it (not the names of things, paths or run ids), its inputs, and
     `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path; where
-    `architecture` is a function of the user's, so does the file that it is in. A run that joins shards has the
-    fingerprint of one that computes all images: a study with other `shards` finds it done. Versions of packages
-    are not part of it: they are logged with each run.
+    `architecture` is a function of the user's, so does the file that it is in. Versions of packages are not part
+    of it: they are logged with each run.
     """
     values = settings.model_dump(mode="json")
     left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | _OF_PHANTOM
-    if not stage.endswith("_shard"):
-        left_out |= _OF_SHARDS
     values = {key: value for key, value in values.items() if key not in left_out}
     if "weights" in values:
         values["weights"] = _weights(values["weights"], values["architecture"])
