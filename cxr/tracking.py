@@ -1176,67 +1176,6 @@ def _again(run: RunInfo) -> str:
     return f"restore it, or delete the run (`mlflow runs delete --run-id {run.run_id}`) and run {notebook} again"
 
 
-class RunFiles:
-    """A folder of this notebook's run for what is wanted only until it ends, as `cxr.backup.Mirror` has it.
-
-    Its files are none of the run's results, and not in `sha256.json`.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self._run_id, self._folder = _active(), folder
-
-    def names(self) -> list[str]:
-        """Of all files, relative to the folder."""
-        waiting, found = [self._folder], []
-        while waiting:
-            for item in _client().list_artifacts(self._run_id, waiting.pop()):
-                (waiting if item.is_dir else found).append(item.path)
-        return sorted(name.removeprefix(f"{self._folder}/") for name in found)
-
-    def send(self, path: Path, name: str) -> None:
-        """Log a file. Raises OSError when the store does not take it."""
-        folder = PurePosixPath(self._folder, name).parent
-        with _as_oserror():
-            _client().log_artifact(self._run_id, str(path), str(folder))
-
-    def get(self, name: str, path: Path) -> None:
-        """Write a file to `path`. Raises OSError."""
-        with _as_oserror(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            found = _patiently(
-                lambda: mlflow.artifacts.download_artifacts(
-                    run_id=self._run_id, artifact_path=f"{self._folder}/{name}", dst_path=folder
-                )
-            )
-            os.replace(found, path)
-
-    def remove(self, name: str) -> None:
-        """Delete a file or folder, "" for all. Raises OSError when the store does not let us."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        uri = _client().get_run(self._run_id).info.artifact_uri
-        path = str(PurePosixPath(self._folder, name))
-        with _as_oserror():
-            _patiently(lambda: get_artifact_repository(uri).delete_artifacts(path))
-
-
-@contextmanager
-def _as_oserror() -> Iterator[None]:
-    import requests
-
-    try:
-        yield
-    except (MlflowException, requests.exceptions.RequestException) as error:
-        raise OSError(first_line(error, most=2000)) from None
-
-
-def mirror(folder: str) -> RunFiles | None:
-    """A folder of this notebook's run for the copy of its backup, where another machine may go on; else None.
-
-    Workers elsewhere say so with CXR_BACKUP=run.
-    """
-    return RunFiles(folder) if os.environ.get("CXR_BACKUP") == "run" else None
-
-
 def artifacts(run_id: str) -> list[str]:
     """The names of what a run holds, at the top level; folders end in `/`."""
     return [item.path + ("/" if item.is_dir else "") for item in _client().list_artifacts(run_id)]
