@@ -7,8 +7,6 @@ names them.
 
 Everything is written whole or not at all: under a temporary name, flushed to the disk, then renamed. Each state
 notes the SHA-256 of its files and of the kept files, and what does not match is not used. No pickle.
-
-A *mirror* has a copy of the newest states elsewhere, from which another machine goes on when this one is lost.
 """
 
 from __future__ import annotations
@@ -18,11 +16,10 @@ import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,9 +28,6 @@ from cxr.console import progress
 
 _STATES = 2  # of each part: should the newest be damaged, there is one before it
 _TEMPORARY = ".tmp-"
-_FILES = ("arrays.npz", "notes.json", "index.json")  # of a state; the last one makes it whole
-_MIRROR_SECONDS = 10.0  # between two copies to a mirror, at least,
-_MIRROR_SHARE = 0.05  # and copying takes no larger share of the time
 
 
 class State(NamedTuple):
@@ -41,19 +35,6 @@ class State(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     notes: dict[str, Any]
-
-
-class Mirror(Protocol):
-    """Files elsewhere, by names such as `a` and `a/b`. What fails raises OSError."""
-
-    def names(self) -> list[str]: ...
-
-    def send(self, path: Path, name: str) -> None: ...
-
-    def get(self, name: str, path: Path) -> None: ...
-
-    def remove(self, name: str) -> None:
-        """A file or folder; "" for all."""
 
 
 class _Owned(Exception):
@@ -67,15 +48,13 @@ class Backup:
     `spare`. `resumed` says what was restored: the part, and the number of its epochs.
     """
 
-    def __init__(self, folder: Path | None, spare: Path, lock: ExitStack, mirror: Mirror | None = None) -> None:
+    def __init__(self, folder: Path | None, spare: Path, lock: ExitStack) -> None:
         self.folder, self.spare = folder, spare
-        self._mirror, self._mirrored, self._mirror_again = mirror, set(), 0.0
         self.resumed: dict[str, int] = {}
         self._lock = lock
         self._states: list[tuple[int, str]] = []  # number and part, in order
         self._kept: dict[str, str] = {}  # name and SHA-256
         if folder is not None:
-            self._pull()
             self._open()
 
     def load(self, part: str) -> State | None:
@@ -122,7 +101,6 @@ class Backup:
         for old in [state for state in self._states if state[1] == part][:-_STATES]:
             self._states.remove(old)
             shutil.rmtree(self._path(*old), ignore_errors=True)
-        self._push()
         return True
 
     def offer(self, name: str, write: Callable[[Path], Any]) -> bool:
@@ -158,7 +136,6 @@ class Backup:
     def clear(self) -> None:
         """Forget all states and kept files; the folder stays this process's."""
         self._states, self._kept = [], {}
-        self._forget_mirror()
         if self.folder is not None:
             self._remove(keep=set())
 
@@ -166,55 +143,8 @@ class Backup:
         """Remove the folder, and let others have it: the training is finished. A second call does nothing."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self._forget_mirror()
         self._lock.close()
         self.folder = None
-
-    def _pull(self) -> None:
-        """Take the mirror's states, if they are newer than what is here."""
-        if self._mirror is None:
-            return
-        try:
-            names = self._mirror.names()
-            self._mirrored = {name.partition("/")[0] for name in names}
-            if _newest(self._mirrored) <= _newest(path.name for path in self.folder.iterdir()):
-                return
-            self._remove(keep=set())
-            for name in names:
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                self._mirror.get(name, self.folder / name)
-            progress("backup: goes on from what another machine has reached")
-        except OSError as error:
-            progress(f"backup: that of another machine cannot be had ({_reason(error)})")
-
-    def _push(self) -> None:
-        """Give the mirror the newest state of each part and the files kept, now and then."""
-        if self._mirror is None or time.monotonic() < self._mirror_again:
-            return
-        began = time.monotonic()
-        newest = {part: self._path(number, part).name for number, part in self._states}
-        wanted = [*self._kept, *newest.values()]  # a state after the files that it names
-        try:
-            for name in wanted:
-                if name not in self._mirrored:
-                    for inner in [f"{name}/{file}" for file in _FILES] if name in newest.values() else [name]:
-                        self._mirror.send(self.folder / inner, inner)
-                    self._mirrored.add(name)
-            for name in self._mirrored - set(wanted):
-                self._mirror.remove(name)
-                self._mirrored.discard(name)
-        except OSError as error:
-            progress(f"backup: no copy of it could be sent ({_reason(error)}): training goes on")
-        now = time.monotonic()
-        self._mirror_again = now + max(_MIRROR_SECONDS, (now - began) / _MIRROR_SHARE)
-
-    def _forget_mirror(self) -> None:
-        if self._mirror is not None and self._mirrored:
-            try:
-                self._mirror.remove("")
-            except OSError as error:
-                progress(f"backup: its copy could not be removed ({_reason(error)})")
-            self._mirrored = set()
 
     def _path(self, number: int, part: str) -> Path:
         return self.folder / f"{number:06d}.{part}"
@@ -262,13 +192,11 @@ class Backup:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def take(folder: str | Path, spare: str | Path, mirror: Mirror | None = None) -> Backup:
+def take(folder: str | Path, spare: str | Path) -> Backup:
     """The backup in `folder`, which is made where missing, for this process alone until it ends or `delete`s it.
 
     What is damaged there is left out, and a progress line says so. When another living process has the folder, or
     it cannot be used, a progress line says so, and the backup that is returned has no folder.
-
-    Args: mirror: gets copies of what is saved, now and then, and is asked first for what is newer than the folder.
     """
     folder, spare = Path(folder).absolute(), Path(spare)
     lock = ExitStack()
@@ -276,7 +204,7 @@ def take(folder: str | Path, spare: str | Path, mirror: Mirror | None = None) ->
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.enter_context(store.locked(folder.with_name(f"{folder.name}.lock"), _refuse))
         folder.mkdir(exist_ok=True)
-        return Backup(folder, spare, lock, mirror)
+        return Backup(folder, spare, lock)
     except _Owned:
         progress(f"backup: another process trains with {folder}: this one trains without a backup")
     except OSError as error:
@@ -287,11 +215,6 @@ def take(folder: str | Path, spare: str | Path, mirror: Mirror | None = None) ->
 
 def _refuse() -> None:
     raise _Owned
-
-
-def _newest(names: Iterable[str]) -> int:
-    """The number of the newest state among names of a backup's files; 0 for none."""
-    return max((int(name.partition(".")[0]) for name in names if name.partition(".")[0].isdigit()), default=0)
 
 
 def _sha256(path: Path) -> str:

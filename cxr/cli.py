@@ -189,7 +189,7 @@ examples:
   cxr study params/study.yaml --set 'method=[layercam,gradcampp,hirescam]'
   cxr study params/paper.yaml --set data=/data/my-xrays name=mine --jobs 2
   cxr study params/paper.yaml --tracking-uri http://server:5000
-  cxr study params/paper.yaml --scheduler slurm""",
+  cxr study params/paper.yaml --scheduler params/clusters/slurm.yaml""",
     )
     _add_params_file(study)
     _add_set(study)
@@ -205,8 +205,8 @@ examples:
         "--scheduler",
         metavar="WHERE",
         default="local",
-        help="where notebooks run: local (default), the address of a Dask scheduler (tcp://host:8786), slurm, "
-        "kubernetes, or the YAML file of a cluster",
+        help="where notebooks run: local (default), the address of a Dask scheduler (tcp://host:8786), or the "
+        "YAML file of a cluster (params/clusters)",
     ).complete = shtab.FILE
     study.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     study.add_argument("--fresh", action="store_true", help="run everything again, done or not")

@@ -1,32 +1,31 @@
-"""Where the notebooks of a study run: an embedded Dask cluster, a scheduler's address, Slurm or Kubernetes."""
+"""Where the notebooks of a study run: an embedded Dask cluster, a scheduler's address, any Dask cluster class."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import importlib
 import logging
 import os
 import shutil
+import socket
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Self
 
 import dask
 import distributed
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cxr import task, tracking
+from cxr import task
 from cxr.errors import InputError, first_line
+from cxr.shared_files import Shared
 
 _DASHBOARD = "127.0.0.1:8787"  # of the embedded cluster: for this machine only
 _CONNECT_SECONDS = 10
 _WAIT_SECONDS = 3600  # for the first worker: a batch system has queues
-_KINDS = {"slurm": "dask-jobqueue", "kubernetes": "dask-kubernetes"}
 
 
 class ClusterParams(BaseModel):
@@ -34,15 +33,23 @@ class ClusterParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scheduler: Literal["slurm", "kubernetes"]
-    workers: Annotated[int, Field(ge=1)] = Field(1, description="how many, at the most")
+    cluster: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")] = Field(
+        description="a Dask cluster class, or a function that gives a cluster, as package.module.Class"
+    )
+    options: dict[str, Any] = Field({}, description="its keyword arguments")
+    workers: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="how many, at the most; without it as many as `options` start"
+    )
     minimum: Annotated[int, Field(ge=0)] | None = Field(
         None,
         description="how many there are when there is little to do; without it `workers` are there all the time",
     )
-    options: dict[str, Any] = Field(
-        {}, description="keyword arguments of dask_jobqueue.SLURMCluster or dask_kubernetes.operator.KubeCluster"
-    )
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.minimum is not None and (self.workers is None or self.minimum > self.workers):
+            raise ValueError(f"minimum is at most workers ({self.workers}), got {self.minimum}")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> ClusterParams:
@@ -55,7 +62,7 @@ class ClusterParams(BaseModel):
             raise InputError(f"--scheduler {path}: not a YAML file of 'key: value' lines") from None
         except ValidationError as error:
             what = "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()
+                f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}, got {e['input']!r}" for e in error.errors()
             )
             raise InputError(f"--scheduler {path}: {what}") from None
 
@@ -93,8 +100,7 @@ class Cluster:
 def check(scheduler: str) -> None:
     """Raise InputError where `opened` would, as far as it can be known without starting anything."""
     if "://" not in scheduler and scheduler != "local":
-        params = ClusterParams.read(_file(scheduler))
-        _class_of(params.scheduler)
+        _class_of(ClusterParams.read(_file(scheduler)), scheduler)
 
 
 @contextlib.contextmanager
@@ -103,11 +109,11 @@ def opened(scheduler: str, *, jobs: int, devices: int) -> Iterator[Cluster]:
 
     Args:
         scheduler: `local`, embedded in this process; the address of a scheduler that is running (`tcp://host:8786`,
-            `tls://...`); a file as `ClusterParams` has it, or `slurm` or `kubernetes` for
-            `params/clusters/<name>.yaml`.
+            `tls://...`); or a file as `ClusterParams` has it.
         jobs: of the embedded one: notebooks at once; 0: one for each GPU, or for every two cores without one.
         devices: of the embedded one: GPUs that a notebook needs.
-    Raises: InputError when there is no such scheduler, and when no worker comes within an hour.
+    Raises: InputError when there is no such scheduler, the cluster does not start, or no worker comes within an
+        hour.
     """
     quiet = {"distributed.worker.memory.spill": False, "distributed.admin.system-monitor.interval": "2s"}
     with dask.config.set(quiet), contextlib.ExitStack() as stack:
@@ -119,19 +125,26 @@ def opened(scheduler: str, *, jobs: int, devices: int) -> Iterator[Cluster]:
             client = stack.enter_context(_connected(scheduler))
             dashboard = client.dashboard_link
         else:
-            cluster = stack.enter_context(_started(ClusterParams.read(_file(scheduler))))
+            cluster = stack.enter_context(_started(ClusterParams.read(_file(scheduler)), scheduler))
             client = stack.enter_context(distributed.Client(cluster))
             dashboard = client.dashboard_link
-        client.register_plugin(task.Notebooks())
+        try:
+            client.register_plugin(task.Notebooks())
+        except ImportError as error:
+            raise InputError(
+                f"--scheduler {scheduler}: a worker lacks the package cxr ({first_line(error)}): install the "
+                "version that the study is started with"
+            ) from None
         found = Cluster(client, scheduler == "local", dashboard)
         if not client.nthreads():
             print(f"waiting for a worker of {client.scheduler.address}; dashboard: {dashboard}", flush=True)
             try:
-                client.wait_for_workers(1, timeout=_WAIT_SECONDS)
+                # a task: a cluster with a minimum of 0 starts no worker without one
+                client.submit(socket.gethostname, pure=False).result(timeout=_WAIT_SECONDS)
             except TimeoutError:
                 raise InputError(
                     f"--scheduler {scheduler}: no worker came within an hour: start some with `dask worker "
-                    f"{client.scheduler.address} --nthreads 1`, or look why the batch system starts none"
+                    f"{client.scheduler.address} --nthreads 1`, or look why the cluster starts none"
                 ) from None
         yield found
 
@@ -207,113 +220,59 @@ def _connected(address: str) -> distributed.Client:
 
 
 @contextlib.contextmanager
-def _started(params: ClusterParams) -> Iterator[Any]:
-    """A cluster that Slurm or Kubernetes starts, and ends with the study."""
-    new = _class_of(params.scheduler)
-    cluster = _new_slurm(new, params.options) if params.scheduler == "slurm" else _new_kube(new, params.options)
+def _started(params: ClusterParams, scheduler: str) -> Iterator[Any]:
+    """A cluster of the class that a file names; closed at the end, and where it does not start."""
+    new = _class_of(params, scheduler)
+    # Dask closes these when Python exits; one that has not started would then fail once more.
+    instances = getattr(new, "_instances", distributed.SpecCluster._instances)
+    before = set(instances)
+    try:
+        cluster = new(**params.options)
+    except Exception as error:  # each class has errors of its own
+        for left in set(instances) - before:
+            with contextlib.suppress(Exception):
+                left.close(timeout=10)
+            instances.discard(left)
+        raise InputError(
+            f"--scheduler {scheduler}: {params.cluster} does not start: {first_line(error)}: mend `options`, or "
+            "see to what it needs"
+        ) from None
     with cluster:
-        # `scale` would leave a worker that is lost, such as a job at the end of its time, without a successor
-        cluster.adapt(
-            minimum=params.workers if params.minimum is None else params.minimum, maximum=params.workers
-        )
+        if params.workers is not None:
+            least = params.workers if params.minimum is None else params.minimum
+            if hasattr(cluster, "adapt"):  # which replaces a worker that is lost, as at the end of a job's time
+                cluster.adapt(minimum=least, maximum=params.workers)
+            else:
+                cluster.scale(params.workers)
         yield cluster
 
 
-def _new_slurm(new: Any, options: dict[str, Any]) -> Any:
-    """A SLURMCluster whose jobs Slurm would take; otherwise each is refused in the background, for an hour."""
+def _class_of(params: ClusterParams, scheduler: str) -> Any:
+    module, _, name = params.cluster.rpartition(".")
+    package = module.partition(".")[0]
     try:
-        cluster = new(**options)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--scheduler slurm: its options do not fit: {first_line(error)}") from None
-    with tempfile.TemporaryDirectory(prefix="cxr-slurm-") as folder:
-        script = Path(folder) / "job.sh"
-        script.write_text(cluster.job_script(), encoding="utf-8")
-        try:
-            done = subprocess.run(["sbatch", "--test-only", script], capture_output=True, text=True, timeout=120)
-            said = "" if done.returncode == 0 else done.stderr.strip().replace("\n", "; ")
-        except FileNotFoundError:
-            said = "there is no `sbatch` on this machine: give the command on one that can submit jobs"
-        except subprocess.TimeoutExpired:
-            said = "`sbatch --test-only` has not answered for two minutes"
-    if said:
-        cluster.close()
-        raise InputError(f"--scheduler slurm: Slurm takes no such job, mend `options` or see to Slurm: {said}")
-    return cluster
-
-
-def _new_kube(new: Any, options: dict[str, Any]) -> Any:
-    """A KubeCluster whose scheduler answers; a failed one is removed here, and not at exit with a traceback."""
-    from dask_kubernetes.operator.kubecluster import kubecluster
-
-    print("waiting for Kubernetes to start a Dask scheduler; `kubectl get pods` tells what keeps it", flush=True)
-    try:
-        own = {"quiet": not sys.stdout.isatty(), "create_mode": kubecluster.CreateMode.CREATE_ONLY}
-        return new(**own | options)
-    except Exception as error:  # kr8s', httpx', Kubernetes' own, and of options
-        atexit.unregister(kubecluster.reap_clusters)
-        if "already exists" in str(error):  # it is not ours to remove
-            raise InputError(
-                f"--scheduler kubernetes: {first_line(error)}: another study has it, or one that was killed has "
-                "left it (`kubectl delete daskcluster` with that name); or give yours another name, in all places "
-                "of the file"
-            ) from None
-        for left in list(new._instances):
-            with contextlib.suppress(Exception):
-                left.close(timeout=10)
-        raise InputError(
-            f"--scheduler kubernetes: no Dask cluster can be had ({first_line(error)}): see that `kubectl get "
-            "daskclusters` works here, that Dask's operator runs "
-            "(https://kubernetes.dask.org/en/latest/installing.html), and that `options` fit KubeCluster"
-        ) from None
-
-
-def _class_of(kind: str) -> Any:
-    try:
-        if kind == "slurm":
-            from dask_jobqueue import SLURMCluster
-
-            return SLURMCluster
-        from dask_kubernetes.operator import KubeCluster
-
-        return KubeCluster
-    except ImportError:
-        raise InputError(
-            f"--scheduler {kind}: needs {_KINDS[kind]}, which is not installed: `make EXTRAS=dev,{kind}` on a "
-            f"fresh clone, or `pip install -c requirements.lock -e '.[{kind}]'`"
-        ) from None
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        if getattr(error, "name", None) == package:
+            what = f"needs {package}: pip install {package.replace('_', '-')}"
+        else:
+            what = f"{params.cluster} cannot be imported: {first_line(error)}"
+    except AttributeError:
+        what = f"the module {module} has no {name}: mend `cluster`"
+    raise InputError(f"--scheduler {scheduler}: {what}")
 
 
 def _file(scheduler: str) -> Path:
-    if scheduler in _KINDS:
-        return tracking.project() / "params" / "clusters" / f"{scheduler}.yaml"
     if scheduler.endswith((".yaml", ".yml")):
         return Path(scheduler)
     raise InputError(
-        f"--scheduler {scheduler}: use local, an address such as tcp://host:8786, slurm, kubernetes, or the YAML "
-        "file of a cluster"
+        f"--scheduler {scheduler}: use local, an address such as tcp://host:8786, or the YAML file of a cluster, "
+        "such as those in params/clusters"
     )
 
 
-def check_workers(cluster: Cluster, *, tracking_uri: str, version: str) -> None:
+def check_workers(cluster: Cluster, shared: Shared) -> None:
     """See that all workers can do the work of a study. Raises InputError that names the first that cannot."""
-    if cluster.embedded:
-        return
-    if tracking_uri.startswith(("sqlite:", "file:", "/")):
-        raise InputError(
-            f"the store {tracking_uri} is a file of this machine, and the workers are elsewhere: give "
-            "--tracking-uri the address of an MLflow server that all of them reach (docs/server.md)"
-        )
-    for worker, trouble in cluster.client.run(_trouble, tracking_uri, version, on_error="return").items():
+    for worker, trouble in cluster.client.run(task.trouble, shared, on_error="return").items():
         if trouble:  # an exception where cxr is not installed at all
             raise InputError(f"the worker {worker}: {trouble}")
-
-
-def _trouble(uri: str, version: str) -> str:
-    """What keeps this worker from working for a study; empty for nothing."""
-    if task.version() != version:
-        return "has another version of the package cxr: install the one that the study is started with"
-    try:
-        tracking.connect(uri)
-    except InputError as error:
-        return f"{error}, in the environment of the worker"
-    return ""

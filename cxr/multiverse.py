@@ -49,7 +49,6 @@ def score_variant(
     fine_tuned: np.ndarray,
     *,
     size: int | tuple[int, int],
-    rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Overlap of every pair of maps of one variant, at every q, on both grids.
 
@@ -58,14 +57,13 @@ def score_variant(
     transfer, fine_tuned : arrays [n, h, w] of raw maps on the layer's own grid; row i of both is the same image
         and class.
     size : the image grid, one integer or (H, W).
-    rows : int [m], the pairs wanted, by row number, as for `cxr.drift.compare_maps`; default all.
 
     Returns
     -------
-    dict of float64 [m] per name in `VALUES`: `iou05@image` ... `iou30@image`, on the image grid, are exactly
+    dict of float64 [n] per name in `VALUES`: `iou05@image` ... `iou30@image`, on the image grid, are exactly
     `cxr.drift.compare_maps`' columns of the same stacks, and `iou05@native` ... `iou30@native` the same on the
     grid [h, w]; NaN where either map is degenerate (`cxr.drift.degenerate`, a property of the stack: the same on
-    both grids). And `degenerate`, bool [m].
+    both grids). And `degenerate`, bool [n].
 
     Raises
     ------
@@ -79,7 +77,7 @@ def score_variant(
         )
     out: dict[str, np.ndarray] = {}
     for grid, side in zip(GRIDS, (size, transfer.shape[1:]), strict=True):
-        scored = drift.compare_maps(transfer, fine_tuned, size=side, names=QS.values(), rows=rows)
+        scored = drift.compare_maps(transfer, fine_tuned, size=side, names=QS.values())
         out |= {f"{name}@{grid}": scored[name] for name in QS.values()}
     out["degenerate"] = scored["degenerate_transfer"] | scored["degenerate_fine_tuned"]
     return out

@@ -308,32 +308,7 @@ class _AttributeFields(Params):
     )
 
 
-class _ShardsField(Params):
-    """Attribution and scoring of the images in parts."""
-
-    shards: Count = Field(
-        1, description="in how many parts a study computes a cell's images, in attribution and in scoring each"
-    )
-
-
-class _ShardFields(_ShardsField):
-    shard: Annotated[int, Field(ge=0)] = Field(
-        0, description="the part, from 1 to shards, that this run computes; 0: all images"
-    )
-    shard_run_ids: list[str] = Field(
-        default_factory=list, description="runs of all parts, which this run joins; empty: it computes"
-    )
-
-    @model_validator(mode="after")
-    def _shard(self) -> Self:
-        if self.shard > self.shards:
-            raise ValueError(f"shard: from 1 to shards ({self.shards}), or 0 for all images, got {self.shard}")
-        if self.shard and self.shard_run_ids:
-            raise ValueError("shard and shard_run_ids: a run computes a part or joins all: set one of them")
-        return self
-
-
-class AttributeParams(_AttributeFields, _ShardFields):
+class AttributeParams(_AttributeFields):
     """`2_attribute.ipynb`."""
 
     name: str = "phantom"
@@ -355,7 +330,7 @@ class _ScoreFields(_IntervalFields):
     reference_draws: Count = Field(4, description="other images an image is compared with, per reference level")
 
 
-class ScoreParams(_ScoreFields, _ShardFields):
+class ScoreParams(_ScoreFields):
     """`3_score.ipynb`."""
 
     name: str = "phantom"
@@ -394,7 +369,7 @@ class ExploreParams(Params):
     primary_metric: str = Field("iou20", description="by which images are ranked at first")
 
 
-class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _CompareFields, _ShardsField):
+class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _CompareFields):
     """The grid of a study, and how it runs.
 
     A study has everything above, with lists for the three axes of the grid.

@@ -68,7 +68,6 @@ def reference_levels(
     rng_seed: int = 0,
     relative_range: float = 1e-6,
     workers: int | None = None,
-    rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Shuffled and chance level of every drift metric for every image.
 
@@ -83,11 +82,10 @@ def reference_levels(
         level of a row does not depend on what stands in other rows (but for the degenerate flag, a property of
         the stack). Partners are drawn by row order too, so that reordering rows gives other draws of the same
         distribution; fix the order (sort by image id) for equal numbers.
-    rows : int [m], the images wanted, by row number; default all. Partners and draws are those among all.
 
     Returns
     -------
-    dict of float64 [m], in the order of `rows`: `<metric>_shuffled` and `<metric>_chance` for each metric in the
+    dict of float64 [n]: `<metric>_shuffled` and `<metric>_chance` for each metric in the
     order of `METRICS`, absolute for signed ones (see the module). NaN where either of the image's own maps is
     degenerate, so that references belong to the same images as the metric; shuffled is also NaN without a partner
     whose fine-tuned map is not degenerate.
@@ -144,12 +142,8 @@ def reference_levels(
                 for name, value in _mean_scores(t, features, wanted).items():
                     values[f"{name}_{level}"][i] = value
 
-    wanted_rows = np.arange(n) if rows is None else np.asarray(rows, int)
-    compute = np.zeros(n, bool)
-    compute[wanted_rows] = True
-    compute &= ~(empty_t | empty_f)
-    in_parts(fill, walk[compute[walk]], workers)
-    return {name: value[wanted_rows] for name, value in values.items()}
+    in_parts(fill, walk[~(empty_t | empty_f)[walk]], workers)
+    return values
 
 
 def floor(
@@ -160,7 +154,6 @@ def floor(
     names: Iterable[str] | None = None,
     relative_range: float = 1e-6,
     workers: int | None = None,
-    rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Noise floor: every metric against maps of checkpoints that differ from this one by their seed only.
 
@@ -171,11 +164,11 @@ def floor(
     ----------
     transfer : array [n, h, w] of raw maps.
     others : at least one such stack of the same images in the same order, same class, method and layer.
-    size, names, relative_range, workers, rows : as for `cxr.drift.compare_maps`.
+    size, names, relative_range, workers : as for `cxr.drift.compare_maps`.
 
     Returns
     -------
-    dict of float64 [m], `<metric>_floor`: the mean over the other stacks of metric(transfer_i, other_i),
+    dict of float64 [n], `<metric>_floor`: the mean over the other stacks of metric(transfer_i, other_i),
     absolute for signed metrics (see the module). Degenerate maps of another stack are left out; NaN where
     the image's own map is degenerate, or all of its others.
 
@@ -205,9 +198,8 @@ def floor(
             for name, value in _mean_scores(_features(transfer[i], size), features, wanted).items():
                 values[f"{name}_floor"][i] = value
 
-    wanted_rows = np.arange(len(transfer)) if rows is None else np.asarray(rows, int)
-    in_parts(fill, wanted_rows[~empty[wanted_rows]], workers)
-    return {name: value[wanted_rows] for name, value in values.items()}
+    in_parts(fill, np.flatnonzero(~empty), workers)
+    return values
 
 
 def retained(

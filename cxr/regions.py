@@ -14,7 +14,6 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -70,20 +69,18 @@ def region_table(
     *,
     size: int | tuple[int, int],
     relative_range: float = 1e-6,
-    rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Where the evidence of both stages lies, in every region.
 
     Parameters
     ----------
     transfer, fine_tuned : arrays [n, h, w] and [n, h2, w2] of raw maps; row i of both is the same image.
-    regions : masks by name, bool [m, H, W] at `size` each. Regions may overlap.
+    regions : masks by name, bool [n, H, W] at `size` each. Regions may overlap.
     size, relative_range : as for `inside`.
-    rows : int [m], the images that the masks are of and values are wanted of, by row number; default all.
 
     Returns
     -------
-    dict of float64 [m], for each region in order `<region>_<column>` for the columns `COLUMNS`: values of
+    dict of float64 [n], for each region in order `<region>_<column>` for the columns `COLUMNS`: values of
     `inside` for both stages, and energy_change = energy_fine_tuned - energy_transfer, in [-1, 1]. NaN as there;
     energy_change where either stage's energy is.
 
@@ -95,8 +92,8 @@ def region_table(
     transfer, fine_tuned = np.asarray(transfer), np.asarray(fine_tuned)
     for name in regions:
         _check_name(name)
-    before = _located(transfer, regions, size, relative_range, rows)
-    after = _located(fine_tuned, regions, size, relative_range, rows)
+    before = _located(transfer, regions, size, relative_range)
+    after = _located(fine_tuned, regions, size, relative_range)
     if len(transfer) != len(fine_tuned):  # also when there are no regions
         raise InputError(
             f"region_table: {len(transfer)} transfer maps against {len(fine_tuned)} fine-tuned ones; "
@@ -226,26 +223,13 @@ def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.nda
         stacks.append(masks)
     pixels = stacks[0].shape[1] * stacks[0].shape[2]
     packed = [np.packbits(masks.reshape(len(ids), pixels), axis=1) for masks in stacks]
-    write(path, Packed(ids, dict(zip(regions, packed, strict=True)), stacks[0].shape[1:]))
-
-
-class Packed(NamedTuple):
-    """Masks as they are in a file: eight pixels to the byte."""
-
-    image_id: np.ndarray  # str [n]
-    regions: Mapping[str, np.ndarray]  # uint8 [n, bytes] by name
-    shape: tuple[int, int]  # of a mask
-
-
-def write(path: str | Path, masks: Packed) -> None:
-    """Write masks that are packed already (see `save`)."""
     with open(path, "wb") as file:  # NumPy would append ".npz" to a name without it
         np.savez_compressed(
             file,
-            image_id=np.asarray(masks.image_id, str),
-            region=np.array(list(masks.regions), str),
-            shape=np.array(masks.shape, np.int64),
-            packed=np.stack(list(masks.regions.values())),
+            image_id=ids,
+            region=np.array(list(regions), str),
+            shape=np.array(stacks[0].shape[1:], np.int64),
+            packed=np.stack(packed),
         )
 
 
@@ -255,19 +239,6 @@ def load(path: str | Path, image_id: Sequence[str] | None = None) -> tuple[np.nd
     Args: path. image_id: the images wanted, in this order; default all.
     Raises InputError for any other file, and when an image is not in it.
     """
-    ids, packed, (height, width) = read(path)
-    rows = np.arange(len(ids)) if image_id is None else pd.Index(ids).get_indexer(np.asarray(image_id, str))
-    if (rows < 0).any():
-        raise InputError(f"{path}: has no masks of image {np.asarray(image_id)[rows < 0][0]}")
-    masks = {}
-    for name, stack in packed.items():
-        bits = np.unpackbits(stack[rows], axis=1, count=height * width).view(bool)
-        masks[name] = bits.reshape(len(rows), height, width)
-    return ids[rows], masks
-
-
-def read(path: str | Path) -> Packed:
-    """Read what `save` wrote, still packed. Raises InputError for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             ids, names, shape, packed = (file[name] for name in ("image_id", "region", "shape", "packed"))
@@ -284,7 +255,14 @@ def read(path: str | Path) -> Packed:
         raise InputError(
             f"{path}: not a file of region masks ({error}); write one with cxr.regions.save"
         ) from None
-    return Packed(ids, dict(zip(names.tolist(), packed, strict=True)), (height, width))
+    rows = np.arange(len(ids)) if image_id is None else pd.Index(ids).get_indexer(np.asarray(image_id, str))
+    if (rows < 0).any():
+        raise InputError(f"{path}: has no masks of image {np.asarray(image_id)[rows < 0][0]}")
+    masks = {}
+    for name, stack in zip(names.tolist(), packed, strict=True):
+        bits = np.unpackbits(stack[rows], axis=1, count=height * width).view(bool)
+        masks[name] = bits.reshape(len(rows), height, width)
+    return ids[rows], masks
 
 
 def _located(
@@ -292,14 +270,10 @@ def _located(
     regions: Mapping[str, np.ndarray],
     size: int | tuple[int, int],
     relative_range: float,
-    rows: np.ndarray | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """energy, hit and area (see `inside`) of every region; each map is prepared once for all of them."""
     maps = np.asarray(maps)
-    empty = degenerate(maps, relative_range=relative_range)  # a property of all
-    if rows is not None:
-        maps, empty = maps[rows], empty[rows]
-    usable = np.flatnonzero(~empty)
+    usable = np.flatnonzero(~degenerate(maps, relative_range=relative_range))
     expected = (len(maps), *upsample(maps[:0], size).shape[1:])  # also checks the size
     masks = {name: np.asarray(stack) for name, stack in regions.items()}
     out = {}

@@ -11,6 +11,7 @@ import pandas as pd
 from cxr import architectures
 from cxr.drift import METRICS, prepare
 from cxr.errors import InputError
+from cxr.files import atomic
 
 RULES = ("least drift", "median drift", "most drift")
 _WEIGHTS = {
@@ -140,6 +141,12 @@ def methods_text(
             "**Software.** " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         ]
     )
+
+
+def save_thumbnails(path: str | Path, image_id: np.ndarray, images: np.ndarray) -> None:
+    """Write small images, uint8 [n, side, side], as `thumbnails` reads them; image_id: str [n]."""
+    with atomic(path) as temporary:
+        np.savez_compressed(temporary, image_id=np.asarray(image_id, str), images=images)
 
 
 def thumbnails(path: str | Path, image_id: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,6 @@ class Step:
     needs: tuple[str, ...] = ()
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Keys of the steps whose runs tell what it gives: of those that it needs, all but shards that it joins,
-        which give the same in any number."""
-        return self.needs[:1] if self.stage in ("attribute", "score") else self.needs
-
-    @property
     def notebook(self) -> str:
         return tracking.STAGES[self.stage]
 
@@ -61,47 +55,21 @@ class Step:
 
 
 def plan(study: StudyParams) -> list[Step]:
-    """The steps of a study, each after those that it needs; one cell of the grid after the other.
-
-    With `shards` over 1, attribution and each scoring are so many steps, `.../shard1of4` and so on, and one that
-    joins them.
-    """
+    """The steps of a study, each after those that it needs; one cell of the grid after the other."""
     steps: list[Step] = []
     scores: list[str] = []
     for architecture in study.architecture:
         for seed in study.seed:
             cell = f"{architecture}/s{seed}"
             train = Step(f"train/{cell}", "train", {"architecture": architecture, "seed": seed})
-            attribute = _in_shards(Step(f"attribute/{cell}", "attribute", {}, (train.key,)), study.shards)
-            steps += [train, *attribute]
+            attribute = Step(f"attribute/{cell}", "attribute", {}, (train.key,))
+            steps += [train, attribute]
             for method in study.method:
-                whole = Step(f"score/{cell}/{method}", "score", {"method": method}, (attribute[-1].key,))
-                steps += _in_shards(whole, study.shards)
-                scores.append(whole.key)
+                score = Step(f"score/{cell}/{method}", "score", {"method": method}, (attribute.key,))
+                steps.append(score)
+                scores.append(score.key)
     steps.append(Step("compare", "compare", {}, tuple(scores)))
     return steps
-
-
-def _in_shards(whole: Step, shards: int) -> list[Step]:
-    """A step as its shards and, last, the step that joins them; as it is if there is one shard."""
-    if shards == 1:
-        return [whole]
-    parts = [
-        Step(
-            f"{whole.key}/shard{number}of{shards}",
-            f"{whole.stage}_shard",
-            {**whole.parameters, "shard": number},
-            whole.needs,
-        )
-        for number in range(1, shards + 1)
-    ]
-    return [*parts, replace(whole, needs=(*whole.needs, *(part.key for part in parts)))]
-
-
-def needed(steps: list[Step], done: Collection[str]) -> list[Step]:
-    """The steps without the shards of those that are done, keys in `done`: of these nobody reads them any more."""
-    read = {key for step in steps if step.key not in done for key in step.needs}
-    return [step for step in steps if not step.stage.endswith("_shard") or step.key in read]
 
 
 def handed_over(step: Step, runs: Mapping[str, str]) -> dict[str, Any]:
@@ -109,9 +77,8 @@ def handed_over(step: Step, runs: Mapping[str, str]) -> dict[str, Any]:
     ids = [runs.get(key, f"<{key}>") for key in step.needs]
     if step.stage == "compare":
         return {"score_run_ids": ids}
-    name = {"attribute": "train_run_id", "score": "attribute_run_id"}.get(step.stage.removesuffix("_shard"))
-    shards = {"shard_run_ids": ids[1:]} if len(ids) > 1 else {}
-    return {name: ids[0], **shards} if name else {}
+    name = {"attribute": "train_run_id", "score": "attribute_run_id"}.get(step.stage)
+    return {name: ids[0]} if name else {}
 
 
 def command(

@@ -30,24 +30,23 @@ import yaml
 from distributed.utils import CancelledError
 from tqdm import tqdm
 
-from cxr import cluster, descriptions, processes, shipping, task, tracking
+from cxr import cluster, descriptions, processes, shared_files, task, tracking
 from cxr.errors import InputError, first_line
 from cxr.files import atomic
 from cxr.params import Params, StudyParams
-from cxr.steps import ENVIRONMENT, PROGRESS, RUN_LINE, Step, command, from_here, needed, plan, settings
+from cxr.steps import ENVIRONMENT, PROGRESS, RUN_LINE, Step, command, from_here, plan, settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cxr import checks
 
-_ON_GPU = frozenset({"train", "attribute_shard", "attribute"})  # stages that use one, if there is one
+_ON_GPU = frozenset({"train", "attribute"})  # stages that use one, if there is one
 _LOOK_SECONDS = 0.3
 _STOPPED_SECONDS = 30.0  # for workers to end the runs of notebooks that were stopped
 # A runner on another machine cannot be looked at: it gives a sign of life, and without one for long it is dead.
 _SIGN_OF_LIFE_SECONDS = 60.0
 _DEAD_SECONDS = 900.0  # longer than a runner waits for its store
-_LOCK = ".running"
 _ALIVE = "cxr.alive"
 _SCHEDULER_GONE = "the Dask scheduler is gone: what is done is kept; start one, and give the same command again"
 
@@ -116,7 +115,6 @@ def dry_run(
     if not tracking.is_new(uri):
         tracking.connect(uri)
         _find_done(session, steps)
-        steps = needed(steps, session.runs)
     for name, value in session.environment.items():
         print(f"export {name}={shlex.quote(value)}")
     print(f"mkdir -p {shlex.quote(from_here(session.out))}")
@@ -198,7 +196,6 @@ def _run(session: _Session, steps: list[Step], scheduler: str, jobs: int) -> int
     """What `run` does after the first checks."""
     _stop_abandoned(session)
     _find_done(session, steps)
-    steps = needed(steps, session.runs)
     waiting = [step for step in steps if step.key not in session.runs]
     _make_folder(session.out)
     done = len(session.runs)
@@ -227,7 +224,9 @@ def _run(session: _Session, steps: list[Step], scheduler: str, jobs: int) -> int
 
 def _run_waiting(session: _Session, steps: list[Step], waiting: list[Step], where: cluster.Cluster) -> bool:
     """Run the steps that are not done, after the last checks; False when interrupted."""
-    cluster.check_workers(where, tracking_uri=session.environment["MLFLOW_TRACKING_URI"], version=task.version())
+    shared = None if where.embedded else _shared(session, waiting)
+    if shared is not None:
+        cluster.check_workers(where, shared)
     report = None
     if any(step.stage in _ON_GPU for step in waiting):
         to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]
@@ -241,7 +240,7 @@ def _run_waiting(session: _Session, steps: list[Step], waiting: list[Step], wher
         tracking.log_file_as(session.parent, page, "checks.html")
     with processes.terminable():
         try:
-            _run_all(session, waiting, where, total=len(steps))
+            _run_all(session, waiting, where, shared, total=len(steps))
         except KeyboardInterrupt:
             _interrupted(session)
             return False
@@ -472,11 +471,9 @@ def _validated(session: _Session) -> list[Step]:
 
 
 def _read_manifest(session: _Session) -> pd.DataFrame:
-    from cxr import data, shards
+    from cxr import data
 
     session.manifest = data.build_manifest(session.study)
-    split = session.study.attribute_split
-    shards.check(session.study.shards, int((session.manifest["split"] == split).sum()), what=f"{split} images")
     session.manifest_hash = data.manifest_hash(session.manifest)
     return session.manifest
 
@@ -523,7 +520,7 @@ def _find_done(session: _Session, steps: list[Step]) -> None:
     if not session.fresh:
         session.recorded = _recorded(session)
     for step in steps:
-        if all(key in session.runs for key in step.inputs):
+        if all(key in session.runs for key in step.needs):
             run = _done(session, step, _fingerprint(session, step))
             if run is not None:
                 session.runs[step.key] = run.run_id
@@ -553,7 +550,7 @@ def _open_parent(session: _Session) -> str:
 
 
 def _study_fingerprint(session: _Session) -> str:
-    values = session.study.model_dump(mode="json", exclude={"name", "data", "jobs", "shards"})
+    values = session.study.model_dump(mode="json", exclude={"name", "data", "jobs"})
     return tracking.sha256(json.dumps([values, session.manifest_hash], sort_keys=True))
 
 
@@ -611,7 +608,7 @@ def _seconds_since(moment: str) -> float:
 @contextlib.contextmanager
 def _claimed(out: Path) -> Iterator[None]:
     """Keep other studies out of the folder, where they would write over each other's notebooks."""
-    lock = out / _LOCK
+    lock = out / shared_files.RUNNING
     with contextlib.suppress(FileNotFoundError):
         holder = lock.read_text(encoding="utf-8")
         pid = processes.lives(holder)
@@ -628,17 +625,38 @@ def _claimed(out: Path) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------- running
 
 
-def _run_all(session: _Session, waiting: list[Step], where: cluster.Cluster, *, total: int) -> None:
+def _shared(session: _Session, waiting: list[Step]) -> shared_files.Shared:
+    """What workers elsewhere have to see."""
+    return shared_files.used_by(
+        session.study,
+        runner=_runner(),
+        tracking_uri=session.environment["MLFLOW_TRACKING_URI"],
+        out=session.out,
+        params_file=session.params_file,
+        notebooks=[session.notebooks / f"{name}.ipynb" for name in sorted({step.notebook for step in waiting})],
+        manifest=session.manifest,
+    )
+
+
+def _run_all(
+    session: _Session,
+    waiting: list[Step],
+    where: cluster.Cluster,
+    shared: shared_files.Shared | None,
+    *,
+    total: int,
+) -> None:
     """Hand the steps to Dask, and follow what becomes of them; fills `session.runs` and `session.failures`.
 
-    Raises: tracking.StoreGone, OSError for a full disk, InputError when the scheduler is gone; nothing is left
-        running.
+    Args: shared: what workers elsewhere have to see; None for the embedded cluster.
+    Raises: tracking.StoreGone, OSError for a full disk, InputError when the scheduler is gone or a new worker
+        lacks something; nothing is left running.
     """
     running: dict[str, float] = {}  # keys of the steps that run, and when they began
     events: queue.SimpleQueue = queue.SimpleQueue()  # they come in Dask's own thread
     where.client.subscribe_topic(session.parent, lambda event: events.put(event[1]))
     waiting = list(waiting)
-    futures = _submit(session, waiting, where)
+    futures = _submit(session, waiting, where, shared)
     bar = _bar(session.study.name, total, done=total - len(waiting))
     try:
         while waiting:
@@ -676,32 +694,31 @@ def _run_all(session: _Session, waiting: list[Step], where: cluster.Cluster, *, 
         where.client.unsubscribe_topic(session.parent)
 
 
-def _submit(session: _Session, waiting: list[Step], where: cluster.Cluster) -> dict[str, distributed.Future]:
+def _submit(
+    session: _Session, waiting: list[Step], where: cluster.Cluster, shared: shared_files.Shared | None
+) -> dict[str, distributed.Future]:
     """One task a step, by its key; whoever needs another gets what that returns."""
     futures: dict[str, distributed.Future] = {}
-    params_text = session.params_file.read_text(encoding="utf-8")
+    overrides, environment = session.overrides, session.environment
+    if shared is not None:
+        overrides = {**overrides, **shared_files.absolute(session.study)}
+        environment = {"CXR_NOTEBOOKS": str(session.notebooks)}
     attempt = f"{session.parent[:8]}.{time.time_ns():x}"  # a task's key is never used twice
-    data_run = _ship(session, where)
     for rank, step in enumerate(waiting):
-        notebook = session.notebooks / f"{step.notebook}.ipynb"
         job = task.Job(
             step=step,
             study=session.study.name,
             parent=session.parent,
             tracking_uri=session.environment["MLFLOW_TRACKING_URI"],
-            version=task.version(),
+            shared=shared,
             fingerprint="" if step.needs else _fingerprint(session, step),
             recorded=session.recorded.get(step.key, ""),
             fresh=session.fresh,
-            params_file=str(session.params_file),
-            notebooks=str(session.notebooks),
-            out=str(session.out),
-            params_text=params_text,
-            notebook_text=notebook.read_text(encoding="utf-8"),
-            overrides=session.overrides,
-            environment=session.environment if where.embedded else {},
-            local=where.embedded,
-            data_run=data_run,
+            params_file=session.params_file.absolute(),
+            notebooks=session.notebooks,
+            out=session.out.absolute(),
+            overrides=overrides,
+            environment=environment,
             manifest_hash=session.manifest_hash,
         )
         needs = {
@@ -718,23 +735,6 @@ def _submit(session: _Session, waiting: list[Step], where: cluster.Cluster) -> d
             resources={"GPU": 1} if where.hands_out_gpus and step.stage in _ON_GPU else None,
         )
     return futures
-
-
-def _ship(session: _Session, where: cluster.Cluster) -> str:
-    """The run that holds the images, where there are workers that do not have them; else empty."""
-    from cxr import data
-
-    study = session.study
-    if where.embedded or study.data == "phantom":
-        return ""
-    text = data.manifest_text(session.manifest)
-    seen = where.client.run(shipping.visible, study.data, text)
-    if all(seen.values()):
-        return ""
-    lacking = sum(not yes for yes in seen.values())
-    _say(f"  {lacking} of {len(seen)} workers do not have {study.data}: its files go to the store, once")
-    shipping.publish(session.parent, study, session.manifest)
-    return session.parent
 
 
 def _note_event(session: _Session, running: dict[str, float], event: Mapping[str, Any]) -> None:
@@ -762,7 +762,6 @@ def _end(session: _Session, step: Step, future: distributed.Future) -> str:
             session.failures[step.key] = f"not run: needs {lacking}"
             return "not run"
         session.failures[step.key] = failure.reason
-        _fetch_notebook(session, step, failure.run_id)
         return "failed"
     except distributed.KilledWorker:
         session.failures[step.key] = (
@@ -775,18 +774,7 @@ def _end(session: _Session, step: Step, future: distributed.Future) -> str:
     session.runs[step.key] = done.run_id
     if done.changed:
         _say(f"  {step.name}: the code or the settings changed after the study had started")
-    _fetch_notebook(session, step, done.run_id)
     return "again" if done.again else "done"
-
-
-def _fetch_notebook(session: _Session, step: Step, run_id: str) -> None:
-    """Have the executed notebook of a worker elsewhere in the study's folder too."""
-    notebook = session.out / f"{step.file}.ipynb"
-    if not run_id or _run_of(session.out / f"{step.file}.log") == run_id:
-        return
-    if "notebook.ipynb" in tracking.artifacts(run_id):
-        with atomic(notebook) as temporary:
-            shutil.copyfile(tracking.fetch(run_id, "notebook.ipynb"), temporary)
 
 
 def _interrupted(session: _Session) -> None:
@@ -942,7 +930,7 @@ def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
     rows = []
     for key, run_id in runs.items():
         stage, *cell = key.split("/")
-        if stage == "score" and len(cell) == 3:  # no shard
+        if stage == "score":
             metrics = tracking.run_info(run_id).metrics
             names = [name for name in comparison.HEADLINE if name not in comparison.OF_SEVERAL_RUNS]
             values = {name: metrics.get(name) for name in names}

@@ -1,14 +1,12 @@
 """One step of a study, as a Dask worker does it: its notebook in a process of its own, logged as an MLflow run.
 
-A worker gets everything with the task (`Job`) or from MLflow, and gives everything back to MLflow: it shares no
-folder with the study that sends the task, nor with other workers. What it needs to have is this package in the
-same version (`version`), and access to the store.
+A task (`Job`) tells where things are: a worker sees the study's files under the same paths, has this package in
+the same version, and reaches the store. It looks for them before its first task of a study (`cxr.shared_files`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
 import subprocess
@@ -16,15 +14,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 
-from cxr import processes, shipping, steps, store, tracking
-from cxr.code_version import package_version
+from cxr import processes, shared_files, steps, store, tracking
 from cxr.errors import InputError, first_line
+from cxr.shared_files import Shared
 from cxr.steps import Step, command, settings
 
 # Two kernels that start at once can pick the same TCP port.
@@ -41,37 +39,30 @@ class Job:
         study: the MLflow experiment.
         parent: the study's own run; also the topic of Dask's events, on which is told how it goes.
         tracking_uri: of the store.
-        version: `version` of the sender.
+        shared: what a worker elsewhere has to see; None for a worker that is a thread of the sender.
         fingerprint: that the step will have; "" where it depends on runs that are not there yet.
         recorded: the run of the step when this study last ended; of twins, it is taken. "" for none.
         fresh: whether runs of other studies count as done.
-        params_file, notebooks, out: paths on the sender's machine: the study's file, the folder of the notebooks,
-            and where the executed notebook and its log go.
-        params_text, notebook_text: what they hold, for a worker elsewhere.
+        params_file, notebooks, out: the study's file, the folder of the notebooks, and the folder that the
+            executed notebook and its log go to.
         overrides: laid over the file.
         environment: of the notebook's process, besides the worker's own.
-        local: whether worker and sender are one process: paths are then used as they are.
-        data_run: the run that holds the study's images; "" where the workers have them.
-        manifest_hash: of these images.
+        manifest_hash: of the study's images.
     """
 
     step: Step
     study: str
     parent: str
     tracking_uri: str
-    version: str
+    shared: Shared | None
     fingerprint: str
     recorded: str
     fresh: bool
-    params_file: str
-    notebooks: str
-    out: str
-    params_text: str
-    notebook_text: str
+    params_file: Path
+    notebooks: Path
+    out: Path
     overrides: Mapping[str, Any]
     environment: Mapping[str, str]
-    local: bool
-    data_run: str
     manifest_hash: str
 
 
@@ -101,16 +92,6 @@ class StepFailed(Exception):
         return self.args[2]
 
 
-@dataclass
-class _Place:
-    """Where the files of a job are on this machine."""
-
-    params_file: Path
-    notebooks: Path
-    out: Path
-    overrides: dict[str, Any] = field(default_factory=dict)
-
-
 class Notebooks(WorkerPlugin):
     """What a worker is executing; it stops with the worker, and when nobody waits for it any more."""
 
@@ -120,6 +101,7 @@ class Notebooks(WorkerPlugin):
         self.running: dict[str, subprocess.Popen] = {}  # by the task's key
         self.stopped: set[str] = set()
         self.stores: dict[str, int] = {}
+        self.checked: set[str] = set()  # runners whose files this worker sees
         self.lock = threading.Lock()
 
     def transition(self, key: str, start: str, finish: str, **_: Any) -> None:
@@ -160,16 +142,28 @@ class Notebooks(WorkerPlugin):
             with self.lock:
                 self.stores[uri] -= 1
 
+    def trouble(self, shared: Shared) -> str:
+        """What keeps this worker from working for a study; empty for nothing. It looks once for each runner."""
+        if shared.runner in self.checked:
+            return ""
+        if found := shared_files.trouble(shared):
+            return found
+        try:
+            with self.using(shared.tracking_uri):
+                self.checked.add(shared.runner)
+        except InputError as error:
+            return f"{error}, in the environment of the worker"
+        return ""
+
 
 def stop_all(dask_worker: Worker) -> None:
     """Stop all notebooks of a worker (for `distributed.Client.run`)."""
     dask_worker.plugins[_PLUGIN].stop()
 
 
-@functools.cache
-def version() -> str:
-    """SHA-256 over the package's code and the weights in it: whether two machines have the same."""
-    return package_version()
+def trouble(shared: Shared, dask_worker: Worker) -> str:
+    """`Notebooks.trouble` of a worker (for `distributed.Client.run`)."""
+    return dask_worker.plugins[_PLUGIN].trouble(shared)
 
 
 def perform(job: Job, needs: Mapping[str, Done]) -> Done:
@@ -177,14 +171,17 @@ def perform(job: Job, needs: Mapping[str, Done]) -> Done:
 
     Args: needs: of the steps that it needs, by key.
     Raises:
+        InputError: the worker, which has joined after the study had begun, lacks something.
         StepFailed: the notebook failed, was stopped, or could not be started; its run, if any, has ended.
         tracking.StoreGone, OSError: the store is gone, or a disk is full: nothing else will work either.
     """
     plugin: Notebooks = get_worker().plugins[_PLUGIN]
     key = get_worker().get_current_task()
-    with _failing(job), plugin.using(job.tracking_uri), _place(job) as place:
+    if job.shared is not None and (lacks := plugin.trouble(job.shared)):
+        raise InputError(f"the worker {get_worker().address}: {lacks}")
+    with _failing(job), plugin.using(job.tracking_uri):
         runs = {name: done.run_id for name, done in needs.items()}
-        fingerprint = _fingerprint(job, place, runs)
+        fingerprint = _fingerprint(job, runs)
         found = done(
             job.step,
             job.study,
@@ -196,8 +193,8 @@ def perform(job: Job, needs: Mapping[str, Done]) -> Done:
             return Done(found.run_id, (found.end - found.start).total_seconds(), again=True)
         run_id = _open(job, fingerprint)
         began = time.monotonic()
-        code = _execute(job, place, run_id, runs, plugin, key)
-        return _end(job, place, run_id, code, time.monotonic() - began, stopped=key in plugin.stopped)
+        code = _execute(job, run_id, runs, plugin, key)
+        return _end(job, run_id, code, time.monotonic() - began, stopped=key in plugin.stopped)
 
 
 def done(
@@ -227,9 +224,9 @@ def has_report(run_id: str) -> bool:
 
 
 def inputs(step: Step, runs: Mapping[str, str], manifest_hash: str) -> dict[str, str]:
-    """The inputs of a step whose `inputs` have these runs, as `tracking.fingerprint` takes them."""
-    if step.inputs:
-        return tracking.upstream(*(runs[key] for key in step.inputs))
+    """The inputs of a step, with the runs of those that it needs, as `tracking.fingerprint` takes them."""
+    if step.needs:
+        return tracking.upstream(*(runs[key] for key in step.needs))
     return {"manifest": manifest_hash}
 
 
@@ -245,39 +242,21 @@ def _failing(job: Job) -> Iterator[None]:
             raise
         said = first_line(error, most=1000)
         what = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
-        raise StepFailed(job.step.key, what if job.local else f"{what} (on {socket.gethostname()})", "") from None
+        elsewhere = job.shared is not None and job.shared.host != socket.gethostname()
+        raise StepFailed(job.step.key, f"{what} (on {socket.gethostname()})" if elsewhere else what, "") from None
 
 
-@contextlib.contextmanager
-def _place(job: Job) -> Iterator[_Place]:
-    """The files of a job: the sender's own, or copies in a temporary folder of a worker elsewhere."""
-    if job.local:
-        yield _Place(Path(job.params_file), Path(job.notebooks), Path(job.out), dict(job.overrides))
-        return
-    if version() != job.version:
-        raise InputError("the package cxr is of another version here than where the study runs: install the same")
-    with tempfile.TemporaryDirectory(prefix="cxr-task-") as folder:
-        place = _Place(Path(folder) / Path(job.params_file).name, Path(folder) / "notebooks", Path(folder) / "out")
-        place.notebooks.mkdir()
-        place.out.mkdir()
-        place.params_file.write_text(job.params_text, encoding="utf-8")
-        (place.notebooks / f"{job.step.notebook}.ipynb").write_text(job.notebook_text, encoding="utf-8")
-        place.overrides = dict(job.overrides)
-        if job.data_run:
-            place.overrides |= shipping.fetch(job.data_run, job.manifest_hash)
-        yield place
-
-
-def _fingerprint(job: Job, place: _Place, runs: Mapping[str, str]) -> str:
+def _fingerprint(job: Job, runs: Mapping[str, str]) -> str:
     values = settings(
-        job.step, params_file=place.params_file, overrides=place.overrides, notebooks=place.notebooks, runs=runs
+        job.step, params_file=job.params_file, overrides=job.overrides, notebooks=job.notebooks, runs=runs
     )
     found = tracking.fingerprint(
-        job.step.stage, values, inputs(job.step, runs, job.manifest_hash), notebooks=place.notebooks
+        job.step.stage, values, inputs(job.step, runs, job.manifest_hash), notebooks=job.notebooks
     )
-    if not job.local and job.fingerprint not in ("", found):
+    if job.shared is not None and job.fingerprint not in ("", found):
         raise InputError(
-            "a notebook or the weights differ from those where the study runs: install the same version of both"
+            "the code, a notebook or the weights (those of your own in the cache too) differ from those where the "
+            "study runs: have the same here"
         )
     return found
 
@@ -303,7 +282,7 @@ def _open(job: Job, fingerprint: str) -> str:
     return run_id
 
 
-def _execute(job: Job, place: _Place, run_id: str, runs: Mapping[str, str], plugin: Notebooks, key: str) -> int:
+def _execute(job: Job, run_id: str, runs: Mapping[str, str], plugin: Notebooks, key: str) -> int:
     """Run papermill with its output in the step's log. Returns its exit code."""
     import psutil
 
@@ -317,25 +296,22 @@ def _execute(job: Job, place: _Place, run_id: str, runs: Mapping[str, str], plug
         "MLFLOW_EXPERIMENT_NAME": job.study,
         "CXR_WORKER": own,
     }
-    if not job.local:
-        environment["CXR_NOTEBOOKS"] = str(place.notebooks)
-        environment["CXR_BACKUP"] = "run"
     if gpus := gpus_of(get_worker()):
         environment["CUDA_VISIBLE_DEVICES"] = gpus
     words = command(
         step,
-        params_file=place.params_file,
-        overrides=place.overrides,
-        out=place.out,
-        notebooks=place.notebooks,
+        params_file=job.params_file,
+        overrides=job.overrides,
+        out=job.out,
+        notebooks=job.notebooks,
         runs=runs,
     )
-    (place.out / f"{step.file}.ipynb").unlink(missing_ok=True)  # an older run's is not this one's
+    (job.out / f"{step.file}.ipynb").unlink(missing_ok=True)  # an older run's is not this one's
     # in a folder that other users of this machine cannot write to, and hence not lock
     own_folder = Path(tempfile.gettempdir()) / f"cxr-{os.getuid() if os.name == 'posix' else 0}"
     own_folder.mkdir(mode=0o700, exist_ok=True)
     waits = f"{steps.PROGRESS}waiting for another notebook to start ({own_folder / 'start.lock'})"
-    with (place.out / f"{step.file}.log").open("w", encoding="utf-8") as log:
+    with (job.out / f"{step.file}.log").open("w", encoding="utf-8") as log:
         log.write(f"{steps.RUN_LINE}{run_id}\n")  # by which the study knows whose they are
         log.flush()
         with store.locked(own_folder / "start.lock", lambda: _tell(job, progress=waits)):
@@ -360,7 +336,7 @@ def _execute(job: Job, place: _Place, run_id: str, runs: Mapping[str, str], plug
 def _threads(job: Job) -> dict[str, str]:
     """Shares of the machine's cores, where a worker executes several notebooks; the user's own number is kept."""
     at_once = get_worker().state.nthreads
-    if job.local or at_once == 1:
+    if job.shared is None or at_once == 1:
         return {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = str(max(1, cores // at_once))
@@ -373,10 +349,10 @@ def gpus_of(worker: Worker) -> str:
     return name.removeprefix("GPU ") if name.startswith("GPU ") else ""
 
 
-def _end(job: Job, place: _Place, run_id: str, code: int, seconds: float, *, stopped: bool) -> Done:
+def _end(job: Job, run_id: str, code: int, seconds: float, *, stopped: bool) -> Done:
     """Give the run its notebook; raise StepFailed unless the run is complete."""
     step = job.step
-    notebook, log = (place.out / f"{step.file}.{suffix}" for suffix in ("ipynb", "log"))
+    notebook, log = (job.out / f"{step.file}.{suffix}" for suffix in ("ipynb", "log"))
     if notebook.is_file():
         tracking.log_file_as(run_id, notebook, "notebook.ipynb")
     run = tracking.run_info(run_id)

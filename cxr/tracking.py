@@ -68,13 +68,11 @@ STAGES: dict[str, str] = {
     "pretrain": "0_pretrain",
     "train": "1_train",
     "attribute": "2_attribute",
-    "attribute_shard": "2_attribute",
     "score": "3_score",
-    "score_shard": "3_score",
     "compare": "4_compare",
     "drift": "5_drift",
 }
-"""The notebook of each stage. A `_shard` computes some of the images of the stage that joins it (`cxr.shards`)."""
+"""The notebook of each stage."""
 
 # What a stage computes does not depend on these. `data` is a path: the manifest's hash, an input of the train
 # run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
@@ -82,8 +80,6 @@ _NOT_IN_FINGERPRINT = frozenset(
     {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
     | {"model_a", "model_b", "like_a", "like_b"}
 )
-# Joined or computed at once, results are the same: maps but for the rounding of batches of other images.
-_OF_SHARDS = frozenset({"shards", "shard", "shard_run_ids"})
 _OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
 _MAX_PARAM = 500  # characters; MLflow would cut at 6000, and a table of runs is unreadable long before
 _PROBE_SECONDS = 5
@@ -471,16 +467,10 @@ def start(
     if mlflow.active_run():  # the cell was run again, in Jupyter
         mlflow.end_run("KILLED")
     given = os.environ.pop("MLFLOW_RUN_ID", "")
-    whole = stage.removesuffix("_shard")
-    of_whole = {}
-    if stage != whole:
-        of_whole["cxr.shard_of"] = fingerprint(whole, settings, inputs)
-        of_whole["cxr.shard"] = f"{settings.shard} of {settings.shards}"
     if worker := os.environ.pop("CXR_WORKER", ""):
         processes.die_with(worker)
     own_tags = {
         "cxr.stage": stage,
-        **of_whole,
         "cxr.fingerprint": print_of_run,
         **{f"cxr.inputs.{key}": value for key, value in inputs.items()},
         **git_tags(),
@@ -1041,26 +1031,6 @@ def latest(stage: str, *, experiment: str, **params: Any) -> str:
     )
 
 
-def shard_runs(stage: str, settings: Params, inputs: Mapping[str, str]) -> list[RunInfo]:
-    """The runs `settings.shard_run_ids`, by their number, if they are all the parts of this very run.
-
-    Args: as for `start`; stage: of the run that joins them.
-    Raises: InputError as `run_info`, and as `cxr.shards.in_order`.
-    """
-    if not settings.shard_run_ids:
-        return []
-    from cxr import shards  # pandas
-
-    left_out = _NOT_IN_FINGERPRINT | _OF_SHARDS
-    known = {key: param_value(value) for key, value in settings.model_dump().items() if key not in left_out}
-    return shards.in_order(
-        [run_info(run_id) for run_id in settings.shard_run_ids],
-        whole=fingerprint(stage, settings, inputs),
-        settings=known,
-        stage=f"{stage}_shard",
-    )
-
-
 def experiments_with(stage: str) -> list[str]:
     """Names of the experiments that hold a complete run of a stage, that with the newest such run first."""
     client, found, token = _client(), {}, None
@@ -1126,14 +1096,6 @@ def fetch(run_id: str, artifact_path: str) -> Path:
     return Path(found)
 
 
-def fetch_all(run_id: str, *names: str) -> Path:
-    """The folder with local copies of those of `names` that the run holds, as `artifacts` has them: folders end in
-    `/`. Raises InputError as `fetch` does."""
-    for name in sorted(set(names) & set(artifacts(run_id))):
-        fetch(run_id, name.rstrip("/"))
-    return scratch() / run_id
-
-
 def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
     """Raise InputError where a downloaded file or folder is not what the run logged.
 
@@ -1184,65 +1146,6 @@ def _again(run: RunInfo) -> str:
     """What to do with a run whose files are not what they were. A study takes it for done while it is there."""
     notebook = STAGES.get(run.stage, "its notebook")
     return f"restore it, or delete the run (`mlflow runs delete --run-id {run.run_id}`) and run {notebook} again"
-
-
-class RunFiles:
-    """A folder of this notebook's run for what is wanted only until it ends, as `cxr.backup.Mirror` has it.
-
-    Its files are none of the run's results, and not in `sha256.json`.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self._run_id, self._folder = _active(), folder
-
-    def names(self) -> list[str]:
-        """Of all files, relative to the folder."""
-        waiting, found = [self._folder], []
-        while waiting:
-            for item in _client().list_artifacts(self._run_id, waiting.pop()):
-                (waiting if item.is_dir else found).append(item.path)
-        return sorted(name.removeprefix(f"{self._folder}/") for name in found)
-
-    def send(self, path: Path, name: str) -> None:
-        """Log a file. Raises OSError when the store does not take it."""
-        folder = PurePosixPath(self._folder, name).parent
-        with _as_oserror():
-            _client().log_artifact(self._run_id, str(path), str(folder))
-
-    def get(self, name: str, path: Path) -> None:
-        """Write a file to `path`. Raises OSError."""
-        with _as_oserror(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            found = _ask(
-                lambda: mlflow.artifacts.download_artifacts(
-                    run_id=self._run_id, artifact_path=f"{self._folder}/{name}", dst_path=folder
-                )
-            )
-            os.replace(found, path)
-
-    def remove(self, name: str) -> None:
-        """Delete a file or folder, "" for all. Raises OSError when the store does not let us."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        uri = _client().get_run(self._run_id).info.artifact_uri
-        path = str(PurePosixPath(self._folder, name))
-        with _as_oserror():
-            _ask(lambda: get_artifact_repository(uri).delete_artifacts(path))
-
-
-@contextmanager
-def _as_oserror() -> Iterator[None]:
-    try:
-        yield
-    except (MlflowException, requests.exceptions.RequestException) as error:
-        raise OSError(first_line(error, most=2000)) from None
-
-
-def mirror(folder: str) -> RunFiles | None:
-    """A folder of this notebook's run for the copy of its backup, where another machine may go on; else None.
-
-    Workers elsewhere say so with CXR_BACKUP=run.
-    """
-    return RunFiles(folder) if os.environ.get("CXR_BACKUP") == "run" else None
 
 
 def artifacts(run_id: str) -> list[str]:
@@ -1335,14 +1238,11 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
 
     That is the settings that matter to it (not the names of things, paths or run ids), its inputs, and
     `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path; where
-    `architecture` is a function of the user's, so does the file that it is in. A run that joins shards has the
-    fingerprint of one that computes all images: a study with other `shards` finds it done. Versions of packages
-    are not part of it: they are logged with each run.
+    `architecture` is a function of the user's, so does the file that it is in. Versions of packages are not part
+    of it: they are logged with each run.
     """
     values = settings.model_dump(mode="json")
     left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | _OF_PHANTOM
-    if not stage.endswith("_shard"):
-        left_out |= _OF_SHARDS
     values = {key: value for key, value in values.items() if key not in left_out}
     if "weights" in values:
         values["weights"] = _weights(values["weights"], values["architecture"])

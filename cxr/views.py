@@ -129,7 +129,7 @@ def _maps(methods: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _studies() -> dict[str, Any]:
-    stages = ("pretrain", "train", "attribute", "attribute_shard", "score", "score_shard")
+    stages = ("pretrain", "train", "attribute", "score")
     others = " AND ".join(f"tags.`cxr.stage` != '{stage}'" for stage in stages)  # there is no OR
     columns = ["params.data", "params.image_size", "params.weights", "attributes.Description"]
     return _state(others, columns=columns)

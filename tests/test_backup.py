@@ -1,5 +1,4 @@
 import errno
-import shutil
 import subprocess
 import sys
 
@@ -79,79 +78,3 @@ def test_another_process_goes_without(saved):
     code = f"from cxr import backup; print(backup.take({str(saved.folder)!r}, '.').folder)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "another process" in out and out.endswith("None\n")
-
-
-class Elsewhere:
-    """A mirror that is a folder."""
-
-    def __init__(self, folder):
-        self.folder, self.fails = folder, False
-
-    def names(self):
-        return sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
-
-    def send(self, path, name):
-        if self.fails:
-            raise OSError("the store is full")
-        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, self.folder / name)
-
-    def get(self, name, path):
-        shutil.copyfile(self.folder / name, path)
-
-    def remove(self, name):
-        path = self.folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@pytest.fixture
-def mirror(tmp_path, monkeypatch):
-    monkeypatch.setattr(backup, "_MIRROR_SECONDS", 0)
-    monkeypatch.setattr(backup, "_MIRROR_SHARE", 1e9)
-    return Elsewhere(tmp_path / "mirror")
-
-
-def test_another_machine_goes_on_from_the_mirror(tmp_path, mirror, capsys):
-    first = backup.take(tmp_path / "first" / "b", tmp_path, mirror)
-    first.save("transfer", {"x": np.arange(3)}, {"epoch": 9})
-    first.keep("epoch_001.txt", lambda path: path.write_text("one"))
-    for k in (1, 2, 3):
-        first.save("fine_tuned", {"x": np.full(2, k)}, {"epoch": k})
-    # one state a part, and every kept file
-    assert {name.partition("/")[0] for name in mirror.names()} == {
-        "000001.transfer", "000004.fine_tuned", "epoch_001.txt"
-    }  # fmt: skip
-    second = backup.take(tmp_path / "second" / "b", tmp_path, mirror)
-    assert "another machine" in capsys.readouterr().out
-    assert second.load("fine_tuned").notes == {"epoch": 3} and second.load("transfer").notes == {"epoch": 9}
-    assert second.keep("epoch_001.txt", lambda path: path.write_text("two")).read_text() == "one"
-    second.save("fine_tuned", {}, {"epoch": 4})
-    first._lock.close()
-    back = backup.take(tmp_path / "first" / "b", tmp_path, mirror)  # whose own states are older now
-    assert back.load("fine_tuned").notes == {"epoch": 4}
-    back.delete()
-    assert mirror.names() == []
-
-
-def test_newer_states_here_are_kept(tmp_path, mirror):
-    taken = backup.take(tmp_path / "b", tmp_path, mirror)
-    taken.save("part", {}, {"epoch": 1})
-    taken._mirror_again = float("inf")  # copies are made now and then only
-    taken.save("part", {}, {"epoch": 2})
-    taken._lock.close()
-    assert backup.take(tmp_path / "b", tmp_path, mirror).load("part").notes == {"epoch": 2}
-
-
-def test_a_copy_that_was_cut_off_is_not_used(tmp_path, mirror):
-    taken = backup.take(tmp_path / "b", tmp_path, mirror)
-    taken.save("part", {}, {"epoch": 1})
-    taken.save("part", {}, {"epoch": 2})
-    (mirror.folder / "000002.part" / "index.json").unlink()
-    assert backup.take(tmp_path / "other", tmp_path, mirror).load("part") is None
-
-
-def test_a_mirror_that_fails_is_said_and_does_not_stop(tmp_path, mirror, capsys):
-    taken = backup.take(tmp_path / "b", tmp_path, mirror)
-    mirror.fails = True
-    assert taken.save("part", {}, {"epoch": 1})
-    assert "no copy of it could be sent (the store is full): training goes on" in capsys.readouterr().out

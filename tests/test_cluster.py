@@ -1,7 +1,8 @@
-"""Where notebooks run: clusters, what travels to their workers, and a worker that is lost."""
+"""Where notebooks run: clusters, what their workers have to see, and a worker that is lost."""
 
+import dataclasses
 import os
-import shutil
+import re
 import socket
 import subprocess
 import sys
@@ -10,14 +11,16 @@ import types
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import test_study
 import yaml
+from conftest import PROJECT
 from PIL import Image
 from test_study import write_notebooks, write_params
 
-from cxr import cluster, data, processes, shipping, study, task, tracking
+from cxr import cluster, data, processes, shared_files, study, task, tracking
 from cxr.errors import InputError
 from cxr.params import StudyParams
 
@@ -27,31 +30,35 @@ from cxr.params import StudyParams
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("scheduler: slum", "scheduler: Input should be 'slurm' or 'kubernetes', got 'slum'"),
-        ("scheduler: slurm\nworkers: 0", "workers: Input should be greater than or equal to 1, got 0"),
-        ("scheduler: slurm\nworker: 2", "worker: Extra inputs are not permitted"),
+        ("cluster: slum", "cluster: String should match pattern"),
+        ("workers: 2", "cluster: Field required"),
+        ("cluster: a.B\nworkers: 0", "workers: Input should be greater than or equal to 1, got 0"),
+        ("cluster: a.B\nworker: 2", "worker: Extra inputs are not permitted"),
+        ("cluster: a.B\nworkers: 2\nminimum: 3", r"file: .*minimum is at most workers \(2\), got 3"),
+        ("cluster: a.B\nminimum: 0", r"minimum is at most workers \(None\)"),
         ("- slurm", "not a YAML file of 'key: value' lines"),
         ("", "not a YAML file"),
         ("a: [", "not a YAML file"),
+        ("cluster: distributed.NoCluster", "the module distributed has no NoCluster: mend `cluster`"),
+        ("cluster: distributed.none.Cluster", "distributed.none.Cluster cannot be imported: No module named"),
+        ("cluster: not_there.here.Cluster", "needs not_there: pip install not-there"),
     ],
 )
 def test_a_cluster_s_file_is_checked(tmp_path, text, message):
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(InputError, match=message.replace("(", r"\(")):
+    with pytest.raises(InputError, match=message):
         cluster.check(str(tmp_path / "c.yaml"))
 
 
-@pytest.mark.parametrize("scheduler", ["there.yaml", "here", "slurm2"])
+@pytest.mark.parametrize("file", sorted((PROJECT / "params" / "clusters").glob("*.yaml")), ids=lambda f: f.name)
+def test_the_files_that_come_with_it_are_valid(file):
+    assert cluster.ClusterParams.read(file).options
+
+
+@pytest.mark.parametrize("scheduler", ["there.yaml", "here", "slurm"])
 def test_an_unknown_scheduler_is_refused(scheduler):
     with pytest.raises(InputError, match=f"--scheduler {scheduler}: (cannot read it|use local, an address)"):
         cluster.check(scheduler)
-
-
-def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    (tmp_path / "c.yaml").write_text("scheduler: slurm")
-    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
-    with pytest.raises(InputError, match="needs dask-jobqueue, which is not installed: .*EXTRAS=dev,slurm"):
-        cluster.check(str(tmp_path / "c.yaml"))
 
 
 def test_no_scheduler_at_an_address(monkeypatch):
@@ -63,82 +70,115 @@ def test_no_scheduler_at_an_address(monkeypatch):
         pass
 
 
-# ------------------------------------------------------------------------------------- Slurm and Kubernetes
+# ------------------------------------------------------------------------------------- any cluster class
 
-# Submitting is starting, on this machine; `--test-only` comes first.
-SBATCH = """#!/bin/bash
-if [ "$1" = --test-only ]; then
-  grep -q "^#SBATCH -p nowhere" "$2" || exit 0
-  echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1
-fi
-here=$(dirname "$0")
-cp "$1" "$here/job.sh"
-setsid bash "$here/job.sh" > "$here/log" 2>&1 < /dev/null &
-echo $! > "$here/pid"
-echo "Submitted batch job 7"
+
+CLASSES = """
+import atexit, weakref
+import distributed
+
+class NotStarting:
+    _instances = weakref.WeakSet()
+
+    def __init__(self):
+        self._instances.add(self)
+        raise RuntimeError("no credentials\\nmore")
+
+    def close(self, timeout=None):
+        print("closed")
+        raise OSError("nor can it be closed")
+
+def reap():
+    for cluster in list(NotStarting._instances):
+        cluster.close()
+
+atexit.register(reap)
+
+class Unadaptive:
+    def __init__(self, **options):
+        self.own = distributed.LocalCluster(**options)
+        self.scheduler_address = self.own.scheduler_address
+        self.scheduler_comm = self.own.scheduler_comm
+        self.loop = self.own.loop
+        self.security = self.own.security
+        self.status = self.own.status
+        self.dashboard_link = self.own.dashboard_link
+
+    def scale(self, n):
+        self.own.scale(n)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.own.close()
+
+def function(**options):
+    return distributed.LocalCluster(**options)
 """
-SCANCEL = """#!/bin/bash
-kill -- -$(cat "$(dirname "$0")/pid")
-"""
+THREADS = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    """A file for --scheduler, by options; Slurm's commands are stand-ins."""
-    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+def own_classes(tmp_path, monkeypatch):
+    """A file for --scheduler, by its keys; classes are those of CLASSES."""
+    (tmp_path / "own_clusters.py").write_text(CLASSES)
+    monkeypatch.syspath_prepend(tmp_path)
 
-    def write(**options) -> str:
-        given = {"cores": 1, "memory": "1GB", "python": sys.executable, "local_directory": str(tmp_path)}
-        file = tmp_path / "slurm.yaml"
-        file.write_text(yaml.safe_dump({"scheduler": "slurm", "options": given | options}))
-        return str(file)
+    def write(**keys) -> str:
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(keys))
+        return str(tmp_path / "own.yaml")
 
-    return write
+    yield write
+    sys.modules.pop("own_clusters", None)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("keys", "workers"),
     [
-        ({"queue": "nowhere"}, "Slurm takes no such job, .*: sbatch: error: invalid partition specified: nowhere"),
-        ({"cors": 1}, "its options do not fit: .*cors"),
-        ({"cores": None}, "its options do not fit: .*cores"),
+        ({"cluster": "distributed.LocalCluster", "workers": 2, "minimum": 0}, 1),  # none without a task
+        ({"cluster": "own_clusters.function", "workers": 2}, 2),
+        ({"cluster": "own_clusters.function", "options": {"n_workers": 2}}, 2),
+        ({"cluster": "own_clusters.Unadaptive", "workers": 2}, 2),
     ],
 )
-def test_what_slurm_would_refuse_is_told_at_once(slurm, options, message):
-    with pytest.raises(InputError, match=message), cluster.opened(slurm(**options), jobs=1, devices=0):
+def test_a_class_or_function_gives_a_cluster_that_ends_with_the_study(own_classes, keys, workers):
+    keys["options"] = {**THREADS, **keys.get("options", {})}
+    with cluster.opened(own_classes(**keys), jobs=1, devices=0) as where:
+        assert not where.embedded and where.slots >= 1
+        where.client.wait_for_workers(workers, timeout=30)
+        address = where.client.scheduler.address
+    with pytest.raises(InputError, match="no Dask scheduler answers"):
+        cluster._connected(address)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [("SSHCluster", {"hosts": []}, "hosts"), ("LocalCluster", {"interface": "nowhere0"}, "nowhere0")],
+)
+def test_options_that_do_not_fit_are_one_message(own_classes, name, options, message):
+    file = own_classes(cluster=f"distributed.{name}", options=options)
+    with (
+        pytest.raises(InputError, match=f"own.yaml: distributed.{name} does not start: .*{message}.*`options`"),
+        cluster.opened(file, jobs=1, devices=0),
+    ):
         pass
 
 
-def test_without_slurm_s_commands(slurm, monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(InputError, match="no `sbatch` on this"), cluster.opened(slurm(), jobs=1, devices=0):
-        pass
-
-
-def test_slurm_s_jobs_are_workers_and_end_with_the_study(slurm, tmp_path):
-    with cluster.opened(slurm(), jobs=1, devices=0) as where:
-        assert where.slots == 1 and not where.embedded
-        worker = psutil.Process(int((tmp_path / "pid").read_text()))
-        assert worker.is_running()
-    psutil.wait_procs([worker], timeout=20)
-    assert not worker.is_running()
-
-
-def test_no_kubernetes_here_is_one_message(tmp_path):
-    """In a process of its own: dask-kubernetes has something to say when a process ends."""
-    (tmp_path / "k.yaml").write_text("scheduler: kubernetes\n")
+def test_a_cluster_that_does_not_start_is_one_message_and_is_closed(own_classes):
+    """In a process of its own: there is nothing more to be said when it ends."""
     code = (
         "import sys; from cxr import cluster; from cxr.errors import InputError\n"
         "try:\n    with cluster.opened(sys.argv[1], jobs=1, devices=0): pass\n"
         "except InputError as error: print(error)"
     )
-    hidden = {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "none"), "KUBERNETES_SERVICE_HOST": ""}
-    words = [sys.executable, "-c", code, str(tmp_path / "k.yaml")]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **hidden}, timeout=120)
-    assert "--scheduler kubernetes: no Dask cluster can be had (" in done.stdout and not done.stderr, done.stderr
+    file = own_classes(cluster="own_clusters.NotStarting")
+    environment = {**os.environ, "PYTHONPATH": str(Path(file).parent)}
+    words = [sys.executable, "-c", code, file]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
+    said = f"--scheduler {file}: own_clusters.NotStarting does not start: no credentials: mend `options`"
+    assert done.stdout.startswith(f"closed\n{said}") and done.stdout.count("closed") == 1
+    assert not done.stderr
 
 
 # ------------------------------------------------------------------------------------------- the embedded one
@@ -218,7 +258,7 @@ def test_a_worker_on_another_machine_cannot_be_watched_from_here():
     processes.die_with("elsewhere:1:2")  # and this process lives
 
 
-# ------------------------------------------------------------------------------------------- shipping
+# ------------------------------------------------------------------------------------------- what is shared
 
 
 @pytest.fixture
@@ -233,70 +273,79 @@ def images(tmp_path):
 
 
 @pytest.fixture
-def run_id(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    tracking.connect(f"sqlite:///{tmp_path}/store/mlflow.db")
-    return tracking.create_run(experiment="ship", name="study", tags={}, params={})
-
-
-@pytest.mark.parametrize("kind", ["folder", "table"])
-def test_a_worker_finds_the_same_manifest_in_what_was_sent(tmp_path, images, run_id, kind, monkeypatch):
-    monkeypatch.setattr(shipping, "_PART_BYTES", 2000)  # several parts
+def shared(tmp_path, images):
+    """What a study of these images uses, as its runner finds it."""
+    params = write_params(tmp_path / "study.yaml", data=str(images), weights=str(tmp_path / "w"))
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "DenseNet201.npz").write_bytes(b"weights")
-    settings = StudyParams(data=str(images), weights=str(tmp_path / "w"))
-    if kind == "table":
-        data.write_manifest(data.build_manifest(settings), images / "own.csv")
-        settings = settings.model_copy(update={"data": str(images / "own.csv")})
-    manifest = data.build_manifest(settings)
-    shipping.publish(run_id, settings, manifest)
-    assert len([name for name in tracking.RunFiles.names(_files_of(run_id)) if name.endswith(".tar")]) > 1
-    shutil.move(images, tmp_path / "gone")
-
-    found = shipping.fetch(run_id, data.manifest_hash(manifest))
-    there = settings.model_copy(update=found)
-    assert Path(there.data).is_relative_to(tmp_path / "cache")
-    assert data.manifest_hash(data.build_manifest(there)) == data.manifest_hash(manifest)
-    assert (Path(there.weights) / "DenseNet201.npz").read_bytes() == b"weights"
-    text = data.manifest_text(manifest)
-    assert shipping.visible(there.data, text) and not shipping.visible(settings.data, text)
-
-    # once is enough, for sender and worker
-    before = set((tmp_path / "cache").rglob("*.png"))
-    monkeypatch.setattr(shipping, "_checked", None)
-    assert shipping.fetch(run_id, data.manifest_hash(manifest)) == found
-    assert set((tmp_path / "cache").rglob("*.png")) == before
-    shutil.move(tmp_path / "gone", images)
-    monkeypatch.setattr(shipping, "_files", None)
-    shipping.publish(run_id, settings, manifest)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / shared_files.RUNNING).write_text("runner")
+    settings = StudyParams.read(params)
+    return shared_files.used_by(
+        settings,
+        runner="runner",
+        tracking_uri=f"sqlite:///{tmp_path}/store/mlflow.db",
+        out=tmp_path / "out",
+        params_file=params,
+        notebooks=sorted(write_notebooks(tmp_path / "notebooks").glob("*.ipynb")),
+        manifest=data.build_manifest(settings),
+    )
 
 
-def _files_of(run_id):
-    return types.SimpleNamespace(_run_id=run_id, _folder="data")
-
-
-def test_damaged_or_other_images_are_refused(tmp_path, images, run_id):
+def test_a_study_shares_parameters_notebooks_some_images_weights_and_its_folder(tmp_path, images, shared):
+    assert shared_files.trouble(shared) == ""
+    suffixes = [Path(name).suffix for name in shared.files]
+    assert suffixes.count(".ipynb") == 4 and suffixes.count(".yaml") == 1 and suffixes.count(".npz") == 1
+    assert 3 <= suffixes.count(".png") <= 4
+    # a table counts too
     settings = StudyParams(data=str(images))
-    manifest = data.build_manifest(settings)
-    shipping.publish(run_id, settings, manifest)
-    with pytest.raises(InputError, match="holds other images than the study's"):
-        shipping.fetch(run_id, "0" * 64)
-    [part] = (tmp_path / "store").rglob("*.tar")
-    part.write_bytes(part.read_bytes()[:-10] + b"0123456789")
-    with pytest.raises(InputError, match="part-00000.tar' is damaged"):
-        shipping.fetch(run_id, data.manifest_hash(manifest))
+    data.write_manifest(data.build_manifest(settings), images / "own.csv")
+    settings = settings.model_copy(update={"data": str(images / "own.csv")})
+    table = shared_files._images(settings, data.build_manifest(settings))
+    assert table[0] == images / "own.csv" and all(path.is_file() for path in table)
 
 
-def test_files_outside_of_the_folder_cannot_be_sent(tmp_path, images, run_id):
-    table = tmp_path / "lists" / "own.csv"
-    table.parent.mkdir()
-    rows = [f"{path},{path.parent.name},{path.stem}" for path in sorted(images.rglob("*.png"))]
-    table.write_text("\n".join(["path,label,patient_id", *rows]))
-    settings = StudyParams(data=str(table))
-    with pytest.raises(InputError, match="40 files lie outside of .*lists, such as .*put the images where every"):
-        shipping.publish(run_id, settings, data.build_manifest(settings))
+@pytest.mark.parametrize("kind", [".yaml", ".ipynb", ".png", ".npz"])
+def test_a_file_that_a_worker_lacks_or_has_otherwise_is_named(shared, kind):
+    path = next(Path(name) for name in shared.files if name.endswith(kind))
+    path.write_bytes(path.read_bytes() + b" ")
+    assert shared_files.trouble(shared).startswith(f"has another file at {path} than the study: all machines")
+    path.unlink()
+    said = shared_files.trouble(shared)
+    assert said.startswith(f"cannot read {path} (No such file") and "under the same path (docs/cluster.md)" in said
+
+
+def test_the_folder_for_notebooks_must_be_the_very_same_and_let_one_write(tmp_path, shared, monkeypatch):
+    probe = tmp_path / "out" / ".running"
+    probe.write_text("another study, on another disk")
+    assert shared_files.trouble(shared).startswith(f"does not see {probe}, which the study has written: all")
+    probe.unlink()
+    assert shared_files.trouble(shared).startswith(f"does not see {probe}")
+    probe.write_text("runner")
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(shared_files.tempfile, "NamedTemporaryFile", refuse)
+    assert shared_files.trouble(shared) == (
+        f"cannot write to {tmp_path}/out (Permission denied): let it, or choose another folder with --out"
+    )
+
+
+def test_another_version_and_a_store_for_one_machine_are_refused(shared):
+    other = dataclasses.replace(shared, version="other")
+    assert shared_files.trouble(other).startswith("has another version of the package cxr: install the one")
+    other = dataclasses.replace(shared, host="elsewhere")
+    assert re.match(r"is on another machine .* than the study \(elsewhere\), and the store sqlite:.*MLflow server",
+                    shared_files.trouble(other))  # fmt: skip
+    assert not shared_files.trouble(dataclasses.replace(other, tracking_uri="http://there:5000"))
+
+
+def test_relative_paths_are_those_of_the_runner(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = StudyParams(data="images", weights="w/x.npz")
+    assert shared_files.absolute(settings) == {"data": f"{tmp_path}/images", "weights": f"{tmp_path}/w/x.npz"}
+    assert shared_files.absolute(StudyParams(data="phantom", weights="imagenet")) == {}
 
 
 # ------------------------------------------------------------------------------------------- workers elsewhere
@@ -310,7 +359,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def hosts(tmp_path, monkeypatch):
-    """An MLflow server, a Dask scheduler, and two workers that share no folder."""
+    """An MLflow server, a Dask scheduler, and two workers with homes and caches of their own."""
     server, scheduler = (f"127.0.0.1:{free_port()}" for _ in range(2))
     running = []
 
@@ -373,19 +422,43 @@ def _wait(condition, seconds=120):
         time.sleep(0.5)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="kill -9")
-def test_a_study_on_two_workers_that_share_nothing_goes_on_when_one_is_killed(
-    tmp_path, images, hosts, capsys, monkeypatch
-):
-    import threading
+TABLE = """
+import hashlib, pandas as pd
+manifest = cxr_data.build_manifest(settings)
+tracking.log_table(manifest.assign(seed=settings.seed), "table.parquet")
+"""
 
+
+def tables(*, experiment="fake"):
+    """What the train runs computed, by seed."""
+    runs = tracking.find("train", experiment=experiment)
+    return {run.params["seed"]: tracking.read_table(run.run_id, "table.parquet") for run in runs}
+
+
+def assert_equal_tables(one, other):
+    assert one.keys() == other.keys() and len(one) == 2
+    for seed in one:
+        pd.testing.assert_frame_equal(one[seed], other[seed], check_exact=True)
+
+
+@pytest.fixture
+def two_seeds(tmp_path, images, monkeypatch):
+    """Options and parameters of a study of two cells, with a relative path in them."""
     for name, own in {"1_train": {"data": "phantom"}, "2_attribute": {"data": ""}}.items():
         monkeypatch.setitem(test_study.PARAMETERS, name, {**test_study.PARAMETERS[name], **own})
+    monkeypatch.setattr(study, "preflight", lambda *_: None)
+    monkeypatch.chdir(tmp_path)  # workers are in other folders: there is nothing of that name
+    return write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"], data="images", jobs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_a_study_on_two_workers_goes_on_when_one_is_killed(tmp_path, two_seeds, hosts, capsys):
+    import threading
+
     wait = "import os, time\nif not os.path.exists(os.environ['HOME'] + '/../lost'):\n    time.sleep(60)"
-    notebooks = write_notebooks(tmp_path / "notebooks", train=wait)
-    params = write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"], data="images")
-    monkeypatch.chdir(tmp_path)  # the workers are in other folders: there is nothing of that name
+    notebooks = write_notebooks(tmp_path / "notebooks", train=TABLE + wait)
+    params = two_seeds
     shared = {"out": tmp_path / "out", "notebooks": notebooks, "scheduler": hosts.scheduler}
     killed = {}
 
@@ -415,7 +488,7 @@ def test_a_study_on_two_workers_that_share_nothing_goes_on_when_one_is_killed(
     assert "its worker was lost; goes on here" in out
     assert not killed["left over"].is_running() or killed["left over"].status() == psutil.STATUS_ZOMBIE
 
-    # one run a step, the lost one's too; its notebook came back through the store
+    # one run a step, the lost one's too
     runs = tracking.find(experiment="fake", complete=False)
     assert sorted(run.name.partition(" 2")[0] for run in runs) == sorted(  # the study's has the date
         [*(f"{stage} CompactDenseNet s{seed}{end}" for seed in (0, 1)
@@ -424,21 +497,70 @@ def test_a_study_on_two_workers_that_share_nothing_goes_on_when_one_is_killed(
     assert {run.status for run in runs} == {"FINISHED"}
     assert sum("cxr.resumed_on" in run.tags for run in runs) == 1
     assert (tmp_path / "out" / "report.html").is_file()
-    assert len(list((tmp_path / "out").glob("*.ipynb"))) == 7
-    # the images went through the store
-    assert len(list((tmp_path / "left" / "cache").rglob("*.png"))) == 40
+    assert len(list((tmp_path / "out").glob("*.ipynb"))) == len(list((tmp_path / "out").glob("*.log"))) == 7
+    manifest = data.build_manifest(StudyParams.read(params))
+    assert_equal_tables(tables(), {str(seed): manifest.assign(seed=seed) for seed in (0, 1)})
 
     assert study.run(StudyParams.read(params), params, {}, **shared) == 0
     assert "7 done already, 0 to run" in capsys.readouterr().out
 
 
+
 @pytest.mark.slow
-def test_workers_that_cannot_do_the_work_are_named_before_it_starts(tmp_path, hosts):
+def test_workers_that_cannot_do_the_work_are_named_before_it_starts(shared, hosts):
+    there = dataclasses.replace(shared, tracking_uri=hosts.uri)
+    missing = next(Path(name) for name in shared.files if name.endswith(".png"))
     with cluster.opened(hosts.scheduler, jobs=0, devices=0) as found:
-        cluster.check_workers(found, tracking_uri=hosts.uri, version=task.version())
         with pytest.raises(InputError, match=r"the worker tcp://.*another version of the package"):
-            cluster.check_workers(found, tracking_uri=hosts.uri, version="other")
+            cluster.check_workers(found, dataclasses.replace(there, version="other"))
         with pytest.raises(InputError, match=r"the worker tcp://.*no MLflow server answers .*environment"):
-            cluster.check_workers(found, tracking_uri="http://127.0.0.1:9", version=task.version())
-        with pytest.raises(InputError, match=r"is a file of this machine, and the workers are elsewhere"):
-            cluster.check_workers(found, tracking_uri="sqlite:////x/mlflow.db", version=task.version())
+            cluster.check_workers(found, dataclasses.replace(there, tracking_uri="http://127.0.0.1:9"))
+        content = missing.read_bytes()
+        missing.unlink()
+        with pytest.raises(InputError, match=rf"the worker tcp://.*cannot read {missing} .*same folder there"):
+            cluster.check_workers(found, there)
+        missing.write_bytes(content)
+        cluster.check_workers(found, there)
+        missing.unlink()
+        cluster.check_workers(found, there)  # once for each runner
+
+
+@pytest.mark.slow
+def test_a_worker_that_joins_later_is_checked_at_its_first_step(tmp_path, two_seeds, hosts, monkeypatch):
+    """The workers that are there when the study starts see all; before the first step, an image goes."""
+    notebooks = write_notebooks(tmp_path / "notebooks")
+    check_workers = cluster.check_workers
+
+    def then_replaced(where, shared):
+        check_workers(where, shared)
+        for process in hosts.workers.values():
+            process.kill()
+            process.wait()
+        image = next(Path(name) for name in shared.files if name.endswith(".png"))
+        image.rename(image.with_suffix(".gone"))
+        hosts.start("late")
+
+    monkeypatch.setattr(cluster, "check_workers", then_replaced)
+    options = {"out": tmp_path / "out", "notebooks": notebooks, "scheduler": hosts.scheduler}
+    with pytest.raises(InputError, match=r"the worker tcp://.*: cannot read .*\.png .*same path"):
+        study.run(StudyParams.read(two_seeds), two_seeds, {}, **options)
+    [run] = tracking.find(experiment="fake", complete=False)
+    assert (run.stage, run.status) == ("study", "FAILED")
+    assert not (tmp_path / "out" / ".running").exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_processes_gives_what_a_local_study_gives(tmp_path, two_seeds, capsys, monkeypatch):
+    notebooks = write_notebooks(tmp_path / "notebooks", train=TABLE)
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    file = PROJECT / "params" / "clusters" / "local.yaml"
+    found = []
+    for name, scheduler in (("local", "local"), ("file", str(file))):
+        uri = f"sqlite:///{tmp_path}/{name}/mlflow.db"
+        options = {"out": tmp_path / f"out_{name}", "notebooks": notebooks, "tracking_uri": uri}
+        assert study.run(StudyParams.read(two_seeds), two_seeds, {}, **options, scheduler=scheduler) == 0
+        assert "  2 at a time; dashboard: http://127.0.0.1" in capsys.readouterr().out
+        assert len(list((tmp_path / f"out_{name}").glob("*.ipynb"))) == 7
+        found.append(tables())
+    assert_equal_tables(*found)

@@ -184,6 +184,18 @@ UP = [[1.0, 0.5], [0.5, 0.0]]
 NO_SSIM = [name for name in TABLE if name != "ssim"]
 
 
+def test_rows_have_the_values_that_they_have_among_all():
+    t, f = np.random.default_rng(5).random((2, 24, 5, 5)).astype(np.float32)
+    t[3] = 0
+    f[10] *= 1e-8  # degenerate beside the others only
+    f[17] = np.nan
+    whole = drift.compare_maps(t, f, size=16)
+    assert whole["degenerate_transfer"].sum() == 1 and whole["degenerate_fine_tuned"].sum() == 2
+    for rows in ([10], [17, 3, 0], list(range(0, 24, 2)), []):
+        for name, value in drift.compare_maps(t, f, size=16, rows=np.array(rows, int)).items():
+            np.testing.assert_array_equal(value, whole[name][rows])
+
+
 def test_opposite_corners():
     got = one(T2, F2, 2, NO_SSIM)
     # Centroids and peaks at (0, 0) and (1, 1): sqrt 2 apart on a diagonal of sqrt 8.

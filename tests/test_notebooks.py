@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -311,67 +310,3 @@ def test_a_shortcut_is_trained_in_one_stage_and_measured_with_random_markers(tmp
     html = (tmp_path / "out" / "report.html").read_text()
     assert "AUC with random markers" in html and "a marker tells the class" in html
     assert "Which metrics follow the movement that is known" in html
-
-
-def test_in_shards_the_numbers_are_those_of_one_run(study, tmp_path, monkeypatch):
-    """Images explained and scored in three parts, from the train run of the study above."""
-    shutil.copy(study[0] / "mlflow.db", tmp_path)  # the other tests count runs
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    tracking.connect()
-    whole = only("attribute")
-    own = ("--set", "method=[layercam]", "jobs=2", "--out", tmp_path / "out")
-    done = run("cxr", "study", "params/smoke.yaml", *own, "--set", "shards=3", store=tmp_path)
-    assert "10 notebooks, 1 done already, 9 to run" in done.stdout
-
-    joined = next(i for i in tracking.find("attribute", experiment="smoke") if i.run_id != whole.run_id)
-    parts = tracking.find("attribute_shard", experiment="smoke")
-    parts.sort(key=lambda part: part.tags["cxr.shard"])
-    assert [part.tags["cxr.shard"] for part in parts] == ["1 of 3", "2 of 3", "3 of 3"]
-    images = [tracking.read_table(info.run_id, "images.parquet") for info in (whole, joined, *parts)]
-    pd.testing.assert_frame_equal(images[0], images[1])
-    assert sorted(sum((list(own["image_id"]) for own in images[2:]), [])) == images[0]["image_id"].tolist()
-    held = {name for name in tracking.artifacts(whole.run_id) if name != "notebook.ipynb"}
-    assert held <= set(tracking.artifacts(joined.run_id))
-    taken = ("maps/", "variants/", "regions.npz", "thumbnails.npz")
-    folders = [tracking.fetch_all(info.run_id, *taken) for info in (whole, joined)]
-    names = {path.relative_to(folders[1]) for path in folders[1].rglob("*.npz")}
-    assert names == {p.relative_to(folders[0]) for p in folders[0].rglob("*.npz") if "gradcampp" not in str(p)}
-    for name in names - {Path("regions.npz"), Path("thumbnails.npz")}:
-        a, b = (maps.load(folder / name) for folder in folders)
-        assert a.image_id.tolist() == b.image_id.tolist() and a.checkpoint_sha256 == b.checkpoint_sha256
-        np.testing.assert_array_equal(a.class_index, b.class_index)
-        largest = np.abs(a.maps).max(axis=(1, 2), keepdims=True)
-        np.testing.assert_allclose(b.maps / largest, a.maps / largest, atol=1e-5)  # batches are of other images
-    for a, b in zip(*(regions.load(folder / "regions.npz")[1].values() for folder in folders), strict=True):
-        np.testing.assert_array_equal(a, b)
-    ids = images[0]["image_id"].to_numpy()
-    a, b = (report.thumbnails(folder / "thumbnails.npz", ids) for folder in folders)
-    np.testing.assert_array_equal(a, b)
-    a, b = (tracking.read_table(info.run_id, "perturbation.parquet") for info in (whole, joined))
-    a = a[a["method"] != "gradcampp"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(a, b, atol=1e-5)  # the same images are tested, with the same noise
-    for key in ("layer", "grid", "target_layer", "architecture", "seed"):
-        assert whole.params[key] == joined.params[key]
-    assert {k: v for k, v in whole.metrics.items() if "gradcampp" not in k}.keys() == joined.metrics.keys()
-
-    # scored at once, by hand
-    words = ("papermill", "notebooks/3_score.ipynb", tmp_path / "3.ipynb", "--no-progress-bar")
-    words += ("-f", "params/smoke.yaml", "-p", "method", "layercam", "-r", "attribute_run_id", joined.run_id)
-    run(*words, store=tmp_path)
-    by_parts, at_once = (
-        next(
-            info
-            for info in tracking.find("score", experiment="smoke")
-            if info.params["attribute_run"] == joined.run_id and bool(info.params["shard_run_ids"]) is parted
-        )
-        for parted in (True, False)
-    )
-    assert by_parts.fingerprint == at_once.fingerprint
-    for name in ("drift.parquet", "course.parquet", "multiverse.parquet", "summary.csv"):
-        a, b = (tracking.read_table(info.run_id, name) for info in (at_once, by_parts))
-        pd.testing.assert_frame_equal(a, b, check_exact=True)
-    a, b = ({k: v for k, v in i.metrics.items() if k != "peak_memory_mib"} for i in (at_once, by_parts))
-    assert a == b
-
-    other = run("cxr", "study", "params/smoke.yaml", *own, "--set", "shards=2", store=tmp_path)
-    assert "4 notebooks, 4 done already, 0 to run" in other.stdout

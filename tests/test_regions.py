@@ -276,6 +276,16 @@ def test_masks_come_back_as_they_were(tmp_path_factory, n, height, width, rng_se
         np.testing.assert_array_equal(back[name], masks[name])
 
 
+def test_masks_of_some_images_come_in_the_order_asked_for(tmp_path):
+    masks = {"lesion": np.random.default_rng(3).random((5, 4, 6)) < 0.5}
+    regions.save(tmp_path / "r.npz", list("abcde"), masks)
+    ids, some = regions.load(tmp_path / "r.npz", ["e", "b"])
+    assert ids.tolist() == ["e", "b"]
+    np.testing.assert_array_equal(some["lesion"], masks["lesion"][[4, 1]])
+    with pytest.raises(InputError, match="has no masks of image nobody"):
+        regions.load(tmp_path / "r.npz", ["nobody"])
+
+
 def test_masks_are_packed(tmp_path):
     masks = np.random.default_rng(0).random((20, 64, 64)) < 0.5  # as good as incompressible
     regions.save(tmp_path / "r.npz", [str(k) for k in range(20)], {"noise": masks})

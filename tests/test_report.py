@@ -29,7 +29,7 @@ def test_examples_are_chosen_by_rule():
 
 def test_thumbnails_come_in_the_order_asked_for(tmp_path):
     images = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
-    np.savez_compressed(tmp_path / "t.npz", image_id=np.array(["i", "j", "k"]), images=images)
+    report.save_thumbnails(tmp_path / "t.npz", ["i", "j", "k"], images)
     assert report.thumbnails(tmp_path / "t.npz", np.array(["k", "i"]))[:, 0, 0].tolist() == [2, 0]
     with pytest.raises(InputError, match="lacks image z"):
         report.thumbnails(tmp_path / "t.npz", np.array(["z"]))

@@ -4,9 +4,10 @@
 
 Linux, as root, with PostgreSQL's programs (Debian: `apt-get install postgresql iproute2`). The hosts, `left` and
 `right`, are sets of namespaces (network, mounts, processes, host name): each has its own address, and no way to
-anywhere but a bridge in between; its own clone of this checkout, home and cache, and neither the other's files nor
-the runner's. On the bridge's address there are an MLflow server, with PostgreSQL, name and password, and a Dask
-scheduler; on each host one Dask worker. Then
+anywhere but a bridge in between; its own clone of this checkout and home, and not the other's files. What they
+share with the runner is what a study needs: the runner's folder, under the same path, and the cache. On the
+bridge's address there are an MLflow server, with PostgreSQL, name and password, and a Dask scheduler; on each host
+one Dask worker. Then
 
 1. `cxr study` runs a grid of two architectures and two seeds there. When a training on `right` has ended at least
    one epoch, `right` is cut off: all its processes are killed at once, and its network is taken away.
@@ -40,6 +41,7 @@ import servers  # noqa: E402
 
 NET = "10.77.0"  # the runner and the servers are .1
 HOSTS = {"left": 2, "right": 3}
+SHARED = ("runner", "cache")  # folders that hosts and runner have in common
 USER, PASSWORD = "researcher", "a-password-of-researchers"
 GRID = ("architecture=[CompactResNetV2,CompactDenseNet]", "seed=[0,1]")
 # its name, an empty folder in place of each of the others', and the worker
@@ -110,7 +112,7 @@ class Host:
 
     def __init__(self, name: str, tag: str, folder: Path, uri: str, scheduler: str) -> None:
         self.name, self.tag, self.folder = name, tag, folder / name
-        others = [str(path) for path in folder.iterdir() if path.is_dir() and path.name != name]
+        others = [str(path) for path in folder.iterdir() if path.is_dir() and path.name not in (name, *SHARED)]
         worker = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--nthreads", "1"]
         worker += ["--name", name, "--no-dashboard", "--local-directory", str(self.folder / "tmp")]
         words = ["ip", "netns", "exec", f"{tag}-{name}"]
@@ -120,7 +122,7 @@ class Host:
             self.process = subprocess.Popen(
                 words,
                 cwd=self.folder / "checkout",
-                env=environment(self.folder, uri),
+                env=environment(self.folder, uri) | {"CXR_CACHE": str(folder / "cache")},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -277,7 +279,8 @@ def main(params: Path, keep: bool) -> int:
     with ExitStack() as stack:
         for name in ("left", "right", "runner", "alone"):
             furnish(folder / name, ROOT)
-        (folder / "server").mkdir()
+        for name in ("server", "cache"):
+            (folder / name).mkdir()
         stack.enter_context(network(tag))
         databases = stack.enter_context(servers.postgres())
         options = {"host": f"{NET}.1", "port": 5000, "workers": 2}
