@@ -25,7 +25,7 @@ from PIL import Image
 
 
 def write_phantom(folder: Path, n: int = 400) -> None:
-    from cxr import phantom
+    from cxr.data import phantom
 
     folder.mkdir(parents=True, exist_ok=True)
     table = phantom.catalogue(n, seed=0)

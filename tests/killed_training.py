@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cxr import backup, models, training
-from cxr.params import TrainParams
+from cxr.core.params import TrainParams
+from cxr.models import build
+from cxr.training import checkpointing, stages
 
 
 def kill():
@@ -25,7 +26,7 @@ def kill():
 
 def arm(moment):
     """Have this process killed at a moment."""
-    training._SECONDS_BETWEEN_BACKUPS = 0.0
+    stages._SECONDS_BETWEEN_BACKUPS = 0.0
     if moment == "in stage 1":
         arm_batch("transfer", epoch=3)
     elif moment == "in a head":
@@ -37,17 +38,17 @@ def arm(moment):
     elif moment == "in epoch 3":
         arm_batch("fine_tuned", epoch=3)
     elif moment == "while writing":
-        to_disk = backup._to_disk
+        to_disk = checkpointing._to_disk
 
         def half(path):
             if path.name == "index.json" and (path.parent.parent / "epoch_002").exists():
                 kill()
             to_disk(path)
 
-        backup._to_disk = half
+        checkpointing._to_disk = half
     elif moment == "after the last epoch":
-        save_end = training._Saver.save_end
-        training._Saver.save_end = lambda self: kill() if self.part == "fine_tuned" else save_end(self)
+        save_end = stages._Saver.save_end
+        stages._Saver.save_end = lambda self: kill() if self.part == "fine_tuned" else save_end(self)
 
 
 def arm_batch(part, epoch):
@@ -58,8 +59,8 @@ def arm_batch(part, epoch):
         if self.killed and batch == 1:
             kill()
 
-    training._Saver.on_epoch_begin = on_epoch_begin
-    training._Saver.on_train_batch_end = on_train_batch_end
+    stages._Saver.on_epoch_begin = on_epoch_begin
+    stages._Saver.on_train_batch_end = on_train_batch_end
 
 
 def train(folder, settings, moment):
@@ -70,25 +71,25 @@ def train(folder, settings, moment):
     sets = (images[:28], labels[:28]), (images[28:], labels[28:])
 
     settings = TrainParams(**settings)
-    training.seed_everything(settings.seed)
-    model = models.build(settings.architecture, n_classes=2, image_size=32, dropout=settings.dropout)
-    saved = backup.take(folder / "backup", folder) if moment != "never" else None
+    stages.seed_everything(settings.seed)
+    model = build.build(settings.architecture, n_classes=2, image_size=32, dropout=settings.dropout)
+    saved = checkpointing.take(folder / "backup", folder) if moment != "never" else None
     arm(moment)
     epochs = []
 
     def on_epoch(epoch, metrics):
         epochs.append([epoch, metrics])
         if saved:
-            saved.keep(f"epoch_{epoch:03d}", lambda path: path.write_text(models.sha256_weights(model)))
+            saved.keep(f"epoch_{epoch:03d}", lambda path: path.write_text(build.sha256_weights(model)))
 
-    stage_1 = training.transfer(model, *sets, settings, backup=saved)
-    transfer = models.sha256_weights(model)
+    stage_1 = stages.transfer(model, *sets, settings, backup=saved)
+    transfer = build.sha256_weights(model)
     if moment == "between the stages":
         kill()
-    fine_tuned = training.fine_tune(model, *sets, settings, on_epoch=on_epoch, backup=saved)
+    fine_tuned = stages.fine_tune(model, *sets, settings, on_epoch=on_epoch, backup=saved)
     return {
         "transfer": transfer,
-        "fine_tuned": models.sha256_weights(model),
+        "fine_tuned": build.sha256_weights(model),
         "seeds": [np.asarray(v).tolist() for v in model.variables if "seed" in v.path],
         "histories": [t.drop(columns="seconds").to_dict("list") for t in (stage_1.history, fine_tuned)],
         "heads": [[np.asarray(a, np.float64).tolist() for a in head] for head in stage_1.heads],

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr import models, training
-from cxr.params import TrainParams
+from cxr.core.params import TrainParams
+from cxr.models import build
+from cxr.training import stages
 
 
 def main(devices, kind=""):
@@ -38,14 +39,14 @@ def main(devices, kind=""):
         xla=kind == "xla",
         devices=devices,
     )
-    training.seed_everything(0, deterministic=settings.deterministic)
-    model = models.build(settings.architecture, n_classes=3, image_size=64, devices=settings.devices)
-    models.load_backbone(model, settings.weights)
+    stages.seed_everything(0, deterministic=settings.deterministic)
+    model = build.build(settings.architecture, n_classes=3, image_size=64, devices=settings.devices)
+    build.load_backbone(model, settings.weights)
     optimizers = []
-    real = training._optimizer
-    training._optimizer = lambda *arguments: optimizers.append(real(*arguments)) or optimizers[-1]
-    transfer = training.transfer(model, *sets, settings).history
-    fine_tuned = training.fine_tune(model, *sets, settings)
+    real = stages._optimizer
+    stages._optimizer = lambda *arguments: optimizers.append(real(*arguments)) or optimizers[-1]
+    transfer = stages.transfer(model, *sets, settings).history
+    fine_tuned = stages.fine_tune(model, *sets, settings)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "x.keras")
         loaded = keras.models.load_model(Path(folder) / "x.keras")
@@ -56,8 +57,8 @@ def main(devices, kind=""):
                 "optimizer": type(optimizers[-1]).__name__,
                 "transfer": transfer[["loss", "val_loss"]].to_numpy().tolist(),
                 "fine_tuned": fine_tuned[["loss", "val_loss"]].to_numpy().tolist(),
-                "probabilities": training.predict(model, images[:13], 5).tolist(),
-                "loaded": training.predict(loaded, images[:13], 5).tolist(),
+                "probabilities": stages.predict(model, images[:13], 5).tolist(),
+                "loaded": stages.predict(loaded, images[:13], 5).tolist(),
             }
         )
     )

@@ -12,9 +12,11 @@ import pytest
 import tensorflow as tf
 from test_training import BASE, images_and_labels, make
 
-from cxr import attribution, models, training
-from cxr.errors import InputError
-from cxr.params import StudyParams, TrainParams
+from cxr.attribution import cams
+from cxr.core.errors import InputError
+from cxr.core.params import StudyParams, TrainParams
+from cxr.models import build
+from cxr.training import stages
 
 SETTINGS = {**BASE, "weights": "source", "transfer_epochs": 2, "fine_tune_epochs": 2}
 
@@ -43,21 +45,21 @@ def test_combinations_that_cannot_be_are_refused(values, message):
 def test_more_devices_than_there_are():
     here = len(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))
     with pytest.raises(InputError, match=f"devices: {here + 1} were asked for, and TensorFlow sees {here} [CG]PU"):
-        models.strategy(here + 1)
-    assert models.strategy(0).num_replicas_in_sync == models.strategy(1).num_replicas_in_sync == 1
+        build.strategy(here + 1)
+    assert build.strategy(0).num_replicas_in_sync == build.strategy(1).num_replicas_in_sync == 1
 
 
 def trained(sets, **changes):
     settings = TrainParams(**{**SETTINGS, **changes})
     model = make(settings)
-    models.load_backbone(model, settings.weights)
+    build.load_backbone(model, settings.weights)
     seen = []
 
     def on_epoch(epoch, metrics):
         seen.append({layer.dtype_policy.name for layer in model.layers})
 
-    training.transfer(model, *sets, settings)
-    history = training.fine_tune(model, *sets, settings, on_epoch=on_epoch)
+    stages.transfer(model, *sets, settings)
+    history = stages.fine_tune(model, *sets, settings, on_epoch=on_epoch)
     return model, history, seen
 
 
@@ -78,7 +80,7 @@ def test_mixed_training_leaves_a_float32_model(sets, precision, tmp_path):
     loaded = keras.models.load_model(tmp_path / "x.keras")
     images, labels = sets[1]
     maps = [
-        attribution.attribute(each, images, labels, layer="penultimate", methods=["layercam"])["layercam"]
+        cams.attribute(each, images, labels, layer="penultimate", methods=["layercam"])["layercam"]
         for each in (model, loaded)
     ]
     np.testing.assert_array_equal(*maps)
@@ -86,8 +88,8 @@ def test_mixed_training_leaves_a_float32_model(sets, precision, tmp_path):
 
 def test_what_is_computed_in_what(sets):
     model = make(TrainParams(**SETTINGS))
-    with models.computing(model, "mixed_bfloat16"):
-        ends = ["preprocessing", models.target_layer(model, "penultimate"), "pool", "logits", "probabilities"]
+    with build.computing(model, "mixed_bfloat16"):
+        ends = ["preprocessing", build.target_layer(model, "penultimate"), "pool", "logits", "probabilities"]
         outputs = [model.get_layer(name).output for name in ends]
         found = keras.Model(model.input, outputs)(sets[1][0][:2, ..., None])
     assert [each.dtype.name for each in found] == ["float32", "bfloat16", "float32", "float32", "float32"]
@@ -97,7 +99,7 @@ def test_what_is_computed_in_what(sets):
 
 
 def test_a_scaled_loss_is_saved_and_comes_back():
-    optimizer = training._optimizer(0.1, TrainParams(**SETTINGS, precision="mixed_float16"))
+    optimizer = stages._optimizer(0.1, TrainParams(**SETTINGS, precision="mixed_float16"))
     optimizer.build([keras.Variable(np.zeros(3, np.float32))])
     names = {variable.name for variable in optimizer.variables}  # which `_Saver` takes
     assert {"dynamic_scale", "step_counter", "first_moment", "second_moment", "iteration"} <= names

@@ -21,10 +21,10 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless
 from test_images import NOISE, dicom, encoded
 
-from cxr.data import build_manifest, check_images, data_root
-from cxr.errors import InputError
-from cxr.images import Unusable, decode, header, square
-from cxr.params import DataParams
+from cxr.core.errors import InputError
+from cxr.core.params import DataParams
+from cxr.data.images import Unusable, decode, header, square
+from cxr.data.loading import build_manifest, check_images, data_root
 
 PNG, JPEG, TIFF, DICOM = encoded(NOISE), encoded(NOISE, "JPEG"), encoded(NOISE, "TIFF"), dicom()
 OK = ""  # is read

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from cxr import checks, checks_page, cli, data
-from cxr.errors import InputError
-from cxr.params import DataParams, StudyParams
+from cxr.cli import main
+from cxr.core.errors import InputError
+from cxr.core.params import DataParams, StudyParams
+from cxr.data import checks, checks_page, loading
 
 CLASSES = ("clear", "opaque", "other")
 
@@ -307,13 +308,13 @@ def test_skip_leaves_bad_files_out_before_splitting(tmp_path, monkeypatch):
     (clean / "clear" / "003-0.png").unlink()
     skip = settings(folder, on_bad_image="skip")
     with pytest.warns(UserWarning, match="1 of 36 images cannot be used and are left out"):
-        manifest = data.build_manifest(skip)
+        manifest = loading.build_manifest(skip)
     assert [item["path"] for item in manifest.attrs["skipped"]] == ["clear/003-0.png"]
     assert manifest.attrs["skipped"][0]["reason"]
-    without = data.build_manifest(settings(clean))
+    without = loading.build_manifest(settings(clean))
     assert without.attrs["skipped"] == []
     pd.testing.assert_frame_equal(manifest, without)
-    data.check_images(manifest, folder)
+    loading.check_images(manifest, folder)
     (finding,) = found(checks.run(skip, manifest=manifest), "unreadable", "warning")
     assert finding.files == ["clear/003-0.png"]
     # The same from the files as they lie, as `cxr check` does it.
@@ -323,7 +324,7 @@ def test_skip_leaves_bad_files_out_before_splitting(tmp_path, monkeypatch):
 def test_skip_leaves_out_what_a_table_names_and_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     folder = write_set(tmp_path / "set")
-    manifest = data.build_manifest(settings(folder))
+    manifest = loading.build_manifest(settings(folder))
     manifest[["path", "label", "patient_id"]].to_csv(folder / "manifest.csv", index=False)
     (folder / "clear" / "003-0.png").unlink()
     (finding,) = found(checks.run(settings(folder, patient_pattern="")), "layout", "error")
@@ -339,16 +340,16 @@ def test_skip_decodes_a_good_file_once(tmp_path, monkeypatch):
     folder = write_set(tmp_path / "set")
     (folder / "clear" / "003-0.png").write_bytes(b"no image at all")
     decoded = []
-    whole = data.decode
-    monkeypatch.setattr(data, "decode", lambda content: decoded.append(1) or whole(content))
+    whole = loading.decode
+    monkeypatch.setattr(loading, "decode", lambda content: decoded.append(1) or whole(content))
     for times in (36, 37):  # the bad one is tried anew
         with pytest.warns(UserWarning, match="left out"):
-            data.build_manifest(settings(folder, on_bad_image="skip"))
+            loading.build_manifest(settings(folder, on_bad_image="skip"))
         assert len(decoded) == times
     changed = folder / "other" / "000-2.png"
     changed.write_bytes(changed.read_bytes()[:-60])
     with pytest.warns(UserWarning, match="2 of 36"):
-        data.build_manifest(settings(folder, on_bad_image="skip", max_skipped_fraction=0.1))
+        loading.build_manifest(settings(folder, on_bad_image="skip", max_skipped_fraction=0.1))
 
 
 def test_skip_refuses_too_many_and_whole_classes(tmp_path, monkeypatch):
@@ -358,29 +359,29 @@ def test_skip_refuses_too_many_and_whole_classes(tmp_path, monkeypatch):
         (folder / "clear" / f"{number:03d}-0.png").write_bytes(b"no image at all")
     skip = settings(folder, on_bad_image="skip")
     with pytest.raises(InputError, match=r"3 of 36 images .* more than max_skipped_fraction \(0.05\)"):
-        data.build_manifest(skip)
+        loading.build_manifest(skip)
     (finding,) = found(checks.run(skip), "layout", "error")
     assert "more than max_skipped_fraction" in finding.text and len(finding.table) == 3
     for number in range(12):
         (folder / "clear" / f"{number:03d}-0.png").write_bytes(b"no image at all")
     with pytest.raises(InputError, match="all of clear"):
-        data.build_manifest(skip.model_copy(update={"max_skipped_fraction": 1.0}))
+        loading.build_manifest(skip.model_copy(update={"max_skipped_fraction": 1.0}))
 
 
 # --- in a study
 
 
 def test_a_study_stops_at_errors_and_hands_the_report_on(tmp_path):
-    from cxr import study
+    from cxr.study import runner
 
     folder = write_set(tmp_path / "set", per_class=6)
     params = settings(folder)
-    report = study.preflight(params, data.build_manifest(params), [])
+    report = runner.preflight(params, loading.build_manifest(params), [])
     assert not report.of("error") and report.of("warning")
     victim = folder / "clear" / "003-0.png"
     victim.write_bytes(victim.read_bytes()[:-200])
     with pytest.raises(InputError, match=r"1 of 18 files cannot be used.*`cxr check PARAMS.yaml`"):
-        study.preflight(params, data.build_manifest(params), [])
+        runner.preflight(params, loading.build_manifest(params), [])
 
 
 # --- the command and the page
@@ -396,17 +397,17 @@ def params_file(tmp_path, folder, **more):
 def test_exit_codes_and_page(tmp_path, capsys):
     folder = write_set(tmp_path / "set")
     params = params_file(tmp_path, folder)
-    assert cli.main(["check", params, "--out", str(tmp_path / "out")]) == 0
+    assert main.main(["check", params, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "0 errors" in said and "36 images of 36 patients in 3 classes" in said
     page = (tmp_path / "out" / "checks.html").read_text()
     assert "<script" not in page and "http://" not in page and "https://" not in page
     victim = folder / "clear" / "003-0.png"
     victim.write_bytes(victim.read_bytes()[:-200])
-    assert cli.main(["check", params, "--out", str(tmp_path / "out")]) == 1
+    assert main.main(["check", params, "--out", str(tmp_path / "out")]) == 1
     assert "ERROR" in capsys.readouterr().out
-    assert cli.main(["check", params, "--set", "data=/nowhere/at-all", "--out", str(tmp_path / "out")]) == 2
-    assert cli.main(["check", params, "--set", "imagesize=3", "--out", str(tmp_path / "out")]) == 2
+    assert main.main(["check", params, "--set", "data=/nowhere/at-all", "--out", str(tmp_path / "out")]) == 2
+    assert main.main(["check", params, "--set", "imagesize=3", "--out", str(tmp_path / "out")]) == 2
 
 
 def test_html_in_names_is_escaped_and_a_terminal_obeys_no_name(tmp_path):

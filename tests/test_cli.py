@@ -8,7 +8,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from cxr import cli
+from cxr.cli import main
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def error_of(capsys) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("command", ["", *cli._commands(cli._parser())])
+@pytest.mark.parametrize("command", ["", *main._commands(main._parser())])
 def test_help(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
-        cli.main([*command.split(), "--help"])
+        main.main([*command.split(), "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: cxr {command}".rstrip())
@@ -38,7 +38,7 @@ def test_help(command, capsys, monkeypatch):
 
 def test_version(capsys):
     with pytest.raises(SystemExit) as end:
-        cli.main(["--version"])
+        main.main(["--version"])
     assert end.value.code == 0
     assert capsys.readouterr().out == f"cxr {metadata.version('cxr')}\n"
 
@@ -56,16 +56,16 @@ def test_version(capsys):
 )
 def test_mistyped_words_are_answered_with_what_was_perhaps_meant(words, message, capsys):
     with pytest.raises(SystemExit) as end:
-        cli.main(words)
+        main.main(words)
     assert end.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == message
 
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys, contextlib, io\nfrom cxr import cli\n"
+        "import sys, contextlib, io\nfrom cxr.cli import main\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
-        "    cli.main(['--help'])\n"
+        "    main.main(['--help'])\n"
         "heavy = ('mlflow', 'tensorflow', 'pandas', 'numpy', 'pydantic', 'papermill', 'distributed')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
@@ -77,7 +77,7 @@ def test_help_imports_nothing_heavy():
 
 def test_a_dry_run_does_not_import_tensorflow(tmp_path):
     code = (
-        "import sys\nfrom cxr import data, study, cli\n"
+        "import sys\nfrom cxr.cli import main\nfrom cxr.data import loading\nfrom cxr.study import runner\n"
         "print([m for m in ('tensorflow', 'keras', 'papermill', 'nbconvert') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -89,7 +89,7 @@ def test_a_dry_run_does_not_import_tensorflow(tmp_path):
 )
 def test_usage_errors_end_with_2(words, capsys):
     with pytest.raises(SystemExit) as end:
-        cli.main(words)
+        main.main(words)
     assert end.value.code == 2
     assert "usage: cxr" in capsys.readouterr().err
 
@@ -105,13 +105,13 @@ def test_usage_errors_end_with_2(words, capsys):
     ],
 )
 def test_bad_parameters_end_with_2_and_one_line(params, assignments, message, capsys):
-    assert cli.main(["study", params, "--set", *assignments]) == 2
+    assert main.main(["study", params, "--set", *assignments]) == 2
     error = error_of(capsys)
     assert error.startswith("cxr: error: ") and message in error
 
 
 def test_a_parameter_file_that_is_not_there(tmp_path, capsys):
-    assert cli.main(["study", str(tmp_path / "none.yaml")]) == 2
+    assert main.main(["study", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml: cannot read the parameter file" in error_of(capsys)
 
 
@@ -120,21 +120,21 @@ def test_a_mistyped_parameter_file(given, tmp_path, monkeypatch, capsys):
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "study.yaml").write_text("name: demo\n")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["study", given]) == 2
+    assert main.main(["study", given]) == 2
     assert error_of(capsys).endswith(": did you mean params/study.yaml?\n")
 
 
 @pytest.mark.parametrize("dry", [False, True])
 def test_options_reach_the_study(params, dry, monkeypatch):
-    from cxr import study
+    from cxr.study import runner
 
     seen = []
-    monkeypatch.setattr(study, "run", lambda *words, **options: seen.append((words, options)) or 1)
-    monkeypatch.setattr(study, "dry_run", lambda *words, **options: seen.append((words, options)))
+    monkeypatch.setattr(runner, "run", lambda *words, **options: seen.append((words, options)) or 1)
+    monkeypatch.setattr(runner, "dry_run", lambda *words, **options: seen.append((words, options)))
     words = ["study", params, "--set", "seed=[4]", "n_boot=200", "--set", "weights=none", "--jobs", "0"]
     words += ["--tracking-uri", "sqlite:////x", "--out", "there", "--fresh", "--scheduler", "tcp://there:8786"]
     words += ["--dry-run"] if dry else []
-    assert cli.main(words) == (0 if dry else 1)
+    assert main.main(words) == (0 if dry else 1)
     (((settings, path, overrides), options),) = seen
     assert path == params and overrides == {"seed": [4], "n_boot": 200, "weights": "none"}
     assert (settings.name, settings.seed, settings.weights) == ("demo", [4], "none")
@@ -143,34 +143,34 @@ def test_options_reach_the_study(params, dry, monkeypatch):
 
 
 def test_unreachable_server_ends_with_2(params, capsys, monkeypatch):
-    from cxr import study
+    from cxr.study import runner
 
-    monkeypatch.setattr(study, "_validated", lambda session: [])  # the real notebooks are tested elsewhere
-    assert cli.main(["study", params, "--tracking-uri", "http://127.0.0.1:9"]) == 2
+    monkeypatch.setattr(runner, "_validated", lambda session: [])  # the real notebooks are tested elsewhere
+    assert main.main(["study", params, "--tracking-uri", "http://127.0.0.1:9"]) == 2
     assert "no MLflow server answers at http://127.0.0.1:9" in error_of(capsys)
 
 
 def test_ctrl_c_ends_with_130(params, capsys, monkeypatch):
-    from cxr import study
+    from cxr.study import runner
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "run", interrupted)
-    assert cli.main(["study", params]) == 130
+    monkeypatch.setattr(runner, "run", interrupted)
+    assert main.main(["study", params]) == 130
     assert error_of(capsys) == "cxr: interrupted\n"
 
 
 def test_ui_without_runs_with_a_server_and_on_a_taken_port(tmp_path, capsys):
     store = tmp_path / "mlflow.db"
-    assert cli.main(["ui", "--tracking-uri", f"sqlite:///{store}"]) == 2
+    assert main.main(["ui", "--tracking-uri", f"sqlite:///{store}"]) == 2
     assert "there are no runs yet" in error_of(capsys)
-    assert cli.main(["ui", "--tracking-uri", "http://there:1"]) == 0
+    assert main.main(["ui", "--tracking-uri", "http://there:1"]) == 0
     assert "open http://there:1" in capsys.readouterr().out
     store.touch()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert cli.main(["ui", "--tracking-uri", f"sqlite:///{store}", "--port", str(port)]) == 2
+        assert main.main(["ui", "--tracking-uri", f"sqlite:///{store}", "--port", str(port)]) == 2
     assert f"port {port} is taken" in error_of(capsys)
 
 

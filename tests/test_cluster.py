@@ -20,9 +20,13 @@ from conftest import PROJECT
 from PIL import Image
 from test_study import write_notebooks, write_params
 
-from cxr import cluster, data, processes, shared_files, study, task, tracking
-from cxr.errors import InputError
-from cxr.params import StudyParams
+from cxr import tracking
+from cxr.core import processes
+from cxr.core.errors import InputError
+from cxr.core.params import StudyParams
+from cxr.data import loading
+from cxr.study import cluster, runner, shared_files
+from cxr.study import worker as study_worker
 
 # ------------------------------------------------------------------------------------------- parameters
 
@@ -168,7 +172,7 @@ def test_options_that_do_not_fit_are_one_message(own_classes, name, options, mes
 def test_a_cluster_that_does_not_start_is_one_message_and_is_closed(own_classes):
     """In a process of its own: there is nothing more to be said when it ends."""
     code = (
-        "import sys; from cxr import cluster; from cxr.errors import InputError\n"
+        "import sys; from cxr.study import cluster; from cxr.core.errors import InputError\n"
         "try:\n    with cluster.opened(sys.argv[1], jobs=1, devices=0): pass\n"
         "except InputError as error: print(error)"
     )
@@ -219,7 +223,7 @@ def test_the_embedded_cluster_s_workers_have_a_gpu_each_and_its_dashboard_answer
 
     def own() -> str:
         time.sleep(0.2)
-        return task.gpus_of(get_worker())
+        return study_worker.gpus_of(get_worker())
 
     with cluster.opened("local", jobs=0, devices=0) as found:
         assert found.embedded and found.slots == 2 and found.hands_out_gpus and not found.lost
@@ -240,7 +244,7 @@ def test_the_embedded_cluster_s_workers_have_a_gpu_each_and_its_dashboard_answer
 @pytest.mark.skipif(os.name != "posix", reason="kill")
 def test_a_notebook_dies_with_its_worker():
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-    code = "import sys, time; from cxr import processes; processes.die_with(sys.argv[1]); time.sleep(100)"
+    code = "import sys, time; from cxr.core import processes; processes.die_with(sys.argv[1]); time.sleep(100)"
     child = subprocess.Popen([sys.executable, "-c", code, processes.identity(worker.pid)])
     try:
         time.sleep(3)
@@ -288,7 +292,7 @@ def shared(tmp_path, images):
         out=tmp_path / "out",
         params_file=params,
         notebooks=sorted(write_notebooks(tmp_path / "notebooks").glob("*.ipynb")),
-        manifest=data.build_manifest(settings),
+        manifest=loading.build_manifest(settings),
     )
 
 
@@ -299,9 +303,9 @@ def test_a_study_shares_parameters_notebooks_some_images_weights_and_its_folder(
     assert 3 <= suffixes.count(".png") <= 4
     # a table counts too
     settings = StudyParams(data=str(images))
-    data.write_manifest(data.build_manifest(settings), images / "own.csv")
+    loading.write_manifest(loading.build_manifest(settings), images / "own.csv")
     settings = settings.model_copy(update={"data": str(images / "own.csv")})
-    table = shared_files._images(settings, data.build_manifest(settings))
+    table = shared_files._images(settings, loading.build_manifest(settings))
     assert table[0] == images / "own.csv" and all(path.is_file() for path in table)
 
 
@@ -399,7 +403,7 @@ def hosts(tmp_path, monkeypatch):
         workers={name: worker(name) for name in ("left", "right")},
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
-    monkeypatch.setattr(study, "preflight", lambda *_: None)
+    monkeypatch.setattr(runner, "preflight", lambda *_: None)
     _wait(lambda: _answers(server) and _answers(scheduler))
     yield found
     for process in running:
@@ -446,7 +450,7 @@ def two_seeds(tmp_path, images, monkeypatch):
     """Options and parameters of a study of two cells, with a relative path in them."""
     for name, own in {"1_train": {"data": "phantom"}, "2_attribute": {"data": ""}}.items():
         monkeypatch.setitem(test_study.PARAMETERS, name, {**test_study.PARAMETERS[name], **own})
-    monkeypatch.setattr(study, "preflight", lambda *_: None)
+    monkeypatch.setattr(runner, "preflight", lambda *_: None)
     monkeypatch.chdir(tmp_path)  # workers are in other folders: there is nothing of that name
     return write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"], data="images", jobs=2)
 
@@ -481,7 +485,7 @@ def test_a_study_on_two_workers_goes_on_when_one_is_killed(tmp_path, two_seeds, 
     tracking.connect(hosts.uri)
     thread = threading.Thread(target=kill_one)
     thread.start()
-    code = study.run(StudyParams.read(params), params, {}, **shared)
+    code = runner.run(StudyParams.read(params), params, {}, **shared)
     thread.join()
     out = capsys.readouterr().out
     assert code == 0, out + (tmp_path / "left" / "log.txt").read_text()[-3000:]
@@ -498,12 +502,11 @@ def test_a_study_on_two_workers_goes_on_when_one_is_killed(tmp_path, two_seeds, 
     assert sum("cxr.resumed_on" in run.tags for run in runs) == 1
     assert (tmp_path / "out" / "report.html").is_file()
     assert len(list((tmp_path / "out").glob("*.ipynb"))) == len(list((tmp_path / "out").glob("*.log"))) == 7
-    manifest = data.build_manifest(StudyParams.read(params))
+    manifest = loading.build_manifest(StudyParams.read(params))
     assert_equal_tables(tables(), {str(seed): manifest.assign(seed=seed) for seed in (0, 1)})
 
-    assert study.run(StudyParams.read(params), params, {}, **shared) == 0
+    assert runner.run(StudyParams.read(params), params, {}, **shared) == 0
     assert "7 done already, 0 to run" in capsys.readouterr().out
-
 
 
 @pytest.mark.slow
@@ -543,7 +546,7 @@ def test_a_worker_that_joins_later_is_checked_at_its_first_step(tmp_path, two_se
     monkeypatch.setattr(cluster, "check_workers", then_replaced)
     options = {"out": tmp_path / "out", "notebooks": notebooks, "scheduler": hosts.scheduler}
     with pytest.raises(InputError, match=r"the worker tcp://.*: cannot read .*\.png .*same path"):
-        study.run(StudyParams.read(two_seeds), two_seeds, {}, **options)
+        runner.run(StudyParams.read(two_seeds), two_seeds, {}, **options)
     [run] = tracking.find(experiment="fake", complete=False)
     assert (run.stage, run.status) == ("study", "FAILED")
     assert not (tmp_path / "out" / ".running").exists()
@@ -559,7 +562,7 @@ def test_a_cluster_of_two_processes_gives_what_a_local_study_gives(tmp_path, two
     for name, scheduler in (("local", "local"), ("file", str(file))):
         uri = f"sqlite:///{tmp_path}/{name}/mlflow.db"
         options = {"out": tmp_path / f"out_{name}", "notebooks": notebooks, "tracking_uri": uri}
-        assert study.run(StudyParams.read(two_seeds), two_seeds, {}, **options, scheduler=scheduler) == 0
+        assert runner.run(StudyParams.read(two_seeds), two_seeds, {}, **options, scheduler=scheduler) == 0
         assert "  2 at a time; dashboard: http://127.0.0.1" in capsys.readouterr().out
         assert len(list((tmp_path / f"out_{name}").glob("*.ipynb"))) == 7
         found.append(tables())

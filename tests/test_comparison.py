@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import comparison, drift, maps, tables
-from cxr.drift import METRICS
-from cxr.errors import InputError
+from cxr.attribution import maps
+from cxr.core import tables
+from cxr.core.errors import InputError
+from cxr.metrics import similarity
+from cxr.metrics.similarity import METRICS
+from cxr.report import comparison
 
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
 
@@ -144,7 +147,7 @@ def test_refits_compare_the_images_that_count_under_both_seeds():
     assert table[["architecture", "method", "seed_a", "seed_b", "image_id"]].values.tolist() == [
         ["A", "m", 0, 1, "j"]
     ]
-    by_hand = drift.compare_maps(one[[1]], two[[1]], size=16)
+    by_hand = similarity.compare_maps(one[[1]], two[[1]], size=16)
     assert (
         table["pearson"].item() == by_hand["pearson"].item() and table["iou20"].item() == by_hand["iou20"].item()
     )

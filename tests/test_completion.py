@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from cxr import cli
+from cxr.cli import main
 
 # How each reads the script that its last argument names.
 READ = {
@@ -19,7 +19,7 @@ needs = {shell: pytest.mark.skipif(shutil.which(shell) is None, reason=f"no {she
 @pytest.fixture
 def script(tmp_path, capsys):
     def make(shell):
-        assert cli.main(["completion", shell]) == 0
+        assert main.main(["completion", shell]) == 0
         path = tmp_path / shell
         path.write_text(capsys.readouterr().out, "utf-8")
         return path
@@ -30,7 +30,7 @@ def script(tmp_path, capsys):
 @pytest.mark.parametrize("shell", READ)
 def test_the_script_names_commands_and_options(shell, script):
     text = script(shell).read_text("utf-8")
-    for word in (*cli._commands(cli._parser()), "tracking-uri", "scheduler"):
+    for word in (*main._commands(main._parser()), "tracking-uri", "scheduler"):
         assert word in text
 
 

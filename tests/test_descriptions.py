@@ -5,7 +5,7 @@ import zlib
 import pandas as pd
 import pytest
 
-from cxr import descriptions, views
+from cxr.tracking import descriptions, views
 
 CLAIMS = pd.DataFrame({"claim": ["All is well"], "verdict": ["cannot tell"], "evidence": ["none"]})
 HEADLINE = pd.DataFrame({"architecture": ["A"], "method": ["layercam"], "retained": ["0.5 [0.4, 0.6]"]})

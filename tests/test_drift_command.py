@@ -14,8 +14,9 @@ import pytest
 from conftest import PROJECT
 from foreign_models import cnn, train_cnn, write_phantom
 
-from cxr import cli, tracking
-from cxr.drift import METRICS
+from cxr import tracking
+from cxr.cli import main
+from cxr.metrics.similarity import METRICS
 
 BIN = Path(sys.executable).parent
 PAIR = ("cnn_s0_epoch2.keras", "cnn_s0_epoch4.keras", "phantom/manifest.csv")
@@ -91,7 +92,7 @@ def here(tmp_path, monkeypatch):
 )
 def test_bad_input_ends_with_2_before_anything_runs(here, words, message, capsys):
     usual = "" if words.startswith("a.keras") else "a.keras b.keras images "
-    assert cli.main(["drift", *f"{usual}{words}".split()]) == 2
+    assert main.main(["drift", *f"{usual}{words}".split()]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1, captured.err
     assert captured.out == "" and not (here / "mlflow.db").exists() and not list(here.glob("*.ipynb"))
@@ -99,7 +100,7 @@ def test_bad_input_ends_with_2_before_anything_runs(here, words, message, capsys
 
 def test_help(capsys):
     with pytest.raises(SystemExit) as end:
-        cli.main(["drift", "--help"])
+        main.main(["drift", "--help"])
     text = capsys.readouterr().out
     assert end.value.code == 0 and "--gate 'iou20_median>=0.5'" in text and "usage: cxr drift" in text
 
@@ -142,13 +143,13 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     assert info.params["checkpoint_sha256_transfer"] != info.params["checkpoint_sha256_fine_tuned"]
     assert info.params["layer"] == "last" and info.params["grid"] == "12x12"
 
-    from cxr import pair
-    from cxr.params import DriftParams
+    from cxr.core.params import DriftParams
+    from cxr.pair import compare
 
     settings = DriftParams(
         data=str(folder / "phantom" / "manifest.csv"), like_a=["x"], like_b=["y"], method=["layercam", "gradcampp"]
     )
-    known = set(pair.metric_names(settings, pair.images(settings)[0]))
+    known = set(compare.metric_names(settings, compare.images(settings)[0]))
     undefined = set(filter(None, info.tags.get("cxr.undefined", "").split(",")))
     assert known == (set(info.metrics) | undefined) - {"peak_memory_mib"}
 

@@ -1,8 +1,8 @@
-"""What messages are made of (`cxr.errors`)."""
+"""What messages are made of (`cxr.core.errors`)."""
 
 from __future__ import annotations
 
-from cxr.errors import SHOWN, first_line, some
+from cxr.core.errors import SHOWN, first_line, some
 
 
 def test_first_line_is_the_first_that_says_something():

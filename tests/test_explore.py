@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr import comparison, drift, explore, explore_page, maps, multiverse, references, regions, tracking
-from cxr.errors import InputError
+from cxr import tracking
+from cxr.attribution import maps
+from cxr.core.errors import InputError
+from cxr.explore import page as explore_page
+from cxr.explore import view as explore_view
+from cxr.metrics import baselines, multiverse, regions, similarity
+from cxr.report import comparison
 
 SIZE, GRID = 32, 4
 CLASSES = ("<b>$x_{$</b>", "normal")  # what a folder may be called
@@ -81,16 +86,16 @@ class Store:
         cell = {"architecture": architecture, "seed": seed}
         for method in methods:
             pair = [held[f"maps/{method}/{stage}.npz"].maps for stage in ("transfer", "fine_tuned")]
-            values = drift.compare_maps(*pair, size=SIZE)
+            values = similarity.compare_maps(*pair, size=SIZE)
             artifacts = {}
             if full:
-                own = references.reference_levels(
+                own = baselines.reference_levels(
                     *pair, np.arange(len(IDS)) % 2, table["patient_id"].to_numpy(), size=SIZE, draws=1
                 )
                 values |= own | regions.region_table(*pair, masks, size=SIZE)
                 steps = [
                     comparison.score_table(
-                        drift.compare_maps(pair[0], held[f"maps/{method}/epoch_{k:03d}.npz"].maps, size=SIZE),
+                        similarity.compare_maps(pair[0], held[f"maps/{method}/epoch_{k:03d}.npz"].maps, size=SIZE),
                         table,
                         **cell,
                         method=method,
@@ -132,7 +137,7 @@ def uri(tmp_path_factory):
 @pytest.fixture
 def explorer(uri):
     tracking.connect(uri)
-    return explore.Explorer("full")
+    return explore_view.Explorer("full")
 
 
 def drift_table(explorer):
@@ -145,19 +150,19 @@ def drift_table(explorer):
 def test_studies_are_those_with_a_complete_score_run_newest_first(uri):
     tracking.connect(uri)
     assert tracking.experiments_with("score") == ["full", "bare"]
-    assert explore.Explorer().choice["study"] == "full"
+    assert explore_view.Explorer().choice["study"] == "full"
     with pytest.raises(
         InputError, match="no finished score run in the experiment 'unfinished': choose one of full"
     ):
-        explore.Explorer("unfinished")
+        explore_view.Explorer("unfinished")
     with pytest.raises(InputError, match="unknown metric 'iou21'"):
-        explore.Explorer("full", metric="iou21")
+        explore_view.Explorer("full", metric="iou21")
 
 
 def test_an_empty_store_says_what_to_run_and_nothing_else(uri, monkeypatch):
     monkeypatch.setattr(tracking, "experiments_with", lambda stage: [])
-    with pytest.raises(explore.NothingToShow, match="run `make study` first") as caught:
-        explore.Explorer()
+    with pytest.raises(explore_view.NothingToShow, match="run `make study` first") as caught:
+        explore_view.Explorer()
     assert caught.value._render_traceback_() == [f"Nothing to show: {caught.value}"]
 
 
@@ -168,7 +173,7 @@ def test_what_there_is_to_choose_depends_on_what_was_chosen_before(explorer):
     assert explorer.options("variant") == ["default", "layer-shallower"], (
         "layer-penultimate has no maps of its own"
     )
-    assert explorer.options("metric") == list(drift.METRICS)
+    assert explorer.options("metric") == list(similarity.METRICS)
     assert explorer.options("label") == ["", *sorted(CLASSES)]
     explorer.choose(variant="layer-shallower")
     assert explorer.options("metric") == ["iou05", "iou10", "iou20", "iou30"], "of variants no more was scored"
@@ -212,20 +217,20 @@ def test_images_are_ranked_from_the_most_drift_to_the_least():
         },
         index=index,
     )
-    assert list(explore.by_drift(table, "iou20")) == list("cadeb"), "of a and d, which tie, a comes first"
-    assert list(explore.by_drift(table, "centroid_shift")) == list("adceb")
-    assert list(explore.by_drift(table, "gini_change")) == list("dceab")
+    assert list(explore_view.by_drift(table, "iou20")) == list("cadeb"), "of a and d, which tie, a comes first"
+    assert list(explore_view.by_drift(table, "centroid_shift")) == list("adceb")
+    assert list(explore_view.by_drift(table, "gini_change")) == list("dceab")
 
 
 @given(
     values=st.lists(st.one_of(st.just(float("nan")), st.floats(-1, 1)), min_size=1, max_size=20),
-    metric=st.sampled_from(sorted(drift.METRICS)),
+    metric=st.sampled_from(sorted(similarity.METRICS)),
 )
 def test_any_ranking_holds_every_image_once_with_the_drift_falling(values, metric):
     table = pd.DataFrame({metric: values}, index=[f"{k:02d}" for k in range(len(values))])
-    order = explore.by_drift(table, metric)
+    order = explore_view.by_drift(table, metric)
     assert sorted(order) == list(table.index)
-    falling = explore.drift_of(table[metric], metric)[order].to_numpy()
+    falling = explore_view.drift_of(table[metric], metric)[order].to_numpy()
     known = np.isfinite(falling)
     assert known[: known.sum()].all(), "images without a value come last"
     assert (np.diff(falling[known]) <= 0).all()
@@ -277,21 +282,23 @@ def test_the_areas_are_those_that_the_overlaps_are_made_of(explorer):
             explorer.choose(image_id=image_id)
             view = explorer.view(q=q)
             assert view.overlap == pytest.approx(table.loc[image_id, name], abs=1e-12)
-            assert [top.sum() for top in view.tops] == [drift.top_count(q, SIZE * SIZE)] * 2
+            assert [top.sum() for top in view.tops] == [similarity.top_count(q, SIZE * SIZE)] * 2
             assert (view.fine_tuned[view.tops[1]].min() >= view.fine_tuned[~view.tops[1]].max()).all()
 
 
 def test_a_top_area_by_hand():
     values = np.array([[0.0, 1.0], [0.5, 0.5]], np.float32)
-    assert explore.top_area(values, 0.25).tolist() == [[False, True], [False, False]]
-    assert explore.top_area(values, 0.5).tolist() == [[False, True], [True, False]], "ties: the lower index first"
+    assert explore_view.top_area(values, 0.25).tolist() == [[False, True], [False, False]]
+    assert explore_view.top_area(values, 0.5).tolist() == [[False, True], [True, False]], (
+        "ties: the lower index first"
+    )
 
 
 def test_values_are_the_score_runs_own(explorer):
     table = drift_table(explorer)
     view = explorer.view()
     image_id, row = view.choice["image_id"], table.loc[view.choice["image_id"]]
-    for name in drift.METRICS:
+    for name in similarity.METRICS:
         shown = view.values.loc[name]
         assert shown["value"] == row[name] and shown["median"] == pytest.approx(table[name].median())
         assert shown["shuffled"] == row[f"{name}_shuffled"]
@@ -302,7 +309,8 @@ def test_values_are_the_score_runs_own(explorer):
     less = others["gini_change"].abs() < abs(row["gini_change"])
     assert view.values.loc["gini_change", "drifts_more"] == pytest.approx(less.mean())
     np.testing.assert_allclose(
-        explore.drift.score(*map(explore.Features, (view.transfer, view.fine_tuned)))["ssim"], row["ssim"]
+        explore_view.drift.score(*map(explore_view.Features, (view.transfer, view.fine_tuned)))["ssim"],
+        row["ssim"],
     )
 
 
@@ -311,7 +319,7 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
     view = explorer.view()
     attribute = explorer.run.params["attribute_run"]
     raw = maps.load(tracking.fetch(attribute, "maps/layercam/transfer.npz")).maps[4]
-    np.testing.assert_array_equal(view.transfer, drift.prepare(raw[None], SIZE)[0])
+    np.testing.assert_array_equal(view.transfer, similarity.prepare(raw[None], SIZE)[0])
     with np.load(tracking.fetch(attribute, "thumbnails.npz")) as file:
         np.testing.assert_array_equal(view.image, file["images"][4])
     assert (view.label, view.explained, view.patient_id, view.grid) == (CLASSES[0], CLASSES[0], "p2", "4x4")
@@ -327,7 +335,7 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
     explorer.choose(image_id="image-05")
     assert set(explorer.view().masks) == {"lung"}, "a normal image has no lesion"
     native = explorer.view(grid="native")
-    assert native.transfer.shape == (GRID, GRID) and native.tops[0].sum() == drift.top_count(0.2, 16)
+    assert native.transfer.shape == (GRID, GRID) and native.tops[0].sum() == similarity.top_count(0.2, 16)
     with pytest.raises(InputError, match="grid: 'layer'"):
         explorer.view(grid="layer")
 
@@ -353,9 +361,9 @@ def test_a_variant_is_scored_from_its_own_maps(explorer):
     stacks = [
         maps.load(tracking.fetch(attribute, f"{folder}/{stage}.npz")).maps for stage in ("transfer", "fine_tuned")
     ]
-    values = drift.compare_maps(*stacks, size=SIZE)
+    values = similarity.compare_maps(*stacks, size=SIZE)
     assert explorer.order[0] == IDS[np.argmin(values["iou30"])]
-    for name in drift.METRICS:
+    for name in similarity.METRICS:
         assert view.values.loc[name, "value"] == pytest.approx(values[name][row], abs=1e-12)
     assert view.values.loc["iou30", "median"] == pytest.approx(np.median(values["iou30"]))
     assert np.isnan(view.values.loc["ssim", "median"]) and np.isnan(view.values.loc["ssim", "drifts_more"])
@@ -364,7 +372,7 @@ def test_a_variant_is_scored_from_its_own_maps(explorer):
 
 def test_what_runs_lack_is_said_with_the_parameter_that_gives_it(uri):
     tracking.connect(uri)
-    view = explore.Explorer("bare").view()
+    view = explore_view.Explorer("bare").view()
     said = " ".join(view.missing.values())
     words = (
         "`multiverse: true`",
@@ -375,14 +383,14 @@ def test_what_runs_lack_is_said_with_the_parameter_that_gives_it(uri):
     )
     assert all(word in said for word in words)
     assert view.course is None and not view.masks and view.located.empty and not view.cautions
-    explorer = explore.Explorer("full")
+    explorer = explore_view.Explorer("full")
     assert set(explorer.view().missing) == {"floor"}
     assert "fine-tuned maps of this cell fail the test" in explorer.view().cautions[0]
 
 
 def test_a_degenerate_map_has_no_rank_and_is_told_in_words(uri):
     tracking.connect(uri)
-    explorer = explore.Explorer("bare")
+    explorer = explore_view.Explorer("bare")
     assert explorer.order[-1] == EMPTY
     explorer.choose(image_id=EMPTY)
     view = explorer.view()
@@ -395,10 +403,10 @@ def test_a_degenerate_map_has_no_rank_and_is_told_in_words(uri):
 
 def test_why_a_map_is_degenerate():
     raw = np.ones((2, 2))
-    assert "one value" in explore.degenerate_in_words(raw)
-    assert "zero everywhere" in explore.degenerate_in_words(raw * 0)
-    assert "not finite" in explore.degenerate_in_words(np.array([[1, np.nan], [0, 0]]))
-    assert "millionth" in explore.degenerate_in_words(np.array([[1, 1 + 1e-9], [1, 1]]))
+    assert "one value" in explore_view.degenerate_in_words(raw)
+    assert "zero everywhere" in explore_view.degenerate_in_words(raw * 0)
+    assert "not finite" in explore_view.degenerate_in_words(np.array([[1, np.nan], [0, 0]]))
+    assert "millionth" in explore_view.degenerate_in_words(np.array([[1, 1 + 1e-9], [1, 1]]))
 
 
 def test_a_run_is_read_once(explorer, monkeypatch):
@@ -444,7 +452,7 @@ def test_one_click_shows_the_next_most_drifted_image(page):
 
 
 def test_every_widget_changes_what_is_shown(page):
-    assert [axis for axis in page.axes] == list(explore.AXES[:-1])
+    assert [axis for axis in page.axes] == list(explore_view.AXES[:-1])
     before = page.picture.value
     for axis, value in (
         ("method", "gradcampp"),
@@ -503,7 +511,7 @@ def test_what_cannot_be_found_is_said_and_the_picture_stays(page):
 
 def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkeypatch):
     attribute = page.explorer.run.params["attribute_run"]
-    for cached in (explore._stack, explore._folder):
+    for cached in (explore_view._stack, explore_view._folder):
         cached.cache_clear()
 
     def gone(run_id, path):
@@ -520,21 +528,21 @@ def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkey
 
 def test_a_degenerate_map_and_missing_parts_are_drawn(uri):
     tracking.connect(uri)
-    page = explore_page.Page(explore.Explorer("bare"))
+    page = explore_page.Page(explore_view.Explorer("bare"))
     page.id.value = EMPTY
     assert "Caution" in page.notes.value and "degenerate" in page.notes.value and "–" in page.table.value
     assert size_of(page.picture.value) == (1140, 670)
     view = page.explorer.view()
     texts = [text.get_text() for text in explore_page.draw(view).axes[0].texts]
     assert {"degenerate map", "no difference", "no areas"} <= set(texts)
-    assert f"no rank by drift in “{drift.METRICS['iou20'].label}”: a map is degenerate" in texts
+    assert f"no rank by drift in “{similarity.METRICS['iou20'].label}”: a map is degenerate" in texts
     assert any("checkpoint_every" in text for text in texts)
 
 
 def test_the_picture_says_what_it_shows(page):
     view = page.explorer.view()
     texts = [text.get_text() for text in explore_page.draw(view, outlines=["lung"]).axes[0].texts]
-    assert f"rank 1 of 12 by drift in “{drift.METRICS['iou20'].label}”" in texts
+    assert f"rank 1 of 12 by drift in “{similarity.METRICS['iou20'].label}”" in texts
     assert f"top 20 % of the area: IoU {view.overlap:.2f}" in texts and "lung" in texts
     assert any("full: Net, seed 2" in text and "LayerCAM" in text and "grid 4x4" in text for text in texts)
 

@@ -5,9 +5,11 @@ import warnings
 import numpy as np
 import pytest
 
-from cxr import data, features, models, training
-from cxr.errors import InputError
-from cxr.params import TrainParams
+from cxr.core.errors import InputError
+from cxr.core.params import TrainParams
+from cxr.data import loading
+from cxr.models import build
+from cxr.training import features, stages
 
 SETTINGS = TrainParams(architecture="CompactResNetV2", image_size=48, batch_size=8, weights="none")
 
@@ -18,8 +20,8 @@ def images(seed=0, n=20, side=48):
 
 @pytest.fixture(scope="module")
 def model():
-    training.seed_everything(0)
-    return models.build(SETTINGS.architecture, n_classes=3, image_size=48)
+    stages.seed_everything(0)
+    return build.build(SETTINGS.architecture, n_classes=3, image_size=48)
 
 
 @pytest.fixture
@@ -70,16 +72,16 @@ def test_each_thing_that_they_depend_on_makes_another_entry(model, passes, tmp_p
     one[-1, -1, -1] ^= 1
     features.pooled(model, one, SETTINGS, cache=tmp_path)
     features.pooled(model, images(), SETTINGS.model_copy(update={"batch_size": 7}), cache=tmp_path)
-    with models.computing(model, "mixed_bfloat16"):
+    with build.computing(model, "mixed_bfloat16"):
         features.pooled(model, images(), SETTINGS, cache=tmp_path)
-    training.seed_everything(1)
-    other = models.build(SETTINGS.architecture, n_classes=3, image_size=48)
+    stages.seed_everything(1)
+    other = build.build(SETTINGS.architecture, n_classes=3, image_size=48)
     features.pooled(other, images(), SETTINGS, cache=tmp_path)
-    small = models.build(SETTINGS.architecture, n_classes=3, image_size=40)
+    small = build.build(SETTINGS.architecture, n_classes=3, image_size=40)
     features.pooled(small, images(side=40), SETTINGS, cache=tmp_path)
     assert new() == 6 and len(list(tmp_path.glob("features-*.npy"))) == 7
-    head = models.build(SETTINGS.architecture, n_classes=4, image_size=48)
-    for layer in models.backbone(model).layers:
+    head = build.build(SETTINGS.architecture, n_classes=4, image_size=48)
+    for layer in build.backbone(model).layers:
         head.get_layer(layer.name).set_weights(layer.get_weights())
     features.pooled(head, images(), SETTINGS, cache=tmp_path)  # another head, the same backbone
     assert new() == 6
@@ -121,7 +123,7 @@ def test_the_cache_keeps_to_its_limit_and_training_does_without(model, passes, t
     assert found.shape[0] == 20 and "features: cannot be kept in" in "".join(capsys.readouterr())
     monkeypatch.setenv("CXR_CACHE_GIB", "much")
     with pytest.raises(InputError, match="CXR_CACHE_GIB: a number"):
-        data._make_room(tmp_path / "features-x.npy", 1)
+        loading._make_room(tmp_path / "features-x.npy", 1)
 
 
 def test_a_second_seed_makes_no_forward_pass(passes, tmp_path):
@@ -131,11 +133,11 @@ def test_a_second_seed_makes_no_forward_pass(passes, tmp_path):
         settings = SETTINGS.model_copy(
             update={"seed": seed, "weights": "source", "transfer_epochs": 2, "noise_heads": 1}
         )
-        training.seed_everything(seed)
-        trained = models.build(settings.architecture, n_classes=3, image_size=48)
-        models.load_backbone(trained, "source")
-        training.transfer(trained, train, val, settings, cache=cache)
-        results.append(models.sha256_weights(trained))
+        stages.seed_everything(seed)
+        trained = build.build(settings.architecture, n_classes=3, image_size=48)
+        build.load_backbone(trained, "source")
+        stages.transfer(trained, train, val, settings, cache=cache)
+        results.append(build.sha256_weights(trained))
     assert passes == [20, 10, 20, 10]
     assert results[0] == results[1] != results[2]
 

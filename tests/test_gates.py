@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr import gates
-from cxr.errors import InputError
-from cxr.gates import Gate
+from cxr.core.errors import InputError
+from cxr.pair import gates
+from cxr.pair.gates import Gate
 
 
 @pytest.mark.parametrize(

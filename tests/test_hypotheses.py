@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cxr import hypotheses as hyp
-from cxr import inference
-from cxr.errors import InputError
+from cxr.core.errors import InputError
+from cxr.statistics import bootstrap
+from cxr.statistics import hypotheses as hyp
 
 BENCH = Path(__file__).parent / "benchmarks" / "bench_inference.py"
 # Replicates that covary negatively between any two of three seeds: patients then count as nothing.
@@ -230,7 +230,7 @@ def test_compare_architectures(crossing):
         (a, s): t.rename(columns={"iou20": "value"})
         for (a, s), t in scores[scores["method"] == "L"].groupby(["architecture", "seed"])
     }
-    draws = inference.patient_replicates(tables, n_boot=200)
+    draws = bootstrap.patient_replicates(tables, n_boot=200)
     same = hyp.estimate(
         [np.median(values[0, 0, s]) - np.median(values[1, 0, s]) for s in range(3)],
         (draws["A"] - draws["B"]).to_numpy(),
@@ -418,7 +418,7 @@ def test_false_positives_of_the_engine(k, seed_sd):
     for i in range(repeats):
         rng = np.random.default_rng([k, i])
         d = rng.normal(0, seed_sd * sqrt(2), (k, 1)) + rng.normal(0, 0.08, n) + rng.normal(0, 0.15, (k, n))
-        weights = inference.patient_weights(np.arange(n), n_boot=100, rng_seed=i)
+        weights = bootstrap.patient_weights(np.arange(n), n_boot=100, rng_seed=i)
         est = hyp.estimate(d.mean(1), weights @ d.T / n, n_patients=n)
         hits += hyp.p_value(est) < 0.05
         naive += stats.wilcoxon(d.mean(0)).pvalue < 0.05

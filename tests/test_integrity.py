@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import maps, tracking
-from cxr.errors import InputError
-from cxr.params import TrainParams
+from cxr import tracking
+from cxr.attribution import maps
+from cxr.core.errors import InputError
+from cxr.core.params import TrainParams
 
 
 @pytest.fixture(scope="module")

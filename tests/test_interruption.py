@@ -22,10 +22,13 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 from urllib3.exceptions import ConnectTimeoutError
 
-from cxr import processes, study, task, tracking
-from cxr.errors import InputError
-from cxr.files import atomic
-from cxr.params import StudyParams
+from cxr import tracking
+from cxr.core import processes
+from cxr.core.errors import InputError
+from cxr.core.files import atomic
+from cxr.core.params import StudyParams
+from cxr.study import runner as study_runner
+from cxr.study import worker
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +39,14 @@ def store(tmp_path_factory):
         yield tracking.connect(f"sqlite:///{tmp_path_factory.mktemp('interruption')}/mlflow.db")
 
 
-def session(tmp_path, **values) -> study._Session:
+def session(tmp_path, **values) -> study_runner._Session:
     params = StudyParams(name="fake", **values)
-    return study._Session(params, tmp_path / "x.yaml", {}, tmp_path / "out", tmp_path, {}, fresh=False)
+    return study_runner._Session(params, tmp_path / "x.yaml", {}, tmp_path / "out", tmp_path, {}, fresh=False)
 
 
 def parent_of(tmp_path, runner: str, **tags) -> str:
     own = session(tmp_path)
-    fingerprint = study._study_fingerprint(own)
+    fingerprint = study_runner._study_fingerprint(own)
     tags = {"cxr.stage": "study", "cxr.fingerprint": fingerprint, "cxr.runner": runner, **tags}
     return tracking.create_run(experiment="fake", name="study", tags=tags, params={})
 
@@ -86,7 +89,7 @@ def test_what_a_killed_study_left_running_is_stopped_and_its_runs_end(tmp_path, 
         tracking.set_tags(runs[0], {"cxr.process": processes.identity(started[0].pid)})
         tracking.set_tags(runs[2], {"cxr.complete": "true", "cxr.process": dead()})
         tracking.end_run(runs[2], "FINISHED")
-        study._stop_abandoned(session(tmp_path))
+        study_runner._stop_abandoned(session(tmp_path))
         assert started[0].poll() is not None and started[1].poll() is not None
         assert started[2].poll() is None  # another run's
     finally:
@@ -103,11 +106,11 @@ def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_
     with pytest.raises(
         InputError, match=r"run already, by process 12 on elsewhere \(last sign of life . s ago; .*15 min"
     ):
-        study._stop_abandoned(session(tmp_path))
-    study._stop_abandoned(session(tmp_path, seed=[7]))  # same name, other settings: none of its business
+        study_runner._stop_abandoned(session(tmp_path))
+    study_runner._stop_abandoned(session(tmp_path, seed=[7]))  # same name, other settings: none of its business
     assert tracking.run_info(child).status == "RUNNING"
     tracking.set_tags(parent, {"cxr.alive": (moment - timedelta(minutes=20)).isoformat()})
-    study._stop_abandoned(session(tmp_path))
+    study_runner._stop_abandoned(session(tmp_path))
     assert [tracking.run_info(run).status for run in (child, parent)] == ["KILLED", "KILLED"]
 
 
@@ -116,12 +119,12 @@ def test_two_studies_do_not_write_into_one_folder(tmp_path):
         (tmp_path / ".running").write_text(processes.identity(other.pid))
         with (
             pytest.raises(InputError, match=f"another study is writing there .process {other.pid}.*--out"),
-            study._claimed(tmp_path),
+            study_runner._claimed(tmp_path),
         ):
             pass
         other.communicate(b"\n")
-    with study._claimed(tmp_path):  # that one is dead
-        assert (tmp_path / ".running").read_text() == study._runner()
+    with study_runner._claimed(tmp_path):  # that one is dead
+        assert (tmp_path / ".running").read_text() == study_runner._runner()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -129,13 +132,13 @@ def test_two_studies_do_not_write_into_one_folder(tmp_path):
 def test_a_notebook_that_was_not_logged_any_more_is_logged_at_the_next_start(tmp_path, store, case, capsys):
     own = session(tmp_path)
     own.out.mkdir()
-    step = study.plan(own.study)[0]
+    step = study_runner.plan(own.study)[0]
     run_id = tracking.create_run(experiment="fake", name="x", tags={}, params={}, parent="f" * 32)
     own.runs = {step.key: run_id}
     record = {} if case == "half written" else {"end_time": "now", "exception": None}
     (own.out / f"{step.file}.ipynb").write_text(json.dumps({"metadata": {"papermill": record}}))
     (own.out / f"{step.file}.log").write_text(f"run {'0' * 32 if case.startswith('another') else run_id}\nmore\n")
-    study._mend_notebooks(own, [step])
+    study_runner._mend_notebooks(own, [step])
     assert ("notebook.ipynb" in tracking.artifacts(run_id)) == (case == "own")
     assert ("has whole results, but no notebook" in capsys.readouterr().out) == (case != "own")
 
@@ -144,7 +147,7 @@ def test_a_notebook_that_was_not_logged_any_more_is_logged_at_the_next_start(tmp
 def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store, monkeypatch, left):
     own = session(tmp_path)
     own.out.mkdir()
-    step = study.plan(own.study)[-1]
+    step = study_runner.plan(own.study)[-1]
     assert step.stage == "compare"
     tags = {"cxr.stage": "compare", "cxr.fingerprint": left, "cxr.complete": "true"}
     run_id = tracking.create_run(experiment="fake", name="compare", tags=tags, params={})
@@ -159,25 +162,25 @@ def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store,
     elif left == "its-report":
         tracking.log_file_as(run_id, tmp_path / "x", "report.html")
     own.runs = dict.fromkeys(step.needs, "f" * 32)
-    monkeypatch.setattr(study, "_fingerprint", lambda *_: left)
-    study._find_done(own, [step])
+    monkeypatch.setattr(study_runner, "_fingerprint", lambda *_: left)
+    study_runner._find_done(own, [step])
     assert (step.key in own.runs) == (left != "nothing")
     # and that is what a worker finds when its turn comes
-    assert task.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
+    assert worker.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
 
 
 def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):
     own = session(tmp_path)
-    steps = study.plan(own.study)[:1]
+    steps = study_runner.plan(own.study)[:1]
     tags = {"cxr.fingerprint": "aaa"}
     own.runs = {"compare": tracking.create_run(experiment="fake", name="x", tags={}, params={})}
     own.runs[steps[0].key] = tracking.create_run(experiment="fake", name="x", tags=tags, params={})
     own.parent = tracking.create_run(experiment="fake", name="x", tags={}, params={})
-    monkeypatch.setattr(study, "_fingerprint", lambda *_: "aaa")
-    assert study._of_other_code(own, steps) == []
-    monkeypatch.setattr(study, "_fingerprint", lambda *_: "bbb")
-    mixed = study._of_other_code(own, steps)
-    study._note_mixed(own, mixed)
+    monkeypatch.setattr(study_runner, "_fingerprint", lambda *_: "aaa")
+    assert study_runner._of_other_code(own, steps) == []
+    monkeypatch.setattr(study_runner, "_fingerprint", lambda *_: "bbb")
+    mixed = study_runner._of_other_code(own, steps)
+    study_runner._note_mixed(own, mixed)
     assert mixed == [steps[0].key]
     said = capsys.readouterr().out
     assert "changed while the study ran. 1 notebooks are of another version" in said and mixed[0] in said
@@ -360,12 +363,12 @@ def test_a_study_that_cannot_go_on_ends_with_a_message(tmp_path, monkeypatch, ca
 
     own = session(tmp_path)
     own.environment = {"MLFLOW_TRACKING_URI": ""}
-    monkeypatch.setattr(study, "_session", lambda *_: own)
-    monkeypatch.setattr(study, "_validated", lambda _: [])
-    monkeypatch.setattr(study, "_read_manifest", lambda _: None)
+    monkeypatch.setattr(study_runner, "_session", lambda *_: own)
+    monkeypatch.setattr(study_runner, "_validated", lambda _: [])
+    monkeypatch.setattr(study_runner, "_read_manifest", lambda _: None)
     monkeypatch.setattr(tracking, "connect", lambda _: None)
-    monkeypatch.setattr(study, "_run", fail)
-    assert study.run(StudyParams(), "x.yaml", {}) == 1
+    monkeypatch.setattr(study_runner, "_run", fail)
+    assert study_runner.run(StudyParams(), "x.yaml", {}) == 1
     assert re.search(said, capsys.readouterr().out)
 
 

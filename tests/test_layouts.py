@@ -10,10 +10,10 @@ import pytest
 from conftest import PROJECT
 from PIL import Image
 
-from cxr import layouts
-from cxr.data import build_manifest, check_images, data_root
-from cxr.errors import InputError
-from cxr.params import DataParams, StudyParams
+from cxr.core.errors import InputError
+from cxr.core.params import DataParams, StudyParams
+from cxr.data import layouts
+from cxr.data.loading import build_manifest, check_images, data_root
 
 
 def put(path, seed=None):

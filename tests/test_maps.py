@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import maps
-from cxr.errors import InputError
+from cxr.attribution import maps
+from cxr.core.errors import InputError
 
 
 def stack(ids=("b", "a", "c"), **changes):

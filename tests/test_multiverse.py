@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cxr import comparison, drift, multiverse
-from cxr.errors import InputError
+from cxr.core.errors import InputError
+from cxr.metrics import multiverse, similarity
+from cxr.report import comparison
 
 IOUS = ["iou05", "iou10", "iou20", "iou30"]
 LAYERS = {
@@ -104,8 +105,8 @@ def test_image_grid_is_compare_maps_exactly(side, size):
     transfer, fine_tuned = relu_maps(9, side, side, 1), relu_maps(9, side, side, 2)
     transfer[2], fine_tuned[5, 0, 0], fine_tuned[7] = 0, np.nan, 3.0
     got = multiverse.score_variant(transfer, fine_tuned, size=size)
-    whole = drift.compare_maps(transfer, fine_tuned, size=size)
-    own = drift.compare_maps(transfer, fine_tuned, size=side, names=IOUS)
+    whole = similarity.compare_maps(transfer, fine_tuned, size=size)
+    own = similarity.compare_maps(transfer, fine_tuned, size=side, names=IOUS)
     for name in IOUS:
         np.testing.assert_array_equal(got[f"{name}@image"], whole[name])
         np.testing.assert_array_equal(got[f"{name}@native"], own[name])

@@ -11,8 +11,12 @@ import pandas as pd
 import pytest
 from conftest import PROJECT
 
-from cxr import cli, maps, regions, report, tracking
-from cxr.drift import METRICS
+from cxr import tracking
+from cxr.attribution import maps
+from cxr.cli import main
+from cxr.metrics import regions
+from cxr.metrics.similarity import METRICS
+from cxr.report import methods
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -118,7 +122,7 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
     ids, masks = regions.load(tracking.fetch(info.run_id, "regions.npz"))
     assert ids.tolist() == images["image_id"].tolist() and set(masks) == {"lesion", "lung", "marker"}
     assert (masks["lesion"].any(axis=(1, 2)) == (images["label"] != "normal")).all()
-    small = report.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
+    small = methods.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
     assert small.shape == (2, 64, 64) and small.std() > 10
 
 
@@ -283,7 +287,7 @@ def test_bad_input_ends_with_2_before_anything_runs(assignments, message, tmp_pa
     monkeypatch.chdir(PROJECT)
     store = f"sqlite:///{tmp_path}/mlflow.db"
     words = ["study", "params/smoke.yaml", "--tracking-uri", store, "--out", str(tmp_path / "out")]
-    assert cli.main([*words, "--set", *assignments]) == 2
+    assert main.main([*words, "--set", *assignments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
     assert not list(tmp_path.rglob("*.ipynb"))

@@ -8,9 +8,11 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from cxr import comparison, drift, pair, references
-from cxr.errors import InputError
-from cxr.params import DriftParams
+from cxr.core.errors import InputError
+from cxr.core.params import DriftParams
+from cxr.metrics import baselines, similarity
+from cxr.pair import compare
+from cxr.report import comparison
 
 CLASSES = ["a", "b", "c"]
 
@@ -39,7 +41,7 @@ def folder(tmp_path_factory):
 
 
 def loaded(name, path, layer="second", **options):
-    return pair.load(name, str(path), layer=layer, **options)
+    return compare.load(name, str(path), layer=layer, **options)
 
 
 def pictures(folder, names):
@@ -86,16 +88,16 @@ def test_files_that_are_no_models(tmp_path, folder):
     for name, message in bad_files(tmp_path).items():
         path = str(tmp_path / name) if name else ""
         with pytest.raises(InputError) as error:
-            pair.files(DriftParams(model_a=str(folder / "a.keras"), model_b=path))
+            compare.files(DriftParams(model_a=str(folder / "a.keras"), model_b=path))
         assert message in str(error.value) and str(error.value).startswith("model B: "), name
 
 
 def test_files_are_named_in_order(folder):
     paths = {name: str(folder / f"{name}.keras") for name in ("a", "b", "a2", "b2")}
-    found = pair.files(DriftParams(model_a=paths["a"], model_b=paths["b"], like_b=[paths["b2"], paths["a2"]]))
+    found = compare.files(DriftParams(model_a=paths["a"], model_b=paths["b"], like_b=[paths["b2"], paths["a2"]]))
     assert found == {"A": paths["a"], "B": paths["b"], "B2": paths["b2"], "B3": paths["a2"]}
-    assert pair.label(found) == "a -> b"
-    assert pair.label({"A": "run1/model.keras", "B": "run2/model.h5"}) == "run1/model -> run2/model"
+    assert compare.label(found) == "a -> b"
+    assert compare.label({"A": "run1/model.keras", "B": "run2/model.h5"}) == "run1/model -> run2/model"
 
 
 def test_what_cannot_be_loaded_or_explained(tmp_path, folder):
@@ -122,18 +124,18 @@ def test_what_cannot_be_loaded_or_explained(tmp_path, folder):
         loaded("A", folder / "a.keras", layer="third")
     (tmp_path / "cut.keras").write_bytes((folder / "a.keras").read_bytes()[:-100])
     with pytest.raises(InputError):
-        pair.files(DriftParams(model_a=str(folder / "a.keras"), model_b=str(tmp_path / "cut.keras")))
+        compare.files(DriftParams(model_a=str(folder / "a.keras"), model_b=str(tmp_path / "cut.keras")))
 
 
 def test_a_whole_h5_model_is_the_same_model(tmp_path, folder):
     keras.models.load_model(folder / "a.keras").save(tmp_path / "a.h5")
     a, same = loaded("A", folder / "a.keras"), loaded("B", tmp_path / "a.h5")
-    notes = pair.check({"A": a, "B": same})
+    notes = compare.check({"A": a, "B": same})
     assert len(notes) == 1 and notes[0].startswith("A and B have the same weights")
     images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 1)).astype(np.float32)
     np.testing.assert_array_equal(a.network(images), same.network(images))
     assert (a.size, a.grid, a.layer) == (32, "16x16", "second")
-    described = pair.describe({"A": a, "B": same})
+    described = compare.describe({"A": a, "B": same})
     assert described["preprocessing"].tolist() == ["none", "none"] and described["grid"].tolist() == ["16x16"] * 2
 
 
@@ -141,16 +143,16 @@ def test_models_that_do_not_go_together(tmp_path, folder):
     a = loaded("A", folder / "a.keras")
     cnn(1, classes=4).save(tmp_path / "four.keras")
     with pytest.raises(InputError, match="models A and B have 3 and 4 outputs"):
-        pair.check({"A": a, "B": loaded("B", tmp_path / "four.keras")})
+        compare.check({"A": a, "B": loaded("B", tmp_path / "four.keras")})
     b = loaded("B", folder / "b.keras")
     cnn(1, filters=5).save(tmp_path / "wider.keras")
     with pytest.raises(InputError, match="model A2 .*wider.keras.* is of another structure than A"):
-        pair.check({"A": a, "B": b, "A2": loaded("A2", tmp_path / "wider.keras")})
+        compare.check({"A": a, "B": b, "A2": loaded("A2", tmp_path / "wider.keras")})
     with pytest.raises(InputError, match="model B2 .*b.keras.* has the weights of B .*b.keras"):
-        pair.check({"A": a, "B": b, "B2": loaded("B2", folder / "b.keras")})
-    assert pair.check({"A": a, "B": b, "A2": loaded("A2", folder / "a2.keras")}) == []
+        compare.check({"A": a, "B": b, "B2": loaded("B2", folder / "b.keras")})
+    assert compare.check({"A": a, "B": b, "A2": loaded("A2", folder / "a2.keras")}) == []
     cnn(1, side=48).save(tmp_path / "larger.keras")
-    notes = pair.check({"A": a, "B": loaded("B", tmp_path / "larger.keras", layer="first")})
+    notes = compare.check({"A": a, "B": loaded("B", tmp_path / "larger.keras", layer="first")})
     assert len(notes) == 2 and notes[0].startswith("A sees 32 px and B 48 px") and "first (48x48)" in notes[1]
 
 
@@ -163,46 +165,48 @@ def settings(data="", **values):
 
 def test_images_of_every_layout(tmp_path):
     pictures(tmp_path, ["classes/x/1.png", "classes/y/2.png", "classes/y/deep/3.png", "flat/4.png", "flat/5.png"])
-    manifest, notes = pair.images(settings(tmp_path / "classes"))
-    assert manifest["label"].tolist() == ["x", "y", "y"] and pair.is_labelled(manifest)
+    manifest, notes = compare.images(settings(tmp_path / "classes"))
+    assert manifest["label"].tolist() == ["x", "y", "y"] and compare.is_labelled(manifest)
     assert (manifest["sha256"].str.len() == 64).all() and (manifest["split"] == "").all()
     assert len(notes) == 1 and "every image counts as a patient of its own" in notes[0]
-    manifest, _ = pair.images(settings(tmp_path / "classes", image_labels="none"))
-    assert manifest["image_id"].tolist() == ["x/1", "y/2", "y/deep/3"] and not pair.is_labelled(manifest)
-    manifest, _ = pair.images(settings(tmp_path / "flat"), hashed=False)
+    manifest, _ = compare.images(settings(tmp_path / "classes", image_labels="none"))
+    assert manifest["image_id"].tolist() == ["x/1", "y/2", "y/deep/3"] and not compare.is_labelled(manifest)
+    manifest, _ = compare.images(settings(tmp_path / "flat"), hashed=False)
     assert manifest["image_id"].tolist() == ["4", "5"] and (manifest["label"] == "").all()
     assert (manifest["sha256"] == "").all()
 
     table = tmp_path / "table.csv"
     table.write_text("path,patient_id\nflat/5.png,p\nflat/4.png,p\n")
-    manifest, notes = pair.images(settings(table))
-    assert manifest["image_id"].tolist() == ["flat/4", "flat/5"] and notes == [] and not pair.is_labelled(manifest)
+    manifest, notes = compare.images(settings(table))
+    assert (
+        manifest["image_id"].tolist() == ["flat/4", "flat/5"] and notes == [] and not compare.is_labelled(manifest)
+    )
     table.write_text("path,patient_id,label,split\nflat/5.png,p,x,test\nflat/4.png,q,y,train\n")
-    manifest, notes = pair.images(settings(table))
+    manifest, notes = compare.images(settings(table))
     assert manifest["label"].tolist() == ["y", "x"]
     assert len(notes) == 1 and notes[0].startswith("the images of all splits (test, train) are used")
-    manifest, notes = pair.images(settings(table, use_split="test"))
+    manifest, notes = compare.images(settings(table, use_split="test"))
     assert manifest["image_id"].tolist() == ["flat/5"] and notes == []
     with pytest.raises(InputError, match="no image is of the split val"):
-        pair.images(settings(table, use_split="val"))
+        compare.images(settings(table, use_split="val"))
     with pytest.raises(InputError, match="no column diagnosis"):
-        pair.images(settings(table, label_column="diagnosis"))
+        compare.images(settings(table, label_column="diagnosis"))
     with pytest.raises(InputError, match="use_split: without labels"):
-        pair.images(settings(tmp_path / "flat", use_split="test"))
+        compare.images(settings(tmp_path / "flat", use_split="test"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no .* files: give a folder that holds some"):
-        pair.images(settings(tmp_path / "empty"))
+        compare.images(settings(tmp_path / "empty"))
 
 
 def test_a_split_of_the_phantom_is_a_studys():
-    from cxr import data
-    from cxr.params import TrainParams
+    from cxr.core.params import TrainParams
+    from cxr.data import loading
 
-    manifest, notes = pair.images(settings("phantom", phantom_images=60, use_split="test"))
-    whole = data.build_manifest(TrainParams(phantom_images=60))
+    manifest, notes = compare.images(settings("phantom", phantom_images=60, use_split="test"))
+    whole = loading.build_manifest(TrainParams(phantom_images=60))
     pd.testing.assert_frame_equal(manifest, whole[whole["split"] == "test"].reset_index(drop=True))
     assert notes == []
-    everything, _ = pair.images(settings("phantom", phantom_images=60))
+    everything, _ = compare.images(settings("phantom", phantom_images=60))
     assert everything["sha256"].tolist() == whole["sha256"].tolist()
 
 
@@ -216,18 +220,18 @@ def table_of(labels, patients=None):
 
 def test_class_names():
     manifest = table_of(["b", "a", "c"])
-    assert pair.class_names(settings(), manifest, 3) == CLASSES
-    assert pair.class_names(settings(class_names=["c", "b", "a"]), manifest, 3) == ["c", "b", "a"]
-    assert pair.class_names(settings(class_names=["c", "b", "a", "d"]), manifest, 4) == ["c", "b", "a", "d"]
-    assert pair.class_names(settings(), table_of([""] * 2), 3) == ["0", "1", "2"]
+    assert compare.class_names(settings(), manifest, 3) == CLASSES
+    assert compare.class_names(settings(class_names=["c", "b", "a"]), manifest, 3) == ["c", "b", "a"]
+    assert compare.class_names(settings(class_names=["c", "b", "a", "d"]), manifest, 4) == ["c", "b", "a", "d"]
+    assert compare.class_names(settings(), table_of([""] * 2), 3) == ["0", "1", "2"]
     with pytest.raises(InputError, match="the models have 4 outputs, and the labels are of 3 classes"):
-        pair.class_names(settings(), manifest, 4)
+        compare.class_names(settings(), manifest, 4)
     with pytest.raises(InputError, match="2 outputs, and class_names names 3 classes"):
-        pair.class_names(settings(class_names=CLASSES), manifest, 2)
+        compare.class_names(settings(class_names=CLASSES), manifest, 2)
     with pytest.raises(InputError, match="images are labelled c, and the classes are a, b"):
-        pair.class_names(settings(class_names=["a", "b"]), manifest)
+        compare.class_names(settings(class_names=["a", "b"]), manifest)
     with pytest.raises(InputError, match="every class once"):
-        pair.class_names(settings(class_names=["a", "a", "b", "c"]), manifest)
+        compare.class_names(settings(class_names=["a", "a", "b", "c"]), manifest)
 
 
 def certain(*predicted):
@@ -238,51 +242,51 @@ def certain(*predicted):
 def test_select():
     manifest = table_of(["a", "b", "c", "a"])
     says = {"A": certain(0, 1, 1, 2), "B": certain(0, 2, 2, 1)}
-    chosen = pair.select(manifest, says, CLASSES, explain="auto", images="auto")
+    chosen = compare.select(manifest, says, CLASSES, explain="auto", images="auto")
     assert chosen["scored"].tolist() == [True, False, False, False]
     assert chosen["explained"].tolist() == ["a", "b", "c", "a"]
-    chosen = pair.select(manifest, says, CLASSES, explain="predicted", images="all")
+    chosen = compare.select(manifest, says, CLASSES, explain="predicted", images="all")
     assert chosen["scored"].all() and chosen["explained"].tolist() == ["a", "c", "c", "b"]
     assert chosen["both_correct"].tolist() == [True, False, False, False]
-    chosen = pair.select(manifest, says, CLASSES, explain="predicted_a", images="correct")
+    chosen = compare.select(manifest, says, CLASSES, explain="predicted_a", images="correct")
     assert chosen["explained"].tolist() == ["a", "b", "b", "c"] and chosen["scored"].sum() == 1
 
     unknown = table_of([""] * 4)
-    chosen = pair.select(unknown, says, CLASSES, explain="auto", images="auto")
+    chosen = compare.select(unknown, says, CLASSES, explain="auto", images="auto")
     assert chosen["scored"].all() and chosen["explained"].tolist() == ["a", "c", "c", "b"]
     assert "label" not in chosen and chosen["both_correct"].tolist() == [True, False, False, False]
-    chosen = pair.select(unknown, says, CLASSES, explain="predicted_a", images="correct")
+    chosen = compare.select(unknown, says, CLASSES, explain="predicted_a", images="correct")
     assert chosen["explained"].tolist() == ["a", "b", "b", "c"] and chosen["scored"].sum() == 1
     with pytest.raises(InputError, match="the true class is not known"):
-        pair.select(unknown, says, CLASSES, explain="true", images="all")
+        compare.select(unknown, says, CLASSES, explain="true", images="all")
     with pytest.raises(InputError, match="both models predict the right class: of 1, A does so for 1"):
-        pair.select(manifest[3:], {"A": certain(0), "B": certain(1)}, CLASSES, explain="true", images="correct")
+        compare.select(manifest[3:], {"A": certain(0), "B": certain(1)}, CLASSES, explain="true", images="correct")
 
 
 def test_performance_where_it_exists():
     manifest = table_of(["a", "b", "c", "a"])
     says = {"A": certain(0, 1, 2, 0), "B": certain(0, 1, 1, 2)}
-    found = pair.measured(manifest, says, CLASSES)
+    found = compare.measured(manifest, says, CLASSES)
     assert found["accuracy_transfer"] == 1 and found["accuracy_fine_tuned"] == 0.5
     assert found["auc_macro_transfer"] == 1
-    assert pair.measured(table_of([""] * 4), says, CLASSES) == {}
-    without_c = pair.measured(table_of(["a", "b", "b", "a"]), says, CLASSES)
+    assert compare.measured(table_of([""] * 4), says, CLASSES) == {}
+    without_c = compare.measured(table_of(["a", "b", "b", "a"]), says, CLASSES)
     assert without_c == {"accuracy_transfer": 0.75, "accuracy_fine_tuned": 0.75}
     several = {name: p * 1.5 for name, p in says.items()}  # sigmoids, which need not add up to 1
-    assert pair.measured(manifest, several, CLASSES) == {"accuracy_transfer": 1, "accuracy_fine_tuned": 0.5}
+    assert compare.measured(manifest, several, CLASSES) == {"accuracy_transfer": 1, "accuracy_fine_tuned": 0.5}
 
 
 def test_a_wrong_order_of_classes_is_suspected_and_the_right_one_told():
     manifest = table_of(["a", "b", "c"] * 4)
     right = certain(*[0, 1, 2] * 4)
-    assert pair.doubts(manifest, {"A": right, "B": right}, CLASSES) == []
+    assert compare.doubts(manifest, {"A": right, "B": right}, CLASSES) == []
     turned = right[:, [2, 0, 1]]  # output 0 is c, 1 is a, 2 is b
-    (doubt,) = pair.doubts(manifest, {"A": turned, "B": turned}, CLASSES)
+    (doubt,) = compare.doubts(manifest, {"A": turned, "B": turned}, CLASSES)
     assert "accuracy is 0.00 for A and 0.00 for B" in doubt and "With the order c,a,b it would be 1.00" in doubt
     constant = certain(*[0] * 12)
-    (doubt,) = pair.doubts(manifest, {"A": constant, "B": constant}, CLASSES)
+    (doubt,) = compare.doubts(manifest, {"A": constant, "B": constant}, CLASSES)
     assert "With the order" not in doubt
-    assert pair.doubts(table_of([""] * 12), {"A": turned, "B": turned}, CLASSES) == []
+    assert compare.doubts(table_of([""] * 12), {"A": turned, "B": turned}, CLASSES) == []
 
 
 # ------------------------------------------------------------------------------------------------------- scoring
@@ -296,24 +300,24 @@ def scored():
     chosen = table_of(["a", "b"] * 6, patients=[str(k // 2) for k in range(12)]).drop(columns=["path", "sha256"])
     chosen = chosen.assign(explained=chosen["label"], scored=[k != 5 for k in range(12)], both_correct=True)
     options = settings(n_boot=100, reference_draws=2, seed=5, like_a=["x", "y"], like_b=["z"])
-    return stacks, chosen, options, pair.score(stacks, chosen, CLASSES, options, size=20)
+    return stacks, chosen, options, compare.score(stacks, chosen, CLASSES, options, size=20)
 
 
 def test_scores_are_those_of_the_functions_of_a_study(scored):
     stacks, chosen, options, values = scored
     counts = chosen["scored"].to_numpy()
-    for name, expected in drift.compare_maps(stacks["A"], stacks["B"], size=20).items():
+    for name, expected in similarity.compare_maps(stacks["A"], stacks["B"], size=20).items():
         np.testing.assert_array_equal(values[name], expected[counts])
-    levels = references.reference_levels(
+    levels = baselines.reference_levels(
         stacks["A"][counts], stacks["B"][counts], chosen["label"][counts], chosen["patient_id"][counts],
         size=20, draws=2, rng_seed=5,
     )  # fmt: skip
     for name, expected in levels.items():
         np.testing.assert_array_equal(values[name], expected)
-    one = drift.compare_maps(stacks["A"], stacks["A2"], size=20)["iou20"][counts]
-    other = drift.compare_maps(stacks["A"], stacks["A3"], size=20)["iou20"][counts]
+    one = similarity.compare_maps(stacks["A"], stacks["A2"], size=20)["iou20"][counts]
+    other = similarity.compare_maps(stacks["A"], stacks["A3"], size=20)["iou20"][counts]
     np.testing.assert_allclose(values["iou20_floor"], (one + other) / 2)
-    refit = drift.compare_maps(stacks["B"], stacks["B2"], size=20)["iou20"][counts]
+    refit = similarity.compare_maps(stacks["B"], stacks["B2"], size=20)["iou20"][counts]
     np.testing.assert_allclose(values["iou20_refit"], refit)
     assert values["degenerate_fine_tuned"].sum() == 1 and np.isnan(values["iou20"]).sum() == 1
 
@@ -322,45 +326,46 @@ def test_summary_names_and_words(scored, tmp_path):
     stacks, chosen, options, values = scored
     rows = chosen[chosen["scored"]].reset_index(drop=True)
     table = comparison.score_table(values, rows, architecture="a -> b", seed=5, method="layercam")
-    summary = pair.summarise(table, options)
+    summary = compare.summarise(table, options)
     assert summary["iou20_median"] == pytest.approx(np.nanmedian(values["iou20"]))
     parts = ("median", "shuffled_median", "refit_median")
-    expected = references.retained(*(summary[f"iou20_{part}"] for part in parts))
+    expected = baselines.retained(*(summary[f"iou20_{part}"] for part in parts))
     assert summary["iou20_retained_of_refit"] == pytest.approx(expected, nan_ok=True)
-    overview = pair.overview(summary)
-    assert overview["metric"].tolist() == list(drift.METRICS)
+    overview = compare.overview(summary)
+    assert overview["metric"].tolist() == list(similarity.METRICS)
     assert {"chance", "other patient", "other seed of A", "other seed of B", "retained"} < set(overview)
 
-    every = pair.metrics({"gradcampp": summary, "layercam": summary}, {"accuracy_transfer": 1.0})
+    every = compare.metrics({"gradcampp": summary, "layercam": summary}, {"accuracy_transfer": 1.0})
     assert every["iou20_median"] == every["layercam/iou20_median"] and "gradcampp/iou20_median" not in every
     manifest = table_of(["a", "b", "c"])
     says = {"A": certain(0, 1, 2), "B": certain(0, 1, 2)}
     both = options.model_copy(update={"method": ["gradcampp", "layercam"]})
-    real = pair.metrics({"gradcampp": summary, "layercam": summary}, pair.measured(manifest, says, CLASSES))
-    assert set(pair.metric_names(both, manifest)) == set(real)
-    plain = pair.metric_names(settings(), table_of([""] * 3))
+    real = compare.metrics({"gradcampp": summary, "layercam": summary}, compare.measured(manifest, says, CLASSES))
+    assert set(compare.metric_names(both, manifest)) == set(real)
+    plain = compare.metric_names(settings(), table_of([""] * 3))
     assert not [name for name in plain if "floor" in name or "refit" in name or "auc" in name]
     json.dumps(plain)
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN")
 def test_where_every_map_is_empty_all_is_missing_and_nothing_breaks(scored):
-    from cxr import gates, plots
+    from cxr.pair import gates
+    from cxr.report import figures
 
     _, chosen, options, _ = scored
     empty = {name: np.zeros((12, 5, 5), np.float32) for name in ("A", "B")}
-    values = pair.score(empty, chosen, CLASSES, options, size=20)
+    values = compare.score(empty, chosen, CLASSES, options, size=20)
     rows = chosen[chosen["scored"]].reset_index(drop=True)
     table = comparison.score_table(values, rows, architecture="a -> b", seed=5, method="layercam")
-    summary = pair.summarise(table, options)
+    summary = compare.summarise(table, options)
     assert summary["n_degenerate"] == 11 and np.isnan(summary["iou20_median"])
     assert not gates.judge([gates.parse("iou20_median>=0")], summary)[0]["passed"]
     pixels = np.zeros((12, 20, 20), np.uint8)
-    assert pair.panels(table, pixels, empty, chosen) == []
+    assert compare.panels(table, pixels, empty, chosen) == []
     row = pd.DataFrame([{"architecture": "a -> b", "method": "layercam", **summary}])
-    plots.pixels(plots.pair(row, ["iou20", "centroid_shift"], []))
-    plots.pixels(plots.drift_by_class(table, ["iou20"]))
-    assert pair.overview(summary)["value_median"].isna().all()
+    figures.pixels(figures.pair(row, ["iou20", "centroid_shift"], []))
+    figures.pixels(figures.drift_by_class(table, ["iou20"]))
+    assert compare.overview(summary)["value_median"].isna().all()
 
 
 def test_methods_that_are_one_are_told(tmp_path):
@@ -381,8 +386,8 @@ def test_methods_that_are_one_are_told(tmp_path):
         ("final", ["layercam"], False),
         ("before", ["layercam", "gradcampp"], False),
     ):
-        both = {name: loaded(name, tmp_path / "a.keras", layer=layer) for name in pair.STAGES}
-        notes = pair.check(both, methods)
+        both = {name: loaded(name, tmp_path / "a.keras", layer=layer) for name in compare.STAGES}
+        notes = compare.check(both, methods)
         assert any("are the same map there" in note for note in notes) is told
 
 
@@ -392,7 +397,7 @@ def test_methods_that_are_one_are_told(tmp_path):
     [("MobileNetV2", "tf", "block_13_expand_relu"), ("EfficientNetB0", "none", "block6a_expand_activation")],
 )
 def test_a_nested_application_as_tutorials_have_it(application, preprocessing, layer, tmp_path):
-    from cxr import attribution
+    from cxr.attribution import cams
 
     keras.utils.set_random_seed(0)
     backbone = getattr(keras.applications, application)(include_top=False, weights=None, input_shape=(96, 96, 3))
@@ -401,6 +406,6 @@ def test_a_nested_application_as_tutorials_have_it(application, preprocessing, l
     a = loaded("A", tmp_path / "a.keras", layer="penultimate")
     assert (a.network.adapted.preprocessing, a.layer, a.grid, a.size) == (preprocessing, layer, "6x6", 96)
     images = np.random.default_rng(0).integers(0, 255, (2, 96, 96), np.uint8)
-    found = attribution.attribute(a.network, images, np.array([0, 1]), layer=a.layer, methods=["layercam"])
+    found = cams.attribute(a.network, images, np.array([0, 1]), layer=a.layer, methods=["layercam"])
     assert found["layercam"].shape == (2, 6, 6) and np.isfinite(found["layercam"]).all()
-    assert [note[:27] for note in pair.check({"A": a, "B": a})] == ["A and B have the same weigh"]
+    assert [note[:27] for note in compare.check({"A": a, "B": a})] == ["A and B have the same weigh"]

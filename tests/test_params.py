@@ -1,7 +1,7 @@
 import pytest
 
-from cxr.errors import InputError
-from cxr.params import AttributeParams, StudyParams, TrainParams, read_overrides, read_yaml
+from cxr.core.errors import InputError
+from cxr.core.params import AttributeParams, StudyParams, TrainParams, read_overrides, read_yaml
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ import re
 import pytest
 from pydantic.fields import FieldInfo
 
-from cxr import cli, params_page
-from cxr.params import StudyParams
+from cxr.cli import main, params_page
+from cxr.core.params import StudyParams
 
 
 def test_every_parameter_of_a_study_is_there_once_and_described():
@@ -56,12 +56,12 @@ def test_lines_keep_to_the_width(width):
 
 
 def test_unknown_keys_get_close_ones(capsys):
-    assert cli.main(["params", "image_sise", "zzz", "seed"]) == 2
+    assert main.main(["params", "image_sise", "zzz", "seed"]) == 2
     error = capsys.readouterr().err
     assert "no parameter 'image_sise': did you mean image_size" in error
     assert "no parameter 'zzz': `cxr params` lists all" in error
 
 
 def test_the_command(capsys):
-    assert cli.main(["params", "seed"]) == 0
+    assert main.main(["params", "seed"]) == 0
     assert "seed: [0, 1]" in capsys.readouterr().out

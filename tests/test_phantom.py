@@ -15,9 +15,9 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxr import phantom
-from cxr.errors import InputError
-from cxr.phantom import CLASSES, catalogue, render, render_stack
+from cxr.core.errors import InputError
+from cxr.data import phantom
+from cxr.data.phantom import CLASSES, catalogue, render, render_stack
 
 ABNORMAL = [name for name in CLASSES if name != "normal"]
 

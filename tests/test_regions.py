@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from cxr import drift, hypotheses, regions
-from cxr.errors import InputError
+from cxr.core.errors import InputError
+from cxr.metrics import regions, similarity
+from cxr.statistics import hypotheses
 
 TOP, LEFT, ALL, NONE = (
     np.array(m, bool) for m in ([[1, 1], [0, 0]], [[1, 0], [1, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]])
@@ -98,7 +99,7 @@ def test_inside_equals_ndimage():
     maps = np.maximum(rng.normal(size=(70, 6, 7)), 0)  # more than two chunks, tied zeros
     masks = rng.random((70, 20, 24)) < 0.3
     got = regions.inside(maps, masks, size=(20, 24))
-    for i, prepared in enumerate(drift.prepare(maps, (20, 24)).astype(float)):
+    for i, prepared in enumerate(similarity.prepare(maps, (20, 24)).astype(float)):
         assert got["energy"][i] == pytest.approx(ndimage.sum_labels(prepared, masks[i]) / prepared.sum())
         tied = np.argwhere(prepared == prepared.max())
         assert got["hit"][i] == pytest.approx(np.mean([masks[i][tuple(p)] for p in tied]))
@@ -163,7 +164,7 @@ def test_regions_in_needs_all_columns():
     columns = [f"lesion_{column}" for column in regions.COLUMNS]
     assert regions.regions_in(["top10_energy_change", "lung_area", 3, *columns]) == ["lesion"]
     assert regions.regions_in(columns[1:]) == []
-    assert regions.regions_in(drift.METRICS) == []
+    assert regions.regions_in(similarity.METRICS) == []
 
 
 # ---------------------------------------------------------------- summary
@@ -360,6 +361,7 @@ def test_neither_module_imports_tensorflow_or_mlflow():
     import subprocess
     import sys
 
-    code = "import sys, cxr.references, cxr.regions; print({'tensorflow', 'keras', 'mlflow'} & set(sys.modules))"
+    heavy = "{'tensorflow', 'keras', 'mlflow'}"
+    code = f"import sys, cxr.metrics.baselines, cxr.metrics.regions; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"

@@ -16,8 +16,8 @@ import servers
 from mlflow.server import get_app_client
 
 from cxr import tracking
-from cxr.errors import InputError
-from cxr.params import TrainParams
+from cxr.core.errors import InputError
+from cxr.core.params import TrainParams
 
 USERS = {"anna": "a-password-of-anna", "ben": "a-password-of-ben"}
 

@@ -13,9 +13,12 @@ import nbformat
 import pytest
 import yaml
 
-from cxr import cluster, steps, study, tracking
-from cxr.errors import InputError
-from cxr.params import StudyParams
+from cxr import tracking
+from cxr.core import execution
+from cxr.core.errors import InputError
+from cxr.core.params import StudyParams
+from cxr.study import cluster
+from cxr.study import runner as study_runner
 
 PARAMETERS = {
     "1_train": {"name": "x", "phantom_images": 60, "architecture": "CompactResNetV2", "seed": 0},
@@ -25,18 +28,18 @@ PARAMETERS = {
 }
 START = {
     "1_train": """
-from cxr import data as cxr_data
 from cxr import tracking
-from cxr.params import TrainParams
+from cxr.core.params import TrainParams
+from cxr.data import loading
 settings = TrainParams.from_notebook(globals())
-inputs = {"manifest": cxr_data.manifest_hash(cxr_data.build_manifest(settings))}
+inputs = {"manifest": loading.manifest_hash(loading.build_manifest(settings))}
 tracking.start("train", settings, name="train", inputs=inputs)
 print("» epoch 1/1")
 print("{marker}")
 """,
     "2_attribute": """
 from cxr import tracking
-from cxr.params import AttributeParams
+from cxr.core.params import AttributeParams
 settings = AttributeParams.from_notebook(globals())
 train = tracking.run_info(settings.train_run_id)
 tracking.start("attribute", settings, name="attribute", inputs=tracking.upstream(train.run_id),
@@ -44,7 +47,7 @@ tracking.start("attribute", settings, name="attribute", inputs=tracking.upstream
 """,
     "3_score": """
 from cxr import tracking
-from cxr.params import ScoreParams
+from cxr.core.params import ScoreParams
 settings = ScoreParams.from_notebook(globals())
 tracking.start("score", settings, name="score", inputs=tracking.upstream(settings.attribute_run_id))
 tracking.log_metrics({"iou20_median": 0.5, "iou20_ci_low": 0.4, "iou20_ci_high": 0.625, "n_images": 12,
@@ -52,7 +55,7 @@ tracking.log_metrics({"iou20_median": 0.5, "iou20_ci_low": 0.4, "iou20_ci_high":
 """,
     "4_compare": """
 from cxr import tracking
-from cxr.params import CompareParams
+from cxr.core.params import CompareParams
 settings = CompareParams.from_notebook(globals())
 tracking.start("compare", settings, name="compare", inputs=tracking.upstream(*settings.score_run_ids))
 print("the verdict:", len(settings.score_run_ids))
@@ -107,12 +110,12 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture
 def go(tmp_path, store, monkeypatch):
     """Run a study; the networks are not built (tests of `preflight` and of the real notebooks do that)."""
-    monkeypatch.setattr(study, "preflight", lambda *_: None)
+    monkeypatch.setattr(study_runner, "preflight", lambda *_: None)
 
     def run(params: Path, notebooks: Path, overrides=None, **options) -> int:
         overrides = overrides or {}
         params_ = StudyParams.read(params, overrides)
-        return study.run(
+        return study_runner.run(
             params_, params, overrides, out=tmp_path / "out", notebooks=notebooks, tracking_uri=store, **options
         )
 
@@ -136,7 +139,7 @@ def runs_by_stage(complete=True) -> dict[str, list[tracking.RunInfo]]:
 
 def test_plan_is_the_grid_each_step_after_what_it_needs():
     params = StudyParams(architecture=["CompactDenseNet", "DenseNet201"], seed=[0, 3], method=["gradcampp"])
-    steps = study.plan(params)
+    steps = study_runner.plan(params)
     assert [step.key for step in steps] == [
         "train/CompactDenseNet/s0",
         "attribute/CompactDenseNet/s0",
@@ -159,10 +162,12 @@ def test_plan_is_the_grid_each_step_after_what_it_needs():
 
 
 def test_command(tmp_path):
-    steps = {step.stage: step for step in study.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0]))}
+    steps = {
+        step.stage: step for step in study_runner.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0]))
+    }
 
     def words(stage, overrides, runs):
-        command = study.command(
+        command = study_runner.command(
             steps[stage],
             params_file="params/study.yaml",
             overrides=overrides,
@@ -192,10 +197,10 @@ def test_command(tmp_path):
 
 def test_settings_are_those_that_the_notebook_will_have(tmp_path, notebooks):
     params = write_params(tmp_path / "study.yaml")
-    steps = {step.key: step for step in study.plan(StudyParams.read(params))}
+    steps = {step.key: step for step in study_runner.plan(StudyParams.read(params))}
     known = {"params_file": params, "overrides": {"n_boot": 300}, "notebooks": notebooks}
     step = steps["score/CompactDenseNet/s0/gradcampp"]
-    settings = study.settings(step, **known, runs={"attribute/CompactDenseNet/s0": "ab"})
+    settings = study_runner.settings(step, **known, runs={"attribute/CompactDenseNet/s0": "ab"})
     assert (settings.method, settings.n_boot, settings.attribute_run_id, settings.name) == (
         *("gradcampp", 300, "ab", "fake"),
     )
@@ -203,9 +208,9 @@ def test_settings_are_those_that_the_notebook_will_have(tmp_path, notebooks):
 
 def test_a_parameter_that_the_notebook_lacks_is_refused(tmp_path, notebooks):
     params = write_params(tmp_path / "study.yaml", level=0.9)  # papermill would only warn
-    steps = study.plan(StudyParams.read(params))
+    steps = study_runner.plan(StudyParams.read(params))
     with pytest.raises(InputError, match=r"3_score.ipynb: its parameters cell .* lacks level"):
-        study.settings(steps[2], params_file=params, overrides={}, notebooks=notebooks, runs={})
+        study_runner.settings(steps[2], params_file=params, overrides={}, notebooks=notebooks, runs={})
 
 
 @pytest.mark.parametrize(
@@ -220,37 +225,37 @@ def test_parameters_cells_hold_literals_of_known_names(tmp_path, source, message
     cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "1_train.ipynb")
     params = write_params(tmp_path / "study.yaml")
-    step = study.plan(StudyParams.read(params))[0]
+    step = study_runner.plan(StudyParams.read(params))[0]
     with pytest.raises(InputError, match=message):
-        study.settings(step, params_file=params, overrides={}, notebooks=tmp_path, runs={})
+        study_runner.settings(step, params_file=params, overrides={}, notebooks=tmp_path, runs={})
 
 
 def test_a_notebook_without_parameters_cell_or_at_all(tmp_path):
     with pytest.raises(InputError, match="cannot read the notebook"):
-        steps.notebook_parameters(tmp_path / "none.ipynb")
+        execution.parameters_of(tmp_path / "none.ipynb")
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / "1_train.ipynb")
     with pytest.raises(InputError, match="no cell is tagged 'parameters'"):
-        steps.notebook_parameters(tmp_path / "1_train.ipynb")
+        execution.parameters_of(tmp_path / "1_train.ipynb")
 
 
 def test_a_default_of_a_notebook_that_differs_from_the_study_s_is_refused(tmp_path, store, notebooks):
     params = tmp_path / "study.yaml"
     params.write_text("name: fake\n")  # phantom_images: 60 in the notebook, 1000 in StudyParams
     with pytest.raises(InputError, match=r"phantom_images = 60 where a study has 2000.*add it there"):
-        study.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks)
+        study_runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_terminal_has_a_bar_and_a_file_has_lines(monkeypatch, is_terminal):
-    session = study._Session(StudyParams(), Path(), {}, Path(), Path(), {}, fresh=False)
-    step = study.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0], method=["layercam"]))[0]
+    session = study_runner._Session(StudyParams(), Path(), {}, Path(), Path(), {}, fresh=False)
+    step = study_runner.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0], method=["layercam"]))[0]
     session.progress[step.key] = "» epoch 3/4"
     out = io.StringIO()
     out.isatty = lambda: is_terminal
     monkeypatch.setattr(sys, "stdout", out)
-    bar = study._bar("mine", 12, done=5)
-    study._show_running(session, bar, [step])
-    study._say("[6/12] a notebook: done in 40 s")
+    bar = study_runner._bar("mine", 12, done=5)
+    study_runner._show_running(session, bar, [step])
+    study_runner._say("[6/12] a notebook: done in 40 s")
     bar.update()
     bar.close()
     if is_terminal:
@@ -265,10 +270,10 @@ def test_threads_are_shared_between_jobs_and_the_user_s_own_number_is_kept(monke
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    values = study._environment("sqlite:////x", tracking.project() / "notebooks", 3)
+    values = study_runner._environment("sqlite:////x", tracking.project() / "notebooks", 3)
     assert (values["OMP_NUM_THREADS"], values["TF_NUM_INTRAOP_THREADS"]) == ("2", "7")
     assert values["PYTHONHASHSEED"] == "0" and "CXR_NOTEBOOKS" not in values
-    assert "OMP_NUM_THREADS" not in study._environment("sqlite:////x", Path("elsewhere"), 1)
+    assert "OMP_NUM_THREADS" not in study_runner._environment("sqlite:////x", Path("elsewhere"), 1)
     assert (cluster.embedded_slots(0, 0), cluster.embedded_slots(5, 0)) == (4, 5)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert cluster.embedded_slots(0, 0) == 1
@@ -293,7 +298,7 @@ def test_report_is_for_readers(tmp_path):
         nbformat.v4.new_code_cell("x", metadata={"tags": ["hide"]}, outputs=[output("stream", text="unwanted")]),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
-    study.export_report(tmp_path / "n.ipynb", tmp_path / "n.html")
+    study_runner.export_report(tmp_path / "n.ipynb", tmp_path / "n.html")
     html = (tmp_path / "n.html").read_text(encoding="utf-8")
     assert "Verdict of the study" in html and "stable everywhere" in html
     assert f"data:image/png;base64,{dot}" in html
@@ -309,7 +314,7 @@ def test_unreachable_server_is_found_out_at_once(tmp_path, notebooks, monkeypatc
     params = write_params(tmp_path / "study.yaml")
     began = time.monotonic()
     with pytest.raises(InputError, match="no MLflow server answers at http://127.0.0.1:9"):
-        study.run(
+        study_runner.run(
             StudyParams.read(params),
             params,
             {},
@@ -329,35 +334,38 @@ def test_data_is_checked_before_the_first_run(tmp_path, notebooks, store):
     for path in notebooks.glob("[12]*.ipynb"):
         path.write_text(path.read_text().replace("# Parameters\\n", "# Parameters\\ndata = ''\\n"))
     with pytest.raises(InputError, match="nowhere"):
-        study.run(params_, params, overrides, notebooks=notebooks, out=tmp_path / "out")
+        study_runner.run(params_, params, overrides, notebooks=notebooks, out=tmp_path / "out")
     assert tracking.find(experiment="fake", complete=False) == []
 
 
 @pytest.mark.slow
 def test_preflight_refuses_weights_and_layers_that_cannot_be_had(tmp_path):
-    from cxr import data
+    from cxr.data import loading
 
     params = StudyParams(weights=str(tmp_path / "none.h5"), phantom_images=60)
-    manifest = data.build_manifest(params)
+    manifest = loading.build_manifest(params)
     with pytest.raises(InputError, match="none.h5"):
-        study.preflight(params, manifest, ["CompactDenseNet"])
+        study_runner.preflight(params, manifest, ["CompactDenseNet"])
     with pytest.raises(InputError, match="no_such_layer"):
         params = StudyParams(weights="none", target_layer="no_such_layer", phantom_images=60)
-        study.preflight(params, manifest, ["CompactDenseNet"])
+        study_runner.preflight(params, manifest, ["CompactDenseNet"])
 
 
 def test_a_study_that_is_being_run_is_not_started_twice(store):
     tracking.connect()
     parent = tracking.create_run(
-        experiment="fake", name="study", tags={"cxr.stage": "study", "cxr.runner": study._runner()}, params={}
+        experiment="fake",
+        name="study",
+        tags={"cxr.stage": "study", "cxr.runner": study_runner._runner()},
+        params={},
     )
     child = tracking.create_run(experiment="fake", name="train", tags={}, params={}, parent=parent)
     with pytest.raises(InputError, match=f"being run already, by process {os.getpid()}"):
-        study._check_abandoned(tracking.run_info(parent), "fake")
+        study_runner._check_abandoned(tracking.run_info(parent), "fake")
     # the same process id, but of a process that started at another time: the runner was killed
-    host, pid, created = study._runner().rsplit(":", 2)
+    host, pid, created = study_runner._runner().rsplit(":", 2)
     tracking.set_tags(parent, {"cxr.runner": f"{host}:{pid}:{int(created) - 99}"})
-    study._check_abandoned(tracking.run_info(parent), "fake")
+    study_runner._check_abandoned(tracking.run_info(parent), "fake")
     assert tracking.run_info(child).status == "KILLED"
 
 
@@ -410,7 +418,7 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert "5 done already, 0 to run" in capsys.readouterr().out
 
     # steps that are done are comments, with their runs
-    study.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks, out=tmp_path / "out")
+    study_runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks, out=tmp_path / "out")
     assert f"# train/CompactDenseNet/s0: done already, run {train.run_id}" in capsys.readouterr().out
 
 
@@ -478,7 +486,7 @@ def test_a_printed_command_works_when_typed(tmp_path, notebooks, store, capsys):
     params = write_params(tmp_path / "study.yaml")
     out = tmp_path / "o u t"
     overrides = {"seed": [5]}
-    study.dry_run(StudyParams.read(params, overrides), params, overrides, notebooks=notebooks, out=out)
+    study_runner.dry_run(StudyParams.read(params, overrides), params, overrides, notebooks=notebooks, out=out)
     lines = capsys.readouterr().out.splitlines()
     assert not out.exists() and tracking.is_new(store)
     exports = [line for line in lines if line.startswith(("export ", "mkdir "))]
@@ -504,9 +512,10 @@ def test_ctrl_c_stops_the_notebooks_and_the_same_command_resumes(tmp_path, store
     code = "\n".join(
         [
             "import sys",
-            "from cxr import cli, study",
-            "study.preflight = lambda *_: None",
-            "sys.exit(cli.main(sys.argv[1:]))",
+            "from cxr.cli import main",
+            "from cxr.study import runner",
+            "runner.preflight = lambda *_: None",
+            "sys.exit(main.main(sys.argv[1:]))",
         ]
     )
     environment = {**os.environ, "CXR_NOTEBOOKS": str(notebooks)}

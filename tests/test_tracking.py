@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from cxr import tracking
-from cxr.errors import InputError
-from cxr.params import AttributeParams, CompareParams, ScoreParams, TrainParams
+from cxr.core.errors import InputError
+from cxr.core.params import AttributeParams, CompareParams, ScoreParams, TrainParams
 
 INPUTS = {"manifest": "abc"}
 
@@ -36,7 +36,7 @@ def notebooks(tmp_path, monkeypatch):
     """A folder with a notebook for every stage."""
     folder = tmp_path / "notebooks"
     for name in tracking.STAGES.values():
-        write_notebook(folder / f"{name}.ipynb", "from cxr import drift", "drift")
+        write_notebook(folder / f"{name}.ipynb", "from cxr.metrics import similarity", "similarity")
     monkeypatch.setenv("CXR_NOTEBOOKS", str(folder))
     return folder
 
@@ -355,7 +355,7 @@ def test_fingerprint_is_of_what_matters(notebooks, tmp_path):
 
 
 def test_fingerprint_of_weights_is_of_their_contents(notebooks, tmp_path, monkeypatch):
-    monkeypatch.setattr("cxr.data.default_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("cxr.data.loading.default_cache", lambda: tmp_path / "cache")
 
     def of(weights):
         return tracking.fingerprint("train", TrainParams(weights=str(weights)), INPUTS)
@@ -384,7 +384,7 @@ def papermill(notebook: Path, out: Path) -> subprocess.CompletedProcess:
 
 
 START = """from cxr import tracking
-from cxr.params import TrainParams
+from cxr.core.params import TrainParams
 settings = TrainParams.from_notebook(globals())
 tracking.start("train", settings, name="by hand", inputs={"manifest": "abc"})"""
 

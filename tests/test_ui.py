@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 from conftest import PROJECT
 
-from cxr import comparison, descriptions, tables, tracking
-from cxr.params import AttributeParams, CompareParams, ScoreParams, TrainParams
+from cxr import tracking
+from cxr.core import tables
+from cxr.core.params import AttributeParams, CompareParams, ScoreParams, TrainParams
+from cxr.report import comparison
+from cxr.tracking import descriptions
 
 NAME = "seen"
 

@@ -2,8 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr import hypotheses, verdicts
-from cxr.drift import METRICS
+from cxr.metrics.similarity import METRICS
+from cxr.report import verdicts
+from cxr.statistics import hypotheses
 
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
 MARGINS = verdicts.Margins(auc=0.02, centroid=0.05, overlap=0.05)

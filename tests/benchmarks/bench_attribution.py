@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_attribution.py [--small]
 
 `forward` is a bare compiled forward pass. `cxr` are LayerCAM and Grad-CAM++ at `penultimate`
-(`cxr.attribution.attribute`). `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same layer,
+(`cxr.attribution.cams.attribute`). `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same layer,
 called as its documentation does, maps enlarged and normalised by it. `all four` adds Grad-CAM and HiResCAM to
-`cxr`, `variants` are all of `cxr.attribution.variants`. Each is measured warm, its least time of some repeats of
+`cxr`, `variants` are all of `cams.variants`. Each is measured warm, its least time of some repeats of
 one batch, turn by turn; tracing is given apart. `difference`: the largest between maps of the two, each over its
 maximum, on the layer's own grid. `memory`: by how much a process that does nothing else grows at its peak, over
 what it had with the network loaded (Linux); `saved` is the share of tf-keras-vis' that `cxr` does without.
@@ -29,8 +29,9 @@ import tensorflow as tf
 from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.layercam import Layercam
 
-from cxr import attribution, models
-from cxr.params import ARCHITECTURES
+from cxr.attribution import cams
+from cxr.core.params import ARCHITECTURES
+from cxr.models import build
 
 METHODS = ("layercam", "gradcampp")
 FOUR = (*METHODS, "gradcam", "hirescam")
@@ -42,19 +43,19 @@ class Case:
 
     def __init__(self, architecture: str, side: int, n: int) -> None:
         keras.utils.set_random_seed(0)
-        self.model = models.build(architecture, n_classes=5, image_size=side)
+        self.model = build.build(architecture, n_classes=5, image_size=side)
         rng = np.random.default_rng(0)
         coarse = rng.integers(0, 256, (n, -(-side // 8), -(-side // 8)), np.uint8)
         self.images = coarse.repeat(8, 1).repeat(8, 2)[:, :side, :side]
         self.classes = np.arange(n) % 5
-        self.layer = models.target_layer(self.model, "penultimate")
+        self.layer = build.target_layer(self.model, "penultimate")
         to_logits = keras.Model(self.model.input, self.model.get_layer("logits").output)
         self.theirs = {name: explainer(to_logits, clone=False) for name, explainer in THEIRS.items()}
         self.forward_pass = tf.function(lambda x: self.model(x, training=False), autograph=False)
         options = {"layer": "penultimate", "batch_size": n}
-        self._two = attribution.explainer(self.model, methods=METHODS, **options)
-        self._four = attribution.explainer(self.model, methods=FOUR, **options)
-        self._variants = attribution.variants_explainer(self.model, methods=METHODS, **options)
+        self._two = cams.explainer(self.model, methods=METHODS, **options)
+        self._four = cams.explainer(self.model, methods=FOUR, **options)
+        self._variants = cams.variants_explainer(self.model, methods=METHODS, **options)
 
     def forward(self):
         return self.forward_pass(tf.constant(self.images[..., None], tf.float32)).numpy()

@@ -32,8 +32,10 @@ import tensorflow as tf
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from cxr import data, phantom, store, training
-from cxr.params import DataParams, TrainParams
+from cxr.core import arrays
+from cxr.core.params import DataParams, TrainParams
+from cxr.data import loading, phantom
+from cxr.training import stages
 
 SIZE = 224
 BATCH = 32
@@ -63,7 +65,7 @@ def by_tf(paths: list[str]) -> tf.data.Dataset:
         image = tf.io.decode_jpeg(tf.io.read_file(path), channels=1)
         return tf.cast(tf.round(tf.image.resize(image, (SIZE, SIZE), antialias=True)), tf.uint8)
 
-    dataset = tf.data.Dataset.from_tensor_slices(paths).map(load, num_parallel_calls=data._cores())
+    dataset = tf.data.Dataset.from_tensor_slices(paths).map(load, num_parallel_calls=loading._cores())
     return dataset.batch(BATCH).prefetch(2)
 
 
@@ -101,21 +103,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cxr-data-") as place:
         folder = Path(place) / "images"
         make_files(folder, n)
-        manifest = data.build_manifest(DataParams(data=str(folder)))
+        manifest = loading.build_manifest(DataParams(data=str(folder)))
         paths = [str(folder / path) for path in manifest["path"]]
         kilobytes = sum(os.path.getsize(path) for path in paths) / n / 1000
         settings = TrainParams(architecture="CompactResNetV2", image_size=SIZE, batch_size=BATCH, weights="none")
 
         def dataset(images: np.ndarray, shuffled: bool) -> tf.data.Dataset:
-            return training._dataset((images, np.zeros(len(images), np.int32)), settings, training=shuffled)
+            return stages._dataset((images, np.zeros(len(images), np.int32)), settings, training=shuffled)
 
         def from_files() -> None:
             with tempfile.TemporaryDirectory(dir=place) as cache:
-                images = data.load_images(manifest, root=folder, size=SIZE, cache=Path(cache))
+                images = loading.load_images(manifest, root=folder, size=SIZE, cache=Path(cache))
                 consume(dataset(images, shuffled=False))
 
         noise = np.random.default_rng(0).integers(0, 256, (100, SIZE, SIZE), dtype=np.uint8)
-        rows = store.write(
+        rows = arrays.write(
             Path(place) / "rows.npy", (n_rows, SIZE, SIZE), np.uint8, (noise for _ in range(n_rows // 100))
         )
         order = np.random.default_rng(0).permutation(n_rows)
@@ -138,7 +140,7 @@ def main() -> None:
 
         print(
             f"{n} JPEGs of {kilobytes:.1f} kB, a cache of {n_rows} images, to {SIZE} x {SIZE}, batches of "
-            f"{BATCH}; {data._cores()} cores"
+            f"{BATCH}; {loading._cores()} cores"
         )
         ways = {
             "files": (n, nothing, from_files),

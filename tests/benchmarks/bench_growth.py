@@ -32,45 +32,48 @@ import numpy as np
 import pandas as pd
 from bench_memory import SHARES, SIDE, Steps, make_files, settings_for
 
-from cxr.plots import METHOD_LABELS
+from cxr.report.figures import METHOD_LABELS
 
 SIZES = (100, 316, 1000, 3162, 10_000)
 METHOD_IMAGES = 32
 
 
 def decode(folder: Path):
-    from cxr import data
+    from cxr.data import loading
 
     settings = settings_for(folder / "images")
 
     def run() -> None:
-        manifest = data.build_manifest(settings)
-        data.load_images(manifest, root=folder / "images", size=SIDE, cache=folder / "cache")
-        data.write_manifest(manifest, folder / "manifest.csv")
+        manifest = loading.build_manifest(settings)
+        loading.load_images(manifest, root=folder / "images", size=SIDE, cache=folder / "cache")
+        loading.write_manifest(manifest, folder / "manifest.csv")
 
     return run
 
 
 def _loaded(folder: Path):
     """Settings, images, labels, splits and an untrained network."""
-    from cxr import data, models, training
+    from cxr.data import loading
+    from cxr.models import build
+    from cxr.training import stages as training_stages
 
     settings = settings_for(folder / "images")
-    manifest = data.read_manifest(folder / "manifest.csv")
-    images = data.load_images(manifest, root=folder / "images", size=SIDE, cache=folder / "cache")
-    labels = data.class_index(manifest["label"], data.classes(manifest))
-    training.seed_everything(0)
-    model = models.build(settings.architecture, n_classes=len(SHARES), image_size=SIDE)
+    manifest = loading.read_manifest(folder / "manifest.csv")
+    images = loading.load_images(manifest, root=folder / "images", size=SIDE, cache=folder / "cache")
+    labels = loading.class_index(manifest["label"], loading.classes(manifest))
+    training_stages.seed_everything(0)
+    model = build.build(settings.architecture, n_classes=len(SHARES), image_size=SIDE)
     return settings, images, labels, manifest["split"].to_numpy(), model
 
 
 def _trained(folder: Path, stage: str):
-    from cxr import store, training
+    from cxr.core import arrays
+    from cxr.training import stages as training_stages
 
     settings, images, labels, split, model = _loaded(folder)
     rows = [np.flatnonzero(split == name) for name in ("train", "val")]
-    train, val = ((store.Subset(images, own), labels[own]) for own in rows)
-    return lambda: getattr(training, stage)(model, train, val, settings)
+    train, val = ((arrays.Subset(images, own), labels[own]) for own in rows)
+    return lambda: getattr(training_stages, stage)(model, train, val, settings)
 
 
 def transfer(folder: Path):
@@ -82,11 +85,11 @@ def fine_tune(folder: Path):
 
 
 def attribute(folder: Path, methods: int = 2):
-    from cxr import attribution
+    from cxr.attribution import cams
 
     _, images, labels, _, model = _loaded(folder)
-    options = {"layer": "penultimate", "methods": attribution.METHODS[:methods]}
-    return lambda: attribution.attribute(model, images, labels, **options)
+    options = {"layer": "penultimate", "methods": cams.METHODS[:methods]}
+    return lambda: cams.attribute(model, images, labels, **options)
 
 
 def _maps(n: int) -> np.ndarray:
@@ -94,30 +97,32 @@ def _maps(n: int) -> np.ndarray:
 
 
 def _identities(folder: Path) -> pd.DataFrame:
-    from cxr import data
+    from cxr.data import loading
 
-    return data.read_manifest(folder / "manifest.csv")[["image_id", "patient_id", "label"]]
+    return loading.read_manifest(folder / "manifest.csv")[["image_id", "patient_id", "label"]]
 
 
 def score(folder: Path):
-    from cxr import drift, references
+    from cxr.metrics import baselines, similarity
 
     table = _identities(folder)
     before, after = _maps(len(table))
 
     def run() -> None:
-        drift.compare_maps(before, after, size=SIDE)
-        references.reference_levels(before, after, table["label"], table["patient_id"], size=SIDE, draws=4)
+        similarity.compare_maps(before, after, size=SIDE)
+        baselines.reference_levels(before, after, table["label"], table["patient_id"], size=SIDE, draws=4)
 
     return run
 
 
 def compare(folder: Path):
-    from cxr import comparison, drift, hypotheses
+    from cxr.metrics import similarity
+    from cxr.report import comparison
+    from cxr.statistics import hypotheses
 
     images = _identities(folder)
     rng = np.random.default_rng(0)
-    wanted = [name + level for name in drift.METRICS for level in ("", "_shuffled", "_chance")]
+    wanted = [name + level for name in similarity.METRICS for level in ("", "_shuffled", "_chance")]
 
     def cell(architecture: str, method: str) -> pd.DataFrame:
         values = {name: rng.uniform(size=len(images)) for name in wanted}
@@ -158,7 +163,7 @@ def measure(stage: str, folder: Path, methods: int) -> None:
         run()
     found = steps.found[stage]
     if methods:
-        from cxr.attribution import METHODS
+        from cxr.attribution.cams import METHODS
 
         found["added"] = METHODS[methods - 1]
     print(json.dumps(found))
@@ -222,7 +227,7 @@ def draw(images: pd.DataFrame, methods: pd.DataFrame, path: Path) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import ScalarFormatter
 
-    from cxr.plots import COLOURS
+    from cxr.report.figures import COLOURS
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 4), layout="constrained")
     for (stage, rows), colour, marker in zip(images.groupby("stage", sort=False), COLOURS, "osD^vP", strict=False):

@@ -29,7 +29,8 @@ import pandas as pd
 from joblib import Parallel, delayed
 from scipy import special, stats
 
-from cxr import hypotheses, inference, performance
+from cxr.metrics import classification
+from cxr.statistics import bootstrap, hypotheses
 
 ALPHA, CENTRE, MARGIN = 0.05, 0.55, 0.05
 EFFECTS = (0.02, 0.05, 0.1)
@@ -55,11 +56,11 @@ def simulate(
 
 def engine(values: np.ndarray, patient: np.ndarray, n_boot: int, rng_seed: int):
     """A function from the weights of (architecture, method) cells to `hypotheses.estimate`."""
-    weights = inference.patient_weights(patient, n_boot=n_boot, rng_seed=rng_seed)
+    weights = bootstrap.patient_weights(patient, n_boot=n_boot, rng_seed=rng_seed)
     point = np.median(values, axis=-1)
     draws = np.empty((n_boot, *point.shape))
     for cell in np.ndindex(point.shape):
-        draws[:, *cell] = inference._weighted("median", values[cell], weights)
+        draws[:, *cell] = bootstrap._weighted("median", values[cell], weights)
 
     def contrast(cells: dict[tuple[int, int], int]) -> hypotheses.Estimate:
         theta = sum(w * point[cell] for cell, w in cells.items())
@@ -116,10 +117,10 @@ def percentile_setting(k: int, n: int, seed_sd: float, repeats: int, n_boot: int
         tables = {
             (a, "m"): pd.DataFrame(keys | {"value": v[0].ravel()}) for a, v in zip("AB", values, strict=True)
         }
-        draws = inference.paired_replicates(tables, n_boot=n_boot, rng_seed=i, crossed=True)
-        low, high = inference.interval((draws["A", "m"] - draws["B", "m"]).to_numpy())
+        draws = bootstrap.paired_replicates(tables, n_boot=n_boot, rng_seed=i, crossed=True)
+        low, high = bootstrap.interval((draws["A", "m"] - draws["B", "m"]).to_numpy())
         reject += not low <= 0 <= high
-        low, high = inference.interval(draws["A", "m"].to_numpy())
+        low, high = bootstrap.interval(draws["A", "m"].to_numpy())
         cover += low <= CENTRE <= high
     return {"k": k, "n": n, "sd": seed_sd, "percentile": reject / repeats, "cover": cover / repeats}
 
@@ -157,7 +158,7 @@ def auc_setting(k: int, n: int, seed_sd: float, repeats: int, n_boot: int) -> di
     for i in range(repeats):
         rng = np.random.default_rng([k, n, round(1000 * seed_sd), i, 1])
         labels = rng.permutation(np.arange(n) % 2)
-        weights = inference.patient_weights(np.arange(n), n_boot=n_boot, rng_seed=i)
+        weights = bootstrap.patient_weights(np.arange(n), n_boot=n_boot, rng_seed=i)
         weights = weights[(weights[:, labels == 1].sum(1) > 0) & (weights[:, labels == 0].sum(1) > 0)]
         case = rng.normal(0, np.sqrt(0.6), n)
         ones, point, draws = np.ones((1, n), dtype=int), [], []
@@ -166,8 +167,8 @@ def auc_setting(k: int, n: int, seed_sd: float, repeats: int, n_boot: int) -> di
                 labels * (1.5 + rng.normal(0, seed_sd)) + case + rng.normal(0, np.sqrt(0.4), n) for _ in range(2)
             ]
             p = [np.stack([1 - q, q], 1) for q in special.expit(logits)]
-            point.append(np.diff([performance.auc_replicates(labels, q, ones)[0] for q in p])[0])
-            draws.append(np.diff([performance.auc_replicates(labels, q, weights) for q in p], axis=0)[0])
+            point.append(np.diff([classification.auc_replicates(labels, q, ones)[0] for q in p])[0])
+            draws.append(np.diff([classification.auc_replicates(labels, q, weights) for q in p], axis=0)[0])
         est = hypotheses.estimate(point, np.transpose(draws), n_patients=n)
         cover += est.low <= 0 <= est.high
         equal += hypotheses.equivalence(replace(est, value=est.value + 0.02), 0.02) < ALPHA

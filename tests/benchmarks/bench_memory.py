@@ -86,7 +86,7 @@ class Steps:
 
 def settings_for(folder: Path):
     """`TrainParams` of a small network and one epoch of either stage, on images by `make_files`."""
-    from cxr.params import TrainParams
+    from cxr.core.params import TrainParams
 
     return TrainParams(
         data=str(folder),
@@ -106,27 +106,30 @@ def measure(folder: Path, cache: Path) -> None:
     steps = Steps()
     warnings.filterwarnings("ignore")
     with steps.step("start"):
-        from cxr import data, models, store, training
+        from cxr.core import arrays
+        from cxr.data import loading
+        from cxr.models import build
+        from cxr.training import stages
 
         settings = settings_for(folder)
-        training.seed_everything(0)
-        model = models.build(settings.architecture, n_classes=len(SHARES), image_size=SIDE)
+        stages.seed_everything(0)
+        model = build.build(settings.architecture, n_classes=len(SHARES), image_size=SIDE)
     with steps.step("manifest"):
-        manifest = data.build_manifest(settings)
-    options = {"root": data.data_root(settings), "size": SIDE, "cache": cache}
+        manifest = loading.build_manifest(settings)
+    options = {"root": loading.data_root(settings), "size": SIDE, "cache": cache}
     with steps.step("decode"):
-        data.load_images(manifest, **options)
+        loading.load_images(manifest, **options)
     with steps.step("from cache"):
-        images = data.load_images(manifest, **options)
-    labels = data.class_index(manifest["label"], data.classes(manifest))
+        images = loading.load_images(manifest, **options)
+    labels = loading.class_index(manifest["label"], loading.classes(manifest))
     rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "val")}
-    train, val = ((store.Subset(images, rows[split]), labels[rows[split]]) for split in ("train", "val"))
+    train, val = ((arrays.Subset(images, rows[split]), labels[rows[split]]) for split in ("train", "val"))
     with steps.step("transfer"):
-        training.transfer(model, train, val, settings)
+        stages.transfer(model, train, val, settings)
     with steps.step("fine-tune"):
-        training.fine_tune(model, train, val, settings)
+        stages.fine_tune(model, train, val, settings)
     with steps.step("predict"):
-        predicted = training.predict(model, images, settings.batch_size)
+        predicted = stages.predict(model, images, settings.batch_size)
     assert predicted.shape == (len(manifest), len(SHARES))
     print(json.dumps({"n": len(manifest), **steps.found}))
 

@@ -22,7 +22,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from cxr import comparison, drift, references
+from cxr.metrics import baselines, similarity
+from cxr.report import comparison
 
 GRID, DRAWS = 14, 4
 LEVELS = ("chance", "shuffled", "floor")  # those in a score run's table
@@ -37,12 +38,12 @@ def score(maps: np.ndarray, size: int, *, moved: bool = True, workers: int | Non
     transfer, fine_tuned = maps
     n = len(transfer)
     label, patient = np.arange(n) % 2, np.arange(n)
-    drift.compare_maps(transfer, fine_tuned, size=size, workers=workers)
+    similarity.compare_maps(transfer, fine_tuned, size=size, workers=workers)
     if moved:
-        references.reference_levels(transfer, fine_tuned, label, patient, size=size, draws=DRAWS, workers=workers)
+        baselines.reference_levels(transfer, fine_tuned, label, patient, size=size, draws=DRAWS, workers=workers)
     else:
-        table = references.partners(label, patient, draws=DRAWS)
-        references.floor(transfer, [fine_tuned[row] for row in table.T], size=size, workers=workers)
+        table = baselines.partners(label, patient, draws=DRAWS)
+        baselines.floor(transfer, [fine_tuned[row] for row in table.T], size=size, workers=workers)
 
 
 def rates(n: int, call) -> tuple[float, float]:
@@ -57,18 +58,18 @@ def scoring(n: int, size: int) -> None:
     transfer, fine_tuned = maps
     print(f"{n} images, {GRID}x{GRID} maps to {size}x{size}, {DRAWS} draws")
     print(f"{'':42s}{'threads':>8s}{'images/s':>10s}{'a core':>8s}")
-    compare = partial(drift.compare_maps, transfer, fine_tuned, size=size)
+    compare = partial(similarity.compare_maps, transfer, fine_tuned, size=size)
     table = {
         "metrics": compare,
         "metrics, shuffled (partners prepared anew)": partial(score, maps, size, moved=False),
         "metrics, shuffled and chance": partial(score, maps, size),
     }
     for label, call in table.items():
-        for workers in sorted({1, drift._cores()}):
+        for workers in sorted({1, similarity._cores()}):
             call(workers=workers)  # warm caches and allocations
             clock, processor = rates(n, partial(call, workers=workers))
             print(f"{label:42s}{workers:8d}{clock:10.0f}{processor:8.0f}")
-    for name in drift.METRICS:
+    for name in similarity.METRICS:
         clock, processor = rates(n, partial(compare, names=[name], workers=1))
         print(f"{name + ' alone':42s}{1:8d}{clock:10.0f}{processor:8.0f}")
 
@@ -91,7 +92,7 @@ def scores(images: int, patients: int, seeds: int = 3) -> pd.DataFrame:
     """Per-image rows of three architectures under two methods, every metric with every reference level."""
     rng = np.random.default_rng(0)
     patient = np.concatenate([np.arange(patients), rng.integers(0, patients, images - patients)])
-    names = [name for metric in drift.METRICS for name in (metric, *(f"{metric}_{k}" for k in LEVELS))]
+    names = [name for metric in similarity.METRICS for name in (metric, *(f"{metric}_{k}" for k in LEVELS))]
     head = pd.DataFrame({"image_id": np.arange(images), "patient_id": patient})
     head = head.assign(degenerate_transfer=False, degenerate_fine_tuned=False)
     cells = [

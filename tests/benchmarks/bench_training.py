@@ -22,8 +22,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr import attribution, data, drift, models, training
-from cxr.params import ARCHITECTURES, TrainParams
+from cxr.attribution import cams
+from cxr.core.params import ARCHITECTURES, TrainParams
+from cxr.data import loading
+from cxr.metrics import similarity
+from cxr.models import build
+from cxr.training import stages
 
 BATCH = 16
 SPLITS = ("train", "val", "test")
@@ -54,8 +58,8 @@ def first_step(kind: str, architecture: str, side: str, steps: str) -> dict:
     """Seconds until the first step has been made, and the mean loss after each; `kind` is plain or cxr."""
     side, steps = int(side), int(steps)
     settings = TrainParams(architecture=architecture, image_size=side, batch_size=BATCH, weights="none")
-    training.seed_everything(0)
-    model = models.build(architecture, n_classes=5, image_size=side)
+    stages.seed_everything(0)
+    model = build.build(architecture, n_classes=5, image_size=side)
     for layer in model.layers:  # as `fine_tune` has it by default
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     images, labels = noise(BATCH * steps, side)
@@ -71,12 +75,12 @@ def first_step(kind: str, architecture: str, side: str, steps: str) -> dict:
     trainee = keras.Model(model.input, model.get_layer("logits").output)
     optimizers = True
     if kind == "cxr":
-        training._compile(trainee, 1e-4, settings)
+        stages._compile(trainee, 1e-4, settings)
         optimizers = False  # as `_fit` has it
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         trainee.compile(keras.optimizers.Adam(1e-4), loss=loss, metrics=["accuracy"])
-    with training._graph_optimizers(on=optimizers):
+    with stages._graph_optimizers(on=optimizers):
         trainee.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[callback])
     later = (times[-1][0] - times[0][0]) / max(1, steps - 1)
     return {"cpu": times[0][0], "wall": times[0][1], "later": later, "losses": losses}
@@ -99,8 +103,8 @@ def stage_1(architecture: str, side: str, n: str) -> dict:
     found = {}
 
     def model():
-        training.seed_everything(0)
-        return models.build(architecture, n_classes=5, image_size=side)
+        stages.seed_everything(0)
+        return build.build(architecture, n_classes=5, image_size=side)
 
     def note(name, trained, clock):
         weights = [weight.tobytes() for weight in trained.get_layer("logits").get_weights()]
@@ -115,8 +119,8 @@ def stage_1(architecture: str, side: str, n: str) -> dict:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trainee.compile(keras.optimizers.Adam(settings.transfer_learning_rate), loss=loss, metrics=["accuracy"])
     trainee.fit(
-        training._dataset(train, settings, training=True),
-        validation_data=training._dataset(val, settings, training=False),
+        stages._dataset(train, settings, training=True),
+        validation_data=stages._dataset(val, settings, training=False),
         epochs=10,
         shuffle=False,
         verbose=0,
@@ -127,7 +131,7 @@ def stage_1(architecture: str, side: str, n: str) -> dict:
         for name in ("transfer", "transfer, features from the cache"):
             ours = model()
             clock = Clock()
-            training.transfer(ours, train, val, settings, cache=cache)
+            stages.transfer(ours, train, val, settings, cache=cache)
             note(name, ours, clock)
     return found
 
@@ -143,26 +147,28 @@ def precision(n: str, side: str, epochs: str, ways: str) -> list:
         noise_heads=0,
         deterministic=False,
     )
-    manifest = data.build_manifest(settings)
-    images = data.load_images(manifest, root=None, size=side, cache=None, lesion_contrast=settings.lesion_contrast)
-    labels = data.class_index(manifest["label"], data.classes(manifest))
+    manifest = loading.build_manifest(settings)
+    images = loading.load_images(
+        manifest, root=None, size=side, cache=None, lesion_contrast=settings.lesion_contrast
+    )
+    labels = loading.class_index(manifest["label"], loading.classes(manifest))
     train, val, test = (
         (images[rows], labels[rows]) for rows in ((manifest["split"] == name).to_numpy() for name in SPLITS)
     )
     rows, reference = [], None
     for name, changes in list(WAYS.items())[: int(ways)]:
         way = settings.model_copy(update=changes)
-        training.seed_everything(way.seed, deterministic=False)
-        model = models.build(way.architecture, n_classes=5, image_size=side)
-        models.load_backbone(model, "source")
+        stages.seed_everything(way.seed, deterministic=False)
+        model = build.build(way.architecture, n_classes=5, image_size=side)
+        build.load_backbone(model, "source")
         clock = Clock()
-        training.transfer(model, train, val, way)
-        training.fine_tune(model, train, val, way)
+        stages.transfer(model, train, val, way)
+        stages.fine_tune(model, train, val, way)
         seconds = clock.read()[0]
-        accuracy = (training.predict(model, test[0], 32).argmax(1) == test[1]).mean()
-        maps = attribution.attribute(model, *test, layer="penultimate", methods=["layercam"])["layercam"]
+        accuracy = (stages.predict(model, test[0], 32).argmax(1) == test[1]).mean()
+        maps = cams.attribute(model, *test, layer="penultimate", methods=["layercam"])["layercam"]
         reference = maps if reference is None else reference
-        drifts = drift.compare_maps(reference, maps, size=side)
+        drifts = similarity.compare_maps(reference, maps, size=side)
         middle = [float(np.nanmedian(drifts[metric])) for metric in ("pearson", "iou20")]
         rows.append([name, accuracy, *middle, seconds])
     return rows

@@ -5,7 +5,7 @@
 
 Pairs of real maps (of synthetic images) are those of the images with the highest and the lowest value of the
 metric in one cell of that study, LayerCAM of its first seed, ties broken by image id. Beside them stands a pair
-that was constructed to differ in one respect (`constructed`). Every value is computed by `cxr.drift` from the very
+that was constructed to differ in one respect (`constructed`). `similarity` computes every value from the very
 maps shown. Prints the tables as Markdown.
 """
 
@@ -23,8 +23,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cxr import comparison, drift, maps, references, regions, tracking
-from cxr.plots import COLOURS, METHOD_LABELS
+from cxr import tracking
+from cxr.attribution import maps
+from cxr.metrics import baselines, regions, similarity
+from cxr.report import comparison
+from cxr.report.figures import COLOURS, METHOD_LABELS
 
 METHOD = "layercam"
 SIDE = 128  # pixels of the constructed pairs, as of the study's
@@ -96,8 +99,8 @@ def constructed_table() -> pd.DataFrame:
     """Every metric (columns) of every constructed pair (rows), at SIDE x SIDE."""
     pairs = constructed()
     stacks = (np.stack([pair[stage] for pair in pairs.values()]) for stage in (0, 1))
-    values = drift.compare_maps(*stacks, size=SIDE)
-    return pd.DataFrame({name: values[name] for name in drift.METRICS}, index=list(pairs))
+    values = similarity.compare_maps(*stacks, size=SIDE)
+    return pd.DataFrame({name: values[name] for name in similarity.METRICS}, index=list(pairs))
 
 
 class Cell:
@@ -135,16 +138,16 @@ def draw_pair(
     axes: tuple[Axes, Axes], pair: tuple[np.ndarray, np.ndarray], metric: str, title: str, size: int
 ) -> float:
     """Both maps, prepared, with what the metric looks at; its value, computed from them, above."""
-    prepared = [drift.prepare(raw[None], size)[0] for raw in pair]
-    features = [drift.Features(values) for values in prepared]
-    value = drift.score(*features, [metric])[metric]
+    prepared = [similarity.prepare(raw[None], size)[0] for raw in pair]
+    features = [similarity.Features(values) for values in prepared]
+    value = similarity.score(*features, [metric])[metric]
     for axis, values in zip(axes, prepared, strict=True):
         axis.imshow(values, cmap="inferno", vmin=0, vmax=1)
         axis.axis("off")
     for feature, colour, marker in zip(features, (OF_T, OF_F), "ox", strict=True):
         if metric in SHARE:
             mask = np.zeros(feature.pixels)
-            mask[feature.order[: drift.top_count(SHARE[metric], feature.pixels)]] = 1
+            mask[feature.order[: similarity.top_count(SHARE[metric], feature.pixels)]] = 1
             for axis in axes:
                 axis.contour(mask.reshape(feature.shape), levels=[0.5], colors=colour, linewidths=1)
         elif metric in ("centroid_shift", "peak_shift"):
@@ -192,7 +195,7 @@ def constructed_figure() -> Figure:
         axis.axis("off")
     for (name, pair), two in zip(constructed().items(), panels, strict=False):
         for axis, raw in zip(two, pair, strict=True):
-            axis.imshow(drift.prepare(raw[None], SIDE)[0], cmap="inferno", vmin=0, vmax=1)
+            axis.imshow(similarity.prepare(raw[None], SIDE)[0], cmap="inferno", vmin=0, vmax=1)
         values = {key: f"{value + 0.0:.2f}" for key, value in table.loc[name].items()}
         two[0].set_title(name, fontsize=8.5, loc="left", fontweight="bold")
         line = (
@@ -212,7 +215,7 @@ def levels_figure(cell: Cell) -> Figure:
     transfer, fine_tuned = cell.pair(row)
     own = cell.table.iloc[row]
     partner = int(
-        references.partners(cell.transfer.class_index, cell.table["patient_id"].to_numpy(), draws=1)[row, 0]
+        baselines.partners(cell.transfer.class_index, cell.table["patient_id"].to_numpy(), draws=1)[row, 0]
     )
     moved = np.roll(fine_tuned[::-1], fine_tuned.shape[1] // 2, axis=1)  # one of the moves; a level averages many
     head = maps.take(maps.load(cell.folder / "head_1.npz"), [own["image_id"]]).maps[0]
@@ -250,7 +253,7 @@ def regions_figure(cell: Cell) -> Figure:
         own = cell.table.iloc[row]
         mask = masks["lesion"][np.flatnonzero(ids == own["image_id"])[0]]
         for axis, raw, stage in zip(panels, cell.pair(row), ("transfer", "fine_tuned"), strict=True):
-            axis.imshow(drift.prepare(raw[None], cell.size)[0], cmap="inferno", vmin=0, vmax=1)
+            axis.imshow(similarity.prepare(raw[None], cell.size)[0], cmap="inferno", vmin=0, vmax=1)
             axis.contour(mask, levels=[0.5], colors=COLOURS[5], linewidths=1.2)
             axis.axis("off")
             energy, hit = own[f"lesion_energy_{stage}"], own[f"lesion_hit_{stage}"]
@@ -268,12 +271,12 @@ def correlations(study: str) -> pd.DataFrame:
     """Spearman correlation of every two metrics over images, signed changes by their size: mean over cells."""
     found = []
     for run in tracking.find("score", experiment=study):
-        table = tracking.read_table(run.run_id, "drift.parquet")[list(drift.METRICS)]
+        table = tracking.read_table(run.run_id, "drift.parquet")[list(similarity.METRICS)]
         found.append(table.assign(**table[SIGNED].abs()).corr("spearman"))
     return sum(found) / len(found)
 
 
-SIGNED = [name for name, metric in drift.METRICS.items() if metric.signed]
+SIGNED = [name for name, metric in similarity.METRICS.items() if metric.signed]
 
 
 def correlation_figure(table: pd.DataFrame, what: str) -> Figure:
@@ -295,7 +298,7 @@ def levels_table(cell: Cell) -> pd.DataFrame:
     """Median over images of every metric and of its reference levels; absolute for signed metrics' levels."""
     columns = {"this cell": "", "chance": "_chance", "other patient": "_shuffled", "other head": "_floor"}
     rows = {}
-    for name, metric in drift.METRICS.items():
+    for name, metric in similarity.METRICS.items():
         own, parts = cell.table[name], {title: cell.table[name + suffix] for title, suffix in columns.items()}
         levels = {title: (part.abs() if metric.signed else part).median() for title, part in parts.items()}
         rows[name] = {"identical": metric.identical, **levels, "lowest": own.min(), "highest": own.max()}
@@ -304,7 +307,10 @@ def levels_table(cell: Cell) -> pd.DataFrame:
     table.insert(
         5,
         "other fine-tuning",
-        [(refit[name].abs() if metric.signed else refit[name]).median() for name, metric in drift.METRICS.items()],
+        [
+            (refit[name].abs() if metric.signed else refit[name]).median()
+            for name, metric in similarity.METRICS.items()
+        ],
     )
     return table
 
@@ -319,7 +325,7 @@ def refits(cell: Cell) -> pd.DataFrame:
         seed: maps.load(tracking.fetch(run.params["attribute_run"], f"maps/{METHOD}") / "fine_tuned.npz")
         for seed, run in seeds.items()
     }
-    names = {"architecture": cell.run.params["architecture"], "method": METHOD, "names": list(drift.METRICS)}
+    names = {"architecture": cell.run.params["architecture"], "method": METHOD, "names": list(similarity.METRICS)}
     return comparison.refit_table(stacks, images, size=cell.size, **names)
 
 

@@ -31,8 +31,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pandas as pd
 
-from cxr import attribution, comparison, drift, hypotheses, models, references, training
-from cxr.params import StudyParams, TrainParams
+from cxr.attribution import cams
+from cxr.core.params import StudyParams, TrainParams
+from cxr.metrics import baselines, similarity
+from cxr.models import build
+from cxr.report import comparison
+from cxr.statistics import hypotheses
+from cxr.training import stages
 
 CLASSES = 5
 
@@ -51,21 +56,21 @@ def network(architecture: str, side: str, batch: str) -> dict:
 
     side, batch = int(side), int(batch)
     settings = TrainParams(architecture=architecture, image_size=side, batch_size=batch, weights="none")
-    training.seed_everything(0)
-    model = models.build(architecture, n_classes=CLASSES, image_size=side)
+    stages.seed_everything(0)
+    model = build.build(architecture, n_classes=CLASSES, image_size=side)
     images = np.random.default_rng(0).integers(0, 256, (batch, side, side), np.uint8)
     labels = np.arange(batch) % CLASSES
     found = {}
 
-    features = models.backbone(model)
+    features = build.backbone(model)
     forward = tf.function(lambda x: features(x, training=False), autograph=False)
     tensor = tf.constant(images[..., None], tf.float32)
     found["forward"] = timed(lambda: forward(tensor).numpy()) / batch
 
     options = {"layer": "penultimate", "methods": ("layercam", "gradcampp"), "batch_size": batch}
-    every = attribution.variants_explainer(model, **options)
+    every = cams.variants_explainer(model, **options)
     found["explain"] = timed(lambda: every(images, labels)) / batch
-    plain = attribution.explainer(model, **options)
+    plain = cams.explainer(model, **options)
     found["explain a head"] = timed(lambda: plain(images, labels)) / batch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -81,9 +86,9 @@ def network(architecture: str, side: str, batch: str) -> dict:
     found["backup bytes"] = 3 * sum(int(np.prod(w.shape)) * 4 for w in model.trainable_weights)  # and Adam's two
 
     trainee = keras_model(model)
-    training._compile(trainee, 1e-5, settings)
+    stages._compile(trainee, 1e-5, settings)
     steps = tf.data.Dataset.from_tensor_slices((images[..., None], labels)).batch(batch)
-    with training._graph_optimizers(on=False):
+    with stages._graph_optimizers(on=False):
         found["fine-tune"] = timed(lambda: trainee.fit(steps.repeat(2), epochs=1, verbose=0)) / (2 * batch)
     return found
 
@@ -100,8 +105,8 @@ def scoring(side: str, n: str, grid: str) -> dict:
     maps = np.maximum(np.random.default_rng(0).normal(size=(2, n, int(grid), int(grid))), 0).astype(np.float32)
     label, patient = np.arange(n) % CLASSES, np.arange(n).astype(str)
     began = time.process_time()
-    drift.compare_maps(*maps, size=side)
-    references.reference_levels(*maps, label, patient, size=side, draws=4)
+    similarity.compare_maps(*maps, size=side)
+    baselines.reference_levels(*maps, label, patient, size=side, draws=4)
     return {"score": (time.process_time() - began) / n}
 
 
@@ -110,7 +115,7 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     n, rng = int(n), np.random.default_rng(0)
     images = pd.DataFrame({"image_id": np.arange(n).astype(str)})
     images = images.assign(patient_id=images["image_id"], label=np.where(np.arange(n) % 2, "ill", "well"))
-    wanted = [name + level for name in drift.METRICS for level in ("", "_shuffled", "_chance", "_floor")]
+    wanted = [name + level for name in similarity.METRICS for level in ("", "_shuffled", "_chance", "_floor")]
     cells = [(f"A{a}", s, m) for a in range(int(architectures)) for s in range(int(seeds))
              for m in ("layercam", "gradcampp")]  # fmt: skip
 

@@ -270,7 +270,7 @@ def main(params: Path, keep: bool) -> int:
     if servers.postgres_programs() is None:
         print("needs PostgreSQL's programs (Debian: apt-get install postgresql)", file=sys.stderr)
         return 2
-    from cxr.params import StudyParams
+    from cxr.core.params import StudyParams
 
     experiment = StudyParams.read(params, {}).name
     folder = Path(tempfile.mkdtemp(prefix="cxr-hosts-"))

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import browser
 
-from cxr import tracking, views
+from cxr import tracking
+from cxr.tracking import views
 
 _PICTURES = "[...document.images].filter(image => image.complete && image.naturalWidth > 100).length"
 

@@ -1,0 +1,1 @@
+"""Where the evidence is: maps, and the checks that they have to pass."""

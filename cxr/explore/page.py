@@ -1,0 +1,624 @@
+"""The page of `explore.ipynb`: picture and table of an image (`cxr.explore.view.View`), and its widgets.
+
+All maps are on one fixed scale, 0 to 1, and all differences on -1 to 1, as in every figure of a study; transfer is
+blue and fine-tuned orange throughout (Okabe and Ito's palette). Names come from the data and may hold anything: in
+tables they are escaped, in the picture no mathematics is read into them.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import ipywidgets as widgets
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from skimage.measure import find_contours
+
+from cxr import tracking
+from cxr.core.errors import InputError
+from cxr.explore.view import LEVELS, Explorer, View, layers, variant_in_words
+from cxr.metrics.similarity import METRICS
+from cxr.report.figures import COLOURS, METHOD_LABELS
+
+QS = (0.05, 0.10, 0.20, 0.30)  # as `iou05` to `iou30`
+_TRANSFER, _FINE_TUNED, _BOTH = COLOURS[0], COLOURS[1], "#F0E442"
+_HEAT, _DIFFERENCE = ScalarMappable(Normalize(0, 1), "inferno"), ScalarMappable(Normalize(-1, 1), "PuOr_r")
+# Outlines of regions: colour and dashes, so that they can be told apart without colour too.
+_OUTLINES = {"lesion": (COLOURS[4], "solid"), "lung": (COLOURS[5], "dashed"), "marker": (COLOURS[2], "dotted")}
+_LEVEL_NAMES = {"shuffled": "other patient", "floor": "other head", "chance": "chance"}
+_LEVEL_COLOURS = {"shuffled": "#7F7F7F", "floor": COLOURS[5], "chance": "black"}
+_WIDTH, _HEIGHT = 11.4, 6.7  # inches
+_DPI = 100
+_LOWER = 3.55  # inches from the top: where the lower half begins
+_BARS = 8  # classes whose probabilities are drawn
+_OFFERED = 1000  # ids that the browser is given to complete from
+
+
+# ------------------------------------------------------------------------------------------------ the picture
+
+
+def draw(view: View, *, outlines: Sequence[str] = (), beneath: bool = True) -> Figure:
+    """The picture of a view.
+
+    Args:
+        outlines: regions whose outlines are drawn, as far as the image has them.
+        beneath: the radiograph is seen through the maps.
+
+    It belongs to no window and to none of pyplot's: nothing has to be closed.
+    """
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI)
+    # One axes in inches from the upper left for all that needs no ticks: twenty axes would take most of the time
+    # that drawing takes.
+    canvas = figure.add_axes((0, 0, 1, 1))
+    canvas.set(xlim=(0, _WIDTH), ylim=(_HEIGHT, 0))
+    canvas.axis("off")
+    _titles(canvas, view)
+    _maps(canvas, view, outlines, beneath)
+    _write(canvas, 0.1, _LOWER, "On the way from transfer to the last epoch of fine-tuning", weight="bold")
+    _way(figure, canvas, view)
+    _write(canvas, 6.0, _LOWER, "Among the images of this cell", weight="bold")
+    _distribution(_place(figure, 6.42, _LOWER + 0.28, 2.3, 1.65), view)
+    _write(canvas, 9.02, _LOWER, "What both checkpoints say", weight="bold")
+    _probabilities(_place(figure, 9.98, _LOWER + 0.28, 1.25, 1.65), view)
+    return figure
+
+
+def png(figure: Figure, *, dpi: int = _DPI) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    # The fastest compression: the picture goes no further than to the browser.
+    figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+    return buffer.getvalue()
+
+
+def _place(figure: Figure, x: float, y: float, wide: float, high: float) -> Axes:
+    """An axes at inches from the left and from the top."""
+    return figure.add_axes((x / _WIDTH, 1 - (y + high) / _HEIGHT, wide / _WIDTH, high / _HEIGHT))
+
+
+def _write(canvas: Axes, x: float, y: float, text: str, **style: object) -> None:
+    """Text whose top is at inches from the left and from the top."""
+    canvas.text(x, y, text, **{"fontsize": 9, "va": "top", "parse_math": False, **style})
+
+
+def _titles(canvas: Axes, view: View) -> None:
+    chosen = view.choice
+    among = f" of class {chosen['label']}" if chosen["label"] else ""
+    by = f"by drift in “{METRICS[chosen['metric']].label}”"
+    rank = (
+        f"rank {view.rank} of {view.n_ranked}{among} {by}" if view.rank else f"no rank {by}: a map is degenerate"
+    )
+    _write(canvas, 0.1, 0.08, f"{_short(chosen['image_id'])}   class {view.label}", fontsize=11.5, weight="bold")
+    _write(canvas, 0.1, 0.33, rank)
+    maps = f"{METHOD_LABELS[chosen['method']]} for “{view.explained}”"
+    at = f"{variant_in_words(chosen['variant'], view.layer)}, grid {view.grid}"
+    cell = f"{chosen['study']}: {chosen['architecture']}, seed {chosen['seed']}\n{maps} at {at}"
+    _write(canvas, _WIDTH - 0.1, 0.08, cell, ha="right", linespacing=1.5)
+
+
+def _maps(canvas: Axes, view: View, outlines: Sequence[str], beneath: bool) -> None:
+    """The radiograph, both maps, their difference and the top-q areas, side by side."""
+    side, gap, top = 2.14, 0.125, 0.83
+    lefts = [0.1 + number * (side + gap) for number in range(5)]
+    spots = [(left, left + side, top + side, top) for left in lefts]
+    areas = f"top {100 * view.q:.0f} % of the area"
+    names = ["radiograph", "transfer", "fine-tuned", "fine-tuned minus transfer", areas]
+    names[4] += f": IoU {view.overlap:.2f}" if view.tops else ""
+    drawn = [name for name in outlines if name in view.masks]
+    for left, spot, name in zip(lefts, spots, names, strict=True):
+        _write(canvas, left + side / 2, top - 0.04, name, ha="center", va="bottom")
+        _grey(canvas, view.image, spot)
+    empty = [not np.isfinite(values).all() for values in (view.transfer, view.fine_tuned)]
+    for spot, values, none in zip(spots[1:3], (view.transfer, view.fine_tuned), empty, strict=True):
+        if none:
+            _say(canvas, spot, "degenerate map")
+        else:
+            _colour(canvas, _HEAT.to_rgba(values, alpha=0.55 if beneath else 1, bytes=True), spot)
+    if any(empty):
+        _say(canvas, spots[3], "no difference")
+        _say(canvas, spots[4], "no areas")
+    else:
+        difference = view.fine_tuned - view.transfer
+        _colour(canvas, _DIFFERENCE.to_rgba(difference, alpha=0.7 if beneath else 1, bytes=True), spots[3])
+        _colour(canvas, _areas(*view.tops), spots[4])
+    for spot in spots:
+        for name in drawn:
+            _outline(canvas, view.masks[name], spot, *_OUTLINES.get(name, ("white", "solid")))
+    below = top + side + 0.08
+    _bar(
+        canvas,
+        _HEAT,
+        lefts[1] + 0.6,
+        below,
+        2 * side + gap - 1.2,
+        "attribution, each map from its minimum to its maximum",
+    )
+    _bar(canvas, _DIFFERENCE, lefts[3] + 0.3, below, side - 0.6, "difference")
+    x = lefts[0]
+    for name in drawn:
+        colour, dashes = _OUTLINES.get(name, ("black", "solid"))
+        canvas.plot([x, x + 0.28], [below + 0.07] * 2, color=colour, linestyle=dashes, linewidth=1.8)
+        _write(canvas, x + 0.33, below, name, fontsize=7.5)
+        x += 0.5 + 0.065 * len(name)
+    parts = (("transfer only", _TRANSFER, 0), ("both", _BOTH, 0.86), ("fine-tuned only", _FINE_TUNED, 1.25))
+    for name, colour, right in parts if view.tops else ():
+        style = {"facecolor": colour, "edgecolor": "black", "linewidth": 0.5}
+        canvas.add_patch(Rectangle((lefts[4] + right, below + 0.01), 0.1, 0.11, **style))
+        _write(canvas, lefts[4] + right + 0.14, below, name, fontsize=7)
+
+
+def _grey(canvas: Axes, image: np.ndarray, spot: tuple[float, ...]) -> None:
+    canvas.imshow(image, cmap="gray", vmin=0, vmax=255, extent=spot, interpolation="bilinear", aspect="auto")
+
+
+def _colour(canvas: Axes, pixels: np.ndarray, spot: tuple[float, ...]) -> None:
+    """Colours [h, w, 4]: smooth maps are so already, and of a native grid the cells are to be seen."""
+    canvas.imshow(pixels, extent=spot, interpolation="nearest", aspect="auto")
+
+
+def _say(canvas: Axes, spot: tuple[float, ...], text: str, fontsize: float = 9) -> None:
+    paper = {"facecolor": "black", "alpha": 0.7, "linewidth": 0}
+    centre = (spot[0] + spot[1]) / 2, (spot[2] + spot[3]) / 2
+    canvas.text(*centre, text, color="white", fontsize=fontsize, ha="center", va="center", bbox=paper)
+
+
+def _bar(canvas: Axes, scale: ScalarMappable, x: float, y: float, wide: float, label: str) -> None:
+    """A colour bar with its ends and its middle."""
+    low, high = scale.get_clim()
+    colours = scale.to_rgba(np.linspace(low, high, 256)[None], bytes=True)
+    canvas.imshow(colours, extent=(x, x + wide, y + 0.09, y), interpolation="nearest", aspect="auto")
+    canvas.add_patch(Rectangle((x, y), wide, 0.09, fill=False, linewidth=0.6))
+    for share in (0, 0.5, 1):
+        text = f"{low + share * (high - low):g}".replace("-", "\N{MINUS SIGN}")
+        _write(canvas, x + share * wide, y + 0.11, text, ha="center", fontsize=8)
+    _write(canvas, x + wide / 2, y + 0.25, label, ha="center", fontsize=8)
+
+
+def _areas(transfer: np.ndarray, fine_tuned: np.ndarray) -> np.ndarray:
+    """The three parts of two areas in their colours: float [h, w, 4], transparent outside of both."""
+    out = np.zeros((*transfer.shape, 4))
+    for part, colour in (
+        (transfer & ~fine_tuned, _TRANSFER),
+        (fine_tuned & ~transfer, _FINE_TUNED),
+        (transfer & fine_tuned, _BOTH),
+    ):
+        out[part] = (*to_rgb(colour), 0.62)
+    return out
+
+
+def _outline(canvas: Axes, mask: np.ndarray, spot: tuple[float, ...], colour: str, dashes: str) -> None:
+    """The edge of a mask, on black, so that it shows on any map."""
+    left, right, bottom, top = spot
+    padded = np.pad(mask, 1).astype(float)  # a region that reaches the border is closed there
+    scale = np.array([right - left, bottom - top]) / mask.shape[::-1]
+    edges = [np.clip(line[:, ::-1] - 0.5, 0, mask.shape[::-1]) for line in find_contours(padded, 0.5)]
+    lines = [(left, top) + edge * scale for edge in edges]
+    canvas.add_collection(LineCollection(lines, colors="black", linewidths=2.4), autolim=False)
+    canvas.add_collection(LineCollection(lines, colors=colour, linestyles=dashes, linewidths=1.4), autolim=False)
+
+
+def _way(figure: Figure, canvas: Axes, view: View) -> None:
+    """Maps of the checkpoints on the way, each above its epoch, and the metric over epochs."""
+    left, wide, top = 0.74, 4.9, _LOWER + 0.2
+    if view.course is None:
+        _write(canvas, 0.1, top + 0.1, _wrap(view.missing["course"].replace("`", "")))
+        return
+    way, metric = view.course, METRICS[view.choice["metric"]]
+    last = float(way.epochs[-1])
+    side = min(0.86, 0.9 * wide / len(way.shown))
+    pad = last * side / (wide - side) / 2 + 0.05 * last  # so that the outermost maps end within the chart
+    for epoch, values in zip(way.shown, way.maps, strict=True):
+        x = left + wide * (epoch + pad) / (last + 2 * pad) - side / 2
+        spot = (x, x + side, top + side, top)
+        _grey(canvas, view.image, spot)
+        if np.isfinite(values).all():
+            _colour(canvas, _HEAT.to_rgba(values, alpha=0.55, bytes=True), spot)
+        else:
+            _say(canvas, spot, "degenerate", 7)
+    axis = _place(figure, left, top + 0.95, wide, 1.42)
+    axis.fill_between(way.epochs, way.low, way.high, color="0.85", linewidth=0, label="quartiles of all images")
+    axis.plot(way.epochs, way.median, color="0.45", linestyle="--", linewidth=1.3, label="their median")
+    axis.plot(way.epochs, way.values, "-o", color=_FINE_TUNED, markersize=4.5, linewidth=1.6, label="this image")
+    own = view.values.loc[metric.name, "value"]
+    if np.isfinite(own):
+        axis.axhline(own, color=_FINE_TUNED, linewidth=1, linestyle=":", label="its fine-tuned checkpoint")
+    axis.set_xlim(-pad, last + pad)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= last])
+    axis.set_xlabel("epoch of fine-tuning (0: transfer)", fontsize=8, labelpad=2)
+    axis.set_ylabel(_wrap(metric.label, 24), fontsize=8)
+    axis.set_ylim(*_limits(np.concatenate([way.values, way.low, way.high, [own]]), metric.name))
+    _bare(axis)
+    axis.legend(fontsize=7, frameon=False, ncols=2, handlelength=1.8, loc="best")
+
+
+def _distribution(axis: Axes, view: View) -> None:
+    """Where the image lies among all scored images of the cell."""
+    metric = METRICS[view.choice["metric"]]
+    values, chosen = view.scores.dropna(), view.choice["label"]
+    row = view.values.loc[metric.name]
+    levels = row[[f"{level}_median" for level in LEVELS]].to_numpy(float)
+    limits = _limits(np.concatenate([values.to_numpy(float), levels]), metric.name)
+    bins = np.linspace(*limits, 31)
+    axis.hist(values, bins=bins, color="0.8", label=f"all {len(values)} images")
+    if chosen:
+        own = values[view.of_label[values.index]]
+        axis.hist(own, bins=bins, color="0.5", label=f"class {_short(chosen, 14)}: {len(own)}")
+    if np.isfinite(row["median"]):
+        axis.axvline(row["median"], color="0.25", linewidth=1.3, linestyle="--", label="their median")
+    for level in LEVELS:
+        middle = row[f"{level}_median"]
+        if np.isfinite(middle):
+            axis.axvline(
+                middle,
+                color=_LEVEL_COLOURS[level],
+                linewidth=1.2,
+                linestyle=":",
+                label=f"median, {_LEVEL_NAMES[level]}",
+            )
+    if np.isfinite(row["value"]):
+        axis.axvline(row["value"], color=_FINE_TUNED, linewidth=2.4, label="this image")
+    axis.set_xlim(limits)
+    axis.set_xlabel(_wrap(metric.label, 48), fontsize=8, labelpad=2)
+    axis.set_ylabel("images", fontsize=8)
+    _bare(axis)
+    _legend(axis, 5.95, _HEIGHT - 0.64)
+
+
+def _probabilities(axis: Axes, view: View) -> None:
+    """What both checkpoints say of the image."""
+    table = view.predictions
+    if len(table) > _BARS:
+        likely = table[["transfer", "fine_tuned"]].max(axis=1).where(table["class"] != view.label, 2)
+        table = table.loc[likely.nlargest(_BARS).index.sort_values()]
+    spots = np.arange(len(table))
+    axis.barh(spots - 0.2, table["transfer"], 0.36, color=_TRANSFER, label="transfer")
+    axis.barh(spots + 0.2, table["fine_tuned"], 0.36, color=_FINE_TUNED, label="fine-tuned")
+    axis.set_yticks(spots, [_short(name, 20) for name in table["class"]], fontsize=8, parse_math=False)
+    for tick, name in zip(axis.get_yticklabels(), table["class"], strict=True):
+        tick.set_weight("bold" if name == view.label else "normal")
+    axis.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.6), xticks=[0, 0.5, 1])
+    axis.set_xlabel("probability (true class bold)", fontsize=8, labelpad=2, loc="right")
+    _bare(axis)
+    _legend(axis, 9.0, _HEIGHT - 0.64)
+
+
+def _legend(axis: Axes, x: float, y: float) -> None:
+    """A legend in two columns whose upper left corner is at inches from the left and from the top."""
+    corner = {"bbox_to_anchor": (x / _WIDTH, 1 - y / _HEIGHT), "bbox_transform": axis.figure.transFigure}
+    style = {"fontsize": 7, "frameon": False, "columnspacing": 1, "labelspacing": 0.25}
+    legend = axis.legend(ncols=2, loc="upper left", borderaxespad=0, **corner, **style)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _limits(values: np.ndarray, metric: str) -> tuple[float, float]:
+    """Axis limits of a metric: its bounds where those are a scale one reads, else as far as the values go."""
+    known = METRICS[metric]
+    values = values[np.isfinite(values)]
+    if known.signed:
+        reach = float(np.abs(values).max(initial=0.02)) * 1.1
+        return -reach, reach
+    if known.identical == 1:
+        return min(0.0, float(values.min(initial=0)) * 1.05), 1.02
+    return 0.0, float(values.max(initial=0.02)) * 1.05
+
+
+def _bare(axis: Axes) -> None:
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _short(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else f"…{text[1 - most :]}"
+
+
+def _wrap(text: str, width: int = 74) -> str:
+    return textwrap.fill(text, width)
+
+
+# ------------------------------------------------------------------------------------------------- the tables
+
+_STYLE = """<style>
+.explore table { border-collapse: collapse; font-size: 12px; line-height: 1.35 }
+.explore th, .explore td { padding: 1px 6px; text-align: right; vertical-align: bottom }
+.explore td { white-space: nowrap } .explore td.name { white-space: normal; min-width: 200px }
+.explore th { font-weight: 600; border-bottom: 1px solid #8a8a8a }
+.explore .name { text-align: left } .explore .group { text-align: center; border-left: 1px solid #b5b5b5 }
+.explore .first { border-left: 1px solid #b5b5b5 } .explore .chosen { font-weight: 700; background: #8080802e }
+.explore p { margin: 4px 0; font-size: 12.5px; line-height: 1.4 }
+.explore .caution { border-left: 4px solid #D55E00; padding-left: 7px }
+.explore div { overflow-x: auto }
+</style>"""
+
+_LEVELS_IN_WORDS = (
+    "<i>Drifts more than</i>: so many of the other images. <i>Other patient</i>: the transfer map against the "
+    "fine-tuned map of another patient of the class. <i>Other head</i>: transfer heads that differ by their seed "
+    "alone. <i>Chance</i>: the fine-tuned map moved to a random position."
+)
+_LOCATED = (
+    "share of area",
+    "share of transfer map",
+    "share of fine-tuned map",
+    "change",
+    "mean change of the cell",
+)
+
+
+def notes(view: View) -> str:
+    """Cautions, and what the runs lack beside a course (the picture tells of that), as HTML."""
+    lines = [f'<p class="caution"><b>Caution:</b> {_code(text)}</p>' for text in view.cautions]
+    lines += [f"<p>{_code(text)}</p>" for part, text in view.missing.items() if part != "course"]
+    return f'{_STYLE}<div class="explore">{"".join(lines)}</div>' if lines else ""
+
+
+def tables(view: View) -> str:
+    """Every metric of the image beside the cell's, and where its evidence lies, as HTML."""
+    levels = "".join(f"<th{{}}>{_LEVEL_NAMES[level]}</th>" for level in LEVELS)
+    head = (
+        '<tr><th class="name" rowspan="2">metric</th><th rowspan="2">identical<br>maps</th>'
+        f'<th class="group" colspan="{2 + len(LEVELS)}">this image</th>'
+        f'<th class="group" colspan="{1 + len(LEVELS)}">median of {view.scores.count()} images</th></tr>'
+        '<tr><th class="first">value</th><th>drifts more than</th>'
+        f'{levels.replace("{}", "")}<th class="first">value [quartiles]</th>{levels.replace("{}", "")}</tr>'
+    )
+    rows = []
+    for name, row in view.values.iterrows():
+        cells = [_number(row["value"], 'class="first"'), f"<td>{_share(row['drifts_more'])}</td>"]
+        cells += [_number(row[level]) for level in LEVELS]
+        middle = f"{_text(row['median'])} [{_text(row['low'])}, {_text(row['high'])}]"
+        cells.append(f'<td class="first">{middle if np.isfinite(row["median"]) else "–"}</td>')
+        cells += [_number(row[f"{level}_median"]) for level in LEVELS]
+        chosen = ' class="chosen"' if name == view.choice["metric"] else ""
+        label = f'<td class="name">{escape(row["label"])}</td><td>{row["identical"]:g}</td>'
+        rows.append(f"<tr{chosen}>{label}{''.join(cells)}</tr>")
+    out = f"<table>{head}{''.join(rows)}</table>"
+    out += f"<p>{_LEVELS_IN_WORDS}</p>"
+    if len(view.located):
+        head = "".join(f"<th>{name}</th>" for name in _LOCATED)
+        rows = "".join(
+            f'<tr><td class="name">{escape(row.region)}</td>{_percent(row.area)}{_percent(row.transfer)}'
+            f"{_percent(row.fine_tuned)}{_percent(row.change, '+')}{_percent(row.change_mean, '+')}</tr>"
+            for row in view.located.itertuples()
+        )
+        out += f'<table><tr><th class="name">region</th>{head}</tr>{rows}</table>'
+    return f'{_STYLE}<div class="explore">{out}</div>'
+
+
+def _code(text: str) -> str:
+    """Escaped; words between backticks as code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
+
+
+def _text(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "–"
+
+
+def _number(value: float, attributes: str = "") -> str:
+    return f"<td {attributes}>{_text(value)}</td>"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if np.isfinite(value) else "–"
+
+
+def _percent(value: float, sign: str = "") -> str:
+    text = f"{round(value, 3) + 0.0:{sign}.1%}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before a zero
+    return f"<td>{text if np.isfinite(value) else '–'}</td>"
+
+
+# ------------------------------------------------------------------------------------------------ the widgets
+
+_NAMED = {"description_width": "58px"}
+_NAMES = {
+    "study": "study",
+    "architecture": "network",
+    "seed": "seed",
+    "method": "method",
+    "variant": "maps at",
+    "metric": "rank by",
+    "label": "class",
+}
+_TOOLTIPS = {
+    "study": "the MLflow experiment",
+    "architecture": "architecture",
+    "seed": "the training's seed",
+    "method": "attribution method",
+    "variant": "the layer, or definition, of the maps: the one that was scored, or another that was kept",
+    "metric": "images are ranked by this metric, from the most drift to the least",
+    "label": "rank the images of this class only",
+}
+
+
+class Page:
+    """Widgets around an `Explorer`: `widget` is what a notebook displays.
+
+    Each change of a widget changes the explorer, brings all widgets up to date and draws anew. What cannot be
+    shown (an artifact that is not there any more) is said beside the buttons, and the picture is then empty.
+    """
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer = explorer
+        self._following = False  # widgets follow the explorer, and must not lead it
+        widths = {"study": 170, "architecture": 215, "seed": 110, "method": 210, "variant": 285}
+        widths |= {"metric": 390, "label": 240}
+        self.axes = {
+            axis: widgets.Dropdown(
+                description=name, tooltip=_TOOLTIPS[axis], style=_NAMED, layout=_wide(widths[axis])
+            )
+            for axis, name in _NAMES.items()
+        }
+        self.place = widgets.IntSlider(
+            value=1, min=1, max=2, description="rank", continuous_update=False, style=_NAMED, layout=_wide(420)
+        )
+        self.more = widgets.Button(description="◀ more drifted", tooltip="one rank up", layout=_wide(130))
+        self.less = widgets.Button(
+            description="next-most drifted ▶", tooltip="one rank down", button_style="primary", layout=_wide(165)
+        )
+        self.id = widgets.Combobox(
+            description="find id", placeholder="an id, or part of one", continuous_update=False, style=_NAMED
+        )
+        self.id.layout = _wide(260)
+        self.q = widgets.Dropdown(
+            options=[(f"top {100 * q:.0f} %", q) for q in QS],
+            value=0.20,
+            description="areas",
+            style=_NAMED,
+            layout=_wide(150),
+        )
+        self.grid = widgets.Dropdown(
+            options=[("smooth, as scored", "image"), ("the layer’s own grid", "native")],
+            description="maps",
+            style=_NAMED,
+            layout=_wide(230),
+        )
+        self.beneath = _tick("radiograph beneath", True)
+        self.outlines = {name: _tick(f"{name} outline", name == "lesion") for name in _OUTLINES}
+        self.save = widgets.Button(description="save picture", tooltip="as a PNG file", layout=_wide(110))
+        self.message = widgets.HTML(layout=widgets.Layout(flex="1 1 280px"))
+        self.notes, self.table = widgets.HTML(), widgets.HTML()
+        full = widgets.Layout(width="100%", max_width=f"{_WIDTH * _DPI:.0f}px")
+        self.picture = widgets.Image(format="png", layout=full)
+        rows = (
+            [self.axes[axis] for axis in ("study", "architecture", "seed", "method", "variant")],
+            [self.axes["metric"], self.axes["label"], self.id],
+            [self.grid, self.q, self.beneath, *self.outlines.values(), self.save],
+            [self.more, self.less, self.place, self.message],
+        )
+        flow = widgets.Layout(flex_flow="row wrap", align_items="center")
+        bars = [widgets.HBox(row, layout=flow) for row in rows]
+        self.widget = widgets.VBox([*bars, self.picture, self.notes, self.table])
+        self._wire()
+        self._do(lambda: None)
+
+    def still(self) -> None:
+        """Display the current view as a picture and tables, which need no kernel and no widgets."""
+        from IPython.display import HTML, Image, display
+
+        display(Image(self.picture.value), HTML(self.notes.value + self.table.value))
+
+    def export(self, path: str | Path | None = None) -> Path:
+        """Write the current picture, at 200 dots an inch, and return its path (default: beside the study's report,
+        named after what it shows)."""
+        choice = self.explorer.choice
+        if path is None:
+            words = (
+                choice["architecture"],
+                f"s{choice['seed']}",
+                choice["method"],
+                choice["variant"],
+                choice["image_id"],
+            )
+            folder = tracking.project() / "mlruns" / "studies" / _file_name(choice["study"]) / "explore"
+            path = folder / f"{_file_name('_'.join(words))}.png"
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(self._figure(self._view()), dpi=200))
+        return path
+
+    # ---------------------------------------------------------------------------------- widgets lead
+
+    def _wire(self) -> None:
+        for axis, widget in self.axes.items():
+            self._on(widget, lambda value, axis=axis: self.explorer.choose(**{axis: value}))
+        self._on(self.place, self.explorer.go_to)
+        self._on(self.id, self._find)
+        for widget in (self.grid, self.q, self.beneath, *self.outlines.values()):
+            self._on(widget, lambda _: None)
+        self.more.on_click(lambda _: self._do(lambda: self.explorer.step(-1)))
+        self.less.on_click(lambda _: self._do(lambda: self.explorer.step(1)))
+        self.save.on_click(lambda _: self._saved())
+
+    def _on(self, widget: widgets.Widget, act: Callable[[object], None]) -> None:
+        """Call `act` with a value that a person gave the widget, and show what comes of it."""
+
+        def changed(change: Mapping[str, object]) -> None:
+            if not self._following:
+                self._do(lambda: act(change["new"]))
+
+        widget.observe(changed, "value")
+
+    def _do(self, act: Callable[[], None]) -> None:
+        said = ""
+        try:
+            act()
+        except InputError as error:
+            said = str(error)
+        self._follow()
+        try:
+            view = self._view()
+            self.picture.value = png(self._figure(view))
+            self.notes.value, self.table.value = notes(view), tables(view)
+        except InputError as error:
+            said = str(error)
+            self.picture.value, self.notes.value, self.table.value = b"", "", ""
+        self.message.value = f"<b>{escape(said)}</b>" if said else ""
+
+    def _find(self, text: str) -> None:
+        if text.strip():
+            self.explorer.find(text)
+
+    def _saved(self) -> None:
+        try:
+            self.message.value = f"saved: <code>{escape(str(self.export()))}</code>"
+        except (InputError, OSError) as error:
+            self.message.value = f"<b>{escape(str(error))}</b>"
+
+    # -------------------------------------------------------------------------------- widgets follow
+
+    def _follow(self) -> None:
+        explorer, self._following = self.explorer, True
+        try:
+            for axis, widget in self.axes.items():
+                options = tuple((_option(explorer, axis, value), value) for value in explorer.options(axis))
+                if widget.options != options:
+                    widget.options = options
+                widget.value = explorer.choice[axis]
+            order, place = explorer.order, explorer.place
+            self.place.max = max(2, len(order))  # a slider needs two places
+            self.place.value, self.place.disabled = place, len(order) < 2
+            self.more.disabled, self.less.disabled = place == 1, place == len(order)
+            self.id.value = ""
+            self.id.options = tuple(sorted(order)) if len(order) <= _OFFERED else ()
+        finally:
+            self._following = False
+
+    def _view(self) -> View:
+        return self.explorer.view(q=self.q.value, grid=self.grid.value)
+
+    def _figure(self, view: View) -> Figure:
+        chosen = [name for name, box in self.outlines.items() if box.value]
+        return draw(view, outlines=chosen, beneath=self.beneath.value)
+
+
+def _wide(pixels: int) -> widgets.Layout:
+    return widgets.Layout(width=f"{pixels}px")
+
+
+def _tick(name: str, value: bool) -> widgets.Checkbox:
+    return widgets.Checkbox(value=value, description=name, indent=False, layout=_wide(30 + 7 * len(name)))
+
+
+def _option(explorer: Explorer, axis: str, value: str) -> str:
+    """An option of an axis as a reader would name it."""
+    if axis == "method":
+        return METHOD_LABELS[value]
+    if axis == "metric":
+        return METRICS[value].label
+    if axis == "variant":
+        return variant_in_words(value, layers(explorer.run)[value])
+    return value or "all classes"
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.\-]", "_", text)

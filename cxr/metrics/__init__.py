@@ -1,0 +1,1 @@
+"""How far evidence moved, how well a network classifies. NumPy only."""

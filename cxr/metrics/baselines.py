@@ -1,0 +1,289 @@
+"""What a drift metric is to be read against: shuffled, chance, noise floor. Pure NumPy on `similarity`.
+
+An overlap of 0.5 says nothing by itself. Three levels give it a scale:
+
+chance    the transfer map against the same image's fine-tuned map put at a random place: what maps of this
+          shape and concentration share when their positions have nothing to do with each other.
+shuffled  the transfer map against fine-tuned maps of other patients of the same class: what a common prior
+          (anatomy, a habit of the network) gives without any evidence of this image's own.
+floor     the transfer map against that of a checkpoint that differs by its seed only: what noise costs.
+
+`retained` puts a value on the scale from shuffled to identical.
+
+Signed metrics (`similarity.Metric.signed`). Their references are means of the ABSOLUTE value, in all three
+levels: the signed ones average out to next to nothing, and the question is how large a change such a
+comparison gives. Compare them with the absolute value of the metric. They do not depend on where a map lies,
+so that moving it changes them only by what bilinear upsampling does at the edges: their chance level is about
+the absolute change itself and says nothing further.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from cxr.core.errors import InputError
+from cxr.metrics.similarity import METRICS, Features, compare_maps, degenerate, in_parts, prepare, score
+
+
+def partners(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int = 0) -> np.ndarray:
+    """For each image, other images of its class and of other patients, at random without replacement.
+
+    Each class is laid out as a ring in random order; an image's partners are the next `draws` images on the
+    ring that are not of its own patient. For one image that is a uniform draw without replacement from all
+    that are eligible; over images it is balanced: without patients of several images, each is a partner of
+    exactly `draws` others. And it is local: a walk along the ring needs few prepared maps at a time.
+
+    Parameters
+    ----------
+    label : [n], the class explained.
+    patient : [n].
+    draws : partners wanted for each image, at least 1.
+    rng_seed : the ring is a function of this, of row order and of which rows share a class; not of the
+        labels' names.
+
+    Returns
+    -------
+    int64 [n, draws], row numbers. Where only m < draws images are eligible, all m, then -1; an image
+    with none has -1 throughout.
+
+    Raises
+    ------
+    InputError : on other shapes, missing labels, draws below 1.
+    """
+    return _rings(label, patient, draws=draws, rng_seed=rng_seed)[1]
+
+
+def reference_levels(
+    transfer: np.ndarray,
+    fine_tuned: np.ndarray,
+    label: Sequence,
+    patient: Sequence,
+    *,
+    size: int | tuple[int, int],
+    draws: int = 4,
+    names: Iterable[str] | None = None,
+    rng_seed: int = 0,
+    relative_range: float = 1e-6,
+    workers: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Shuffled and chance level of every drift metric for every image.
+
+    Parameters
+    ----------
+    transfer, fine_tuned, size, names, relative_range, workers : as for `similarity.compare_maps`; row i of both
+        stacks is the same image.
+    label, patient : [n], see `partners`.
+    draws : comparisons averaged in each level. Memory grows with it (about 7 MB each at 224 px, in each worker),
+        not with n.
+    rng_seed : values are a function of the arguments and this. Random numbers go by row number: the chance
+        level of a row does not depend on what stands in other rows (but for the degenerate flag, a property of
+        the stack). Partners are drawn by row order too, so that reordering rows gives other draws of the same
+        distribution; fix the order (sort by image id) for equal numbers.
+
+    Returns
+    -------
+    dict of float64 [n]: `<metric>_shuffled` and `<metric>_chance` for each metric in the
+    order of `METRICS`, absolute for signed ones (see the module). NaN where either of the image's own maps is
+    degenerate, so that references belong to the same images as the metric; shuffled is also NaN without a partner
+    whose fine-tuned map is not degenerate.
+
+    Raises
+    ------
+    InputError : as `cxr.metrics.similarity.compare_maps` and `partners`.
+
+    Notes
+    -----
+    With T and F the raw maps, both prepared before they are compared:
+
+    shuffled_i = mean over partners j of metric(T_i, F_j), degenerate F_j left out.
+
+    chance_i = mean over draws of metric(T_i, F_i moved). Moved: on its own grid, by a symmetry and by a
+    translation on the torus, both uniformly random. Values and, but for the seam, neighbourhoods stay as they
+    were; any position becomes equally likely (torus translation: Lotwick and Silverman 1982, J. R. Stat. Soc. B
+    44:406; Harms et al. 2001, J. Ecol. 89:947). The symmetries are the 8 of the square where both grid and
+    `size` are square, else the 4 of the rectangle. On its own grid the expected intersection of two top-q
+    areas is then exactly q^2 of all pixels. The expected IoU is q / (2 - q) for scattered areas and above
+    that for compact ones (IoU is convex in the intersection): hence measured, not computed.
+    """
+    transfer, fine_tuned = np.asarray(transfer), np.asarray(fine_tuned)
+    empty_t = degenerate(transfer, relative_range=relative_range)
+    empty_f = degenerate(fine_tuned, relative_range=relative_range)
+    n = len(transfer)
+    if len(fine_tuned) != n:
+        raise InputError(
+            f"reference_levels: {n} transfer maps against {len(fine_tuned)} fine-tuned ones; "
+            "join both by image id first, so that row i is the same image in both."
+        )
+    wanted = _metrics(transfer, fine_tuned, size, names)
+    walk, table = _rings(label, patient, draws=draws, rng_seed=rng_seed)
+    if len(walk) != n:
+        raise InputError(
+            f"reference_levels: {n} maps, but {len(walk)} labels; both must be of the same images, row by row."
+        )
+    h, w = fine_tuned.shape[1:]
+    square = h == w and len(set(np.broadcast_to(size, 2).tolist())) == 1
+    moves = np.random.default_rng([rng_seed, 1]).integers(0, [8 if square else 4, h, w], (n, draws, 3))
+
+    values = {f"{name}_{level}": np.full(n, np.nan) for name in wanted for level in ("shuffled", "chance")}
+
+    def fill(part: np.ndarray) -> None:
+        @lru_cache(maxsize=2 * draws)  # a walk along the ring: what is needed next was prepared just before
+        def partner(j: int) -> Features:
+            return _features(fine_tuned[j], size)
+
+        for i in part.tolist():
+            t = _features(transfer[i], size)
+            others = (partner(j) for j in table[i].tolist() if j >= 0 and not empty_f[j])
+            moved = (_features(_moved(fine_tuned[i], *move), size) for move in moves[i].tolist())
+            for level, features in (("shuffled", others), ("chance", moved)):
+                for name, value in _mean_scores(t, features, wanted).items():
+                    values[f"{name}_{level}"][i] = value
+
+    in_parts(fill, walk[~(empty_t | empty_f)[walk]], workers)
+    return values
+
+
+def floor(
+    transfer: np.ndarray,
+    others: Sequence[np.ndarray],
+    *,
+    size: int | tuple[int, int],
+    names: Iterable[str] | None = None,
+    relative_range: float = 1e-6,
+    workers: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Noise floor: every metric against maps of checkpoints that differ from this one by their seed only.
+
+    Serves either stage: transfer maps against those of other heads, fine-tuned maps against those of other
+    fine-tunings.
+
+    Parameters
+    ----------
+    transfer : array [n, h, w] of raw maps.
+    others : at least one such stack of the same images in the same order, same class, method and layer.
+    size, names, relative_range, workers : as for `cxr.metrics.similarity.compare_maps`.
+
+    Returns
+    -------
+    dict of float64 [n], `<metric>_floor`: the mean over the other stacks of metric(transfer_i, other_i),
+    absolute for signed metrics (see the module). Degenerate maps of another stack are left out; NaN where
+    the image's own map is degenerate, or all of its others.
+
+    Raises
+    ------
+    InputError : on stacks of different lengths, no other stack, and as `cxr.metrics.similarity.compare_maps`.
+    """
+    transfer, others = np.asarray(transfer), [np.asarray(stack) for stack in others]
+    if not others:
+        raise InputError("floor: no other stack of maps; give one for each further seed.")
+    empty = degenerate(transfer, relative_range=relative_range)
+    empty_others = [degenerate(stack, relative_range=relative_range) for stack in others]
+    for number, stack in enumerate(others):
+        if len(stack) != len(transfer):
+            raise InputError(
+                f"floor: {len(transfer)} maps against {len(stack)} in others[{number}]; join all stacks by "
+                "image id first, so that row i is the same image in each."
+            )
+        wanted = _metrics(transfer, stack, size, names)
+    values = {f"{name}_floor": np.full(len(transfer), np.nan) for name in wanted}
+
+    def fill(part: np.ndarray) -> None:
+        for i in part.tolist():
+            features = (
+                _features(stack[i], size) for stack, skip in zip(others, empty_others, strict=True) if not skip[i]
+            )
+            for name, value in _mean_scores(_features(transfer[i], size), features, wanted).items():
+                values[f"{name}_floor"][i] = value
+
+    in_parts(fill, np.flatnonzero(~empty), workers)
+    return values
+
+
+def retained(
+    value: float | np.ndarray, shuffled: float | np.ndarray, identical: float | np.ndarray = 1.0
+) -> float | np.ndarray:
+    """Headline index: share of the overlap beyond the common prior that is kept, (v - s) / (identical - s).
+
+    1: all of it, the maps are as alike as can be. 0: no more alike than maps of two different patients of the
+    class. Below 0: less than that. With `identical` = the noise floor, 1 means as alike as another seed's maps,
+    and the index is the share of what another seed would have kept. For metrics of which higher means more
+    stable (IoU, correlations, SSIM).
+
+    A ratio of noisy numbers is noisy, and biased where `identical` is close to `shuffled`: apply it to a
+    cell's means or medians, all over the same images, not to single images that are averaged afterwards.
+
+    Parameters
+    ----------
+    value, shuffled, identical : numbers or arrays that broadcast.
+
+    Returns
+    -------
+    float64, of the broadcast shape; NaN where identical <= shuffled (there is nothing to keep) or a part is NaN.
+    """
+    value, shuffled, identical = (np.asarray(a, dtype=np.float64) for a in (value, shuffled, identical))
+    span = identical - shuffled
+    return ((value - shuffled) / np.where(span > 0, span, np.nan))[()]
+
+
+def _rings(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """All rows, ring after ring, int64 [n]; and `partners`' table."""
+    if draws < 1:
+        raise InputError(f"partners: draws must be at least 1, got {draws}.")
+    label, patient = _codes(label, "label"), _codes(patient, "patient")
+    if len(label) != len(patient):
+        raise InputError(f"partners: {len(label)} labels, but {len(patient)} patients; give one of each an image.")
+    order = np.random.default_rng(rng_seed).permutation(len(label))
+    walk = order[np.argsort(label[order], kind="stable")]
+    table = np.full((len(label), draws), -1)
+    for ring in np.split(walk, np.flatnonzero(np.diff(label[walk])) + 1):
+        for at, i in enumerate(ring):
+            ahead = np.roll(ring, -at)
+            found = ahead[patient[ahead] != patient[i]][:draws]
+            table[i, : len(found)] = found
+    return walk, table
+
+
+def _codes(labels: Sequence, name: str) -> np.ndarray:
+    labels = pd.Series(labels, dtype=object) if np.ndim(labels) == 1 else np.asarray(labels)
+    if labels.ndim != 1:
+        raise InputError(
+            f"partners: {name} must be a list of one per image, got an array of shape {labels.shape}."
+        )
+    codes, _ = pd.factorize(labels)
+    if (codes < 0).any():
+        raise InputError(f"partners: {name} is missing for {(codes < 0).sum()} images; complete or drop them.")
+    return codes
+
+
+def _metrics(a: np.ndarray, b: np.ndarray, size: int | tuple[int, int], names: Iterable[str] | None) -> list[str]:
+    """The metrics wanted, after all of `compare_maps`' checks, which an empty comparison makes."""
+    return [name for name in compare_maps(a[:0], b[:0], size=size, names=names) if name in METRICS]
+
+
+def _features(raw: np.ndarray, size: int | tuple[int, int]) -> Features:
+    return Features(prepare(raw[None], size)[0])
+
+
+def _moved(raw: np.ndarray, symmetry: int, down: int, right: int) -> np.ndarray:
+    """A map [h, w] after a symmetry (0 to 3: of the rectangle; to 7: of the square) and a torus translation."""
+    if symmetry & 1:
+        raw = raw[::-1]
+    if symmetry & 2:
+        raw = raw[:, ::-1]
+    if symmetry & 4:
+        raw = raw.T
+    return np.roll(raw, (down, right), (0, 1))
+
+
+def _mean_scores(t: Features, others: Iterable[Features], names: list[str]) -> dict[str, float]:
+    """Mean of each metric over `others`, which may be consumed one by one; absolute if signed, NaN if none."""
+    scores = [score(t, other, names) for other in others]
+    if not scores:
+        return dict.fromkeys(names, np.nan)
+    return {
+        name: math.fsum(abs(s[name]) if METRICS[name].signed else s[name] for s in scores) / len(scores)
+        for name in names
+    }

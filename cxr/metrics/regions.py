@@ -1,0 +1,308 @@
+"""Where the evidence lies, when there are masks (lesion, lungs, a marker): energy inside, pointing game.
+
+Drift metrics say that evidence moved; beside masks one can say from where to where. Masks are bool [n, H, W]
+on the grid on which maps are scored. A mask that is all False means that the image has no such region: its
+values are NaN, not zero.
+
+Read an energy beside the region's area: a uniform map has exactly that much energy inside, and its
+maximum falls inside that often.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxr.core.errors import InputError
+from cxr.metrics.similarity import METRICS, degenerate, prepare, upsample
+from cxr.statistics import bootstrap, hypotheses
+
+# A region's columns in a table are `<region>_<one of these>`.
+COLUMNS = ("area", "energy_transfer", "energy_fine_tuned", "energy_change", "hit_transfer", "hit_fine_tuned")
+_SUMMARY = (
+    *("region", "n_images", "n_patients", "area", "energy_transfer", "energy_fine_tuned", "energy_change"),
+    *("energy_change_ci_low", "energy_change_ci_high", "hit_transfer", "hit_fine_tuned", "direction"),
+)
+_CHUNK = 32  # maps upsampled at a time
+
+
+def inside(
+    maps: np.ndarray, masks: np.ndarray, *, size: int | tuple[int, int], relative_range: float = 1e-6
+) -> dict[str, np.ndarray]:
+    """How much of each map lies in its region.
+
+    Parameters
+    ----------
+    maps : array [n, h, w] of raw maps; pass all of a stack at once (`cxr.metrics.similarity.degenerate`).
+    masks : bool [n, H, W] at `size`.
+    size : the image grid, as for `cxr.metrics.similarity.compare_maps`.
+    relative_range : see `cxr.metrics.similarity.degenerate`.
+
+    Returns
+    -------
+    dict of float64 [n], each in [0, 1], NaN where the image has no such region:
+
+    energy  share of the prepared map's sum inside (energy-based pointing game: Wang et al. 2020, Score-CAM,
+            section 4.3). NaN for degenerate maps.
+    area    the mask's share of the image: the energy of a uniform map.
+    hit     share of the maxima inside: 1 or 0 for a single one (pointing game: Zhang et al. 2018, IJCV 126:1084,
+            without its tolerance of 15 pixels), in between for tied ones. Chance is the area. NaN for
+            degenerate maps.
+
+    Raises
+    ------
+    InputError : on other shapes, masks that are not bool or not at `size`, and a size smaller than the maps' grid.
+    """
+    (energy, hit, area) = _located(maps, {"masks": masks}, size, relative_range)["masks"]
+    return {"energy": energy, "area": area, "hit": hit}
+
+
+def region_table(
+    transfer: np.ndarray,
+    fine_tuned: np.ndarray,
+    regions: Mapping[str, np.ndarray],
+    *,
+    size: int | tuple[int, int],
+    relative_range: float = 1e-6,
+) -> dict[str, np.ndarray]:
+    """Where the evidence of both stages lies, in every region.
+
+    Parameters
+    ----------
+    transfer, fine_tuned : arrays [n, h, w] and [n, h2, w2] of raw maps; row i of both is the same image.
+    regions : masks by name, bool [n, H, W] at `size` each. Regions may overlap.
+    size, relative_range : as for `inside`.
+
+    Returns
+    -------
+    dict of float64 [n], for each region in order `<region>_<column>` for the columns `COLUMNS`: values of
+    `inside` for both stages, and energy_change = energy_fine_tuned - energy_transfer, in [-1, 1]. NaN as there;
+    energy_change where either stage's energy is.
+
+    Raises
+    ------
+    InputError : as `inside`; on stacks of different lengths; on region names that are empty or would
+        overwrite the column of a drift metric.
+    """
+    transfer, fine_tuned = np.asarray(transfer), np.asarray(fine_tuned)
+    for name in regions:
+        _check_name(name)
+    before = _located(transfer, regions, size, relative_range)
+    after = _located(fine_tuned, regions, size, relative_range)
+    if len(transfer) != len(fine_tuned):  # also when there are no regions
+        raise InputError(
+            f"region_table: {len(transfer)} transfer maps against {len(fine_tuned)} fine-tuned ones; "
+            "join both by image id first, so that row i is the same image in both."
+        )
+    out = {}
+    for name in regions:
+        (energy_t, hit_t, area), (energy_f, hit_f, _) = before[name], after[name]
+        values = (area, energy_t, energy_f, energy_f - energy_t, hit_t, hit_f)
+        out |= {f"{name}_{column}": value for column, value in zip(COLUMNS, values, strict=True)}
+    return out
+
+
+def regions_in(columns: Iterable[str]) -> list[str]:
+    """Names of the regions of which a table has all of `COLUMNS`, in the order in which they first appear."""
+    columns = list(columns)
+    names = [name.removesuffix("_area") for name in columns if isinstance(name, str) and name.endswith("_area")]
+    return [name for name in names if name and {f"{name}_{column}" for column in COLUMNS} <= set(columns)]
+
+
+def summary(
+    table: pd.DataFrame,
+    *,
+    by: Sequence[str] = ("architecture", "method"),
+    level: float = 0.95,
+    n_boot: int = 2000,
+    rng_seed: int = 0,
+) -> pd.DataFrame:
+    """Per group and region, where the evidence lies before and after, and which way it moved.
+
+    Parameters
+    ----------
+    table : a row per image and seed with the columns of `by`, image_id, patient_id, seed, and those of
+        `region_table`; an image at most once a group and seed.
+    by : columns that make a group.
+    level, n_boot, rng_seed : of the interval.
+
+    Returns
+    -------
+    A row per group and region (in order of appearance), none if the table has no regions. Columns: those of
+    `by`, then region; n_images, rows in which the region exists and neither map is degenerate (an image
+    counts once a seed), over which everything else is taken, so that numbers of a row can be compared;
+    n_patients; area, energy_transfer, energy_fine_tuned, hit_transfer, hit_fine_tuned, the means over rows;
+    energy_change, the mean over seeds of the mean over images, with its interval energy_change_ci_low and
+    _ci_high: with one seed percentiles of a bootstrap over patients, with several over new trainings and new
+    patients (`hypotheses.estimate`), NaN with fewer than two patients; direction of the evidence: "towards"
+    the region if that interval lies above 0, "away" if below, else "unclear" (also without an interval). Not
+    corrected for the number of groups and regions.
+
+    Raises
+    ------
+    InputError : on missing columns, and an image that occurs twice.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    missing = [name for name in (*by, "image_id", "patient_id", "seed") if name not in table.columns]
+    if missing:
+        raise InputError(f"summary: columns {missing} are missing; there are {list(table.columns)}.")
+    double = table.duplicated([*by, "seed", "image_id"])
+    if double.any():
+        row = table[double].iloc[0]
+        raise InputError(
+            f"summary: image {row['image_id']!r} occurs more than once in a group for seed {row['seed']!r}; "
+            f"name all that tells its rows apart in by (now {by})."
+        )
+    rows = []
+    for key, group in table.groupby(by, sort=False, dropna=False):
+        for region in regions_in(table.columns):
+            own = group[group[f"{region}_energy_change"].notna()]
+            change, low, high = _change(own, f"{region}_energy_change", level, n_boot, rng_seed)
+            rows.append(
+                dict(zip(by, key, strict=True))
+                | {"region": region, "n_images": len(own), "n_patients": own["patient_id"].nunique()}
+                | {column: own[f"{region}_{column}"].mean() for column in COLUMNS}
+                | {"energy_change": change, "energy_change_ci_low": low, "energy_change_ci_high": high}
+                | {"direction": "towards" if low > 0 else "away" if high < 0 else "unclear"}
+            )
+    return pd.DataFrame(rows, columns=[*by, *_SUMMARY])
+
+
+def _change(rows: pd.DataFrame, name: str, level: float, n_boot: int, rng_seed: int) -> tuple[float, float, float]:
+    """Mean of the column, and its interval: see `summary`."""
+    cells = {
+        (seed,): own[["image_id", "patient_id"]].assign(value=own[name])
+        for seed, own in rows.groupby("seed", sort=False)
+    }
+    if not cells:
+        return (float("nan"),) * 3
+    means = [own["value"].mean() for own in cells.values()]
+    draws = bootstrap.patient_replicates(cells, n_boot=n_boot, rng_seed=rng_seed, statistic="mean").to_numpy()
+    if len(means) == 1:
+        return (float(means[0]), *bootstrap.interval(draws[:, 0], level))
+    found = hypotheses.estimate(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
+    return found.value, found.low, found.high
+
+
+def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.ndarray]) -> None:
+    """Write masks of images to an `.npz` that needs no pickle, eight pixels to the byte.
+
+    Parameters
+    ----------
+    path : written exactly there.
+    image_id : str [n], unique.
+    regions : at least one; bool [n, H, W] by name, all of one shape.
+
+    Raises
+    ------
+    InputError : on anything else.
+    """
+    ids = np.asarray(image_id, str)
+    if ids.ndim != 1 or len(np.unique(ids)) < len(ids):
+        raise InputError("regions: image_id must be a list in which no image occurs twice.")
+    if not regions:
+        raise InputError("regions: there is no region to save.")
+    stacks = []
+    for name, masks in regions.items():
+        _check_name(name)
+        masks = np.asarray(masks)
+        if masks.dtype != bool or masks.ndim != 3 or len(masks) != len(ids) or 0 in masks.shape[1:]:
+            raise InputError(
+                f"regions: masks of {name!r} must be bool [{len(ids)}, H, W], one per image, got {masks.dtype} "
+                f"{masks.shape}."
+            )
+        if stacks and masks.shape != stacks[0].shape:
+            raise InputError(
+                f"regions: masks of {name!r} are {masks.shape}, others {stacks[0].shape}; bring all to one size."
+            )
+        stacks.append(masks)
+    pixels = stacks[0].shape[1] * stacks[0].shape[2]
+    packed = [np.packbits(masks.reshape(len(ids), pixels), axis=1) for masks in stacks]
+    with open(path, "wb") as file:  # NumPy would append ".npz" to a name without it
+        np.savez_compressed(
+            file,
+            image_id=ids,
+            region=np.array(list(regions), str),
+            shape=np.array(stacks[0].shape[1:], np.int64),
+            packed=np.stack(packed),
+        )
+
+
+def load(path: str | Path, image_id: Sequence[str] | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Read what `save` wrote: image_id str [n] and bool [n, H, W] by region, both in the file's order.
+
+    Args: path. image_id: the images wanted, in this order; default all.
+    Raises InputError for any other file, and when an image is not in it.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids, names, shape, packed = (file[name] for name in ("image_id", "region", "shape", "packed"))
+        if ids.dtype.kind != "U" or ids.ndim != 1 or names.dtype.kind != "U" or names.ndim != 1:
+            raise ValueError("image_id and region must be lists of strings")
+        if shape.shape != (2,) or shape.dtype.kind != "i" or (shape < 1).any():
+            raise ValueError("shape must be a height and a width")
+        height, width = shape.tolist()
+        expected = (len(names), len(ids), -(-height * width // 8))
+        if packed.dtype != np.uint8 or packed.shape != expected:
+            raise ValueError(f"packed masks must be uint8 {expected}, got {packed.dtype} {packed.shape}")
+        # TypeError: np.load gives a plain array for an .npy. EOFError: an empty file.
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"{path}: not a file of region masks ({error}); write one with cxr.metrics.regions.save"
+        ) from None
+    rows = np.arange(len(ids)) if image_id is None else pd.Index(ids).get_indexer(np.asarray(image_id, str))
+    if (rows < 0).any():
+        raise InputError(f"{path}: has no masks of image {np.asarray(image_id)[rows < 0][0]}")
+    masks = {}
+    for name, stack in zip(names.tolist(), packed, strict=True):
+        bits = np.unpackbits(stack[rows], axis=1, count=height * width).view(bool)
+        masks[name] = bits.reshape(len(rows), height, width)
+    return ids[rows], masks
+
+
+def _located(
+    maps: np.ndarray,
+    regions: Mapping[str, np.ndarray],
+    size: int | tuple[int, int],
+    relative_range: float,
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """energy, hit and area (see `inside`) of every region; each map is prepared once for all of them."""
+    maps = np.asarray(maps)
+    usable = np.flatnonzero(~degenerate(maps, relative_range=relative_range))
+    expected = (len(maps), *upsample(maps[:0], size).shape[1:])  # also checks the size
+    masks = {name: np.asarray(stack) for name, stack in regions.items()}
+    out = {}
+    for name, stack in masks.items():
+        if stack.dtype != bool or stack.shape != expected:
+            raise InputError(
+                f"region {name!r}: expected bool masks {expected}, one per map at the scored size, got "
+                f"{stack.dtype} {stack.shape}."
+            )
+        area = stack.mean((1, 2))
+        area[area == 0] = np.nan
+        out[name] = (np.full(len(maps), np.nan), np.full(len(maps), np.nan), area)
+    for start in range(0, len(usable), _CHUNK):
+        index = usable[start : start + _CHUNK]
+        values = prepare(maps[index], size).astype(np.float64)
+        top = values == 1  # a prepared map's maximum
+        total, peaks = values.sum((1, 2)), top.sum((1, 2))
+        for name, (energy, hit, _) in out.items():
+            mask = masks[name][index]
+            energy[index] = (values * mask).sum((1, 2)) / total
+            hit[index] = (top & mask).sum((1, 2)) / peaks
+    for energy, hit, area in out.values():
+        energy[np.isnan(area)] = hit[np.isnan(area)] = np.nan
+    return out
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise InputError(f"regions: a region's name must be a text that is not empty, got {name!r}.")
+    taken = [f"{name}_{column}" for column in COLUMNS if f"{name}_{column}" in METRICS]
+    if taken:
+        raise InputError(f"regions: a region {name!r} would overwrite the drift metric {taken[0]!r}; rename it.")

@@ -1,0 +1,1 @@
+"""Which network: architectures, graphs, weights."""

@@ -1,0 +1,1 @@
+"""Two models of the user's own."""

@@ -1,0 +1,171 @@
+"""`cxr drift`: the notebook 5_drift, executed by papermill as one MLflow run, and what came out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from cxr import tracking
+from cxr.core import execution, processes
+from cxr.core.errors import InputError
+from cxr.core.files import atomic
+from cxr.core.params import DriftParams
+from cxr.pair import compare, gates
+
+_TABLES = (".parquet", ".csv")
+_FIGURES = (".png", ".pdf")
+
+
+def run(
+    settings: DriftParams, *, out: str | Path, figure: str | Path = "", tracking_uri: str | None = None
+) -> int:
+    """Compare two models, print the result, and write it to files.
+
+    The run holds everything too: the table, the figure, the notebook, the models' hashes.
+
+    Args:
+        settings: as the notebook gets them.
+        out: the per-image table, .parquet or .csv.
+        figure: .png or .pdf; empty: beside the table, as .png.
+        tracking_uri: see `cxr.tracking.connect`.
+
+    Returns: the exit code: 0; 1 if a gate fails, or the notebook does.
+    Raises: InputError: bad input, found here before anything starts, or by the notebook.
+    """
+    out = Path(out)
+    figure = Path(figure) if figure else out.with_suffix(".png")
+    notebook = tracking.notebooks_folder() / f"{tracking.STAGES['drift']}.ipynb"
+    _check(settings, notebook, out, figure)
+    tracking.connect(tracking_uri)
+    run_id = tracking.create_run(
+        experiment=settings.name,
+        name=f"drift {compare.label(compare.files(settings))}",
+        tags={"cxr.stage": "drift"},
+        params={},
+    )
+    if _execute(settings, notebook.parent, run_id):
+        return 1
+    _write(run_id, "drift.parquet", out)
+    _write(run_id, f"drift{figure.suffix}", figure)
+    results = json.loads(tracking.fetch(run_id, "gates.json").read_text(encoding="utf-8"))
+    print(tracking.fetch(run_id, "summary.txt").read_text(encoding="utf-8"))
+    print(f"\ntable:   {out}\nfigure:  {figure}\nrun:     {tracking.run_url(run_id)}{_how_to_see_it()}")
+    for result in results:
+        print(gates.line(result))
+    return 0 if all(result["passed"] for result in results) else 1
+
+
+def _check(settings: DriftParams, notebook: Path, out: Path, figure: Path) -> None:
+    """What can be said in a second or two, without TensorFlow. Raises InputError."""
+    conditions = [gates.parse(text) for text in settings.gate]
+    for path, suffixes, what in ((out, _TABLES, "--out"), (figure, _FIGURES, "--figure")):
+        if path.suffix not in suffixes:
+            raise InputError(f"{what} {path}: its name has to end in {' or '.join(suffixes)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{what} {path}: cannot write there ({error.strerror})") from None
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(f"{what} {path}: cannot write into {path.parent.absolute()}")
+    if not notebook.is_file():
+        raise InputError(f"{notebook} is not there: run `cxr drift` in a checkout, or set CXR_NOTEBOOKS")
+    compare.files(settings)
+    manifest, _ = compare.images(settings, hashed=False)
+    gates.check(conditions, compare.metric_names(settings, manifest))
+
+
+def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
+    """Have papermill run the notebook, with its progress on stderr; log it, and end the run where it failed.
+
+    Returns: 0, or 1 when the notebook failed. Raises: InputError that the notebook raised.
+    """
+    folder = tracking.scratch()
+    parameters, executed, log = (folder / name for name in ("parameters.yaml", "drift.ipynb", "log.txt"))
+    parameters.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+    words = execution.command(notebooks / f"{tracking.STAGES['drift']}.ipynb", executed, params_file=parameters)
+    environment = {
+        "MLFLOW_RUN_ID": run_id,
+        "MLFLOW_EXPERIMENT_NAME": settings.name,
+        "CXR_WORKER": processes.identity(os.getpid()),
+    }
+    status = "FAILED"
+    try:
+        with processes.terminable():
+            code = _run(words, environment, log)
+        if code == 0 and tracking.run_info(run_id).complete:
+            status = ""
+            return 0
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if executed.is_file():
+            tracking.log_file_as(run_id, executed, "notebook.ipynb")
+        if status:
+            if log.is_file():
+                tracking.log_file_as(run_id, log, "log.txt")
+            tracking.end_run(run_id, status)
+    kind, reason = execution.error_of(executed) or ("", execution.last_line(log))
+    tracking.set_tags(run_id, {"cxr.error": f"{kind}: {reason}"[:500]})
+    if kind == InputError.__name__:
+        raise InputError(reason)
+    where = f"see notebook.ipynb and log.txt of {tracking.run_url(run_id)}{_how_to_see_it()}"
+    print(f"cxr: the notebook failed: {kind}: {reason}: {where}", file=sys.stderr)
+    return 1
+
+
+def _run(words: list[str], environment: Mapping[str, str], log: Path) -> int:
+    """Run a command with its output in `log`. Returns its exit code; on Ctrl-C, it is stopped first."""
+    terminal = sys.stderr.isatty()
+    process = execution.start(words, environment)
+    with process, log.open("w", encoding="utf-8") as file:
+        try:
+            for line in process.stdout:
+                file.write(line)
+                if line.startswith(execution.PROGRESS):
+                    text = f"\r\x1b[K{line.strip()}" if terminal else line
+                    print(text, end="", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            _stop(process)
+            raise
+        finally:
+            if terminal:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return process.returncode
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Stop papermill, which saves the notebook and ends its kernel; for good where it does not."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        papermill = psutil.Process(process.pid)
+        processes.stop([papermill], [papermill, *papermill.children(recursive=True)])
+
+
+def _write(run_id: str, name: str, path: Path) -> None:
+    found = tracking.fetch(run_id, name)
+    try:
+        with atomic(path) as temporary:
+            if path.suffix == ".csv":
+                pd.read_parquet(found).to_csv(temporary, index=False)
+            else:
+                shutil.copyfile(found, temporary)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}): run {run_id} holds it, as {name}"
+        ) from None
+
+
+def _how_to_see_it() -> str:
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    return "" if tracking.is_server(uri) else f"  (`{tracking.ui_command(uri)}`)"

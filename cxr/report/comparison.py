@@ -1,0 +1,412 @@
+"""Comparison of score runs: pooled tables, rankings, and the paper's claims beside what a study found.
+
+Pure pandas over the per-image tables of score runs; nothing here reads a file or a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from cxr.attribution import maps
+from cxr.core.errors import InputError
+from cxr.metrics import baselines
+from cxr.metrics.similarity import METRICS, compare_maps
+from cxr.statistics import bootstrap, hypotheses
+
+if TYPE_CHECKING:
+    from cxr.attribution.maps import MapStack
+    from cxr.tracking import RunInfo
+
+CELL = ["architecture", "method"]
+# What a study prints; `cxr.core.tables.HEADINGS` says how it heads it.
+HEADLINE = (
+    "auc_macro_transfer",
+    "auc_macro_fine_tuned",
+    "centroid_shift_median",
+    "iou20_median",
+    "iou20_ci_low",
+    "iou20_ci_high",
+    "iou20_shuffled_median",
+    "iou20_floor_median",
+    "iou20_refit_median",
+    "iou20_retained",
+    "iou20_retained_ci_low",
+    "iou20_retained_ci_high",
+    "iou20_retained_of_refit",
+    "n_images",
+    "n_degenerate",
+    "map_check",
+)
+# Of these, what a single score run does not know.
+OF_SEVERAL_RUNS = frozenset({"iou20_refit_median", "iou20_retained_of_refit", "map_check"})
+# Reference levels of a metric, as suffixes of its name, and what each compares.
+LEVELS = {
+    "chance": "a map moved to a random position",
+    "shuffled": "same class, other patient",
+    "floor": "transfer heads that differ by seed alone",
+    "refit": "fine-tunings that differ by seed alone",
+}
+PARTS = ("median", "q25", "q75", "ci_low", "ci_high")
+
+
+def score_table(
+    drift: dict[str, np.ndarray], images: pd.DataFrame, *, architecture: str, seed: int, method: str
+) -> pd.DataFrame:
+    """The per-image table of a score run: the cell's name, the rows of `images` (image_id, patient_id, label, ...)
+    and every column of `drift` (`cxr.metrics.similarity.compare_maps`), which is in the same order."""
+    head = images.reset_index(drop=True)
+    cell = pd.DataFrame({"architecture": architecture, "seed": seed, "method": method}, index=head.index)
+    return pd.concat([cell, head, pd.DataFrame(drift)], axis=1)
+
+
+def summarise(
+    table: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000, rng_seed: int = 0
+) -> dict[str, float]:
+    """Summary of the per-image rows of one cell, of one seed or several.
+
+    For every metric of `similarity.METRICS`, and every reference level of it that is a column of `table`
+    (`<metric>_shuffled`, ...: `LEVELS`): `<name>_median` over images (with several seeds the mean of the seeds'
+    medians), `_q25`, `_q75` (over all rows), and `_ci_low`, `_ci_high`. For metrics that are 1 for identical maps
+    also the headline index `<metric>_retained` (`baselines.retained` of the medians of the metric and of its
+    shuffled level) with its interval.
+
+    Intervals of one seed: percentiles of a bootstrap over patients, about these two checkpoints. Of several:
+    over new trainings and new patients (`hypotheses.estimate`), as percentiles of so few seeds are too short.
+    Intervals end where the metric's values do.
+
+    Counts: n_images, n_scored (neither map degenerate), n_degenerate, n_degenerate_transfer,
+    n_degenerate_fine_tuned, n_patients (of all images), n_seeds. Rows with a degenerate map count as images and
+    in no median.
+    """
+    flags = table[["degenerate_transfer", "degenerate_fine_tuned"]]
+    out = {
+        "n_images": len(table),
+        "n_scored": int((~flags.any(axis=1)).sum()),
+        "n_degenerate": int(flags.any(axis=1).sum()),
+        "n_degenerate_transfer": int(flags["degenerate_transfer"].sum()),
+        "n_degenerate_fine_tuned": int(flags["degenerate_fine_tuned"].sum()),
+        "n_patients": int(table["patient_id"].nunique()),
+        "n_seeds": int(table["seed"].nunique()),
+    }
+    wanted = [name for metric in METRICS for name in (metric, *(f"{metric}_{key}" for key in LEVELS))]
+    wanted = [name for name in wanted if name in table]
+    seeds = {seed: rows for seed, rows in table.groupby("seed") if not flags.loc[rows.index].any(axis=1).all()}
+    cells = {
+        (name, seed): rows[["image_id", "patient_id"]].assign(value=rows[name].to_numpy(float))
+        for name in wanted
+        for seed, rows in seeds.items()
+        if rows[name].notna().any()
+    }
+    draws = bootstrap.patient_replicates(cells, n_boot=n_boot, rng_seed=rng_seed) if cells else None
+    medians = {cell: float(rows["value"].median()) for cell, rows in cells.items()}
+    options = {"level": level, "n_patients": out["n_patients"]}
+    for name in wanted:
+        own = [cell for cell in cells if cell[0] == name]
+        present = table[name].dropna().to_numpy(float)
+        quartiles = np.quantile(present, [0.25, 0.75]) if len(present) else [np.nan, np.nan]
+        out |= {f"{name}_q25": float(quartiles[0]), f"{name}_q75": float(quartiles[1])}
+        found = _located([medians[cell] for cell in own], draws[own].to_numpy() if own else None, **options)
+        found = np.clip(found, *METRICS[_metric_of(name)].bounds)
+        out |= {
+            f"{name}_{part}": value for part, value in zip(("median", "ci_low", "ci_high"), found, strict=True)
+        }
+    for metric in wanted:
+        other = f"{metric}_shuffled"
+        if metric in METRICS and METRICS[metric].identical == 1 and other in table:
+            own = [seed for seed in seeds if (metric, seed) in cells and (other, seed) in cells]
+            index = [baselines.retained(medians[metric, seed], medians[other, seed]) for seed in own]
+            both = [draws[[(name, seed) for seed in own]].to_numpy() for name in (metric, other)] if own else None
+            found = np.clip(_located(index, baselines.retained(*both) if own else None, **options), None, 1)
+            names = (f"{metric}_retained{part}" for part in ("", "_ci_low", "_ci_high"))
+            out |= dict(zip(names, found, strict=True))
+    return out
+
+
+def _metric_of(name: str) -> str:
+    """The metric that a column of values, or of a reference level of it, is of."""
+    return next(metric for metric in METRICS if name in (metric, *(f"{metric}_{key}" for key in LEVELS)))
+
+
+def _located(
+    per_seed: Sequence[float], draws: np.ndarray | None, *, level: float, n_patients: int
+) -> tuple[float, float, float]:
+    """Value and interval from the values of each seed and their replicates [n_boot, k]; NaN without any."""
+    if draws is None:
+        return (float("nan"),) * 3
+    if len(per_seed) == 1:
+        return (float(per_seed[0]), *bootstrap.interval(draws[:, 0], level))
+    found = hypotheses.estimate(per_seed, draws, n_patients=n_patients, level=level)
+    return found.value, found.low, found.high
+
+
+def pooled(
+    scores: pd.DataFrame,
+    runs: pd.DataFrame,
+    *,
+    refits: pd.DataFrame | None = None,
+    level: float = 0.95,
+    n_boot: int = 2000,
+) -> pd.DataFrame:
+    """One row an architecture and method, over all seeds.
+
+    Args:
+        scores: per-image rows of all score runs (`score_table`).
+        runs: one row a score run: architecture, method, seed, auc_macro_transfer, auc_macro_fine_tuned, faithful.
+        refits: `refit_table` of all cells; None or without rows of a cell: there is one seed only.
+
+    Returns: architecture, method, seeds, the mean AUC of both stages over seeds, map_check ("all runs", "1 of 2
+        runs", ...: in how many both maps passed the tests against the model; "not tested"), then `summarise`'s
+        columns and, for the metrics of `refits`, `<metric>_refit_<part>`, and `<metric>_retained_of_refit`: the
+        same index with the overlap of two fine-tunings, not of identical maps, as its 1 (above 1: the stages
+        differ less than two trainings do).
+    """
+    rows = []
+    for (architecture, method), table in scores.groupby(CELL, sort=False):
+        own = runs[(runs["architecture"] == architecture) & (runs["method"] == method)]
+        row = {
+            "architecture": architecture,
+            "method": method,
+            "seeds": own["seed"].nunique(),
+            "auc_macro_transfer": own["auc_macro_transfer"].mean(),
+            "auc_macro_fine_tuned": own["auc_macro_fine_tuned"].mean(),
+            "map_check": _map_check(own["faithful"]),
+            **summarise(table, level=level, n_boot=n_boot),
+        }
+        if refits is not None and len(refits):
+            again = refits[(refits["architecture"] == architecture) & (refits["method"] == method)]
+            for metric in [name for name in METRICS if name in again]:
+                values = bootstrap.summarise(
+                    again[metric].to_numpy(float), again["patient_id"].to_numpy(), level=level, n_boot=n_boot
+                )
+                row |= {f"{metric}_refit_{part}": values[part] for part in PARTS}
+                if f"{metric}_retained" in row:
+                    levels = (row[f"{metric}_{name}_median"] for name in ("shuffled", "refit"))
+                    row[f"{metric}_retained_of_refit"] = float(
+                        baselines.retained(row[f"{metric}_median"], *levels)
+                    )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _map_check(faithful: pd.Series) -> str:
+    """`faithful`: "True", "False" or "" (not tested), one a run."""
+    tested = faithful[faithful != ""]
+    if tested.empty:
+        return "not tested"
+    passed = (tested == "True").sum()
+    return "all runs" if passed == len(faithful) else f"{passed} of {len(faithful)} runs"
+
+
+def refit_table(
+    stacks: Mapping[int, MapStack],
+    images: pd.DataFrame,
+    *,
+    architecture: str,
+    method: str,
+    size: int,
+    names: Sequence[str],
+) -> pd.DataFrame:
+    """Drift between checkpoints of one stage that differ by their training seed alone, image by image.
+
+    Args:
+        stacks: per seed, maps of that stage of one architecture by one method.
+        images: image_id, patient_id, seed of the images that count under each seed.
+        size: the image grid.
+        names: metrics.
+
+    Returns: architecture, method, seed_a, seed_b, image_id, patient_id, and a column a metric; one row a pair of
+        seeds and an image that counts under both. Every seed is compared with the next, and, from three on, the
+        last with the first. Empty with one seed.
+    """
+    seeds = sorted(stacks)
+    pairs = list(zip(seeds, seeds[1:] + seeds[:1], strict=True))[: len(seeds) if len(seeds) > 2 else 1]
+    tables = []
+    for a, b in pairs if len(seeds) > 1 else []:
+        both = images[images["seed"] == a].merge(images[images["seed"] == b], on=["image_id", "patient_id"])
+        first, second = (maps.take(stacks[seed], both["image_id"].to_numpy()) for seed in (a, b))
+        cell = {"architecture": architecture, "method": method, "seed_a": a, "seed_b": b}
+        values = compare_maps(first.maps, second.maps, size=size, names=names)
+        values = {name: values[name] for name in names}
+        tables.append(both[["image_id", "patient_id"]].assign(**cell, **values))
+    columns = ["architecture", "method", "seed_a", "seed_b", "image_id", "patient_id", *names]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def headline(summary: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `pooled` that the study prints."""
+    return summary[["architecture", "method", "seeds", *(name for name in HEADLINE if name in summary)]]
+
+
+def headline_first(values: Mapping[str, float]) -> dict[str, float]:
+    """The same metrics, overlap and what a study prints first: a run's page lists hundreds as they were logged,
+    and the page that compares runs begins with the first."""
+    first = [name for name in ("iou20_median", "iou20_retained", *HEADLINE) if name in values]
+    return {name: values[name] for name in (*first, *values)}
+
+
+def headline_of_one(values: Mapping[str, float | str]) -> pd.DataFrame:
+    """The same of a single score run, one row: its architecture, method and seed, and those of its metrics that a
+    study prints; NaN where it has none."""
+    names = [name for name in HEADLINE if name not in OF_SEVERAL_RUNS]
+    return pd.DataFrame([{key: values.get(key, np.nan) for key in ("architecture", "method", "seed", *names)}])
+
+
+def course(
+    way: pd.DataFrame, auc: pd.DataFrame, *, metric: str, level: float = 0.95, n_boot: int = 2000
+) -> pd.DataFrame:
+    """Drift from the transfer checkpoint and performance, epoch by epoch.
+
+    Args:
+        way: per-image rows of the checkpoints on the way (`score_table`), with `epoch` (1, 2, ...).
+        auc: architecture, seed, epoch (0: the transfer checkpoint), auc_macro.
+
+    Returns: architecture, method, seed, epoch, value (median of the metric; at epoch 0 that of identical maps),
+        ci_low, ci_high (over patients), n_scored, auc.
+    """
+    keys = ["architecture", "method", "seed", "epoch"]
+    rows = []
+    for cell, table in way.groupby(keys, sort=False):
+        values = bootstrap.summarise(
+            table[metric].to_numpy(float), table["patient_id"].to_numpy(), level=level, n_boot=n_boot
+        )
+        names = ("value", "ci_low", "ci_high", "n_scored")
+        found = (values[name] for name in ("median", "ci_low", "ci_high", "n_images"))
+        rows.append(dict(zip(keys, cell, strict=True)) | dict(zip(names, found, strict=True)))
+    table = pd.DataFrame(rows)
+    same = METRICS[metric].identical
+    start = table.drop_duplicates(keys[:3]).assign(epoch=0, value=same, ci_low=same, ci_high=same)
+    table = pd.concat([start, table]).sort_values("epoch", kind="stable", ignore_index=True)
+    return table.merge(auc.rename(columns={"auc_macro": "auc"}), on=["architecture", "seed", "epoch"])
+
+
+def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
+    """Which metrics see that something moved: drift beside the noise of transfer heads, patient by patient.
+
+    A metric's distance is |value - its value for identical maps|. d is a patient's mean, over images and seeds, of
+    the distance between the stages minus that between heads that differ by seed alone (`<metric>_floor`). About
+    these networks: seeds are no source of chance here.
+
+    Args:
+        scores: per-image rows of all cells, with `<metric>_floor`; without such columns the result is empty.
+        region: with `<region>_energy_change` in `scores`, whether the metric follows a movement that is known.
+
+    Returns: architecture, method, metric, standardised (mean of d / its standard deviation, Cohen's d_z), p
+        (one-sided t test, Holm over the metrics of a cell), sees (p < 0.05), and with a region `follows`:
+        Spearman's correlation over images of the metric's distance with |energy change of the region|, and
+        `p_follows` (two-sided, not corrected; images of one patient count as independent).
+    """
+    rows = []
+    for (architecture, method), table in scores.groupby(CELL, sort=False):
+        known = [name for name in METRICS if f"{name}_floor" in table and table[f"{name}_floor"].notna().any()]
+        for name in known:
+            same = METRICS[name].identical
+            distance = (table[name] - same).abs()
+            d = (distance - (table[f"{name}_floor"] - same).abs()).groupby(table["patient_id"]).mean().dropna()
+            spread = d.std(ddof=1)
+            row = {"architecture": architecture, "method": method, "metric": name}
+            row["standardised"] = float(d.mean() / spread) if spread > 0 else np.nan
+            row["p"] = float(stats.ttest_1samp(d, 0, alternative="greater").pvalue) if spread > 0 else np.nan
+            if f"{region}_energy_change" in table:
+                both = pd.DataFrame({"a": distance, "b": table[f"{region}_energy_change"].abs()}).dropna()
+                found = stats.spearmanr(both["a"], both["b"]) if len(both) > 2 else (np.nan, np.nan)
+                row["follows"], row["p_follows"] = map(float, found)
+            rows.append(row)
+    if not rows:
+        return pd.DataFrame(columns=[*CELL, "metric", "standardised", "p", "sees"])
+    out = pd.DataFrame(rows)
+    out["p"] = out.groupby(CELL, sort=False)["p"].transform(hypotheses.holm)
+    return out.assign(sees=out["p"] < 0.05)
+
+
+def replicates(scores: pd.DataFrame, metric: str, *, n_boot: int = 2000) -> pd.DataFrame:
+    """Bootstrap medians of `metric` in every cell from the same draws (`bootstrap.paired_replicates`)."""
+    tables = {
+        cell: table[["image_id", "patient_id", "seed"]].assign(value=table[metric].to_numpy(float))
+        for cell, table in scores.groupby(CELL, sort=False)
+    }
+    return bootstrap.paired_replicates(tables, n_boot=n_boot, crossed=True)
+
+
+def ranking(
+    summary: pd.DataFrame, metric: str, draws: pd.DataFrame | None
+) -> tuple[pd.DataFrame, list[dict[str, str | float]]]:
+    """Ranks (1: most stable) and reversals between each two methods.
+
+    Args:
+        summary: `pooled`.
+        metric: a metric with a direction (`higher_is_more_stable` is not None).
+        draws: `replicates` of the metric, or None if they could not be had.
+
+    Returns: (one row an architecture; a column a method, and `P(<method>)`, the bootstrap probability of that
+        rank), and the reversals of `cxr.statistics.bootstrap.reversals` with `method_a`, `method_b` added.
+    Raises: InputError for a metric without a direction.
+    """
+    higher = METRICS[metric].higher_is_more_stable
+    if higher is None:
+        raise InputError(f"primary_metric: {metric} has no direction of stability: use another, such as iou20")
+    values = summary[CELL].assign(value=summary[f"{metric}_median"], higher_is_more_stable=higher)
+    ranks = bootstrap.order(values)
+    methods = list(ranks.columns)
+    if draws is not None:
+        probability = bootstrap.rank_probabilities(draws, higher_is_more_stable=higher)
+        for method in methods:
+            ranks[f"P({method})"] = [
+                probability.at[(method, name), int(rank)] if rank == rank and rank == int(rank) else np.nan
+                for name, rank in ranks[method].items()
+            ]
+    found = []
+    for number, method_a in enumerate(methods):
+        for method_b in methods[number + 1 :]:
+            for row in bootstrap.reversals(values, method_a, method_b, replicates=draws):
+                found.append({"method_a": method_a, "method_b": method_b, **row})
+    return ranks, found
+
+
+def run_table(infos: Sequence[RunInfo]) -> pd.DataFrame:
+    """One row a score run, from what it logged: run_id, architecture, method, seed, target_layer, layer, grid,
+    methods_coincide, faithful, attribute_run, train_run, auc_macro_transfer and auc_macro_fine_tuned.
+
+    Raises InputError when two runs are of one cell, or their target layers differ."""
+    columns = ("architecture", "method", "seed", "target_layer", "layer", "grid", "methods_coincide")
+    columns += ("faithful", "attribute_run", "train_run")
+    performance = ("auc_macro_transfer", "auc_macro_fine_tuned")
+    table = pd.DataFrame(
+        [
+            {
+                "run_id": info.run_id,
+                **{column: info.params[column] for column in columns},
+                **{metric: info.metrics[metric] for metric in performance},
+            }
+            for info in infos
+        ]
+    )
+    twice = table[table.duplicated(["architecture", "method", "seed"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise InputError(
+            f"score_run_ids: two runs are of {row['architecture']}, {row['method']}, seed {row['seed']}: name one"
+        )
+    layers = sorted(set(table["target_layer"]))
+    if len(layers) > 1:
+        raise InputError(f"score_run_ids: target layers {', '.join(layers)} cannot be pooled: name runs of one")
+    return table
+
+
+def latest_cells(infos: Sequence[RunInfo]) -> list[str]:
+    """Ids of the newest run of every architecture, seed and method among `infos` (newest first), all of the newest
+    run's images, settings and target layer. Raises InputError when there is none."""
+    if not infos:
+        raise InputError("no finished score run in the experiment: run 3_score.ipynb first, or set `name`")
+    same = ("target_layer", "image_size", "weights", "images", "explain")
+    newest = {key: infos[0].params[key] for key in same}
+    cells: dict[tuple[str, ...], str] = {}
+    for info in infos:
+        if all(info.params[key] == value for key, value in newest.items()):
+            cell = tuple(info.params[key] for key in ("architecture", "seed", "method"))
+            cells.setdefault(cell, info.run_id)
+    return [cells[cell] for cell in sorted(cells)]

@@ -1,0 +1,1 @@
+"""How sure: bootstrap and tests, on numbers alone."""

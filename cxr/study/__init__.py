@@ -1,0 +1,1 @@
+"""How a grid of notebooks is run."""

@@ -1,0 +1,317 @@
+"""What MLflow shows at the top of a run, an experiment or a registered model: Markdown of a few lines.
+
+Pure functions of names, numbers and run ids; `cxr.tracking` puts the text where it belongs. Every text starts
+with a sentence, since the UI folds all but the first lines away, and says where images are synthetic.
+
+The UI makes HTML of it (GitHub's flavour, in which a line's end breaks the line) and lets through links, tables
+and images, but neither their sizes nor `data:` addresses. Addresses here are relative to the server's own, so that
+they hold behind a proxy and under a path too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from cxr.tracking import views
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIGURE = "overview.png"
+"""The artifact that a description shows."""
+_MEASURES = {"accuracy": "accuracy", "ece": "calibration error"}
+STAGE = {"transfer": "transfer", "fine_tuned": "fine-tuned"}
+
+
+# ------------------------------------------------------------------------------------------------ Markdown
+
+
+def plain(text: Any) -> str:
+    """Text as a cell of a table or a link can hold it: no pipes, tags, brackets and line ends of its own."""
+    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "[": "&#91;", "]": "&#93;", "`": "&#96;"}
+    return "".join(entities.get(sign, sign) for sign in " ".join(str(text).split()))
+
+
+def table(shown: pd.DataFrame | Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of the rows of a frame, or of dicts of the same keys; empty without rows.
+
+    Floats get three decimals; cells that come from `link` keep their link.
+    """
+    rows = shown if isinstance(shown, Sequence) else shown.to_dict("records")
+    if not rows:
+        return ""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(_cell, row.values())) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+class Link(str):
+    """Markdown that `table` leaves as it is."""
+
+
+def link(text: str, address: str) -> Link:
+    return Link(f"[{plain(text)}]({address})")
+
+
+def run_link(text: str, experiment_id: str, run_id: str) -> Link:
+    # without its last part, MLflow shows the run among what it has for language models
+    return link(text, f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning")
+
+
+def artifact_link(text: str, run_id: str, path: str) -> Link:
+    return link(text, f"get-artifact?{urlencode({'path': path, 'run_uuid': run_id})}")
+
+
+def image(run_id: str, path: str = FIGURE) -> str:
+    """A picture that is an artifact of a run. It is shown in its own size: keep it small."""
+    return f"![{path}](get-artifact?{urlencode({'path': path, 'run_uuid': run_id})})"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Link):
+        return value
+    return f"{value:.3f}" if isinstance(value, float) else plain(value)
+
+
+def _paragraphs(parts: Iterable[str]) -> str:
+    return "\n\n".join(part for part in parts if part)
+
+
+def _sentence(text: str) -> str:
+    return f"**S{text[3:]}." if text.startswith("**s") else f"{text[0].upper()}{text[1:]}."
+
+
+# -------------------------------------------------------------------------------------------------- stages
+
+
+def images_used(data: str) -> str:
+    """What the images are, in words that no one can take for patients where they are none."""
+    if data == "phantom":
+        return "**synthetic images** (the embedded phantom: they say nothing about patients)"
+    return f"images of `{plain(data)}`"
+
+
+def train(settings: Mapping[str, Any], performances: Mapping[str, Mapping[str, float]]) -> str:
+    """Of a train run.
+
+    Args:
+        settings: its parameters: architecture, seed, weights, image_size, data.
+        performances: stage to measures, as `cxr.metrics.classification.performance` has them.
+    """
+    rows = [
+        {
+            "test set": STAGE.get(stage, stage),
+            "AUC": float(found["auc_macro"]),
+            **{shown: float(found[name]) for name, shown in _MEASURES.items() if name in found},
+        }
+        for stage, found in performances.items()
+    ]
+    return _paragraphs(
+        [
+            f"**{plain(settings['architecture'])}, seed {settings['seed']}**: a new head on the frozen backbone "
+            f"(transfer), then every layer (fine-tuned); weights before: `{plain(settings['weights'])}`, "
+            f"{settings['image_size']} px, {images_used(settings['data'])}.",
+            table(rows),
+            "Both checkpoints are under *Artifacts*, `checkpoints`; what they look at is in the attribute and "
+            "score runs of the same architecture and seed.",
+        ]
+    )
+
+
+def attribute(
+    train: Mapping[str, Any],
+    *,
+    layer: str,
+    grid: str,
+    maps: pd.DataFrame,
+    scored: int,
+    of: int,
+    checks: pd.DataFrame | None = None,
+    train_run: str = "",
+) -> str:
+    """Of an attribute run.
+
+    Args:
+        train: parameters of the train run.
+        layer, grid: where the maps are taken, and their size.
+        maps: method, stage, maps, degenerate: counts.
+        scored, of: images that are scored, of how many.
+        checks: method, stage, faithful (and more), where maps were tested against the model.
+        train_run: a link to it.
+    """
+    rows = maps.replace({"stage": STAGE}).rename(columns={"degenerate": "empty maps"})
+    if checks is not None and len(checks):
+        true = checks.replace({"stage": STAGE})[["method", "stage", "faithful"]]
+        true["faithful"] = true["faithful"].map({True: "yes", False: "no"})
+        rows = rows.merge(true, on=["method", "stage"], how="left")
+        rows = rows.rename(columns={"faithful": "true to the model"})
+    return _paragraphs(
+        [
+            f"**Maps of both checkpoints of {plain(train['architecture'])}, seed {train['seed']}** at "
+            f"`{plain(layer)}` ({grid}); {scored} of {of} images are scored; {images_used(train['data'])}.",
+            table(rows),
+            f"Overlays of the first images of each class: *Model metrics*, below the numbers. {train_run}",
+        ]
+    )
+
+
+def score(
+    cell: Mapping[str, Any], headline: pd.DataFrame, *, data: str, links: Sequence[str] = (), caution: str = ""
+) -> str:
+    """Of a score run.
+
+    Args:
+        cell: architecture, seed, method.
+        headline: one row of `cxr.core.tables.readable`: the numbers that a study prints.
+        data: the study's parameter.
+        links: to the runs behind it.
+        caution: why the maps may say nothing about the network, where they fail a test.
+    """
+    row = headline.drop(columns=["architecture", "method", "seed"], errors="ignore").iloc[0]
+    return _paragraphs(
+        [
+            f"**How far the evidence moved: {plain(cell['architecture'])}, seed {cell['seed']}, "
+            f"{plain(cell['method'])}.** {_sentence(images_used(data))}",
+            f"**Caution: {plain(caution.replace('fine_tuned', STAGE['fine_tuned']))}**" if caution else "",
+            table([{"number": name, "value": value} for name, value in row.items()]),
+            "*Retained*: the share of the overlap beyond another patient's that fine-tuning keeps (1: all; 0: no "
+            "more than two patients share). Intervals are over patients, about these two checkpoints. "
+            + " · ".join(links),
+        ]
+    )
+
+
+def compare(headline: pd.DataFrame, claims: pd.DataFrame, *, run_id: str, data: str) -> str:
+    """Of a compare run.
+
+    Args:
+        headline: of `cxr.core.tables.readable`, one row an architecture and method.
+        claims: claim and verdict (and more), one row a claim.
+        run_id: its own.
+        data: the study's parameter.
+    """
+    report = artifact_link("The whole report", run_id, "report.html")
+    return _paragraphs(
+        [
+            f"**Does the evidence move under fine-tuning?** {report} (or *Artifacts*, `report.html`). "
+            f"{_sentence(images_used(data))}",
+            table(claims[["claim", "verdict"]]),
+            "**Numbers**",
+            table(headline),
+        ]
+    )
+
+
+# --------------------------------------------------------------------------------- study, experiment, model
+
+
+def study(
+    name: str,
+    *,
+    data: str,
+    headline: pd.DataFrame | None,
+    claims: pd.DataFrame | None,
+    runs: Sequence[tuple[str, str]],
+    experiment_id: str,
+    report_run: str = "",
+    figure_run: str = "",
+    failures: Mapping[str, str] | None = None,
+    differs: str = "",
+) -> str:
+    """Of a study's own run.
+
+    Args:
+        name, data: of the study.
+        headline, claims: as for `compare`; None where the study has none.
+        runs: names and ids of the runs that are done.
+        experiment_id: where they are.
+        report_run, figure_run: the id of the one that has the report, and the figure (`FIGURE`).
+        failures: names of steps and why they failed.
+        differs: from the study of this name before it (`difference`).
+    """
+    report = artifact_link("the whole report", report_run, "report.html") if report_run else ""
+    links = " · ".join(run_link(text, experiment_id, run_id) for text, run_id in runs)
+    failed = [{"not done": step, "because": reason} for step, reason in (failures or {}).items()]
+    return _paragraphs(
+        [
+            f"**Study {plain(name)}: does the evidence move under fine-tuning?** {report}",
+            f"{_sentence(images_used(data))} {differs}",
+            table(failed),
+            table(claims[["claim", "verdict"]]) if claims is not None else "",
+            f"**Numbers**\n\n{table(headline)}" if headline is not None else "",
+            image(figure_run) if figure_run else "",
+            f"Runs: {links}",
+        ]
+    )
+
+
+def difference(settings: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Settings that are not what they were: {name: (before, now)}, as text; `name`, `jobs` are not compared."""
+    names = [name for name in settings if name not in ("name", "jobs")]
+    return {
+        name: (str(before.get(name, "")), str(settings[name]))
+        for name in names
+        if str(before.get(name, "")) != str(settings[name])
+    }
+
+
+def differs(changed: Mapping[str, tuple[str, str]], before: str) -> str:
+    """A sentence of `difference`: what was changed since the study run that `before` links to."""
+    if not changed:
+        return ""
+    words = ", ".join(f"`{name}` {plain(old) or 'not set'} → {plain(new)}" for name, (old, new) in changed.items())
+    return f"Other settings than {before}: {words}."
+
+
+def study_name(name: str, date: str, changed: Mapping[str, tuple[str, str]]) -> str:
+    """The name of a study's run: its date, and what tells it from the study of this name before it."""
+    words = ", ".join(f"{key} {new}" for key, (_, new) in changed.items())
+    words = f" ({words})" if words else ""
+    return f"study {name} {date}{words if len(words) <= 80 else f'{words[:78]}…)'}"
+
+
+def experiment(experiment_id: str, *, data: str, headline: pd.DataFrame | None = None, last: str = "") -> str:
+    """Of an experiment. Its first line is all that the UI shows of it, until it is unfolded.
+
+    Args:
+        experiment_id: its own.
+        data: the study's parameter.
+        headline: of the last study that has one.
+        last: a link to that study's run.
+    """
+    shown = " · ".join(link(name, views.address(experiment_id, name)) for name in views.KEYS)
+    about = "\n".join(f"- **{key}**: {what}" for key, (_, what) in views.KEYS.items())
+    return _paragraphs(
+        [
+            f"Open: {shown}",
+            "Does the visual evidence behind a classifier change under fine-tuning? "
+            f"{_sentence(images_used(data))}",
+            about,
+            f"Last study: {last}" if last else "",
+            table(headline) if headline is not None else "",
+        ]
+    )
+
+
+def model(architecture: str, *, experiment: str) -> str:
+    """Of a registered model: one architecture of an experiment, a version a training."""
+    return (
+        f"{plain(architecture)}, fine-tuned in the experiment `{plain(experiment)}`. A version is one training: "
+        "the tag `seed` says which, the alias `s<seed>` is on the last of each seed, and tags such as "
+        "`layercam.iou20_median` say how far its evidence has moved since the transfer stage, by attribution "
+        "method."
+    )
+
+
+def model_version(architecture: str, seed: Any, *, experiment_id: str, train_run: str, data: str) -> str:
+    """Of a version: where it comes from, and what it takes."""
+    return _paragraphs(
+        [
+            f"{plain(architecture)}, seed {seed}, after fine-tuning, from "
+            f"{run_link('its train run', experiment_id, train_run)}; {images_used(data)}.",
+            "Its checkpoint is that run's artifact `checkpoints/fine_tuned.keras`, which "
+            "`mlflow.keras.load_model` gives; the one before fine-tuning, `transfer.keras`, is beside it. It "
+            "takes grey images, 0 to 255, [n, side, side, 1].",
+        ]
+    )

@@ -1,0 +1,82 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr.core.errors import InputError
+from cxr.report import methods
+
+
+def test_examples_are_chosen_by_rule():
+    table = pd.DataFrame(
+        {
+            "image_id": list("abcdefg"),
+            "label": ["x"] * 5 + ["y", "y"],
+            "iou20": [0.5, 0.9, 0.1, np.nan, 0.9, np.nan, np.nan],
+            "centroid_shift": [0.2, 0.1, 0.3, np.nan, 0.4, np.nan, np.nan],
+        }
+    )
+    chosen = methods.examples(table, "iou20")
+    assert chosen["label"].tolist() == ["x"] * 3, "a class of degenerate maps only has no example"
+    assert dict(zip(chosen["rule"], chosen["image_id"], strict=True)) == {
+        "least drift": "b",  # tied with e: the lower id
+        "median drift": "e",  # of b, e, a, c the lower middle one
+        "most drift": "c",
+    }
+    assert methods.examples(table, "centroid_shift")["image_id"].tolist() == ["b", "a", "e"]
+    with pytest.raises(InputError, match="gini_change has no direction"):
+        methods.examples(table, "gini_change")
+
+
+def test_thumbnails_come_in_the_order_asked_for(tmp_path):
+    images = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    methods.save_thumbnails(tmp_path / "t.npz", ["i", "j", "k"], images)
+    assert methods.thumbnails(tmp_path / "t.npz", np.array(["k", "i"]))[:, 0, 0].tolist() == [2, 0]
+    with pytest.raises(InputError, match="lacks image z"):
+        methods.thumbnails(tmp_path / "t.npz", np.array(["z"]))
+
+
+def test_settled_says_what_came_first():
+    course = pd.DataFrame(
+        {
+            "architecture": "A",
+            "method": ["fast"] * 4 + ["slow"] * 4,
+            "seed": 0,
+            "epoch": [0, 1, 2, 3] * 2,
+            "value": [1, 0.6, 0.55, 0.5, 1, 0.95, 0.9, 0.5],
+            "auc": [0.9, 0.93, 0.95, 0.96] + [0.9, 0.955, 0.95, 0.96],
+        }
+    )
+    table = methods.settled(course, auc_margin=0.02).set_index("method")
+    assert table.loc["fast", ["epoch_moved", "epoch_settled", "first"]].tolist() == [1, 2, "evidence"]
+    assert table.loc["slow", ["epoch_moved", "epoch_settled", "first"]].tolist() == [3, 1, "AUC"]
+    assert table["final_drift"].tolist() == [0.5, 0.5]
+
+
+def parameters(**changes):
+    values = dict.fromkeys(
+        ("dropout", "transfer_epochs", "transfer_learning_rate", "transfer_patience", "fine_tune_epochs"), "7"
+    )
+    values |= {"optimizer": "adam", "fine_tune_learning_rate": "0.0003", "fine_tune_from": "", "batch_size": "32"}
+    values |= {"batchnorm": "inference", "augmentation": "none", "noise_heads": "2", "image_size": "128"}
+    values |= {"data": "phantom", "phantom_images": "2000", "phantom_seed": "0", "lesion_contrast": "2.5"}
+    return values | {"shortcut": "none", "weights": "source", "architecture": "A", "seed": "0"} | changes
+
+
+def test_methods_are_written_from_the_parameters():
+    def text(**changes):
+        return methods.methods_text(
+            [parameters(**changes), parameters(**{"seed": "1", **changes})],
+            {"images": "correct", "explain": "true", "target_layer": "penultimate", "reference_draws": "4"},
+            compare={"level": 0.95, "n_boot": 2000, "primary_metric": "iou20"}
+            | {"auc_margin": 0.02, "centroid_margin": 0.05, "overlap_margin": 0.05},
+            counts=pd.DataFrame({"split": ["test"], "images": [500], "patients": [333]}),
+            versions={"keras": "3.15"},
+        )
+
+    plain = text()
+    assert "2000 procedurally drawn radiographs" in plain and "nothing in them is measured from patients" in plain
+    assert "test 500 (333 patients)" in plain and "seeds: 0, 1" in plain and "keras 3.15" in plain
+    assert "over new trainings and new patients" in plain and "Banerjee" in plain and "at 95%" in plain
+    assert "every layer trainable" in plain and "marker" not in plain
+    assert "a marker tells the class" in text(shortcut="transfer")
+    assert "images of `xrays`" in text(data="xrays") and "all up to `pool3` frozen" in text(fine_tune_from="pool3")

@@ -1,0 +1,530 @@
+"""Drift metrics: hand-worked small maps, SciPy and scikit-image as oracles, and properties."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage, stats
+from skimage.metrics import structural_similarity
+
+from cxr.core.errors import InputError
+from cxr.metrics import similarity
+
+SIGNED = [m.name for m in similarity.METRICS.values() if m.signed]
+SYMMETRIC = [m.name for m in similarity.METRICS.values() if not m.signed]
+TABLE = (
+    "centroid_shift peak_shift iou05 iou10 iou20 iou30 soft_iou pearson spearman ssim "
+    "gini_change entropy_change top10_energy_change"
+).split()
+RANGES = (
+    {name: (0, 1) for name in TABLE if name.startswith(("centroid", "peak", "iou", "soft"))}
+    | {name: (-1, 1) for name in ("pearson", "spearman", "ssim", *SIGNED)}
+)  # fmt: skip
+
+
+def relu_maps(n, h, w, seed=0):
+    return np.maximum(np.random.default_rng(seed).normal(size=(n, h, w)), 0).astype(np.float32)
+
+
+def one(t, f, size, names=None):
+    result = similarity.compare_maps(np.array([t]), np.array([f]), size=size, names=names)
+    return {name: value[0] for name, value in result.items()}
+
+
+# Values are multiples of 1/64 so that scaling and offsetting them below is exact.
+raw_maps = arrays(np.float32, (5, 6), elements=st.integers(0, 64).map(lambda k: k / 64)).filter(
+    lambda m: np.ptp(m) > 0
+)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def test_metrics_are_the_designs_table():
+    assert list(similarity.METRICS) == TABLE
+    assert SIGNED == ["gini_change", "entropy_change", "top10_energy_change"]
+    for name, metric in similarity.METRICS.items():
+        assert metric.name == name
+        assert metric.higher_is_more_stable is (None if metric.signed else metric.identical == 1.0)
+    assert set(similarity._SCORES) == set(similarity.METRICS)
+
+
+# ---------------------------------------------------------------- upsampling
+
+
+def test_upsample_by_hand():
+    # Two pixels to four: samples at -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1).
+    row = [0.0, 1.0, 3.0, 4.0]
+    np.testing.assert_array_equal(similarity.upsample(np.array([[[0.0, 4.0]]]), (1, 4)), [[row]])
+    both = similarity.upsample(np.array([[[0.0, 4.0], [8.0, 12.0]]]), 4)
+    np.testing.assert_array_equal(both[0], np.array(row) + np.array([[0.0], [2.0], [6.0], [8.0]]))
+    assert both.dtype == np.float32
+
+
+@pytest.mark.parametrize("h, w, size", [(14, 14, (224, 224)), (5, 7, (23, 40)), (1, 3, (4, 3)), (6, 6, (7, 6))])
+def test_upsample_equals_map_coordinates(h, w, size):
+    maps = np.random.default_rng(0).normal(size=(3, h, w)).astype(np.float32)
+    rows = (np.arange(size[0]) + 0.5) * h / size[0] - 0.5
+    columns = (np.arange(size[1]) + 0.5) * w / size[1] - 0.5
+    grid = np.meshgrid(rows, columns, indexing="ij")
+    expected = [ndimage.map_coordinates(m.astype(float), grid, order=1, mode="nearest") for m in maps]
+    np.testing.assert_allclose(similarity.upsample(maps, size), expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_upsample_equals_tensorflow():
+    tf = pytest.importorskip("tensorflow")
+    maps = relu_maps(3, 12, 14)
+    expected = tf.image.resize(maps[..., None], (224, 160), method="bilinear", antialias=False)[..., 0]
+    np.testing.assert_allclose(similarity.upsample(maps, (224, 160)), expected.numpy(), atol=2e-6)
+
+
+def test_upsample_to_the_same_grid_changes_nothing():
+    maps = relu_maps(2, 9, 8)
+    np.testing.assert_array_equal(similarity.upsample(maps, (9, 8)), maps)
+
+
+def test_upsample_keeps_plateaus_exact():
+    # A third is no binary fraction, and 7 to 50 gives weights that are none either.
+    maps = np.full((1, 7, 7), 1 / 3, np.float32)
+    assert np.unique(similarity.upsample(maps, 50)).tolist() == [np.float32(1 / 3)]
+
+
+@pytest.mark.parametrize("size", [7, (8, 7), (7, 8)])
+def test_downsampling_is_refused(size):
+    with pytest.raises(InputError, match="8x8"):
+        similarity.upsample(np.zeros((1, 8, 8)), size)
+
+
+@given(raw_maps)
+@settings(max_examples=50, deadline=None)
+def test_upsampling_never_makes_a_map_constant(m):
+    for size in ((5, 6), (6, 6), (7, 9)):
+        assert np.ptp(similarity.upsample(m[None], size)) > 0
+
+
+# ---------------------------------------------------------------- normalising and degenerate maps
+
+
+def test_normalise():
+    maps = np.array([[[2.0, 4.0], [3.0, 6.0]], [[5, 5], [5, 5]], [[0, np.nan], [1, 2]], [[0, np.inf], [1, 2]]])
+    out = similarity.normalise(maps)
+    np.testing.assert_array_equal(out[0], [[0, 0.5], [0.25, 1]])
+    assert np.isnan(out[1:]).all() and out.dtype == np.float32
+
+
+@pytest.mark.parametrize("value", [-np.inf, np.nan])
+def test_not_finite_without_warnings(value, recwarn):
+    maps = relu_maps(3, 4, 4)
+    maps[1, 2, 2] = value
+    maps[2] = value
+    assert similarity.degenerate(maps).tolist() == [False, True, True]
+    assert np.isnan(similarity.normalise(maps)[1:]).all()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("h, w, size", [(14, 14, 224), (5, 7, (23, 40)), (6, 6, 6)])
+def test_prepare_is_its_plain_definition_to_the_last_bit(h, w, size):
+    def plain(m):
+        m = m.astype(float)
+        return ((m - m.min()) / (m.max() - m.min())).astype(np.float32)
+
+    maps = relu_maps(6, h, w) + np.float32(0.3)
+    expected = [plain(up) for up in similarity.upsample(np.array([plain(m) for m in maps]), size)]
+    np.testing.assert_array_equal(similarity.prepare(maps, size), expected)
+
+
+def test_degenerate_ignores_vanished_maps_in_the_median():
+    base = np.array([[0.0, 1.0], [0.5, 0.25]])
+    stack = np.stack([base, 2 * base, 3 * base, 0 * base, 0 * base, 0 * base, 1.9e-6 * base, 2.1e-6 * base])
+    # Median range of the six that did not vanish: of 1, 2, 3, 1.9e-6, 2.1e-6 it is 1; hence 1e-6.
+    assert similarity.degenerate(stack).tolist() == [False] * 3 + [True] * 3 + [False] * 2
+    # Without the small ones' pull it is 2, hence 2e-6.
+    large = np.concatenate([stack, 2 * base[None], 3 * base[None], 3 * base[None]])
+    assert similarity.degenerate(large).tolist() == [False] * 3 + [True] * 4 + [False] * 4
+    assert similarity.degenerate(large, relative_range=0).tolist() == [False] * 3 + [True] * 3 + [False] * 5
+
+
+def test_degenerate_counts_range_not_height():
+    # A constant map of any height says nothing; neither does a ripple of 1e-7 on a height of 1.
+    base = np.array([[0.0, 1.0], [0.5, 0.25]])
+    assert similarity.degenerate(np.stack([base, base, 0 * base + 7, 1 + 1e-7 * base])).tolist() == [
+        False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_stack_of_only_vanished_maps():
+    assert similarity.degenerate(np.zeros((3, 4, 4))).all()
+    result = similarity.compare_maps(np.zeros((3, 4, 4)), relu_maps(3, 4, 4), size=8)
+    assert result["degenerate_transfer"].all() and not result["degenerate_fine_tuned"].any()
+    assert all(np.isnan(result[name]).all() for name in TABLE)
+
+
+def test_degenerate_pairs_are_nan_and_leave_the_others_alone():
+    t, f = relu_maps(5, 6, 6), relu_maps(5, 7, 7, seed=1)
+    clean = similarity.compare_maps(t, f, size=12)
+    t[1], f[3, 0, 0] = 0, np.nan
+    result = similarity.compare_maps(t, f, size=12)
+    assert result["degenerate_transfer"].tolist() == [False, True, False, False, False]
+    assert result["degenerate_fine_tuned"].tolist() == [False, False, False, True, False]
+    for name in TABLE:
+        assert result[name].dtype == np.float64
+        np.testing.assert_array_equal(result[name][[0, 2, 4]], clean[name][[0, 2, 4]])
+        assert np.isnan(result[name][[1, 3]]).all()
+
+
+# ---------------------------------------------------------------- values by hand
+
+T2, F2 = [[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]  # opposite corners of a 2x2 map
+UP = [[1.0, 0.5], [0.5, 0.0]]
+NO_SSIM = [name for name in TABLE if name != "ssim"]
+
+
+def test_rows_have_the_values_that_they_have_among_all():
+    t, f = np.random.default_rng(5).random((2, 24, 5, 5)).astype(np.float32)
+    t[3] = 0
+    f[10] *= 1e-8  # degenerate beside the others only
+    f[17] = np.nan
+    whole = similarity.compare_maps(t, f, size=16)
+    assert whole["degenerate_transfer"].sum() == 1 and whole["degenerate_fine_tuned"].sum() == 2
+    for rows in ([10], [17, 3, 0], list(range(0, 24, 2)), []):
+        for name, value in similarity.compare_maps(t, f, size=16, rows=np.array(rows, int)).items():
+            np.testing.assert_array_equal(value, whole[name][rows])
+
+
+def test_opposite_corners():
+    got = one(T2, F2, 2, NO_SSIM)
+    # Centroids and peaks at (0, 0) and (1, 1): sqrt 2 apart on a diagonal of sqrt 8.
+    assert got["centroid_shift"] == pytest.approx(0.5)
+    assert got["peak_shift"] == pytest.approx(0.5)
+    # k = 1 for every q (0.3 x 4 = 1.2): disjoint.
+    assert [got[f"iou{q}"] for q in ("05", "10", "20", "30")] == [0, 0, 0, 0]
+    assert got["soft_iou"] == 0
+    # Mean 1/4: cov = 0 - 4/16 = -1/4, var = 1 - 1/4 = 3/4.
+    assert got["pearson"] == pytest.approx(-1 / 3)
+    assert got["spearman"] == pytest.approx(-1 / 3)  # two-valued maps: ranks are affine in the values
+    assert got["gini_change"] == got["entropy_change"] == got["top10_energy_change"] == 0
+
+
+def test_concentration_by_hand():
+    got = one(T2, UP, 2, NO_SSIM)
+    # T: x = (0, 0, 0, 1): G = 2 * 4 / (4 * 1) - 5/4 = 3/4; entropy 0; top-1 holds everything.
+    # F: x = (0, .5, .5, 1), sum 2: G = 2 * (0 + 1 + 1.5 + 4) / (4 * 2) - 5/4 = 3/8.
+    assert got["gini_change"] == pytest.approx(3 / 8 - 3 / 4)
+    # p = (1/2, 1/4, 1/4): entropy 1.5 bits of 2.
+    assert got["entropy_change"] == pytest.approx(0.75)
+    assert got["top10_energy_change"] == pytest.approx(1 / 2 - 1)
+    # Centroid of F: rows (1.5, 0.5)/2 -> 0.25, columns alike; T at 0. The peak stays.
+    assert got["centroid_shift"] == pytest.approx(math.hypot(0.25, 0.25) / math.sqrt(8))
+    assert got["peak_shift"] == 0
+    assert got["soft_iou"] == pytest.approx(1 / 2)
+    # cov = 1/4 (1 * 1) - 1/4 * 1/2 = 1/8; var T = 3/16, var F = 1.5/4 - 1/4 = 1/8.
+    assert got["pearson"] == pytest.approx((1 / 8) / math.sqrt(3 / 16 / 8))
+    # Ranks T (4, 2, 2, 2), F (4, 2.5, 2.5, 1): centred dot 1.5*1.5 + .5*1.5 = 3; norms^2 3 and 4.5.
+    assert got["spearman"] == pytest.approx(3 / math.sqrt(3 * 4.5))
+
+
+def test_overlap_by_hand():
+    # 10 x 10 with all values different: T descends in row-major order, F starts 5 pixels later (cyclic).
+    t = np.arange(100, 0, -1.0).reshape(10, 10)
+    f = np.roll(t.ravel(), 5).reshape(10, 10)
+    got = one(t, f, 10)
+    for name, k in (("iou05", 5), ("iou10", 10), ("iou20", 20), ("iou30", 30)):
+        assert got[name] == pytest.approx((k - 5) / (k + 5)), name
+
+
+def test_ties_at_the_threshold_keep_areas_equal():
+    # 30 equal maxima, 20 wanted: the first 20 in row-major order. A threshold would take all 30.
+    t = np.zeros(100)
+    t[50:80] = 1.0
+    f = np.zeros(100)
+    f[60:80] = 1.0
+    got = one(t.reshape(10, 10), f.reshape(10, 10), 10)
+    assert got["iou20"] == pytest.approx(10 / 30)
+    # Zeros fill up to 30 from the front: T has 50..79; F has 60..79 and 0..9.
+    assert got["iou30"] == pytest.approx(20 / 40)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 3), (3, 0), (3, 3)])
+def test_peak_in_a_corner_is_treated_alike_in_all_corners(corner):
+    t, f = np.zeros((2, 4, 4))
+    t[corner] = f[1, 1] = f[1, 2] = f[2, 1] = f[2, 2] = 1.0
+    # Upsampled 4 -> 16, the corner's plateau is 2 x 2 pixels, mean 0.5 from the edge (at 7.5 - 7); F's is
+    # centred. Distance 7 in both directions of a 16 x 16 image.
+    assert one(t, f, 16)["peak_shift"] == pytest.approx(7 * math.sqrt(2) / (16 * math.sqrt(2)))
+
+
+def test_the_image_diagonal_normalises_rectangles():
+    t, f = np.zeros((2, 3, 4))
+    t[0, 0] = f[0, 3] = 1
+    got = one(t, f, (3, 4), NO_SSIM)
+    assert got["peak_shift"] == got["centroid_shift"] == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize(
+    "q, pixels, k", [(0.05, 224 * 224, 2509), (0.2, 50176, 10035), (0.3, 10, 3), (0.05, 4, 1), (0.05, 50, 2)]
+)
+def test_top_count(q, pixels, k):
+    assert similarity.top_count(q, pixels) == k
+
+
+# ---------------------------------------------------------------- independent implementations
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Ten pairs of rectified random maps, on different grids, prepared at 56 x 48, and their table."""
+    t, f = relu_maps(10, 14, 14), relu_maps(10, 12, 12, seed=1)
+    f[:5] = 0.7 * t[:5, 1:-1, 1:-1] + 0.3 * f[:5]
+    table = similarity.compare_maps(t, f, size=(56, 48))
+    return similarity.prepare(t, (56, 48)), similarity.prepare(f, (56, 48)), table
+
+
+def compare_with(pairs, name, reference, **tolerance):
+    t, f, table = pairs
+    expected = [reference(a.astype(float), b.astype(float)) for a, b in zip(t, f, strict=True)]
+    assert np.ptp(table[name]) > 0.005  # the pairs do differ
+    np.testing.assert_allclose(table[name], expected, **({"rtol": 1e-10, "atol": 1e-12} | tolerance))
+
+
+def test_many_tied_zeros_survive_preparing(pairs):
+    assert all((m == 0).sum() > 50 for m in pairs[0])
+
+
+def test_pearson_and_spearman_equal_scipy(pairs):
+    compare_with(pairs, "pearson", lambda a, b: stats.pearsonr(a.ravel(), b.ravel()).statistic)
+    compare_with(pairs, "spearman", lambda a, b: stats.spearmanr(a.ravel(), b.ravel()).statistic)
+
+
+def test_ssim_equals_scikit_image(pairs):
+    compare_with(pairs, "ssim", lambda a, b: structural_similarity(a, b, data_range=1))
+
+
+def test_ssim_at_the_smallest_size():
+    t, f = relu_maps(1, 7, 7)[0], relu_maps(1, 7, 7, seed=3)[0]
+    a, b = (similarity.normalise(m[None])[0].astype(float) for m in (t, f))
+    assert one(t, f, 7)["ssim"] == pytest.approx(structural_similarity(a, b, data_range=1), abs=1e-12)
+
+
+def test_centroid_and_peak_equal_ndimage(pairs):
+    diagonal = math.hypot(56, 48)
+    compare_with(
+        pairs,
+        "centroid_shift",
+        lambda a, b: math.dist(ndimage.center_of_mass(a), ndimage.center_of_mass(b)) / diagonal,
+    )
+    top = lambda m: np.argwhere(m == m.max()).mean(0)  # noqa: E731
+    compare_with(pairs, "peak_shift", lambda a, b: math.dist(top(a), top(b)) / diagonal)
+
+
+@pytest.mark.parametrize("name, q", [("iou05", 0.05), ("iou10", 0.1), ("iou20", 0.2), ("iou30", 0.3)])
+def test_iou_equals_sets(pairs, name, q):
+    def top(m):
+        return set(sorted(range(m.size), key=lambda i: (-m.ravel()[i], i))[: round(q * m.size)])
+
+    compare_with(pairs, name, lambda a, b: len(top(a) & top(b)) / len(top(a) | top(b)))
+
+
+@given(arrays(np.float32, (7, 9), elements=st.integers(0, 4).map(lambda k: k / 4)).filter(np.ptp))
+@settings(max_examples=60, deadline=None)
+def test_ranks_and_ssim_of_many_ties_and_few_windows(m):
+    a = similarity.normalise(m[None])[0]
+    b = relu_maps(1, 7, 9)[0]
+    got = one(a, b, (7, 9))
+    b = similarity.normalise(b[None])[0].astype(float)
+    assert got["spearman"] == pytest.approx(stats.spearmanr(a.ravel(), b.ravel()).statistic, abs=1e-12)
+    # 7x9 has three windows, all in the last row of windows.
+    assert got["ssim"] == pytest.approx(structural_similarity(a.astype(float), b, data_range=1), abs=1e-12)
+
+
+def test_soft_iou_and_concentration_equal_plain_definitions(pairs):
+    def gini(m):  # mean absolute difference over all ordered pairs, halved, over the mean
+        x = m.ravel()
+        return np.abs(x[:, None] - x[None]).mean() / (2 * x.mean())
+
+    entropy = lambda m: stats.entropy(m.ravel()) / math.log(m.size)  # noqa: E731
+    energy = lambda m: np.sort(m.ravel())[-round(0.1 * m.size) :].sum() / m.sum()  # noqa: E731
+    compare_with(pairs, "soft_iou", lambda a, b: np.minimum(a, b).sum() / np.maximum(a, b).sum())
+    compare_with(pairs, "gini_change", lambda a, b: gini(b) - gini(a), rtol=1e-8)
+    compare_with(pairs, "entropy_change", lambda a, b: entropy(b) - entropy(a), rtol=1e-8)
+    compare_with(pairs, "top10_energy_change", lambda a, b: energy(b) - energy(a), rtol=1e-8)
+
+
+def test_independent_maps_overlap_by_chance():
+    # q / (2 - q) = 1/9 at q = 0.2, up to the sampling of 200 pairs of 400 pixels.
+    rng = np.random.default_rng(0)
+    t, f = rng.random((2, 200, 20, 20))
+    got = similarity.compare_maps(t, f, size=20)
+    assert got["iou20"].mean() == pytest.approx(1 / 9, abs=0.01)
+    assert got["pearson"].mean() == pytest.approx(0, abs=0.01)
+
+
+# ---------------------------------------------------------------- properties
+
+
+@given(raw_maps)
+@settings(max_examples=40, deadline=None)
+def test_identical_maps(m):
+    got = one(m, m, 11)
+    for name, metric in similarity.METRICS.items():
+        assert got[name] == pytest.approx(metric.identical, abs=1e-12), name
+
+
+@given(raw_maps, raw_maps)
+@settings(max_examples=40, deadline=None)
+def test_ranges_and_swapping_the_stages(t, f):
+    forth, back = one(t, f, 11), one(f, t, 11)
+    for name, (low, high) in RANGES.items():
+        assert low <= forth[name] <= high, name
+    for name in SYMMETRIC:
+        assert forth[name] == pytest.approx(back[name], abs=1e-12), name
+    for name in SIGNED:
+        assert forth[name] == -back[name], name
+
+
+@given(raw_maps, raw_maps, st.integers(-20, 20), st.integers(-20, 20), st.integers(-64, 64), st.integers(-64, 64))
+@settings(max_examples=40, deadline=None)
+def test_scale_and_offset_of_the_raw_maps_change_nothing(t, f, scale_t, scale_f, offset_t, offset_f):
+    # Powers of two and 64ths: float32 holds the changed maps exactly, so the values must be equal exactly.
+    expected = one(t, f, 11)
+    scaled = [(np.float32(2.0) ** s) * (m + np.float32(o / 64)) for m, s, o in
+              ((t, scale_t, offset_t), (f, scale_f, offset_f))]  # fmt: skip
+    got = one(*scaled, 11)
+    assert got == expected
+
+
+def test_any_scale_and_offset_changes_next_to_nothing():
+    t, f = relu_maps(4, 14, 14).astype(float), relu_maps(4, 14, 14, seed=1).astype(float)
+    expected, got = (similarity.compare_maps(a, b, size=56) for a, b in ((t, f), (t * 0.3 + 1.7, f * 913.1 - 5)))
+    for name in TABLE:
+        np.testing.assert_allclose(got[name], expected[name], atol=2e-6, err_msg=name)
+
+
+@given(
+    arrays(np.float32, (5, 5), elements=st.integers(0, 64).map(lambda k: k / 64)).filter(np.any),
+    arrays(np.float32, (5, 5), elements=st.integers(0, 64).map(lambda k: k / 64)).filter(np.any),
+    st.integers(-3, 3),
+    st.integers(-3, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_common_shift_changes_nothing(t, f, down, right):
+    # The grid doubles, so a shift by one cell is one by two pixels. Zero borders of 8 cells, 16 pixels, hold
+    # the shift (6), the bilinear tail (1) and all SSIM windows that touch it (6).
+    t, f = np.pad(t, 8), np.pad(f, 8)
+    names = [name for name in TABLE if not name.startswith("iou")]
+    expected = one(t, f, 42, names)
+    got = one(np.roll(t, (down, right), (0, 1)), np.roll(f, (down, right), (0, 1)), 42, names)
+    for name in names:
+        assert got[name] == pytest.approx(expected[name], abs=1e-9), name
+
+
+def test_a_common_shift_keeps_the_overlap_of_untied_maps():
+    # The tie rule goes by position, so the overlap is shift-invariant where the top area holds no ties.
+    t, f = np.zeros((2, 15, 15), np.float32)
+    t[5:10, 5:10], f[5:10, 5:10] = np.random.default_rng(2).permutation(np.arange(1, 51)).reshape(2, 5, 5)
+    names = ["iou05", "iou10"]  # 2 x 5 % and 10 % of 900 pixels: 45 and 90, of 144 that are not zero
+    expected = one(t, f, 30, names)
+    assert 0 < expected["iou10"] < 1
+    assert one(np.roll(t, (2, -3), (0, 1)), np.roll(f, (2, -3), (0, 1)), 30, names) == expected
+
+
+def test_permuting_pixels_keeps_rank_and_overlap_without_ties():
+    rng = np.random.default_rng(0)
+    t, f = rng.random((2, 8, 8))
+    order = rng.permutation(64)
+    names = ["iou05", "iou10", "iou20", "iou30", "soft_iou", "pearson", "spearman", *SIGNED]
+    got = one(t.ravel()[order].reshape(8, 8), f.ravel()[order].reshape(8, 8), 8, names)
+    assert got == pytest.approx(one(t, f, 8, names), abs=1e-12)
+
+
+# ---------------------------------------------------------------- the call
+
+
+def test_workers_and_names_do_not_change_values():
+    t, f = relu_maps(7, 6, 6), relu_maps(7, 5, 5, seed=1)
+    t[2] = 0
+    whole = similarity.compare_maps(t, f, size=14)
+    assert list(whole) == [*TABLE, "degenerate_transfer", "degenerate_fine_tuned"]
+    for workers in (1, 2, 3, 20):
+        for name, value in similarity.compare_maps(t, f, size=14, workers=workers).items():
+            np.testing.assert_array_equal(value, whole[name])
+    some = similarity.compare_maps(t, f, size=14, names=("ssim", "iou20"))
+    assert list(some) == ["iou20", "ssim", "degenerate_transfer", "degenerate_fine_tuned"]
+    np.testing.assert_array_equal(some["iou20"], whole["iou20"])
+
+
+def test_the_default_number_of_workers_is_that_of_the_cores_or_of_what_a_study_allows(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    own = similarity._cores()
+    assert 1 <= own <= os.cpu_count()
+    for value, cores in (("1", 1), (str(own + 5), own), ("", own), ("0", own), ("4,2", own)):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert similarity._cores() == cores
+
+
+@pytest.mark.parametrize("n, workers, parts", [(0, 2, 0), (1, 4, 1), (10, 2, 2), (300, 2, 5)])
+def test_parts_are_short_and_cover_every_row_once(n, workers, parts):
+    seen = []
+    similarity.in_parts(lambda part: seen.append(part.tolist()), np.arange(n)[::-1], workers)
+    assert len(seen) == parts and sorted(sum(seen, [])) == list(range(n))
+
+
+def test_what_a_part_raises_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        similarity.in_parts(lambda part: 1 // 0, np.arange(100), 2)
+
+
+def test_inputs_are_left_as_they_were():
+    t, f = relu_maps(2, 6, 6), relu_maps(2, 6, 6, seed=1)
+    before = t.copy(), f.copy()
+    similarity.compare_maps(t, f, size=12)
+    np.testing.assert_array_equal((t, f), before)
+
+
+def test_no_pairs_give_empty_columns():
+    result = similarity.compare_maps(np.zeros((0, 6, 6)), np.zeros((0, 7, 7)), size=12)
+    assert {name: value.shape for name, value in result.items()} == dict.fromkeys(result, (0,))
+
+
+@pytest.mark.parametrize(
+    "t, f, options, message",
+    [
+        (np.zeros((2, 4, 4)), np.zeros((3, 4, 4)), {}, "2 transfer maps against 3"),
+        (np.zeros((4, 4)), np.zeros((1, 4, 4)), {}, r"transfer: expected a stack"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4, 1)), {}, r"fine_tuned: expected a stack"),
+        (np.zeros((1, 4, 4), complex), np.zeros((1, 4, 4)), {}, "real numbers"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 9, 9)), {}, "9x9"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": 6}, "SSIM"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": 0}, "positive"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": (8, 8, 3)}, "height, width"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"names": ["iou25"]}, "iou25"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"workers": 0}, "workers"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"relative_range": -1.0}, "relative_range"),
+    ],
+)
+def test_bad_input(t, f, options, message):
+    with pytest.raises(InputError, match=message):
+        similarity.compare_maps(t, f, **({"size": 8} | options))
+
+
+def test_score_refuses_different_sizes():
+    a, b = (
+        similarity.Features(similarity.prepare(relu_maps(1, 4, 4), 8)[0]),
+        similarity.Features(np.eye(9, dtype=np.float32)),
+    )
+    with pytest.raises(InputError, match="one size"):
+        similarity.score(a, b)
+
+
+def test_scoring_imports_neither_tensorflow_nor_mlflow():
+    import subprocess
+    import sys
+
+    heavy = "{'tensorflow', 'keras', 'mlflow'}"
+    code = f"import sys, cxr.metrics.similarity, cxr.statistics.bootstrap; print({heavy} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
