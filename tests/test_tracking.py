@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 
 from cxr import tracking
 from cxr.core.errors import InputError
@@ -109,9 +110,7 @@ def test_a_store_that_cannot_be_had_is_an_input_error_and_changes_nothing(store,
 
 
 def test_a_server_that_asks_for_a_password_is_not_taken_for_absent():
-    error = RuntimeError(
-        "API request to endpoint /x failed with error code 401 != 200. Response body: 'You are not'"
-    )
+    error = tracking.MlflowException("API request to endpoint /x failed", error_code=UNAUTHENTICATED)
     said = tracking._unreachable("http://x:1", error)
     assert "http://x:1 refuses (HTTP 401): set MLFLOW_TRACKING_USERNAME" in said and "no MLflow server" not in said
 

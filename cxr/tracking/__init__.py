@@ -53,6 +53,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "10")
 import mlflow
 import requests
 import tenacity
+import urllib3
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
@@ -64,6 +65,9 @@ if TYPE_CHECKING:
 # As Python ends, it looks through all objects once more for cycles: a second of every notebook, with MLflow and
 # TensorFlow loaded, for memory that goes anyway.
 atexit.register(gc.freeze)
+
+# It logs that it asks a server again, which nobody would see.
+urllib3.add_stderr_logger(logging.WARNING)
 
 STAGES: dict[str, str] = {
     "pretrain": "0_pretrain",
