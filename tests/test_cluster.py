@@ -142,7 +142,8 @@ def own_classes(tmp_path, monkeypatch):
         ({"cluster": "own_clusters.Unadaptive", "workers": 2}, 2),
     ],
 )
-def test_a_class_or_function_gives_a_cluster_that_ends_with_the_study(own_classes, keys, workers):
+def test_a_class_or_function_gives_a_cluster_that_ends_with_the_study(own_classes, keys, workers, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
     keys["options"] = {**THREADS, **keys.get("options", {})}
     with cluster.opened(own_classes(**keys), jobs=1, devices=0) as where:
         assert not where.embedded and where.slots >= 1
