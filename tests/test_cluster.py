@@ -146,7 +146,8 @@ def own_classes(tmp_path, monkeypatch):
         ({"cluster": "own_clusters.Unadaptive", "workers": 2}, 2),
     ],
 )
-def test_a_class_or_function_gives_a_cluster_that_ends_with_the_study(own_classes, keys, workers):
+def test_a_class_or_function_gives_a_cluster_that_ends_with_the_study(own_classes, keys, workers, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
     keys["options"] = {**THREADS, **keys.get("options", {})}
     with cluster.opened(own_classes(**keys), jobs=1, devices=0) as where:
         assert not where.embedded and where.slots >= 1
@@ -428,7 +429,7 @@ def _wait(condition, seconds=120):
 
 TABLE = """
 import hashlib, pandas as pd
-manifest = cxr_data.build_manifest(settings)
+manifest = loading.build_manifest(settings)
 tracking.log_table(manifest.assign(seed=settings.seed), "table.parquet")
 """
 
@@ -439,10 +440,13 @@ def tables(*, experiment="fake"):
     return {run.params["seed"]: tracking.read_table(run.run_id, "table.parquet") for run in runs}
 
 
-def assert_equal_tables(one, other):
-    assert one.keys() == other.keys() and len(one) == 2
-    for seed in one:
-        pd.testing.assert_frame_equal(one[seed], other[seed], check_exact=True)
+def assert_tables(params):
+    """They are what this process computes."""
+    manifest = loading.build_manifest(StudyParams.read(params))
+    found = tables()
+    assert found.keys() == {"0", "1"}
+    for seed, table in found.items():
+        pd.testing.assert_frame_equal(table, manifest.assign(seed=int(seed)), check_exact=True)
 
 
 @pytest.fixture
@@ -502,8 +506,7 @@ def test_a_study_on_two_workers_goes_on_when_one_is_killed(tmp_path, two_seeds, 
     assert sum("cxr.resumed_on" in run.tags for run in runs) == 1
     assert (tmp_path / "out" / "report.html").is_file()
     assert len(list((tmp_path / "out").glob("*.ipynb"))) == len(list((tmp_path / "out").glob("*.log"))) == 7
-    manifest = loading.build_manifest(StudyParams.read(params))
-    assert_equal_tables(tables(), {str(seed): manifest.assign(seed=seed) for seed in (0, 1)})
+    assert_tables(params)
 
     assert runner.run(StudyParams.read(params), params, {}, **shared) == 0
     assert "7 done already, 0 to run" in capsys.readouterr().out
@@ -514,9 +517,10 @@ def test_workers_that_cannot_do_the_work_are_named_before_it_starts(shared, host
     there = dataclasses.replace(shared, tracking_uri=hosts.uri)
     missing = next(Path(name) for name in shared.files if name.endswith(".png"))
     with cluster.opened(hosts.scheduler, jobs=0, devices=0) as found:
+        found.client.wait_for_workers(2, timeout=60)
         with pytest.raises(InputError, match=r"the worker tcp://.*another version of the package"):
             cluster.check_workers(found, dataclasses.replace(there, version="other"))
-        with pytest.raises(InputError, match=r"the worker tcp://.*no MLflow server answers .*environment"):
+        with pytest.raises(InputError, match=r"worker tcp://.*in its environment: no MLflow server answers at"):
             cluster.check_workers(found, dataclasses.replace(there, tracking_uri="http://127.0.0.1:9"))
         content = missing.read_bytes()
         missing.unlink()
@@ -553,17 +557,13 @@ def test_a_worker_that_joins_later_is_checked_at_its_first_step(tmp_path, two_se
 
 
 @pytest.mark.slow
-def test_a_cluster_of_two_processes_gives_what_a_local_study_gives(tmp_path, two_seeds, capsys, monkeypatch):
-    notebooks = write_notebooks(tmp_path / "notebooks", train=TABLE)
+def test_a_study_on_a_cluster_of_two_processes_from_a_file(tmp_path, two_seeds, capsys, monkeypatch):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    file = PROJECT / "params" / "clusters" / "local.yaml"
-    found = []
-    for name, scheduler in (("local", "local"), ("file", str(file))):
-        uri = f"sqlite:///{tmp_path}/{name}/mlflow.db"
-        options = {"out": tmp_path / f"out_{name}", "notebooks": notebooks, "tracking_uri": uri}
-        assert runner.run(StudyParams.read(two_seeds), two_seeds, {}, **options, scheduler=scheduler) == 0
-        assert "  2 at a time; dashboard: http://127.0.0.1" in capsys.readouterr().out
-        assert len(list((tmp_path / f"out_{name}").glob("*.ipynb"))) == 7
-        found.append(tables())
-    assert_equal_tables(*found)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store/mlflow.db")
+    options = {"out": Path("out"), "notebooks": write_notebooks(tmp_path / "notebooks", train=TABLE)}
+    options["scheduler"] = str(PROJECT / "params" / "clusters" / "local.yaml")
+    assert runner.run(StudyParams.read(two_seeds), Path("study.yaml"), {}, **options) == 0
+    assert "  2 at a time; dashboard: http://127.0.0.1" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").glob("*.ipynb"))) == 7
+    assert_tables(two_seeds)

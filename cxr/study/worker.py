@@ -135,9 +135,9 @@ class Notebooks(WorkerPlugin):
             others = [other for other, count in self.stores.items() if count and other != uri]
             if others:
                 raise InputError(f"this worker is busy with the store {others[0]}: use other workers, or wait")
-            self.stores[uri] = self.stores.get(uri, 0) + 1
             if os.environ.get("MLFLOW_TRACKING_URI") != uri:
                 tracking.connect(uri)
+            self.stores[uri] = self.stores.get(uri, 0) + 1
         try:
             yield
         finally:
@@ -154,7 +154,7 @@ class Notebooks(WorkerPlugin):
             with self.using(shared.tracking_uri):
                 self.checked.add(shared.runner)
         except InputError as error:
-            return f"{error}, in the environment of the worker"
+            return f"in its environment: {error}"
         return ""
 
 
