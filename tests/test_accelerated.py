@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_training import BASE, images_and_labels, make
+from test_stages import BASE, images_and_labels, make
 
 from cxr.attribution import cams
 from cxr.core.errors import InputError

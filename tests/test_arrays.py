@@ -118,15 +118,15 @@ def test_a_pass_over_all_rows_allocates_a_batch():
     code = """
         import sys
         import numpy as np
-        from cxr import store
+        from cxr.core import arrays
 
         def allocated():
             with open("/proc/self/status") as file:
                 return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) << 10
 
         block = np.random.default_rng(0).integers(0, 256, (64, 2**14), np.uint8)  # 1 MiB
-        mapped = store.temporary((6400, 2**14), np.uint8, (block for _ in range(100)))
-        subset = store.Subset(mapped, np.arange(6400))
+        mapped = arrays.temporary((6400, 2**14), np.uint8, (block for _ in range(100)))
+        subset = arrays.Subset(mapped, np.arange(6400))
         before = allocated()
         most, order = 0, np.random.default_rng(0).permutation(6400)
         for rows in np.split(order, 100):

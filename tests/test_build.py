@@ -115,7 +115,7 @@ def test_shipped_weights_load_and_match_their_record(name):
 
 
 def test_shipped_weights_are_small():
-    files = list((build.resources.files("cxr") / "weights").iterdir())
+    files = list((build.resources.files("cxr.models") / "pretrained").iterdir())
     assert sum(file.stat().st_size for file in files) < 8e6
 
 

@@ -309,7 +309,7 @@ def test_values_are_the_score_runs_own(explorer):
     less = others["gini_change"].abs() < abs(row["gini_change"])
     assert view.values.loc["gini_change", "drifts_more"] == pytest.approx(less.mean())
     np.testing.assert_allclose(
-        explore_view.drift.score(*map(explore_view.Features, (view.transfer, view.fine_tuned)))["ssim"],
+        similarity.score(*map(explore_view.Features, (view.transfer, view.fine_tuned)))["ssim"],
         row["ssim"],
     )
 
