@@ -32,11 +32,11 @@ def arm(moment):
     elif moment == "in a head":
         arm_batch("head_0", epoch=3)
     elif moment == "in epoch 1":
-        arm_batch("fine_tuned", epoch=1)
+        arm_batch("fine_tuning", epoch=1)
     elif moment == "in epoch 2":
-        arm_batch("fine_tuned", epoch=2)
+        arm_batch("fine_tuning", epoch=2)
     elif moment == "in epoch 3":
-        arm_batch("fine_tuned", epoch=3)
+        arm_batch("fine_tuning", epoch=3)
     elif moment == "while writing":
         to_disk = checkpointing._to_disk
 
@@ -48,7 +48,7 @@ def arm(moment):
         checkpointing._to_disk = half
     elif moment == "after the last epoch":
         save_end = stages._Saver.save_end
-        stages._Saver.save_end = lambda self: kill() if self.part == "fine_tuned" else save_end(self)
+        stages._Saver.save_end = lambda self: kill() if self.part == "fine_tuning" else save_end(self)
 
 
 def arm_batch(part, epoch):
@@ -83,15 +83,15 @@ def train(folder, settings, moment):
             saved.keep(f"epoch_{epoch:03d}", lambda path: path.write_text(build.sha256_weights(model)))
 
     stage_1 = stages.transfer(model, *sets, settings, backup=saved)
-    transfer = build.sha256_weights(model)
+    weights_before = build.sha256_weights(model)
     if moment == "between the stages":
         kill()
-    fine_tuned = stages.fine_tune(model, *sets, settings, on_epoch=on_epoch, backup=saved)
+    history = stages.fine_tune(model, *sets, settings, on_epoch=on_epoch, backup=saved)
     return {
-        "transfer": transfer,
-        "fine_tuned": build.sha256_weights(model),
+        "before": weights_before,
+        "after": build.sha256_weights(model),
         "seeds": [np.asarray(v).tolist() for v in model.variables if "seed" in v.path],
-        "histories": [t.drop(columns="seconds").to_dict("list") for t in (stage_1.history, fine_tuned)],
+        "histories": [t.drop(columns="seconds").to_dict("list") for t in (stage_1.history, history)],
         "heads": [[np.asarray(a, np.float64).tolist() for a in head] for head in stage_1.heads],
         "epochs": epochs,
         "resumed": saved.resumed if saved else {},

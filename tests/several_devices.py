@@ -34,7 +34,7 @@ def main(devices, kind=""):
         batch_size=32,  # all: with several devices Keras draws an order more, and the batches are others
         transfer_epochs=8,
         fine_tune_epochs=4,
-        noise_heads=1,
+        extra_heads=1,
         deterministic=not kind,
         xla=kind == "xla",
         devices=devices,
@@ -45,8 +45,8 @@ def main(devices, kind=""):
     optimizers = []
     real = stages._optimizer
     stages._optimizer = lambda *arguments: optimizers.append(real(*arguments)) or optimizers[-1]
-    transfer = stages.transfer(model, *sets, settings).history
-    fine_tuned = stages.fine_tune(model, *sets, settings)
+    transfer_history = stages.transfer(model, *sets, settings).history
+    fine_tuning = stages.fine_tune(model, *sets, settings)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "x.keras")
         loaded = keras.models.load_model(Path(folder) / "x.keras")
@@ -55,8 +55,8 @@ def main(devices, kind=""):
             {
                 "replicas": model.distribute_strategy.num_replicas_in_sync,
                 "optimizer": type(optimizers[-1]).__name__,
-                "transfer": transfer[["loss", "val_loss"]].to_numpy().tolist(),
-                "fine_tuned": fine_tuned[["loss", "val_loss"]].to_numpy().tolist(),
+                "transfer": transfer_history[["loss", "val_loss"]].to_numpy().tolist(),
+                "fine_tuning": fine_tuning[["loss", "val_loss"]].to_numpy().tolist(),
                 "probabilities": stages.predict(model, images[:13], 5).tolist(),
                 "loaded": stages.predict(loaded, images[:13], 5).tolist(),
             }

@@ -67,7 +67,7 @@ def trained(sets, **changes):
 def test_mixed_training_leaves_a_float32_model(sets, precision, tmp_path):
     model, history, seen = trained(sets, precision=precision)
     plain, plain_history, _ = trained(sets)
-    assert seen == [{"float32"}] * 2  # so that a checkpoint on the way is one too
+    assert seen == [{"float32"}] * 2  # so that a checkpoint during fine-tuning is one too
     assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
     assert {weight.dtype for weight in model.weights if "seed" not in weight.path} == {"float32"}
     assert not np.array_equal(model.get_weights()[0], plain.get_weights()[0])
@@ -125,7 +125,7 @@ def test_two_virtual_devices_train_as_one(tmp_path):
     assert (one["replicas"], two["replicas"]) == (1, 2)
     assert one["optimizer"] == "FlatAdam" and two["optimizer"] == "Adam"
     # sums in another order, of whole batches, so that each device's half weighs the same
-    for stage in ("transfer", "fine_tuned"):
+    for stage in ("transfer", "fine_tuning"):
         np.testing.assert_allclose(two[stage], one[stage], rtol=2e-3)
     np.testing.assert_allclose(two["probabilities"], one["probabilities"], atol=5e-3)
     # a checkpoint of several devices is one of one
@@ -135,5 +135,5 @@ def test_two_virtual_devices_train_as_one(tmp_path):
 @pytest.mark.slow
 def test_xla_trains_as_without():
     plain, compiled = elsewhere(0, "plain"), elsewhere(0, "xla")
-    for stage in ("transfer", "fine_tuned"):
+    for stage in ("transfer", "fine_tuning"):
         np.testing.assert_allclose(compiled[stage], plain[stage], rtol=2e-3)

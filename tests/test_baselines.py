@@ -1,4 +1,4 @@
-"""Reference levels: partners by rule, brute force over all pairs, the torus null, and the noise floor."""
+"""Baselines: partners by rule, brute force over all pairs, the torus null, and two heads."""
 
 import weakref
 
@@ -30,7 +30,7 @@ def features(m, size):
 def levels(t, f, label=None, patient=None, **options):
     label = np.zeros(len(t), int) if label is None else label
     patient = np.arange(len(t)) if patient is None else patient
-    return baselines.reference_levels(t, f, label, patient, **({"size": 8} | options))
+    return baselines.baselines(t, f, label, patient, **({"size": 8} | options))
 
 
 # ---------------------------------------------------------------- partners
@@ -100,7 +100,7 @@ def test_partners_bad_input(label, patient, draws, message):
 # ---------------------------------------------------------------- shuffled
 
 
-def test_shuffled_is_the_mean_over_partners():
+def test_two_patients_is_the_mean_over_partners():
     t, f = relu_maps(12, 5, 5), relu_maps(12, 6, 6, seed=1)
     label, patient = np.arange(12) % 2, np.arange(12) // 3
     got = levels(t, f, label, patient, draws=2, rng_seed=7, size=9)
@@ -109,7 +109,7 @@ def test_shuffled_is_the_mean_over_partners():
         scores = [similarity.score(features(t[i], 9), features(f[j], 9)) for j in table[i]]
         for name in similarity.METRICS:
             pair = [abs(s[name]) if name in SIGNED else s[name] for s in scores]
-            assert got[f"{name}_shuffled"][i] == pytest.approx(np.mean(pair), abs=1e-12), name
+            assert got[f"{name}_two_patients"][i] == pytest.approx(np.mean(pair), abs=1e-12), name
 
 
 def test_with_all_eligible_as_partners_row_order_is_irrelevant():
@@ -119,41 +119,44 @@ def test_with_all_eligible_as_partners_row_order_is_irrelevant():
     base = levels(t, f, label, patient, draws=9)
     moved = levels(t[order], f[order], label[order], patient[order], draws=9)
     for name in similarity.METRICS:
-        np.testing.assert_allclose(moved[f"{name}_shuffled"], base[f"{name}_shuffled"][order], atol=1e-12)
+        np.testing.assert_allclose(moved[f"{name}_two_patients"], base[f"{name}_two_patients"][order], atol=1e-12)
 
 
-def test_signed_references_are_absolute():
+def test_signed_baselines_are_absolute():
     # Gini of one pixel of four 3/4; of (0, .5, .5, 1) 3/8. Three patients: F of both others is the second map.
     one, wide = [[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.5], [0.5, 0.0]]
     t, f = np.array([one, wide, one]), np.array([wide, wide, wide])
     got = levels(t, f, size=2, names=["gini_change"], draws=2)
-    np.testing.assert_allclose(got["gini_change_shuffled"], [3 / 8, 0, 3 / 8], atol=1e-7)
+    np.testing.assert_allclose(got["gini_change_two_patients"], [3 / 8, 0, 3 / 8], atol=1e-7)
     # A map that keeps its values keeps its concentration (no upsampling here).
     np.testing.assert_allclose(got["gini_change_chance"], [3 / 8, 0, 3 / 8], atol=1e-7)
-    floor = baselines.floor(t, [np.array([wide, one, one])], size=2, names=["gini_change"])
-    np.testing.assert_allclose(floor["gini_change_floor"], [3 / 8, 3 / 8, 0], atol=1e-7)
+    two_heads = baselines.floor(t, [np.array([wide, one, one])], size=2, names=["gini_change"])
+    np.testing.assert_allclose(two_heads["gini_change_two_heads"], [3 / 8, 3 / 8, 0], atol=1e-7)
 
 
-def test_degenerate_maps_are_left_out():
+def test_empty_maps_are_left_out():
     t, f = relu_maps(6, 5, 5), relu_maps(6, 5, 5, seed=1)
     patient = [0, 1, 2, 3, 4, 4]
     t[0], f[1] = 0, 0
-    got = levels(t, f, [0, 0, 0, 0, 1, 1], patient, names=["iou20", "pearson"], draws=3)
-    plain = similarity.compare_maps(t, f, size=8, names=["iou20"])["iou20"]
+    got = levels(t, f, [0, 0, 0, 0, 1, 1], patient, names=["overlap", "pearson"], draws=3)
+    plain = similarity.compare_maps(t, f, size=8, names=["overlap"])["overlap"]
     assert np.isnan(plain).tolist() == [True, True] + [False] * 4
-    assert np.isnan(got["iou20_chance"]).tolist() == np.isnan(plain).tolist()
+    assert np.isnan(got["overlap_chance"]).tolist() == np.isnan(plain).tolist()
     # Images 4 and 5 are of one patient: no partner.
-    assert np.isnan(got["iou20_shuffled"]).tolist() == [True, True, False, False, True, True]
+    assert np.isnan(got["overlap_two_patients"]).tolist() == [True, True, False, False, True, True]
     # F of 1 is empty, T of 0 is, which does not spoil F of 0: partners of 2 are 0 and 3.
     pairs = [similarity.score(features(t[2], 8), features(f[j], 8))["pearson"] for j in (0, 3)]
-    assert got["pearson_shuffled"][2] == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert got["pearson_two_patients"][2] == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
-def test_only_degenerate_partners_give_nan():
+def test_only_empty_partners_give_nan():
     t, f = relu_maps(2, 5, 5), relu_maps(2, 5, 5, seed=1)
     f[1] = np.nan
-    got = levels(t, f, names=["iou20"])
-    assert np.isnan(got["iou20_shuffled"]).all() and np.isnan(got["iou20_chance"]).tolist() == [False, True]
+    got = levels(t, f, names=["overlap"])
+    assert np.isnan(got["overlap_two_patients"]).all() and np.isnan(got["overlap_chance"]).tolist() == [
+        False,
+        True,
+    ]
 
 
 # ---------------------------------------------------------------- chance
@@ -177,7 +180,7 @@ def test_over_all_moves_the_intersection_is_exactly_that_of_independent_areas():
     t, f = rng.random((2, 5, 5))
     k = similarity.top_count(0.2, 25)
     ious = [
-        similarity.score(features(t, 5), features(baselines._moved(f, s, d, r), 5), ["iou20"])["iou20"]
+        similarity.score(features(t, 5), features(baselines._moved(f, s, d, r), 5), ["overlap"])["overlap"]
         for s in range(8)
         for d in range(5)
         for r in range(5)
@@ -190,12 +193,12 @@ def test_chance_draws_every_move_equally_often(monkeypatch):
     drawn = []
     monkeypatch.setattr(baselines, "_moved", lambda raw, *move: drawn.append(move) or raw)
     t = relu_maps(60, 2, 2)
-    levels(t, t, size=4, names=["iou20"], draws=20)
+    levels(t, t, size=4, names=["overlap"], draws=20)
     counts = np.unique(drawn, axis=0, return_counts=True)[1]
     assert len(counts) == 8 * 2 * 2 and stats.chisquare(counts).pvalue > 0.01
     for maps, size in ((relu_maps(60, 2, 3), 4), (t, (4, 5))):  # no transposition
         drawn.clear()
-        levels(maps, maps, size=size, names=["iou20"], draws=4)
+        levels(maps, maps, size=size, names=["overlap"], draws=4)
         assert {move[0] for move in drawn} == {0, 1, 2, 3}
 
 
@@ -205,28 +208,28 @@ def test_chance_of_the_top_areas_overlap():
     rng = np.random.default_rng(1)
     prior = 4 * blobs(rng, 1, 20)
     t, f = prior + blobs(rng, 250, 20), prior + blobs(rng, 250, 20)
-    names = ["iou20", "pearson"]
+    names = ["overlap", "pearson"]
     plain = similarity.compare_maps(t, f, size=20, names=names)
     got = levels(t, f, size=20, names=names, draws=1)
-    assert plain["iou20"].mean() > 0.6
-    share = 2 * got["iou20_chance"] / (1 + got["iou20_chance"])
+    assert plain["overlap"].mean() > 0.6
+    share = 2 * got["overlap_chance"] / (1 + got["overlap_chance"])
     assert abs(share.mean() - 0.2) < 3 * stats.sem(share)
     assert abs(got["pearson_chance"].mean()) < 3 * stats.sem(got["pearson_chance"])
     # IoU is convex in the intersection: compact areas lie above q / (2 - q), though not far.
-    assert 0.2 / 1.8 < got["iou20_chance"].mean() < 0.17
+    assert 0.2 / 1.8 < got["overlap_chance"].mean() < 0.17
 
 
 def test_chance_of_scattered_areas_is_q_over_2_minus_q():
     t, f = np.random.default_rng(2).random((2, 150, 20, 20))
-    got = levels(t, f, size=20, names=["iou05", "iou20", "iou30"], draws=2)
-    for name, q in (("iou05", 0.05), ("iou20", 0.2), ("iou30", 0.3)):
-        for level in ("chance", "shuffled"):
+    got = levels(t, f, size=20, names=["overlap_q05", "overlap", "overlap_q30"], draws=2)
+    for name, q in (("overlap_q05", 0.05), ("overlap", 0.2), ("overlap_q30", 0.3)):
+        for level in ("chance", "two_patients"):
             assert got[f"{name}_{level}"].mean() == pytest.approx(q / (2 - q), abs=0.006), (name, level)
 
 
 def test_chance_of_a_row_does_not_depend_on_other_rows():
     t, f = relu_maps(5, 5, 5), relu_maps(5, 5, 5, seed=1)
-    base = levels(t, f, names=["iou20", "pearson"])
+    base = levels(t, f, names=["overlap", "pearson"])
     changed = levels(
         np.concatenate([t[:3], 2 * relu_maps(4, 5, 5, seed=8)]),
         np.concatenate([f[:3], relu_maps(4, 5, 5, seed=9)]),
@@ -240,44 +243,44 @@ def test_chance_of_a_row_does_not_depend_on_other_rows():
 # ---------------------------------------------------------------- what the levels tell apart
 
 
-def test_independent_maps_have_shuffled_near_chance_and_near_plain():
+def test_independent_maps_have_two_patients_near_chance_and_near_plain():
     rng = np.random.default_rng(3)
     t, f = blobs(rng, 150, 14), blobs(rng, 150, 14)
-    got = levels(t, f, size=14, names=["iou20", "ssim"])
-    plain = similarity.compare_maps(t, f, size=14, names=["iou20", "ssim"])
-    for name in ("iou20", "ssim"):
-        chance, shuffled = got[f"{name}_chance"], got[f"{name}_shuffled"]
-        se = np.hypot(stats.sem(chance), stats.sem(shuffled))
-        assert abs(chance.mean() - shuffled.mean()) < 4 * se
-        assert abs(plain[name].mean() - shuffled.mean()) < 4 * stats.sem(plain[name])
+    got = levels(t, f, size=14, names=["overlap", "ssim"])
+    plain = similarity.compare_maps(t, f, size=14, names=["overlap", "ssim"])
+    for name in ("overlap", "ssim"):
+        chance, two_patients = got[f"{name}_chance"], got[f"{name}_two_patients"]
+        se = np.hypot(stats.sem(chance), stats.sem(two_patients))
+        assert abs(chance.mean() - two_patients.mean()) < 4 * se
+        assert abs(plain[name].mean() - two_patients.mean()) < 4 * stats.sem(plain[name])
 
 
-def test_a_common_prior_raises_shuffled_and_retained_discounts_it():
+def test_a_common_prior_raises_two_patients_and_the_correction_discounts_it():
     rng = np.random.default_rng(4)
     prior, own = 2 * blobs(rng, 1, 14), blobs(rng, 100, 14)
     noise = lambda: 0.5 * blobs(rng, 100, 14)  # noqa: E731
-    options = {"size": 14, "names": ["iou20"]}
+    options = {"size": 14, "names": ["overlap"]}
     # The prior alone: much overlap, none of it the image's own.
     t, f = prior + noise(), prior + noise()
-    bare = similarity.compare_maps(t, f, **options)["iou20"]
+    bare = similarity.compare_maps(t, f, **options)["overlap"]
     got = levels(t, f, **options)
-    shuffled, chance = got["iou20_shuffled"].mean(), got["iou20_chance"].mean()
-    assert bare.mean() > 0.5 and shuffled > 0.5 > 0.2 > chance
-    error = stats.sem(bare - got["iou20_shuffled"]) / (1 - shuffled)
-    assert abs(baselines.retained(bare.mean(), shuffled)) < 3 * error < 0.15
+    two_patients, chance = got["overlap_two_patients"].mean(), got["overlap_chance"].mean()
+    assert bare.mean() > 0.5 and two_patients > 0.5 > 0.2 > chance
+    error = stats.sem(bare - got["overlap_two_patients"]) / (1 - two_patients)
+    assert abs(baselines.corrected(bare.mean(), two_patients)) < 3 * error < 0.15
     # Evidence of the image's own beside it: more than patients share.
     t, f = prior + 3 * own + noise(), prior + 3 * own + noise()
-    kept = similarity.compare_maps(t, f, **options)["iou20"].mean()
-    assert baselines.retained(kept, levels(t, f, **options)["iou20_shuffled"].mean()) > 0.5
+    kept = similarity.compare_maps(t, f, **options)["overlap"].mean()
+    assert baselines.corrected(kept, levels(t, f, **options)["overlap_two_patients"].mean()) > 0.5
 
 
 def test_levels_by_class():
-    # Class 0 has one prior, class 1 none: shuffled must be drawn within the class.
+    # Class 0 has one prior, class 1 none: partners must be drawn within the class.
     rng = np.random.default_rng(5)
     label = np.arange(80) % 2
     prior = 3 * blobs(rng, 1, 12) * (label == 0)[:, None, None]
     t, f = prior + blobs(rng, 80, 12), prior + blobs(rng, 80, 12)
-    got = levels(t, f, label, size=12, names=["iou20"])["iou20_shuffled"]
+    got = levels(t, f, label, size=12, names=["overlap"])["overlap_two_patients"]
     assert got[label == 0].mean() > got[label == 1].mean() + 0.2
 
 
@@ -288,15 +291,17 @@ def test_columns_names_and_repeatability():
     t, f = relu_maps(6, 5, 5), relu_maps(6, 5, 5, seed=1)
     before = t.copy(), f.copy()
     whole = levels(t, f)
-    assert list(whole) == [f"{name}_{level}" for name in similarity.METRICS for level in ("shuffled", "chance")]
+    assert list(whole) == [
+        f"{name}_{level}" for name in similarity.METRICS for level in ("two_patients", "chance")
+    ]
     assert all(v.dtype == np.float64 and v.shape == (6,) for v in whole.values())
-    some = levels(t, f, names=["ssim", "iou20"])
-    assert list(some) == ["iou20_shuffled", "iou20_chance", "ssim_shuffled", "ssim_chance"]
+    some = levels(t, f, names=["ssim", "overlap"])
+    assert list(some) == ["overlap_two_patients", "overlap_chance", "ssim_two_patients", "ssim_chance"]
     for name, value in some.items():
         np.testing.assert_array_equal(value, whole[name])
     assert any((levels(t, f, rng_seed=1)[name] != whole[name]).any() for name in whole)
     np.testing.assert_array_equal((t, f), before)
-    assert levels(t[:0], f[:0], names=["iou20"])["iou20_chance"].shape == (0,)
+    assert levels(t[:0], f[:0], names=["overlap"])["overlap_chance"].shape == (0,)
 
 
 def test_workers_do_not_change_values():
@@ -326,9 +331,9 @@ def test_prepared_maps_are_reused_and_do_not_pile_up(monkeypatch):
     monkeypatch.setattr(baselines, "Features", Counted)
     n, draws = 60, 3
     levels(
-        relu_maps(n, 5, 5), relu_maps(n, 5, 5, seed=1), np.arange(n) % 2, names=["iou20"], draws=draws, workers=1
+        relu_maps(n, 5, 5), relu_maps(n, 5, 5, seed=1), np.arange(n) % 2, names=["overlap"], draws=draws, workers=1
     )
-    # A transfer map each, a moved one each draw, a fine-tuned one each and again where a ring closes.
+    # A map before each, a moved one each draw, a map after each and again where a ring closes.
     assert made[0] <= n + n * draws + n + 2 * draws
     assert most[0] <= 2 * draws + 3
 
@@ -336,11 +341,11 @@ def test_prepared_maps_are_reused_and_do_not_pile_up(monkeypatch):
 @pytest.mark.parametrize(
     "t, f, label, options, message",
     [
-        (np.ones((2, 4, 4)), np.ones((3, 4, 4)), [0, 0], {}, "2 transfer maps against 3"),
+        (np.ones((2, 4, 4)), np.ones((3, 4, 4)), [0, 0], {}, "2 maps before against 3"),
         (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0, 0], {}, "2 maps, but 3 labels"),
-        (np.ones((4, 4)), np.ones((2, 4, 4)), [0, 0], {}, "expected a stack"),
+        (np.ones((4, 4)), np.ones((2, 4, 4)), [0, 0], {}, "expected a set"),
         (np.ones((2, 4, 4)), np.ones((2, 9, 9)), [0, 0], {}, "9x9"),
-        (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"names": ["iou25"]}, "iou25"),
+        (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"names": ["overlap_q25"]}, "overlap_q25"),
         (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"draws": 0}, "draws"),
         (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"size": 6}, "SSIM"),
     ],
@@ -350,44 +355,44 @@ def test_bad_input(t, f, label, options, message):
         levels(t, f, label, np.arange(len(label)), **options)
 
 
-# ---------------------------------------------------------------- noise floor and the index
+# ---------------------------------------------------------------- two heads and the corrected overlap
 
 
-def test_floor_is_the_mean_over_other_seeds():
+def test_two_heads_is_the_mean_over_other_seeds():
     t, a, b = (relu_maps(5, 4, 4, seed=k) for k in range(3))
     t[0], a[1], b[1], b[2] = 0, 0, np.nan, 0
     got = baselines.floor(t, [a, b], size=9)
-    assert list(got) == [f"{name}_floor" for name in similarity.METRICS]
+    assert list(got) == [f"{name}_two_heads" for name in similarity.METRICS]
     to_a, to_b = (similarity.compare_maps(t, other, size=9) for other in (a, b))
     for name in similarity.METRICS:
         x, y = (np.abs(v[name]) if name in SIGNED else v[name] for v in (to_a, to_b))
         expected = [np.nan, np.nan, x[2], (x[3] + y[3]) / 2, (x[4] + y[4]) / 2]
-        np.testing.assert_allclose(got[f"{name}_floor"], expected, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(got[f"{name}_two_heads"], expected, atol=1e-12, err_msg=name)
 
 
-def test_floor_of_the_same_maps_is_identity():
+def test_two_heads_of_the_same_maps_is_identity():
     t = relu_maps(3, 5, 5)
     got = baselines.floor(t, [t, 2 * t], size=8)
     for name, metric in similarity.METRICS.items():
-        np.testing.assert_allclose(got[f"{name}_floor"], metric.identical, atol=1e-12)
+        np.testing.assert_allclose(got[f"{name}_two_heads"], metric.identical, atol=1e-12)
 
 
-def test_floor_bad_input():
+def test_two_heads_bad_input():
     t = relu_maps(3, 5, 5)
-    with pytest.raises(InputError, match="no other stack"):
+    with pytest.raises(InputError, match="no other set"):
         baselines.floor(t, [], size=8)
     with pytest.raises(InputError, match=r"3 maps against 2 in others\[1\]"):
         baselines.floor(t, [t, t[:2]], size=8)
-    with pytest.raises(InputError, match="iou25"):
-        baselines.floor(t, [t], size=8, names=["iou25"])
+    with pytest.raises(InputError, match="overlap_q25"):
+        baselines.floor(t, [t], size=8, names=["overlap_q25"])
 
 
-def test_retained_by_hand():
-    assert baselines.retained(0.7, 0.4) == pytest.approx(0.5)
-    assert baselines.retained(0.4, 0.4) == 0 and baselines.retained(1.0, 0.4) == 1
-    assert baselines.retained(0.1, 0.4) == pytest.approx(-0.5)
+def test_corrected_by_hand():
+    assert baselines.corrected(0.7, 0.4) == pytest.approx(0.5)
+    assert baselines.corrected(0.4, 0.4) == 0 and baselines.corrected(1.0, 0.4) == 1
+    assert baselines.corrected(0.1, 0.4) == pytest.approx(-0.5)
     # Another seed would keep (0.8 - 0.4) / (1 - 0.4) = 2/3; this one keeps half of what one could, 3/4 of that.
-    assert baselines.retained(0.7, 0.4, 0.8) == pytest.approx(0.75)
-    got = baselines.retained(np.array([0.7, np.nan, 0.9, 0.5]), np.array([0.4, 0.4, 1.0, np.nan]))
+    assert baselines.corrected(0.7, 0.4, 0.8) == pytest.approx(0.75)
+    got = baselines.corrected(np.array([0.7, np.nan, 0.9, 0.5]), np.array([0.4, 0.4, 1.0, np.nan]))
     np.testing.assert_allclose(got, [0.5, np.nan, np.nan, np.nan])
-    assert np.isnan(baselines.retained(0.7, 0.4, 0.3))
+    assert np.isnan(baselines.corrected(0.7, 0.4, 0.3))

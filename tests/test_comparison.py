@@ -15,7 +15,7 @@ NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
 
 
 def scores(centres, *, seeds=(0, 1), n=40, spread=0.02):
-    """Per-image rows: `centres[architecture, method]` is the middle of iou20; every other metric is 0.5."""
+    """Per-image rows: `centres[architecture, method]` is the middle of overlap; every other metric is 0.5."""
     rng = np.random.default_rng(0)
     tables = []
     for (architecture, method), centre in centres.items():
@@ -30,11 +30,11 @@ def scores(centres, *, seeds=(0, 1), n=40, spread=0.02):
                     "patient_id": [f"p{k // 2}" for k in ids],
                     "label": np.where(ids % 2, "a", "b"),
                     **dict.fromkeys(METRICS, 0.5),
-                    "degenerate_transfer": False,
-                    "degenerate_fine_tuned": False,
+                    "empty_before": False,
+                    "empty_after": False,
                 }
             )
-            table["iou20"] = centre + rng.normal(0, spread, n)
+            table["overlap"] = centre + rng.normal(0, spread, n)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
@@ -42,9 +42,9 @@ def scores(centres, *, seeds=(0, 1), n=40, spread=0.02):
 def runs(centres, seeds=(0, 1), auc=(0.97, 0.995)):
     return pd.DataFrame(
         [
-            {"architecture": a, "method": m, "seed": str(s), "auc_macro_transfer": auc[0] + 0.001 * s}
-            | {"faithful": "True"}
-            | {"auc_macro_fine_tuned": auc[1]}
+            {"architecture": a, "method": m, "seed": str(s), "auc_macro_before": auc[0] + 0.001 * s}
+            | {"passes_checks": "True"}
+            | {"auc_macro_after": auc[1]}
             for a, m in centres
             for s in seeds
         ]
@@ -57,14 +57,14 @@ REVERSED = {**PLAIN, ("ResNet50V2", "gradcampp"): 0.3, ("InceptionV3", "gradcamp
 
 def test_summarise_by_hand():
     table = scores({("A", "m"): 0.5}, seeds=(0,), n=4)
-    table["iou20"] = [0.1, np.nan, 0.3, 0.8]
-    table["degenerate_fine_tuned"] = [False, True, False, False]
+    table["overlap"] = [0.1, np.nan, 0.3, 0.8]
+    table["empty_after"] = [False, True, False, False]
     out = comparison.summarise(table, n_boot=200)
-    counts = {"n_images": 4, "n_scored": 3, "n_degenerate": 1, "n_degenerate_transfer": 0}
+    counts = {"n_images": 4, "n_scored": 3, "n_empty": 1, "n_empty_before": 0}
     assert {key: out[key] for key in counts} == counts
-    assert (out["n_degenerate_fine_tuned"], out["n_patients"], out["n_seeds"]) == (1, 2, 1)
-    assert out["iou20_median"] == 0.3 and out["iou20_q25"] == pytest.approx(0.2)
-    assert out["iou20_ci_low"] >= 0.1 and out["iou20_ci_high"] <= 0.8
+    assert (out["n_empty_after"], out["n_patients"], out["n_seeds"]) == (1, 2, 1)
+    assert out["overlap_median"] == 0.3 and out["overlap_q25"] == pytest.approx(0.2)
+    assert out["overlap_ci_low"] >= 0.1 and out["overlap_ci_high"] <= 0.8
     assert {f"{name}_median" for name in METRICS} <= set(out)
 
 
@@ -72,10 +72,11 @@ def test_pooled_has_a_row_a_cell_and_the_mean_auc_over_seeds():
     summary = comparison.pooled(scores(PLAIN), runs(PLAIN), n_boot=200)
     assert list(zip(summary["architecture"], summary["method"], strict=True)) == list(PLAIN)
     assert (summary["seeds"] == 2).all() and (summary["n_images"] == 80).all()
-    assert summary["auc_macro_transfer"].iloc[0] == pytest.approx(0.9705)
-    np.testing.assert_allclose(summary["iou20_median"], list(PLAIN.values()), atol=0.01)
+    assert summary["auc_macro_before"].iloc[0] == pytest.approx(0.9705)
+    np.testing.assert_allclose(summary["overlap_median"], list(PLAIN.values()), atol=0.01)
     assert (
-        (summary["iou20_ci_low"] < summary["iou20_median"]) & (summary["iou20_ci_high"] > summary["iou20_median"])
+        (summary["overlap_ci_low"] < summary["overlap_median"])
+        & (summary["overlap_ci_high"] > summary["overlap_median"])
     ).all()
     assert list(comparison.headline(summary).columns)[:3] == ["architecture", "method", "seeds"]
 
@@ -84,7 +85,7 @@ def test_pooled_has_a_row_a_cell_and_the_mean_auc_over_seeds():
 def test_ranking_and_reversals(centres, pairs):
     table = scores(centres)
     summary = comparison.pooled(table, runs(centres), n_boot=200)
-    ranks, found = comparison.ranking(summary, "iou20", comparison.replicates(table, "iou20", n_boot=200))
+    ranks, found = comparison.ranking(summary, "overlap", comparison.replicates(table, "overlap", n_boot=200))
     assert ranks["layercam"].to_dict() == {"DenseNet201": 2, "ResNet50V2": 1, "InceptionV3": 3}
     assert (ranks["P(layercam)"] > 0.99).all()
     assert len(found) == pairs and all(row["p_reversal"] > 0.99 for row in found)
@@ -105,80 +106,83 @@ def test_ranking_goes_the_other_way_for_a_shift():
         comparison.ranking(summary, "gini_change", None)
 
 
-def test_reference_levels_and_the_share_retained():
+def test_baselines_and_the_corrected_overlap():
     table = scores({("A", "m"): 0.6}, seeds=(0,), n=40, spread=0.0)
-    table["iou20_shuffled"], table["iou20_floor"] = 0.2, 0.9
+    table["overlap_two_patients"], table["overlap_two_heads"] = 0.2, 0.9
     out = comparison.summarise(table, n_boot=200)
-    assert out["iou20_shuffled_median"] == pytest.approx(0.2) and out["iou20_floor_ci_low"] == pytest.approx(0.9)
-    assert out["iou20_retained"] == pytest.approx((0.6 - 0.2) / (1 - 0.2))
-    assert out["iou20_retained_ci_low"] == pytest.approx(0.5) == out["iou20_retained_ci_high"]
-    assert "centroid_shift_retained" not in out, "its value for identical maps is not 1"
+    assert out["overlap_two_patients_median"] == pytest.approx(0.2) and out[
+        "overlap_two_heads_ci_low"
+    ] == pytest.approx(0.9)
+    assert out["overlap_corrected_median"] == pytest.approx((0.6 - 0.2) / (1 - 0.2))
+    assert out["overlap_corrected_ci_low"] == pytest.approx(0.5) == out["overlap_corrected_ci_high"]
+    assert "centroid_shift_corrected_median" not in out, "its value for identical maps is not 1"
 
 
 def test_map_check_counts_the_runs_that_pass():
     table, cells = scores(PLAIN), runs(PLAIN)
-    cells["faithful"] = np.where(cells["seed"] == "0", "True", "False")
+    cells["passes_checks"] = np.where(cells["seed"] == "0", "True", "False")
     assert set(comparison.pooled(table, cells, n_boot=100)["map_check"]) == {"1 of 2 runs"}
-    cells["faithful"] = ""
+    cells["passes_checks"] = ""
     assert set(comparison.pooled(table, cells, n_boot=100)["map_check"]) == {"not tested"}
 
 
-def test_retained_of_what_another_training_keeps():
-    table = scores({("A", "m"): 0.6}, spread=0.0).assign(iou20_shuffled=0.2)
-    again = table[["architecture", "method", "image_id", "patient_id"]].assign(seed_a=0, seed_b=1, iou20=0.7)
-    summary = comparison.pooled(table, runs({("A", "m"): 0.6}), refits=again, n_boot=100)
-    assert summary["iou20_retained"].item() == pytest.approx(0.5)
-    assert summary["iou20_retained_of_refit"].item() == pytest.approx((0.6 - 0.2) / (0.7 - 0.2))
-    assert summary["iou20_refit_ci_low"].item() == pytest.approx(0.7)
+def test_the_share_of_two_seeds():
+    table = scores({("A", "m"): 0.6}, spread=0.0).assign(overlap_two_patients=0.2)
+    again = table[["architecture", "method", "image_id", "patient_id"]].assign(seed_a=0, seed_b=1, overlap=0.7)
+    summary = comparison.pooled(table, runs({("A", "m"): 0.6}), two_seeds=again, n_boot=100)
+    assert summary["overlap_corrected_median"].item() == pytest.approx(0.5)
+    assert summary["overlap_share_of_two_seeds"].item() == pytest.approx((0.6 - 0.2) / (0.7 - 0.2))
+    assert summary["overlap_two_seeds_ci_low"].item() == pytest.approx(0.7)
 
 
-def stack(values, ids):
-    return maps.MapStack(np.array(list(ids)), np.zeros(len(ids), int), values, "fine_tuned", "m", "l", ("a",), "")
+def map_set(values, ids):
+    return maps.MapSet(np.array(list(ids)), np.zeros(len(ids), int), values, "after", "m", "l", ("a",), "")
 
 
-def test_refits_compare_the_images_that_count_under_both_seeds():
+def test_two_seeds_compare_the_images_that_count_under_both_seeds():
     rng = np.random.default_rng(0)
     one, two = rng.random((3, 4, 4)), rng.random((3, 4, 4))
     images = pd.DataFrame(
         {"image_id": ["i", "j", "j", "k"], "patient_id": ["p", "q", "q", "r"], "seed": [0, 0, 1, 1]}
     )
-    options = {"architecture": "A", "method": "m", "size": 16, "names": ["iou20", "pearson"]}
-    table = comparison.refit_table({0: stack(one, "ijk"), 1: stack(two, "kji")}, images, **options)
+    options = {"architecture": "A", "method": "m", "size": 16, "names": ["overlap", "pearson"]}
+    table = comparison.two_seeds_table({0: map_set(one, "ijk"), 1: map_set(two, "kji")}, images, **options)
     assert table[["architecture", "method", "seed_a", "seed_b", "image_id"]].values.tolist() == [
         ["A", "m", 0, 1, "j"]
     ]
     by_hand = similarity.compare_maps(one[[1]], two[[1]], size=16)
     assert (
-        table["pearson"].item() == by_hand["pearson"].item() and table["iou20"].item() == by_hand["iou20"].item()
+        table["pearson"].item() == by_hand["pearson"].item()
+        and table["overlap"].item() == by_hand["overlap"].item()
     )
-    assert comparison.refit_table({0: stack(one, "ijk")}, images, **options).empty
+    assert comparison.two_seeds_table({0: map_set(one, "ijk")}, images, **options).empty
     three = images.assign(seed=2).drop_duplicates("image_id")
-    stacks = {seed: stack(one, "ijk") for seed in (0, 1, 2)}
-    table = comparison.refit_table(stacks, pd.concat([images, three]), **options)
+    map_sets = {seed: map_set(one, "ijk") for seed in (0, 1, 2)}
+    table = comparison.two_seeds_table(map_sets, pd.concat([images, three]), **options)
     assert set(zip(table["seed_a"], table["seed_b"], strict=True)) == {(0, 1), (1, 2), (2, 0)}
-    assert (table["iou20"] == 1).all()
+    assert (table["overlap"] == 1).all()
 
 
 def test_sensitivity_is_drift_beside_noise_per_patient():
     rng = np.random.default_rng(0)
     table = scores({("A", "m"): 0.5}, seeds=(0,), n=60, spread=0.05)
-    table["iou20_floor"] = 0.9 + rng.normal(0, 0.02, 60)
-    table["pearson"], table["pearson_floor"] = 0.8 + rng.normal(0, 0.05, (2, 60))
-    table["marker_energy_change"] = -((1 - table["iou20"]) ** 2)  # as far as iou20 says, never mind the sign
+    table["overlap_two_heads"] = 0.9 + rng.normal(0, 0.02, 60)
+    table["pearson"], table["pearson_two_heads"] = 0.8 + rng.normal(0, 0.05, (2, 60))
+    table["marker_energy_change"] = -((1 - table["overlap"]) ** 2)  # as far as overlap says, never mind the sign
     found = comparison.sensitivity(table, region="marker").set_index("metric")
-    d = ((1 - table["iou20"]) - (1 - table["iou20_floor"])).groupby(table["patient_id"]).mean()
-    assert found.loc["iou20", "standardised"] == pytest.approx(d.mean() / d.std())
-    assert found["sees"].to_dict() == {"iou20": True, "pearson": False}
-    assert found.loc["iou20", "follows"] == pytest.approx(1) and abs(found.loc["pearson", "follows"]) < 0.4
-    table["iou20"], table["iou20_floor"] = 1.0, 1.0  # nothing moves
+    d = ((1 - table["overlap"]) - (1 - table["overlap_two_heads"])).groupby(table["patient_id"]).mean()
+    assert found.loc["overlap", "standardised"] == pytest.approx(d.mean() / d.std())
+    assert found["sees"].to_dict() == {"overlap": True, "pearson": False}
+    assert found.loc["overlap", "follows"] == pytest.approx(1) and abs(found.loc["pearson", "follows"]) < 0.4
+    table["overlap"], table["overlap_two_heads"] = 1.0, 1.0  # nothing moves
     assert not comparison.sensitivity(table)["sees"].any()
-    assert comparison.sensitivity(table.drop(columns=["iou20_floor", "pearson_floor"])).empty
+    assert comparison.sensitivity(table.drop(columns=["overlap_two_heads", "pearson_two_heads"])).empty
 
 
-def test_course_starts_at_the_transfer_checkpoint():
-    way = pd.concat([scores({("A", "m"): v}, seeds=(0,)).assign(epoch=e) for e, v in ((1, 0.8), (2, 0.6))])
+def test_course_starts_before_fine_tuning():
+    rows = pd.concat([scores({("A", "m"): v}, seeds=(0,)).assign(epoch=e) for e, v in ((1, 0.8), (2, 0.6))])
     auc = pd.DataFrame({"architecture": "A", "seed": 0, "epoch": [0, 1, 2], "auc_macro": [0.9, 0.95, 0.96]})
-    table = comparison.course(way, auc, metric="iou20", n_boot=100)
+    table = comparison.course(rows, auc, metric="overlap", n_boot=100)
     assert table["epoch"].tolist() == [0, 1, 2] and table["auc"].tolist() == [0.9, 0.95, 0.96]
     assert table["value"].tolist() == pytest.approx([1, 0.8, 0.6], abs=0.01)
     assert table["ci_low"].iloc[1] < table["value"].iloc[1] < table["ci_high"].iloc[1]
@@ -197,12 +201,12 @@ def test_html_escapes_and_links():
 class Info:
     run_id: str
     params: dict
-    metrics: dict = field(default_factory=lambda: {"auc_macro_transfer": 0.9, "auc_macro_fine_tuned": 0.95})
+    metrics: dict = field(default_factory=lambda: {"auc_macro_before": 0.9, "auc_macro_after": 0.95})
 
 
 def info(run_id, architecture="A", seed="0", method="m", target="penultimate", size="128"):
     params = {"architecture": architecture, "seed": seed, "method": method, "target_layer": target, "layer": "x"}
-    extra = {"grid": "8x8", "methods_coincide": "False", "image_size": size, "faithful": "True"}
+    extra = {"grid": "8x8", "methods_coincide": "False", "image_size": size, "passes_checks": "True"}
     extra |= {"attribute_run": "a", "train_run": "t"}
     return Info(run_id, {**params, **extra, "weights": "source", "images": "correct", "explain": "true"})
 
@@ -233,14 +237,14 @@ def test_readable_tables():
         {
             "architecture": ["CompactDenseNet", "X"],
             "seeds": [2, 2],
-            "iou20_median": [0.51234, float("nan")],
-            "iou20_ci_low": [0.5, float("nan")],
-            "iou20_ci_high": [1.0, float("nan")],
+            "overlap_median": [0.51234, float("nan")],
+            "overlap_ci_low": [0.5, float("nan")],
+            "overlap_ci_high": [1.0, float("nan")],
             "n_images": [120.0, 7.0],
         }
     )
     assert tables.text(tables.readable(table)).splitlines() == [
-        "architecture     seeds        IoU of top 20%  images",
+        "architecture     seeds               overlap  images",
         "CompactDenseNet      2  0.512 [0.500, 1.000]     120",
         "X                    2                     -       7",
     ]

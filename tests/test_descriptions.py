@@ -8,7 +8,7 @@ import pytest
 from cxr.tracking import descriptions, views
 
 CLAIMS = pd.DataFrame({"claim": ["All is well"], "verdict": ["cannot tell"], "evidence": ["none"]})
-HEADLINE = pd.DataFrame({"architecture": ["A"], "method": ["layercam"], "retained": ["0.5 [0.4, 0.6]"]})
+HEADLINE = pd.DataFrame({"architecture": ["A"], "method": ["layercam"], "corrected overlap": ["0.5 [0.4, 0.6]"]})
 
 
 def test_tables_have_a_line_a_row_and_cells_that_cannot_break_them():
@@ -34,9 +34,9 @@ def test_links_and_pictures_are_relative_to_the_server():
 @pytest.mark.parametrize("data", ["phantom", "/data/mine"])
 def test_every_text_says_whether_images_are_synthetic(data):
     settings = {"architecture": "A", "seed": 1, "weights": "source", "image_size": 64, "data": data}
-    maps = pd.DataFrame({"method": ["layercam"], "stage": ["fine_tuned"], "maps": [5], "degenerate": [1]})
+    maps = pd.DataFrame({"method": ["layercam"], "checkpoint": ["after"], "maps": [5], "empty": [1]})
     texts = [
-        descriptions.train(settings, {"transfer": {"auc_macro": 0.5}}),
+        descriptions.train(settings, {"before": {"auc_macro": 0.5}}),
         descriptions.attribute(settings, layer="relu", grid="4x4", maps=maps, scored=4, of=5),
         descriptions.score({"architecture": "A", "seed": 1, "method": "layercam"}, HEADLINE, data=data),
         descriptions.compare(HEADLINE, CLAIMS, run_id="abc", data=data),
@@ -51,17 +51,15 @@ def test_every_text_says_whether_images_are_synthetic(data):
 
 def test_what_a_run_says_of_its_numbers():
     settings = {"architecture": "A", "seed": 1, "weights": "source", "image_size": 64, "data": "phantom"}
-    text = descriptions.train(
-        settings, {"transfer": {"auc_macro": 0.9, "ece": 0.1}, "fine_tuned": {"auc_macro": 1.0}}
-    )
-    assert "| transfer | 0.900 | 0.100 |" in text and "| fine-tuned | 1.000 |" in text
-    maps = pd.DataFrame({"method": ["layercam"], "stage": ["fine_tuned"], "maps": [5], "degenerate": [1]})
-    checks = pd.DataFrame({"method": ["layercam"], "stage": ["fine_tuned"], "faithful": [False]})
+    text = descriptions.train(settings, {"before": {"auc_macro": 0.9, "ece": 0.1}, "after": {"auc_macro": 1.0}})
+    assert "| before | 0.900 | 0.100 |" in text and "| after | 1.000 |" in text
+    maps = pd.DataFrame({"method": ["layercam"], "checkpoint": ["after"], "maps": [5], "empty": [1]})
+    checks = pd.DataFrame({"method": ["layercam"], "checkpoint": ["after"], "passes_checks": [False]})
     text = descriptions.attribute(settings, layer="relu", grid="4x4", maps=maps, scored=4, of=5, checks=checks)
-    assert "| layercam | fine-tuned | 5 | 1 | no |" in text
+    assert "| layercam | after | 5 | 1 | no |" in text
     cell = {"architecture": "A", "seed": 1, "method": "layercam"}
-    text = descriptions.score(cell, HEADLINE, data="phantom", caution="fine_tuned: random")
-    assert "| retained | 0.5 &#91;0.4, 0.6&#93; |" in text and "**Caution: fine-tuned: random**" in text
+    text = descriptions.score(cell, HEADLINE, data="phantom", caution="after: random")
+    assert "| corrected overlap | 0.5 &#91;0.4, 0.6&#93; |" in text and "**Caution: after: random**" in text
 
 
 def test_a_study_tells_its_verdicts_failures_and_runs():
@@ -118,7 +116,7 @@ def test_views_are_what_the_ui_reads():
     assert tags == views.tags(["layercam", "gradcampp"], ["x", "y"])
     assert [json.loads(value)["name"] for value in tags.values()] == list(views.KEYS)
     state = state_of(tags["mlflow.sharedViewState.cxr-scores"])
-    assert "metrics.`iou20_median`" in state["selectedColumns"]
+    assert "metrics.`overlap_median`" in state["selectedColumns"]
     assert state["searchFilter"] == "tags.`cxr.stage` = 'score' AND attributes.status = 'FINISHED'"
     sections = {section["name"]: section["display"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} <= sections.keys()

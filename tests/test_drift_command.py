@@ -79,11 +79,11 @@ def here(tmp_path, monkeypatch):
         ("--figure drift.gif", "--figure drift.gif: its name has to end in .png"),
         ("--method layercam,cam", "method.1: "),
         ("--method layercam,layercam", "method: every entry once"),
-        ("--gate iou20_median", "gate 'iou20_median': expected METRIC>=NUMBER"),
-        ("--gate iou20>=0.5", "no metric 'iou20' is measured here: use "),
-        ("--gate auc_macro_b>=0.5", "use auc_macro_transfer, auc_macro_fine_tuned"),
-        ("--labels none --gate auc_macro_transfer>0", "no metric 'auc_macro_transfer' is measured"),
-        ("--gate iou20_floor_median>0", "no metric 'iou20_floor_median'"),
+        ("--gate overlap_median", "gate 'overlap_median': expected METRIC>=NUMBER"),
+        ("--gate overlap>=0.5", "no metric 'overlap' is measured here: use "),
+        ("--gate auc_macro_b>=0.5", "use auc_macro_before, auc_macro_after"),
+        ("--labels none --gate auc_macro_before>0", "no metric 'auc_macro_before' is measured"),
+        ("--gate overlap_two_heads_median>0", "no metric 'overlap_two_heads_median'"),
         ("--classes x", "images are labelled y, and the classes are x"),
         ("--set architecture=x", "--set architecture: no parameter of this"),
         ("--set path_colum=x", "--set path_colum: no parameter of this"),
@@ -102,7 +102,7 @@ def test_help(capsys):
     with pytest.raises(SystemExit) as end:
         main.main(["drift", "--help"])
     text = capsys.readouterr().out
-    assert end.value.code == 0 and "--gate 'iou20_median>=0.5'" in text and "usage: cxr drift" in text
+    assert end.value.code == 0 and "--gate 'overlap_median>=0.5'" in text and "usage: cxr drift" in text
 
 
 # ---------------------------------------------------------------------------------------------------- for real
@@ -113,12 +113,16 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     words = [*PAIR, "--layer", "last", *QUICK, "--method", "layercam,gradcampp"]
     words += ["--like-a", "cnn_s1_epoch2.keras", "--like-b", "cnn_s1_epoch4.keras"]
     words += ["--images", "all", "--out", "there/drift.csv", "--figure", "there/figure.pdf"]
-    gates = {"iou20_median>=0": "passed", "gradcampp/iou20_median>1": "FAILED", "auc_macro_transfer<=1": "passed"}
+    gates = {
+        "overlap_median>=0": "passed",
+        "gradcampp/overlap_median>1": "FAILED",
+        "auc_macro_before<=1": "passed",
+    }
     done = drift(folder, *words, *(word for gate in gates for word in ("--gate", gate)), code=1)
     said = [line.split(",")[0] for line in done.stdout.splitlines() if line.startswith("gate ")]
     assert said == [f"gate {gate}: {result}" for gate, result in gates.items()]
     assert "» maps of B2: image 80/80" in done.stderr and "»" not in done.stdout
-    shown = ("LayerCAM at last (12x12)", "Grad-CAM++ at last (12x12)", "other seed of B", "on 80 of 80 images (")
+    shown = ("LayerCAM at last (12x12)", "Grad-CAM++ at last (12x12)", "two seeds of B", "on 80 of 80 images (")
     for text in shown:
         assert text in done.stdout, done.stdout
 
@@ -126,21 +130,21 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     assert f"runs/{info.run_id}" in done.stdout
     table = pd.read_csv(folder / "there" / "drift.csv")
     logged = tracking.read_table(info.run_id, "drift.parquet")
-    assert len(table) == 160 and table["iou20"].tolist() == pytest.approx(logged["iou20"].tolist())
+    assert len(table) == 160 and table["overlap"].tolist() == pytest.approx(logged["overlap"].tolist())
     first = logged[logged["method"] == "layercam"]
-    assert info.metrics["iou20_median"] == pytest.approx(first["iou20"].median())
-    assert info.metrics["iou20_refit_median"] == pytest.approx(first["iou20_refit"].median())
+    assert info.metrics["overlap_median"] == pytest.approx(first["overlap"].median())
+    assert info.metrics["overlap_two_seeds_median"] == pytest.approx(first["overlap_two_seeds"].median())
     second = logged[logged["method"] == "gradcampp"]
-    assert info.metrics["gradcampp/iou20_median"] == pytest.approx(second["iou20"].median())
-    assert info.tags["cxr.gate.1"].startswith("gate iou20_median>=0: passed, measured ")
-    assert info.tags["cxr.gate.2"].startswith("gate gradcampp/iou20_median>1: FAILED")
+    assert info.metrics["gradcampp/overlap_median"] == pytest.approx(second["overlap"].median())
+    assert info.tags["cxr.gate.1"].startswith("gate overlap_median>=0: passed, measured ")
+    assert info.tags["cxr.gate.2"].startswith("gate gradcampp/overlap_median>1: FAILED")
     assert (folder / "there" / "figure.pdf").read_bytes().startswith(b"%PDF")
     held = {"drift.png", "drift.pdf", "drift_by_class_layercam.png", "manifest.csv", "images.parquet"}
     held |= {"gates.json", "notebook.ipynb", "parameters.yaml", "summary.txt"}
     assert held <= set(tracking.artifacts(info.run_id))
     notebook = json.loads(tracking.fetch(info.run_id, "notebook.ipynb").read_text())
     assert all(cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code")
-    assert info.params["checkpoint_sha256_transfer"] != info.params["checkpoint_sha256_fine_tuned"]
+    assert info.params["checkpoint_sha256_before"] != info.params["checkpoint_sha256_after"]
     assert info.params["layer"] == "last" and info.params["grid"] == "12x12"
 
     from cxr.core.params import DriftParams
@@ -168,11 +172,11 @@ def test_without_labels_by_hand_through_papermill(folder, store, tmp_path):
         (folder / "phantom.csv").rename(folder / "phantom" / "manifest.csv")
     (info,) = tracking.find("drift", experiment="hand")
     table = tracking.read_table(info.run_id, "drift.parquet")
-    assert len(table) == 80 and "label" not in table and (table["iou20"] == 1).all()
-    assert (table["explained"] == table["predicted_fine_tuned"]).all() and set(table["explained"]) <= set("01234")
+    assert len(table) == 80 and "label" not in table and (table["overlap"] == 1).all()
+    assert (table["explained"] == table["predicted_after"]).all() and set(table["explained"]) <= set("01234")
     said = tracking.fetch(info.run_id, "summary.txt").read_text()
     assert "A and B have the same weights" in said and "each taken for a patient of its own" in said
-    assert "no level 'other seed of A'" in said and "--like-b B2.keras" in said
+    assert "no baseline 'two seeds of A'" in said and "--like-b B2.keras" in said
     assert not [name for name in info.metrics if name.startswith(("auc", "accuracy"))]
 
 

@@ -19,13 +19,13 @@ from cxr.report import comparison
 SIZE, GRID = 32, 4
 CLASSES = ("<b>$x_{$</b>", "normal")  # what a folder may be called
 IDS = np.array([f"image-{k:02d}" for k in range(12)])
-EMPTY = IDS[3]  # its fine-tuned map is all zero in the bare study
+EMPTY = IDS[3]  # its map after is all zero in the bare study
 
 
 def images():
     label = np.array(CLASSES)[np.arange(len(IDS)) % 2]
     table = pd.DataFrame({"image_id": IDS, "patient_id": [f"p{k // 2}" for k in range(len(IDS))], "split": "test"})
-    same = {"label": label, "predicted_transfer": label, "predicted_fine_tuned": label, "explained": label}
+    same = {"label": label, "predicted_before": label, "predicted_after": label, "explained": label}
     return table.assign(**same, both_correct=True, scored=True)
 
 
@@ -35,12 +35,12 @@ class Store:
     def __init__(self, folder):
         self.folder, self.rng = folder, np.random.default_rng(0)
 
-    def run(self, study, stage, params, artifacts, metrics=()):
-        tags = {"cxr.stage": stage, "cxr.complete": "true"}
-        run_id = tracking.create_run(experiment=study, name=stage, tags=tags, params=params)
+    def run(self, study, checkpoint, params, artifacts, metrics=()):
+        tags = {"cxr.stage": checkpoint, "cxr.complete": "true"}
+        run_id = tracking.create_run(experiment=study, name=checkpoint, tags=tags, params=params)
         for name, value in artifacts.items():
             path = self.folder / name.rpartition("/")[2]
-            if isinstance(value, maps.MapStack):
+            if isinstance(value, maps.MapSet):
                 value.save(path)
             elif isinstance(value, pd.DataFrame):
                 value.to_csv(path, index=False) if path.suffix == ".csv" else value.to_parquet(path, index=False)
@@ -52,19 +52,19 @@ class Store:
         tracking.end_run(run_id, "FINISHED")
         return run_id
 
-    def stack(self, stage, method, empty=False, layer="conv4"):
+    def map_set(self, checkpoint, method, empty=False, layer="conv4"):
         values = self.rng.random((len(IDS), GRID, GRID)).astype(np.float32)
         if empty:
             values[IDS == EMPTY] = 0
         index = np.arange(len(IDS)) % 2
-        return maps.MapStack(IDS, index, values, stage, method, layer, CLASSES, "0" * 64)
+        return maps.MapSet(IDS, index, values, checkpoint, method, layer, CLASSES, "0" * 64)
 
     def cells(self, study, architecture, seed, methods, *, full):
         """A train run, an attribute run and a score run a method."""
         table = images()
         p = self.rng.random(len(IDS))
         probabilities = table[["image_id", "patient_id", "split", "label"]].assign(p_0=p, p_1=1 - p)
-        predictions = {f"predictions_{stage}.parquet": probabilities for stage in ("transfer", "fine_tuned")}
+        predictions = {f"predictions_{checkpoint}.parquet": probabilities for checkpoint in ("before", "after")}
         train = self.run(study, "train", {}, predictions)
         held = {"thumbnails.npz": self.rng.integers(0, 256, (len(IDS), SIZE, SIZE), np.uint8)}
         masks = {name: np.zeros((len(IDS), SIZE, SIZE), bool) for name in ("lesion", "lung")}
@@ -72,24 +72,24 @@ class Store:
         masks["lung"][:, :, :16] = True
         if full:
             held["regions.npz"] = masks
-            failing = {"stage": "fine_tuned", "faithful": False, "reason": "survives <the> randomisation"}
-            held["faithfulness.csv"] = pd.DataFrame([{"method": method, **failing} for method in methods])
-        stages = ["transfer", "fine_tuned", *(["epoch_001", "epoch_002"] if full else [])]
+            failing = {"checkpoint": "after", "passes_checks": False, "reason": "survives <the> randomisation"}
+            held["map_checks.csv"] = pd.DataFrame([{"method": method, **failing} for method in methods])
+        checkpoints = ["before", "after", *(["epoch_001", "epoch_002"] if full else [])]
         for method in methods:
-            for stage in stages:
-                empty = not full and stage == "fine_tuned"
-                held[f"maps/{method}/{stage}.npz"] = self.stack(stage, method, empty)
-                if full and not stage.startswith("epoch"):
-                    other = self.stack(stage, method, layer="conv3")
-                    held[f"variants/{method}/layer-shallower/{stage}.npz"] = other
+            for checkpoint in checkpoints:
+                empty = not full and checkpoint == "after"
+                held[f"maps/{method}/{checkpoint}.npz"] = self.map_set(checkpoint, method, empty)
+                if full and not checkpoint.startswith("epoch"):
+                    other = self.map_set(checkpoint, method, layer="conv3")
+                    held[f"variants/{method}/layer-shallower/{checkpoint}.npz"] = other
         attribute = self.run(study, "attribute", {}, held)
         cell = {"architecture": architecture, "seed": seed}
         for method in methods:
-            pair = [held[f"maps/{method}/{stage}.npz"].maps for stage in ("transfer", "fine_tuned")]
+            pair = [held[f"maps/{method}/{checkpoint}.npz"].maps for checkpoint in ("before", "after")]
             values = similarity.compare_maps(*pair, size=SIZE)
             artifacts = {}
             if full:
-                own = baselines.reference_levels(
+                own = baselines.baselines(
                     *pair, np.arange(len(IDS)) % 2, table["patient_id"].to_numpy(), size=SIZE, draws=1
                 )
                 values |= own | regions.region_table(*pair, masks, size=SIZE)
@@ -103,8 +103,8 @@ class Store:
                     for k in (1, 2)
                 ]
                 other = [
-                    held[f"variants/{method}/layer-shallower/{stage}.npz"].maps
-                    for stage in ("transfer", "fine_tuned")
+                    held[f"variants/{method}/layer-shallower/{checkpoint}.npz"].maps
+                    for checkpoint in ("before", "after")
                 ]
                 scored = {
                     "default": multiverse.score_variant(*pair, size=SIZE),
@@ -155,12 +155,12 @@ def test_studies_are_those_with_a_complete_score_run_newest_first(uri):
         InputError, match="no finished score run in the experiment 'unfinished': choose one of full"
     ):
         explore_view.Explorer("unfinished")
-    with pytest.raises(InputError, match="unknown metric 'iou21'"):
-        explore_view.Explorer("full", metric="iou21")
+    with pytest.raises(InputError, match="unknown metric 'overlap_q21'"):
+        explore_view.Explorer("full", metric="overlap_q21")
 
 
 def test_an_empty_store_says_what_to_run_and_nothing_else(uri, monkeypatch):
-    monkeypatch.setattr(tracking, "experiments_with", lambda stage: [])
+    monkeypatch.setattr(tracking, "experiments_with", lambda checkpoint: [])
     with pytest.raises(explore_view.NothingToShow, match="run `make study` first") as caught:
         explore_view.Explorer()
     assert caught.value._render_traceback_() == [f"Nothing to show: {caught.value}"]
@@ -176,7 +176,9 @@ def test_what_there_is_to_choose_depends_on_what_was_chosen_before(explorer):
     assert explorer.options("metric") == list(similarity.METRICS)
     assert explorer.options("label") == ["", *sorted(CLASSES)]
     explorer.choose(variant="layer-shallower")
-    assert explorer.options("metric") == ["iou05", "iou10", "iou20", "iou30"], "of variants no more was scored"
+    assert explorer.options("metric") == ["overlap_q05", "overlap_q10", "overlap", "overlap_q30"], (
+        "of variants no more was scored"
+    )
 
 
 def test_a_choice_keeps_what_it_can_the_image_above_all(explorer):
@@ -189,7 +191,7 @@ def test_a_choice_keeps_what_it_can_the_image_above_all(explorer):
     explorer.choose(architecture="Net", seed="10")
     assert explorer.choice["method"] == "layercam", "there is no other"
     explorer.choose(variant="layer-shallower")
-    assert explorer.choice["metric"] == "iou05" and explorer.choice["image_id"] == here
+    assert explorer.choice["metric"] == "overlap_q05" and explorer.choice["image_id"] == here
 
 
 def test_a_choice_that_there_is_not_changes_nothing(explorer):
@@ -211,13 +213,13 @@ def test_images_are_ranked_from_the_most_drift_to_the_least():
     index = pd.Index(list("dcbae"), name="image_id")
     table = pd.DataFrame(
         {
-            "iou20": [0.5, 0.1, np.nan, 0.5, 0.9],  # low is drift
+            "overlap": [0.5, 0.1, np.nan, 0.5, 0.9],  # low is drift
             "centroid_shift": [0.2, 0.1, np.nan, 0.3, 0.0],  # high is drift
             "gini_change": [-0.4, 0.3, np.nan, 0.1, -0.3],  # either way is
         },
         index=index,
     )
-    assert list(explore_view.by_drift(table, "iou20")) == list("cadeb"), "of a and d, which tie, a comes first"
+    assert list(explore_view.by_drift(table, "overlap")) == list("cadeb"), "of a and d, which tie, a comes first"
     assert list(explore_view.by_drift(table, "centroid_shift")) == list("adceb")
     assert list(explore_view.by_drift(table, "gini_change")) == list("dceab")
 
@@ -239,7 +241,7 @@ def test_any_ranking_holds_every_image_once_with_the_drift_falling(values, metri
 def test_next_most_drifted_and_back(explorer):
     explorer.choose(seed="10")
     explorer.go_to(1)
-    order = drift_table(explorer).reset_index().sort_values(["iou20", "image_id"])["image_id"].tolist()
+    order = drift_table(explorer).reset_index().sort_values(["overlap", "image_id"])["image_id"].tolist()
     assert explorer.order == order and explorer.choice["image_id"] == order[0] and explorer.place == 1
     explorer.step(1)
     assert explorer.choice["image_id"] == order[1] and explorer.place == 2
@@ -255,7 +257,7 @@ def test_next_most_drifted_and_back(explorer):
     assert len(explorer.order) == 6 and set(explorer.order) <= set(order)
     ranking = explorer.ranking()
     assert ranking["image_id"].tolist() == explorer.order and ranking["place"].tolist() == list(range(1, 7))
-    assert set(ranking["label"]) == {"normal"} and ranking["iou20"].is_monotonic_increasing
+    assert set(ranking["label"]) == {"normal"} and ranking["overlap"].is_monotonic_increasing
 
 
 def test_an_image_is_found_by_its_id_or_a_part_of_it(explorer):
@@ -277,13 +279,13 @@ def test_an_image_is_found_by_its_id_or_a_part_of_it(explorer):
 
 def test_the_areas_are_those_that_the_overlaps_are_made_of(explorer):
     table = drift_table(explorer)
-    for name, q in (("iou05", 0.05), ("iou10", 0.10), ("iou20", 0.20), ("iou30", 0.30)):
+    for name, q in (("overlap_q05", 0.05), ("overlap_q10", 0.10), ("overlap", 0.20), ("overlap_q30", 0.30)):
         for image_id in IDS[:3]:
             explorer.choose(image_id=image_id)
             view = explorer.view(q=q)
             assert view.overlap == pytest.approx(table.loc[image_id, name], abs=1e-12)
             assert [top.sum() for top in view.tops] == [similarity.top_count(q, SIZE * SIZE)] * 2
-            assert (view.fine_tuned[view.tops[1]].min() >= view.fine_tuned[~view.tops[1]].max()).all()
+            assert (view.after[view.tops[1]].min() >= view.after[~view.tops[1]].max()).all()
 
 
 def test_a_top_area_by_hand():
@@ -301,15 +303,15 @@ def test_values_are_the_score_runs_own(explorer):
     for name in similarity.METRICS:
         shown = view.values.loc[name]
         assert shown["value"] == row[name] and shown["median"] == pytest.approx(table[name].median())
-        assert shown["shuffled"] == row[f"{name}_shuffled"]
-        assert shown["shuffled_median"] == pytest.approx(table[f"{name}_shuffled"].median())
-        assert np.isnan(shown["floor"]), "no further heads"
+        assert shown["two_patients"] == row[f"{name}_two_patients"]
+        assert shown["two_patients_median"] == pytest.approx(table[f"{name}_two_patients"].median())
+        assert np.isnan(shown["two_heads"]), "no extra heads"
     others = table.drop(image_id)
-    assert view.values.loc["iou20", "drifts_more"] == pytest.approx((others["iou20"] > row["iou20"]).mean())
+    assert view.values.loc["overlap", "drifts_more"] == pytest.approx((others["overlap"] > row["overlap"]).mean())
     less = others["gini_change"].abs() < abs(row["gini_change"])
     assert view.values.loc["gini_change", "drifts_more"] == pytest.approx(less.mean())
     np.testing.assert_allclose(
-        similarity.score(*map(explore_view.Features, (view.transfer, view.fine_tuned)))["ssim"],
+        similarity.score(*map(explore_view.Features, (view.before, view.after)))["ssim"],
         row["ssim"],
     )
 
@@ -318,8 +320,8 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
     explorer.choose(seed="2", image_id="image-04")
     view = explorer.view()
     attribute = explorer.run.params["attribute_run"]
-    raw = maps.load(tracking.fetch(attribute, "maps/layercam/transfer.npz")).maps[4]
-    np.testing.assert_array_equal(view.transfer, similarity.prepare(raw[None], SIZE)[0])
+    raw = maps.load(tracking.fetch(attribute, "maps/layercam/before.npz")).maps[4]
+    np.testing.assert_array_equal(view.before, similarity.prepare(raw[None], SIZE)[0])
     with np.load(tracking.fetch(attribute, "thumbnails.npz")) as file:
         np.testing.assert_array_equal(view.image, file["images"][4])
     assert (view.label, view.explained, view.patient_id, view.grid) == (CLASSES[0], CLASSES[0], "p2", "4x4")
@@ -327,45 +329,46 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
     located = view.located.set_index("region")
     assert located.loc["lung", "area"] == 0.5
     assert located.loc["lung", "change"] == pytest.approx(
-        view.fine_tuned[:, :16].sum() / view.fine_tuned.sum() - view.transfer[:, :16].sum() / view.transfer.sum(),
+        view.after[:, :16].sum() / view.after.sum() - view.before[:, :16].sum() / view.before.sum(),
         abs=1e-5,
     )
-    predicted = tracking.read_table(explorer.run.params["train_run"], "predictions_transfer.parquet").iloc[4]
-    assert view.predictions["transfer"].tolist() == [predicted["p_0"], predicted["p_1"]]
+    predicted = tracking.read_table(explorer.run.params["train_run"], "predictions_before.parquet").iloc[4]
+    assert view.predictions["before"].tolist() == [predicted["p_0"], predicted["p_1"]]
     explorer.choose(image_id="image-05")
     assert set(explorer.view().masks) == {"lung"}, "a normal image has no lesion"
     native = explorer.view(grid="native")
-    assert native.transfer.shape == (GRID, GRID) and native.tops[0].sum() == similarity.top_count(0.2, 16)
+    assert native.before.shape == (GRID, GRID) and native.tops[0].sum() == similarity.top_count(0.2, 16)
     with pytest.raises(InputError, match="grid: 'layer'"):
         explorer.view(grid="layer")
 
 
 def test_the_course_is_the_images_beside_the_cells(explorer):
-    way = tracking.read_table(explorer.run.run_id, "course.parquet")
-    for metric, start in (("iou20", 1.0), ("centroid_shift", 0.0)):
+    stored = tracking.read_table(explorer.run.run_id, "course.parquet")
+    for metric, start in (("overlap", 1.0), ("centroid_shift", 0.0)):
         explorer.choose(metric=metric)
         course = explorer.view().course
-        own = way[way["image_id"] == explorer.choice["image_id"]].set_index("epoch")[metric]
+        own = stored[stored["image_id"] == explorer.choice["image_id"]].set_index("epoch")[metric]
         assert course.epochs.tolist() == [0, 1, 2] and course.shown.tolist() == [0, 1, 2]
         assert course.values.tolist() == [start, own[1], own[2]]
-        assert course.median[1:].tolist() == way.groupby("epoch")[metric].median().tolist()
+        assert course.median[1:].tolist() == stored.groupby("epoch")[metric].median().tolist()
         assert course.maps.shape == (3, SIZE, SIZE)
-        np.testing.assert_array_equal(course.maps[0], explorer.view().transfer)
+        np.testing.assert_array_equal(course.maps[0], explorer.view().before)
 
 
 def test_a_variant_is_scored_from_its_own_maps(explorer):
-    explorer.choose(variant="layer-shallower", metric="iou30")
+    explorer.choose(variant="layer-shallower", metric="overlap_q30")
     view = explorer.view()
     attribute, row = explorer.run.params["attribute_run"], list(IDS).index(view.choice["image_id"])
     folder = "variants/layercam/layer-shallower"
-    stacks = [
-        maps.load(tracking.fetch(attribute, f"{folder}/{stage}.npz")).maps for stage in ("transfer", "fine_tuned")
+    map_sets = [
+        maps.load(tracking.fetch(attribute, f"{folder}/{checkpoint}.npz")).maps
+        for checkpoint in ("before", "after")
     ]
-    values = similarity.compare_maps(*stacks, size=SIZE)
-    assert explorer.order[0] == IDS[np.argmin(values["iou30"])]
+    values = similarity.compare_maps(*map_sets, size=SIZE)
+    assert explorer.order[0] == IDS[np.argmin(values["overlap_q30"])]
     for name in similarity.METRICS:
         assert view.values.loc[name, "value"] == pytest.approx(values[name][row], abs=1e-12)
-    assert view.values.loc["iou30", "median"] == pytest.approx(np.median(values["iou30"]))
+    assert view.values.loc["overlap_q30", "median"] == pytest.approx(np.median(values["overlap_q30"]))
     assert np.isnan(view.values.loc["ssim", "median"]) and np.isnan(view.values.loc["ssim", "drifts_more"])
     assert view.layer == "conv3" and view.course is None and "of the default's maps" in view.missing["course"]
 
@@ -377,36 +380,36 @@ def test_what_runs_lack_is_said_with_the_parameter_that_gives_it(uri):
     words = (
         "`multiverse: true`",
         "`checkpoint_every: 1`",
-        "`noise_heads: 2`",
+        "`extra_heads: 2`",
         "`lesion_mask`",
-        "`faithfulness_images: 40`",
+        "`map_check_images: 40`",
     )
     assert all(word in said for word in words)
     assert view.course is None and not view.masks and view.located.empty and not view.cautions
     explorer = explore_view.Explorer("full")
-    assert set(explorer.view().missing) == {"floor"}
-    assert "fine-tuned maps of this cell fail the test" in explorer.view().cautions[0]
+    assert set(explorer.view().missing) == {"two_heads"}
+    assert "maps after of this cell do not pass their checks" in explorer.view().cautions[0]
 
 
-def test_a_degenerate_map_has_no_rank_and_is_told_in_words(uri):
+def test_an_empty_map_has_no_rank_and_is_told_in_words(uri):
     tracking.connect(uri)
     explorer = explore_view.Explorer("bare")
     assert explorer.order[-1] == EMPTY
     explorer.choose(image_id=EMPTY)
     view = explorer.view()
     assert view.rank is None and view.n_ranked == 11 and view.tops is None and np.isnan(view.overlap)
-    assert np.isfinite(view.transfer).all() and np.isnan(view.fine_tuned).all()
+    assert np.isfinite(view.before).all() and np.isnan(view.after).all()
     assert view.values["value"].isna().all() and view.values["drifts_more"].isna().all()
-    assert "The fine-tuned map of this image is degenerate: it is zero everywhere" in view.cautions[0]
+    assert "The map after of this image is empty: it is zero everywhere" in view.cautions[0]
     assert "1 of 12" in view.cautions[1]
 
 
-def test_why_a_map_is_degenerate():
+def test_why_a_map_is_empty():
     raw = np.ones((2, 2))
-    assert "one value" in explore_view.degenerate_in_words(raw)
-    assert "zero everywhere" in explore_view.degenerate_in_words(raw * 0)
-    assert "not finite" in explore_view.degenerate_in_words(np.array([[1, np.nan], [0, 0]]))
-    assert "millionth" in explore_view.degenerate_in_words(np.array([[1, 1 + 1e-9], [1, 1]]))
+    assert "one value" in explore_view.empty_in_words(raw)
+    assert "zero everywhere" in explore_view.empty_in_words(raw * 0)
+    assert "not finite" in explore_view.empty_in_words(np.array([[1, np.nan], [0, 0]]))
+    assert "millionth" in explore_view.empty_in_words(np.array([[1, 1 + 1e-9], [1, 1]]))
 
 
 def test_a_run_is_read_once(explorer, monkeypatch):
@@ -491,11 +494,11 @@ def test_the_tables_hold_the_numbers_and_escape_names(page):
     page.id.value = "image-04"
     view = page.explorer.view()
     html = page.table.value
-    assert f"{view.values.loc['iou20', 'value']:.3f}" in html and html.count('class="chosen"') == 1
-    assert "other patient" in html and "median of 12 images" in html and "lung" in html
+    assert f"{view.values.loc['overlap', 'value']:.3f}" in html and html.count('class="chosen"') == 1
+    assert "two patients" in html and "median of 12 images" in html and "lung" in html
     assert (
         "survives &lt;the&gt; randomisation" in page.notes.value
-        and "<code>noise_heads: 2</code>" in page.notes.value
+        and "<code>extra_heads: 2</code>" in page.notes.value
     )
     assert "<b>$x" not in page.table.value + page.notes.value
 
@@ -511,7 +514,7 @@ def test_what_cannot_be_found_is_said_and_the_picture_stays(page):
 
 def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkeypatch):
     attribute = page.explorer.run.params["attribute_run"]
-    for cached in (explore_view._stack, explore_view._folder):
+    for cached in (explore_view._map_set, explore_view._folder):
         cached.cache_clear()
 
     def gone(run_id, path):
@@ -526,23 +529,23 @@ def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkey
     assert page.message.value == "" and size_of(page.picture.value) == (1140, 670)
 
 
-def test_a_degenerate_map_and_missing_parts_are_drawn(uri):
+def test_an_empty_map_and_missing_parts_are_drawn(uri):
     tracking.connect(uri)
     page = explore_page.Page(explore_view.Explorer("bare"))
     page.id.value = EMPTY
-    assert "Caution" in page.notes.value and "degenerate" in page.notes.value and "–" in page.table.value
+    assert "Caution" in page.notes.value and "empty" in page.notes.value and "–" in page.table.value
     assert size_of(page.picture.value) == (1140, 670)
     view = page.explorer.view()
     texts = [text.get_text() for text in explore_page.draw(view).axes[0].texts]
-    assert {"degenerate map", "no difference", "no areas"} <= set(texts)
-    assert f"no rank by drift in “{similarity.METRICS['iou20'].label}”: a map is degenerate" in texts
+    assert {"empty map", "no difference", "no areas"} <= set(texts)
+    assert f"no rank by drift in “{similarity.METRICS['overlap'].label}”: a map is empty" in texts
     assert any("checkpoint_every" in text for text in texts)
 
 
 def test_the_picture_says_what_it_shows(page):
     view = page.explorer.view()
     texts = [text.get_text() for text in explore_page.draw(view, outlines=["lung"]).axes[0].texts]
-    assert f"rank 1 of 12 by drift in “{similarity.METRICS['iou20'].label}”" in texts
+    assert f"rank 1 of 12 by drift in “{similarity.METRICS['overlap'].label}”" in texts
     assert f"top 20 % of the area: IoU {view.overlap:.2f}" in texts and "lung" in texts
     assert any("full: Net, seed 2" in text and "LayerCAM" in text and "grid 4x4" in text for text in texts)
 
@@ -564,7 +567,7 @@ def test_many_classes_and_one_image_fit(page):
     from dataclasses import replace
 
     names = [f"class number {k} with a long name" for k in range(20)]
-    many = pd.DataFrame({"class": names, "transfer": np.linspace(0, 0.1, 20), "fine_tuned": 0.05})
+    many = pd.DataFrame({"class": names, "before": np.linspace(0, 0.1, 20), "after": 0.05})
     figure = explore_page.draw(replace(view, predictions=many, label=names[0]))
     labels = [tick.get_text() for tick in figure.axes[-1].get_yticklabels()]
     assert len(labels) == 8 and labels[0].endswith(names[0][-10:]), "the true class is always among them"

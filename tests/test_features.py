@@ -61,7 +61,7 @@ def test_each_thing_that_they_depend_on_makes_another_entry(model, passes, tmp_p
     for change in (
         {"seed": 1},
         {"transfer_learning_rate": 0.5},
-        {"noise_heads": 9},
+        {"extra_heads": 9},
         {"split_seed": 3},
         {"dropout": 0.1},
     ):
@@ -131,7 +131,7 @@ def test_a_second_seed_makes_no_forward_pass(passes, tmp_path):
     results = []
     for seed, cache in ((0, None), (0, tmp_path), (1, tmp_path)):
         settings = SETTINGS.model_copy(
-            update={"seed": seed, "weights": "source", "transfer_epochs": 2, "noise_heads": 1}
+            update={"seed": seed, "weights": "source", "transfer_epochs": 2, "extra_heads": 1}
         )
         stages.seed_everything(seed)
         trained = build.build(settings.architecture, n_classes=3, image_size=48)

@@ -27,13 +27,13 @@ def test_overlays_share_one_scale_whatever_the_maps():
         assert norms(figure) == [(0, 255), (0, 255), (0, 1), (0, 255), (0, 1), (0, 255), (-1, 1)]
 
 
-def test_a_degenerate_map_is_named():
+def test_an_empty_map_is_named():
     figure = figures.overlay(np.zeros((8, 8), np.uint8), np.full((8, 8), np.nan), np.ones((8, 8)))
     assert [axis.get_title() for axis in figure.axes[:4]] == [
         "image",
-        "transfer: degenerate map",
-        "fine-tuned",
-        "fine-tuned minus transfer",
+        "before: empty map",
+        "after",
+        "after minus before",
     ]
 
 
@@ -71,7 +71,7 @@ def summary():
 
 
 def test_drift_draws_intervals_and_the_value_of_identical_maps():
-    figure = figures.drift(summary(), ["iou20", "centroid_shift"])
+    figure = figures.drift(summary(), ["overlap", "centroid_shift"])
     for axis, identical in zip(figure.axes, (1.0, 0.0), strict=True):
         assert len(axis.containers) == 2, "an error bar a method"
         assert any(np.allclose(line.get_ydata(), identical) for line in axis.get_lines())
@@ -82,8 +82,8 @@ def test_drift_draws_intervals_and_the_value_of_identical_maps():
 
 
 def test_drift_by_class_leaves_out_what_is_not_scored():
-    table = pd.DataFrame({"label": ["a", "a", "b", "b"], "iou20": [0.2, np.nan, 0.5, 0.7]})
-    axis = figures.drift_by_class(table, ["iou20"]).axes[0]
+    table = pd.DataFrame({"label": ["a", "a", "b", "b"], "overlap": [0.2, np.nan, 0.5, 0.7]})
+    axis = figures.drift_by_class(table, ["overlap"]).axes[0]
     shown = [len(line.get_xdata()) for line in axis.get_lines() if line.get_marker() == "."]
     assert shown == [1, 2]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["a", "b"]
@@ -100,10 +100,10 @@ def test_ranking_and_performance_and_reliability():
     axis = figures.ranking(ranks).axes[0]
     assert axis.get_ylim()[0] > axis.get_ylim()[1], "rank 1 is on top"
     assert [list(line.get_ydata()) for line in axis.get_lines()] == [[1, 2], [2, 1]]
-    runs = pd.DataFrame({"architecture": ["A", "A", "B"], "auc_macro_transfer": 0.9, "auc_macro_fine_tuned": 0.95})
+    runs = pd.DataFrame({"architecture": ["A", "A", "B"], "auc_macro_before": 0.9, "auc_macro_after": 0.95})
     assert [t.get_text() for t in figures.performance(runs).axes[0].get_xticklabels()] == ["A", "B"]
     table = pd.DataFrame({"confidence": [0.5, np.nan], "accuracy": [0.4, np.nan], "n": [10, 0]})
-    assert len(figures.reliability({"transfer": table}).axes[0].get_lines()[1].get_xdata()) == 1
+    assert len(figures.reliability({"before": table}).axes[0].get_lines()[1].get_xdata()) == 1
     history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5]})
     assert figures.history(history, {"training": "loss"}, ylabel="cross-entropy").axes[0].get_ylabel()
 
@@ -145,8 +145,14 @@ def cells(names, methods, **columns):
 
 
 LEVELS = {
-    f"iou20{level}_{part}": value + add
-    for level, value in {"": 0.5, "_shuffled": 0.3, "_floor": 0.9, "_refit": 0.7, "_chance": 0.1}.items()
+    f"overlap{level}_{part}": value + add
+    for level, value in {
+        "": 0.5,
+        "_two_patients": 0.3,
+        "_two_heads": 0.9,
+        "_two_seeds": 0.7,
+        "_chance": 0.1,
+    }.items()
     for part, add in (("median", 0.0), ("ci_low", -0.04), ("ci_high", 0.05))
 }
 
@@ -154,7 +160,7 @@ LEVELS = {
 def test_a_method_looks_the_same_whatever_stands_beside_it():
     styles = set()
     for methods in (METHODS, METHODS[::-1], ["occlusion"]):
-        figure = figures.drift(cells(["A"], methods, **LEVELS), ["iou20"])
+        figure = figures.drift(cells(["A"], methods, **LEVELS), ["overlap"])
         line = next(line for line in figure.axes[0].get_lines() if line.get_label() == "occlusion")
         styles.add((line.get_color(), line.get_marker()))
     assert len(styles) == 1
@@ -168,22 +174,24 @@ def test_a_method_looks_the_same_whatever_stands_beside_it():
 
 def test_drift_draws_each_level_in_its_own_cell():
     table = cells(["A", "B"], ["layercam", "gradcampp"], **LEVELS)
-    table.loc[3, ["iou20_shuffled_median", "iou20_shuffled_ci_low", "iou20_shuffled_ci_high"]] = 0.4, 0.35, 0.42
-    figure = figures.drift(table, ["iou20"])
+    table.loc[
+        3, ["overlap_two_patients_median", "overlap_two_patients_ci_low", "overlap_two_patients_ci_high"]
+    ] = 0.4, 0.35, 0.42
+    figure = figures.drift(table, ["overlap"])
     axis = figure.axes[0]
     bars = {box.get_label(): box.patches for box in axis.containers if hasattr(box, "patches")}
     assert set(bars) == {
-        "shuffled (same class, other patient)",
-        "noise floor (other head seed)",
-        "other fine-tuning seed",
+        "two patients (same class)",
+        "two heads",
+        "two seeds",
     }
     assert {"identical maps", "chance", "LayerCAM", "Grad-CAM++", *bars} == set(legend(figure))
     x = sorted([*points(axis, "LayerCAM")[:, 0], *points(axis, "Grad-CAM++")[:, 0]])
-    shuffled = bars["shuffled (same class, other patient)"]
-    for spot, bar, low, high in zip(x, shuffled, [0.26] * 3 + [0.35], [0.35] * 3 + [0.42], strict=True):
+    two_patients = bars["two patients (same class)"]
+    for spot, bar, low, high in zip(x, two_patients, [0.26] * 3 + [0.35], [0.35] * 3 + [0.42], strict=True):
         assert bar.get_x() < spot < bar.get_x() + bar.get_width()
         assert (bar.get_y(), bar.get_y() + bar.get_height()) == pytest.approx((low, high))
-    for left, right in zip(shuffled, shuffled[1:], strict=False):
+    for left, right in zip(two_patients, two_patients[1:], strict=False):
         assert left.get_x() + left.get_width() <= right.get_x(), "a band stays in its cell"
     medians = [segment[0, 1] for lines in axis.collections if hasattr(lines, "get_segments")
                for segment in lines.get_segments() if np.allclose(*segment[:, 1])]  # fmt: skip
@@ -193,34 +201,34 @@ def test_drift_draws_each_level_in_its_own_cell():
 def test_drift_marks_what_is_missing_and_draws_no_band_for_it():
     table = cells(["A", "B"], ["layercam"], **LEVELS)
     table.loc[1] = ["B", "layercam", *[np.nan] * len(LEVELS)]
-    table["iou20_refit_median"] = np.nan
-    table[["iou20_floor_ci_low", "iou20_floor_ci_high"]] = np.nan
-    figure = figures.drift(table, ["iou20"])
+    table["overlap_two_seeds_median"] = np.nan
+    table[["overlap_two_heads_ci_low", "overlap_two_heads_ci_high"]] = np.nan
+    figure = figures.drift(table, ["overlap"])
     assert [text.get_text() for text in figure.axes[0].texts] == ["n/a"]
     assert figure.axes[0].texts[0].get_position()[0] == 1
-    assert "other fine-tuning seed" not in legend(figure) and "noise floor (other head seed)" in legend(figure)
+    assert "two seeds" not in legend(figure) and "two heads" in legend(figure)
     bars = {box.get_label(): box.patches for box in figure.axes[0].containers if hasattr(box, "patches")}
-    assert len(bars["shuffled (same class, other patient)"]) == 1
-    assert [bar.get_height() for bar in bars["noise floor (other head seed)"]] == [0]
+    assert len(bars["two patients (same class)"]) == 1
+    assert [bar.get_height() for bar in bars["two heads"]] == [0]
     # a cell without a row is as missing as one of NaN
-    figure = figures.drift(cells(["A", "B"], ["layercam", "gradcampp"], **LEVELS).iloc[:3], ["iou20"])
+    figure = figures.drift(cells(["A", "B"], ["layercam", "gradcampp"], **LEVELS).iloc[:3], ["overlap"])
     assert len(figure.axes[0].texts) == 1
     inside_the_page(figure)
 
 
 def test_an_interval_stands_where_it_is_even_beside_its_point():
-    table = cells(["A"], ["layercam"], iou20_median=0.9, iou20_ci_low=0.2, iou20_ci_high=0.4)
-    axis = figures.drift(table, ["iou20"]).axes[0]
+    table = cells(["A"], ["layercam"], overlap_median=0.9, overlap_ci_low=0.2, overlap_ci_high=0.4)
+    axis = figures.drift(table, ["overlap"]).axes[0]
     np.testing.assert_allclose(ranges(axis.containers[0]), [[0.2, 0.4]])
     np.testing.assert_allclose(points(axis, "LayerCAM"), [[0, 0.9]])
 
 
 @pytest.mark.parametrize("names, methods", [(1, 1), (3, 2), (6, 8)])
-def test_drift_and_retained_fit_the_page(names, methods):
+def test_drift_and_corrected_fit_the_page(names, methods):
     table = cells(NAMES[:names], METHODS[:methods], **LEVELS)
-    inside_the_page(figures.drift(table, ["iou20"] * 3))
-    index = cells(NAMES[:names], METHODS[:methods], retained=0.3, ci_low=0.2, ci_high=0.4, retained_of_floor=0.4)
-    inside_the_page(figures.retained(index))
+    inside_the_page(figures.drift(table, ["overlap"] * 3))
+    index = cells(NAMES[:names], METHODS[:methods], corrected=0.3, ci_low=0.2, ci_high=0.4, share_of_two_heads=0.4)
+    inside_the_page(figures.corrected(index))
 
 
 def test_tables_that_cannot_be_drawn_are_refused():
@@ -228,28 +236,28 @@ def test_tables_that_cannot_be_drawn_are_refused():
     with pytest.raises(InputError, match="lacks ssim_median"):
         figures.drift(table, ["ssim"])
     with pytest.raises(InputError, match="several rows for architecture A, method layercam"):
-        figures.drift(pd.concat([table, table]), ["iou20"])
+        figures.drift(pd.concat([table, table]), ["overlap"])
     with pytest.raises(InputError, match="no rows"):
-        figures.drift(table[:0], ["iou20"])
+        figures.drift(table[:0], ["overlap"])
 
 
-def test_retained_has_lines_at_nothing_and_all_and_a_panel_for_the_floor():
-    index = cells(["A", "B"], ["layercam"], retained=[0.2, np.nan], ci_low=[-0.1, np.nan], ci_high=[0.3, np.nan])
-    figure = figures.retained(index, level=0.9)
+def test_corrected_has_lines_at_nothing_and_all_and_a_panel_for_two_heads():
+    index = cells(["A", "B"], ["layercam"], corrected=[0.2, np.nan], ci_low=[-0.1, np.nan], ci_high=[0.3, np.nan])
+    figure = figures.corrected(index, level=0.9)
     (axis,) = figure.axes
     levels = [line.get_ydata()[0] for line in axis.get_lines() if len(set(line.get_ydata())) == 1]
     assert {0, 1} <= set(levels) and "90% interval" in axis.get_ylabel()
     np.testing.assert_allclose(points(axis, "LayerCAM"), [[0, 0.2], [1, np.nan]])
     np.testing.assert_allclose(ranges(axis.containers[0]), [[-0.1, 0.3]])
     assert [text.get_text() for text in axis.texts] == ["n/a"]
-    first, second = figures.retained(index.assign(retained_of_floor=0.6)).axes
-    assert (first.get_title(), second.get_title()) == ("1 = identical maps", "1 = noise floor (other head seed)")
+    first, second = figures.corrected(index.assign(share_of_two_heads=0.6)).axes
+    assert (first.get_title(), second.get_title()) == ("1 = identical maps", "1 = two heads")
     assert points(second, "LayerCAM")[:, 1] == pytest.approx([0.6, 0.6])
     assert first.get_ylim() == second.get_ylim()
 
 
-def universes(names=("A", "B", "C")):
-    """Four universes of q and grid; C is over A in one of them, in which the order reverses."""
+def analyses(names=("A", "B", "C")):
+    """Four analyses of q and grid; C is over A in one of them, in which the order reverses."""
     rows = []
     for q, grid, values in (
         (0.2, "image", (0.5, 0.7, 0.3)),  # default: B most stable, C least; difference 0.4
@@ -266,12 +274,12 @@ def universes(names=("A", "B", "C")):
 
 
 def test_specification_curve_sorts_by_the_difference_of_the_default_extremes():
-    figure = figures.specification_curve(universes(), method="layercam")
+    figure = figures.specification_curve(analyses(), method="layercam")
     values, difference, *choices = figure.axes
     assert difference.get_ylabel() == "B\n\N{MINUS SIGN} C"
     heights = [bar.get_height() for bar in difference.patches if hasattr(bar, "get_height")][-3:]
     assert heights == pytest.approx([-0.2, 0.1, 0.4])
-    # B: complete universes are filled, the incomplete one has no value of it
+    # B: complete analyses are filled, the incomplete one has no value of it
     np.testing.assert_allclose(points(values, "B"), [[0, 0.4], [1, 0.6], [2, 0.7]])
     np.testing.assert_allclose(points(values, "A"), [[0, 0.5], [1, 0.5], [2, 0.5]])
     hollow = [line for line in values.get_lines() if line.get_markerfacecolor() == "white"]
@@ -279,14 +287,14 @@ def test_specification_curve_sorts_by_the_difference_of_the_default_extremes():
         (3.0, 0.5),
         (3.0, 0.5),
     ]
-    # one of three complete universes reverses B and C; only the default keeps B > A > C (A = C is another order)
+    # one of three complete analyses reverses B and C; only the default keeps B > A > C (A = C is another order)
     assert difference.get_title(loc="left") == (
-        "reversed in 1 of 3 complete universes; all 3 as in the default universe in 1 of 3"
+        "reversed in 1 of 3 complete analyses; all 3 as in the default analysis in 1 of 3"
     )
-    table = universes()
+    table = analyses()
     table.loc[(table["q"] == 0.2) & (table["grid"] == "native"), "complete"] = False
     assert figures.specification_curve(table, method="layercam").axes[1].get_title(loc="left") == (
-        "reversed in 0 of 2 complete universes; all 3 as in the default universe in 1 of 2"
+        "reversed in 0 of 2 complete analyses; all 3 as in the default analysis in 1 of 2"
     )
     dashes = {
         (axis.get_ylabel(), label.get_text()): list(line.get_xdata())
@@ -297,38 +305,38 @@ def test_specification_curve_sorts_by_the_difference_of_the_default_extremes():
     assert dashes["grid", "image"] == [1, 2] and dashes["grid", "native"] == [0, 3]
     assert dashes["variant", "default"] == [0, 1, 2, 3]
     shaded = values.patches[0]
-    assert shaded.get_x() < 2 < shaded.get_x() + shaded.get_width(), "the default universe is marked"
+    assert shaded.get_x() < 2 < shaded.get_x() + shaded.get_width(), "the default analysis is marked"
     inside_the_page(figure)
 
 
-def test_specification_curve_marks_universes_in_which_the_methods_disagree():
+def test_specification_curve_marks_analyses_in_which_the_methods_disagree():
     keys = ["variant", "grid", "q", "images"]
-    rankings = universes().drop_duplicates(keys)[keys].assign(method_a="gradcampp", method_b="layercam")
+    rankings = analyses().drop_duplicates(keys)[keys].assign(method_a="gradcampp", method_b="layercam")
     rankings["reversal"] = pd.array([False, True, pd.NA, False], dtype="boolean")
-    axis = figures.specification_curve(universes(), rankings, method="layercam").axes[-1]
+    axis = figures.specification_curve(analyses(), rankings, method="layercam").axes[-1]
     assert axis.get_yticklabels()[0].get_text() == "against Grad-CAM++"
     assert list(axis.get_lines()[0].get_xdata()) == [0]
     other = rankings.assign(method_b="gradcam")
-    axis = figures.specification_curve(universes(), other, method="layercam").axes[-1]
+    axis = figures.specification_curve(analyses(), other, method="layercam").axes[-1]
     assert axis.get_ylabel() == "images", "rankings of other methods say nothing here"
 
 
 def test_specification_curve_of_one_architecture_and_of_what_it_refuses():
-    figure = figures.specification_curve(universes(["C"]), method="layercam")
+    figure = figures.specification_curve(analyses(["C"]), method="layercam")
     assert len(figure.axes) == 5, "values and four choices: there is no difference"
     np.testing.assert_allclose(points(figure.axes[0], "C")[:, 1], [0.3, 0.5, 0.6])
-    twice = pd.concat([universes(), universes().assign(variant="copy", is_default=False, borrowed=True)])
+    twice = pd.concat([analyses(), analyses().assign(variant="copy", is_default=False, borrowed=True)])
     twice["borrowed"] = twice["borrowed"].eq(True)
-    assert "4 universes" in figures.specification_curve(twice, method="layercam").axes[0].get_title()
-    with pytest.raises(InputError, match="no universe has the method 'occlusion'"):
-        figures.specification_curve(universes(), method="occlusion")
-    with pytest.raises(InputError, match="0 default universes"):
-        figures.specification_curve(universes().assign(is_default=False), method="layercam")
+    assert "4 analyses" in figures.specification_curve(twice, method="layercam").axes[0].get_title()
+    with pytest.raises(InputError, match="no analysis has the method 'occlusion'"):
+        figures.specification_curve(analyses(), method="occlusion")
+    with pytest.raises(InputError, match="0 default analyses"):
+        figures.specification_curve(analyses().assign(is_default=False), method="layercam")
     with pytest.raises(InputError, match="several rows"):
-        figures.specification_curve(pd.concat([universes(), universes()]), method="layercam")
+        figures.specification_curve(pd.concat([analyses(), analyses()]), method="layercam")
 
 
-def test_specification_curve_holds_many_universes():
+def test_specification_curve_holds_many_analyses():
     rng = np.random.default_rng(0)
     rows = [
         {"variant": f"variant-{v}", "grid": g, "q": q, "images": i, "architecture": a, "method": "layercam"}
@@ -364,7 +372,7 @@ def courses(names=("A", "B"), methods=("layercam", "gradcampp"), seeds=(0, 1)):
 def test_course_has_a_thin_line_a_seed_their_mean_and_one_time_axis():
     figure = figures.course(courses())
     auc, drift = figure.axes
-    assert auc.get_xlabel() == "epoch of fine-tuning (0: transfer)" and "AUC" in auc.get_ylabel()
+    assert auc.get_xlabel() == "epoch of fine-tuning (0: before)" and "AUC" in auc.get_ylabel()
     assert auc.get_xlim() == drift.get_xlim()
     lines = [line for line in drift.get_lines() if len(line.get_xdata()) == 3]
     assert len(lines) == 4 * 3, "2 architectures x 2 methods x (2 seeds and their mean)"
@@ -377,28 +385,30 @@ def test_course_has_a_thin_line_a_seed_their_mean_and_one_time_axis():
     assert [text for text in legend(figure) if "seed" in text] == ["mean of the seeds (thin: each)"]
 
 
-def test_course_of_one_run_with_reference_levels_at_the_last_epoch():
-    table = courses(["A"], ["layercam"], [0]).assign(shuffled=[0.1, 0.2, 0.3], floor=np.nan)
+def test_course_of_one_run_with_baselines_at_the_last_epoch():
+    table = courses(["A"], ["layercam"], [0]).assign(two_patients=[0.1, 0.2, 0.3], two_heads=np.nan)
     figure = figures.course(table, metric="soft_iou")
     drift = figure.axes[1]
     assert "Soft IoU" in drift.get_ylabel()
     level = [line for line in drift.get_lines() if line.get_marker() == "x"]
     assert len(level) == 1 and set(level[0].get_ydata()) == {0.3} and min(level[0].get_xdata()) > 4
-    assert any("shuffled" in text for text in legend(figure)) and not any("floor" in t for t in legend(figure))
+    assert any("two patients" in text for text in legend(figure)) and not any(
+        "two heads" in t for t in legend(figure)
+    )
     assert max(figure.axes[0].get_xticks()) <= 4, "no tick where there is no epoch"
 
 
 def test_course_gives_many_methods_a_panel_each():
-    figure = figures.course(courses(NAMES, METHODS, [0]).assign(shuffled=0.3))
+    figure = figures.course(courses(NAMES, METHODS, [0]).assign(two_patients=0.3))
     assert [axis.get_title() for axis in figure.axes[1:]] == list(figures.METHOD_LABELS.values())
     inside_the_page(figure)
 
 
-def panel(name, rule, transfer=None, fine_tuned=None):
+def panel(name, rule, before=None, after=None):
     empty = np.zeros((6, 6))
     return {"class": name, "rule": rule, "image": np.full((6, 6), 90, np.uint8), "text": f"{name}, {rule}"} | {
-        "transfer": empty if transfer is None else transfer,
-        "fine_tuned": empty if fine_tuned is None else fine_tuned,
+        "before": empty if before is None else before,
+        "after": empty if after is None else after,
     }
 
 
@@ -417,13 +427,13 @@ def test_examples_share_one_scale_whatever_the_maps():
     inside_the_page(figure)
 
 
-def test_examples_name_degenerate_maps_and_gaps():
+def test_examples_name_empty_maps_and_gaps():
     panels = [
         panel("Enlarged_Cardiomediastinum", "least drift", np.full((6, 6), np.nan)),
         panel("b", "most drift"),
     ]
     figure = figures.examples(panels)
-    assert [t.get_text() for axis in figure.axes for t in axis.texts] == ["degenerate\nmap"]
+    assert [t.get_text() for axis in figure.axes for t in axis.texts] == ["empty\nmap"]
     texts = [text.get_text() for text in figure.texts]
     assert texts.count("no such image") == 2 and "Enlarged\nCardiomediastinum" in texts
     figure.canvas.draw()
@@ -431,7 +441,7 @@ def test_examples_name_degenerate_maps_and_gaps():
     assert label.get_window_extent().x0 >= 0
     with pytest.raises(InputError, match="two panels for the class 'b'"):
         figures.examples([panel("b", "most drift")] * 2)
-    with pytest.raises(InputError, match="transfer map of panel 0 leaves 0 to 1"):
+    with pytest.raises(InputError, match="map before of panel 0 leaves 0 to 1"):
         figures.examples([panel("b", "most drift", np.full((6, 6), 3.0))])
     with pytest.raises(InputError, match="no panels"):
         figures.examples([])
@@ -443,8 +453,8 @@ def test_a_pair_is_drawn_as_drift_and_examples_of_a_and_b(methods):
     rules = ("least drift", "median drift", "most drift")
     names = [figures.METHOD_LABELS[method] for method in METHODS[:methods]]
     panels = [panel(name, rule, np.full((6, 6), 0.2)) for name in names for rule in rules]
-    figure = figures.pair(table, ["iou20"] * 3, panels, title="t")
-    known = {"other patient, same class", "other seed of A", "other seed of B", "chance", "identical maps"}
+    figure = figures.pair(table, ["overlap"] * 3, panels, title="t")
+    known = {"two patients", "two seeds of A", "two seeds of B", "chance", "identical maps"}
     assert set(legend(figure)) == known | set(names)
     assert points(figure.axes[0], "LayerCAM")[:, 1].tolist() == [0.5]
     tiles = [axis for axis in figure.axes if axis.images]
@@ -456,25 +466,25 @@ def test_a_pair_is_drawn_as_drift_and_examples_of_a_and_b(methods):
 
 
 def test_a_pair_without_an_example():
-    figure = figures.pair(cells(["a"], ["layercam"], **LEVELS), ["iou20"], [])
+    figure = figures.pair(cells(["a"], ["layercam"], **LEVELS), ["overlap"], [])
     assert not [axis for axis in figure.axes if axis.images]
     inside_the_page(figure)
     with pytest.raises(InputError, match="plots.pair: .* lacks ssim_median"):
         figures.pair(cells(["a"], ["layercam"], **LEVELS), ["ssim"], [])
     with pytest.raises(InputError, match="plots.pair: two panels for the class 'b'"):
-        figures.pair(cells(["a"], ["layercam"], **LEVELS), ["iou20"], [panel("b", "most drift")] * 2)
+        figures.pair(cells(["a"], ["layercam"], **LEVELS), ["overlap"], [panel("b", "most drift")] * 2)
 
 
 def located(names=("A", "B"), methods=("layercam",), regions=("lesion", "lung")):
     tables = []
     for area, region in zip((0.05, 0.4, 0.01), regions, strict=False):
-        table = cells(names, methods, area=area, energy_transfer=area * 2, energy_fine_tuned=area * 3)
+        table = cells(names, methods, area=area, energy_before=area * 2, energy_after=area * 3)
         change = {"energy_change": area, "energy_change_ci_low": area / 2, "energy_change_ci_high": area * 2}
         tables.append(table.assign(region=region, **change))
     return pd.concat(tables, ignore_index=True)
 
 
-def test_regions_arrows_lead_from_transfer_to_fine_tuned_beside_the_area():
+def test_regions_arrows_lead_from_before_to_after_beside_the_area():
     figure = figures.regions(located())
     lesion, lung, change, _ = figure.axes
     assert (lesion.get_title(), lung.get_title()) == ("lesion", "lung")
@@ -489,12 +499,12 @@ def test_regions_arrows_lead_from_transfer_to_fine_tuned_beside_the_area():
         assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > area * 3
     np.testing.assert_allclose(ranges(change.containers[0]), [[0.025, 0.1]] * 2)
     assert any(set(line.get_ydata()) == {0} for line in change.get_lines())
-    assert set(legend(figure)) == {"LayerCAM", "a uniform map", "transfer", "fine-tuned"}
+    assert set(legend(figure)) == {"LayerCAM", "a uniform map", "before", "after"}
 
 
 def test_regions_mark_what_is_missing_and_fit_the_page():
     table = located()
-    table.loc[0, ["energy_transfer", "energy_change", "energy_change_ci_low", "energy_change_ci_high"]] = np.nan
+    table.loc[0, ["energy_before", "energy_change", "energy_change_ci_low", "energy_change_ci_high"]] = np.nan
     figure = figures.regions(table)
     assert [t.get_text() for axis in figure.axes for t in axis.texts if t.get_text()] == ["n/a", "n/a"]
     inside_the_page(figures.regions(located(NAMES, METHODS)))
@@ -502,24 +512,29 @@ def test_regions_mark_what_is_missing_and_fit_the_page():
     inside_the_page(figures.regions(located(NAMES[:1], METHODS[:1], ("lesion",))))
 
 
-def faithful(names=("A",), methods=("layercam",), stages=("fine_tuned", "transfer"), seeds=(0, 1)):
+def passes_checks(names=("A",), methods=("layercam",), checkpoints=("after", "before"), seeds=(0, 1)):
     tables = []
-    for stage in stages:
+    for checkpoint in checkpoints:
         for seed in seeds:
             gains = {"deletion_gain": 0.1 + seed, "deletion_gain_ci_low": 0.0 + seed}
             gains |= {"deletion_gain_ci_high": 0.3 + seed, "insertion_gain": 0.2, "insertion_gain_ci_low": 0.1}
-            gains |= {"insertion_gain_ci_high": 0.4, "stage": stage, "seed": seed, "faithful": seed == 0}
+            gains |= {
+                "insertion_gain_ci_high": 0.4,
+                "checkpoint": checkpoint,
+                "seed": seed,
+                "passes_checks": seed == 0,
+            }
             tables.append(cells(names, methods, **gains))
     return pd.concat(tables, ignore_index=True)
 
 
-def test_faithfulness_crosses_the_maps_that_fail():
-    figure = figures.faithfulness(faithful())
+def test_map_checks_crosses_the_maps_that_fail():
+    figure = figures.map_checks(passes_checks())
     assert [axis.get_title() for axis in figure.axes] == [
-        "deletion, transfer",
-        "insertion, transfer",
-        "deletion, fine-tuned",
-        "insertion, fine-tuned",
+        "deletion, before",
+        "insertion, before",
+        "deletion, after",
+        "insertion, after",
     ]
     axis = figure.axes[0]
     markers = [(line.get_marker(), line.get_markerfacecolor(), *line.get_ydata()) for line in axis.get_lines()
@@ -535,15 +550,15 @@ def test_faithfulness_crosses_the_maps_that_fail():
     assert {"a random map", "passes", "fails", "LayerCAM"} == set(legend(figure))
 
 
-def test_faithfulness_fits_the_page_with_cells_missing():
-    table = faithful(NAMES, METHODS).iloc[1:]
-    figure = figures.faithfulness(table)
+def test_map_checks_fits_the_page_with_cells_missing():
+    table = passes_checks(NAMES, METHODS).iloc[1:]
+    figure = figures.map_checks(table)
     inside_the_page(figure)
     # the pair without a row is missing in the stage and seed that it was taken from, in both games
     assert sum(t.get_text() == "n/a" for axis in figure.axes for t in axis.texts) == 2
-    inside_the_page(figures.faithfulness(faithful(["A"], ["gradcampp"], ["transfer"], [0])))
+    inside_the_page(figures.map_checks(passes_checks(["A"], ["gradcampp"], ["before"], [0])))
     with pytest.raises(InputError, match="several rows for architecture A"):
-        figures.faithfulness(pd.concat([faithful(), faithful()]))
+        figures.map_checks(pd.concat([passes_checks(), passes_checks()]))
 
 
 def test_perturbation_curves_show_what_knows_nothing_in_grey():
@@ -572,11 +587,11 @@ def test_perturbation_curves_show_what_knows_nothing_in_grey():
         figures.perturbation_curves(curves.assign(kind="blur"))
 
 
-def cascade(methods=("layercam",), stages=("fine_tuned", "transfer")):
+def cascade(methods=("layercam",), checkpoints=("after", "before")):
     rows = [
-        {"method": m, "stage": s, "level": level, "up_to": name, "spearman": 1 / (1 + level) - image / 10}
+        {"method": m, "checkpoint": s, "level": level, "up_to": name, "spearman": 1 / (1 + level) - image / 10}
         for m in methods
-        for s in stages
+        for s in checkpoints
         for level, name in enumerate(("logits", "conv4_block6_preact_relu", "conv1_conv"))
         for image in range(5)
     ]
@@ -585,10 +600,10 @@ def cascade(methods=("layercam",), stages=("fine_tuned", "transfer")):
 
 def test_randomisation_draws_medians_quartiles_and_the_limit():
     table = cascade()
-    table.loc[len(table)] = ["layercam", "transfer", 2, "conv1_conv", np.nan]  # a degenerate map is left out
+    table.loc[len(table)] = ["layercam", "before", 2, "conv1_conv", np.nan]  # an empty map is left out
     figure = figures.randomisation(table, limit=0.4)
     axis = figure.axes[0]
-    assert axis.get_title() == "transfer (frozen backbone)", "stages in the order of training"
+    assert axis.get_title() == "before fine-tuning", "checkpoints in the order of training"
     line = next(line for line in axis.get_lines() if line.get_label() == "LayerCAM")
     np.testing.assert_allclose(line.get_ydata(), [0.8, 0.3, 1 / 3 - 0.2])
     band = axis.collections[0].get_paths()[0].vertices
@@ -599,7 +614,7 @@ def test_randomisation_draws_medians_quartiles_and_the_limit():
     assert names == ["logits", "conv4_block6_preact_relu", "conv1_conv"]
     inside_the_page(figure)
     inside_the_page(figures.randomisation(cascade(METHODS), limit=0.5))
-    inside_the_page(figures.randomisation(cascade(stages=["transfer"]), limit=0.5))
+    inside_the_page(figures.randomisation(cascade(checkpoints=["before"]), limit=0.5))
     table.loc[0, "up_to"] = "head"
     with pytest.raises(InputError, match="level 0 is called head and logits"):
         figures.randomisation(table, limit=0.4)
@@ -607,7 +622,7 @@ def test_randomisation_draws_medians_quartiles_and_the_limit():
 
 def test_metrics_seen_keeps_one_colour_scale_and_outlines_what_sees():
     table = pd.DataFrame({
-        "metric": ["iou20", "iou20", "lesion_gain"],
+        "metric": ["overlap", "overlap", "lesion_gain"],
         "architecture": ["A", "B", "A"],
         "method": "layercam",
         "standardised": [2.5, -0.01, 40.0],
@@ -621,12 +636,15 @@ def test_metrics_seen_keeps_one_colour_scale_and_outlines_what_sees():
     centres = sorted((p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2) for p in axis.patches)
     np.testing.assert_allclose(centres, [(0, 0), (0, 1)])
     assert [text.get_text() for text in axis.texts] == ["2.5", "0.0", "40.0", "n/a"]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["IoU of the top 20 % area", "lesion gain"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "Overlap of the top 20 % area",
+        "lesion gain",
+    ]
     assert legend(figure) == ["the metric sees the change", "not available"]
     many = cells(NAMES, METHODS, standardised=1.0, sees=False)
     inside_the_page(figures.metrics_seen(pd.concat([many.assign(metric=name) for name in METRICS])))
     inside_the_page(figures.metrics_seen(table[:1]))
-    with pytest.raises(InputError, match="several rows for metric iou20"):
+    with pytest.raises(InputError, match="several rows for metric overlap"):
         figures.metrics_seen(pd.concat([table, table]))
 
 

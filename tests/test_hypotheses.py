@@ -31,7 +31,7 @@ def rows(values, *, architecture="A", method="L", seed=0, patients=None, images=
             "seed": seed,
             "image_id": [f"i{k}" for k in range(n)] if images is None else images,
             "patient_id": [f"p{k}" for k in range(n)] if patients is None else patients,
-            "iou20": values,
+            "overlap": values,
         }
     )
 
@@ -132,7 +132,7 @@ def test_variance_is_the_anova_of_the_crossed_design():
     ms_seed = n * ((by_seed - grand) ** 2).sum() / (k - 1)
     ms_patient = k * ((by_patient - grand) ** 2).sum() / (n - 1)
     ms_error = ((values - by_seed[:, None] - by_patient + grand) ** 2).sum() / ((k - 1) * (n - 1))
-    est = hyp.contrast(grid(values[None, None]), "iou20", {("A", "L"): 1}, statistic="mean", n_boot=20_000)
+    est = hyp.contrast(grid(values[None, None]), "overlap", {("A", "L"): 1}, statistic="mean", n_boot=20_000)
     assert est.value == pytest.approx(grand)
     assert est.var_seeds == pytest.approx(ms_seed / n)
     # A bootstrap's variance of a mean is (n - 1) / n of the unbiased one.
@@ -209,7 +209,7 @@ def crossing():
 
 def test_compare_architectures(crossing):
     values, scores = crossing
-    got = hyp.compare_architectures(scores, "iou20", n_boot=200)
+    got = hyp.compare_architectures(scores, "overlap", n_boot=200)
     assert got.columns.tolist() == [
         "method", "a", "b", "difference", "low", "high", "se", "df", "p", "p_holm", "n_seeds", "n_patients",
     ]  # fmt: skip
@@ -225,9 +225,9 @@ def test_compare_architectures(crossing):
     first = got.iloc[0]
     assert first["low"] < 0.2 < first["high"] and first["p_holm"] < 0.01
     # The same through the public parts.
-    est = hyp.contrast(scores, "iou20", {("A", "L"): 1, ("B", "L"): -1}, n_boot=200)
+    est = hyp.contrast(scores, "overlap", {("A", "L"): 1, ("B", "L"): -1}, n_boot=200)
     tables = {
-        (a, s): t.rename(columns={"iou20": "value"})
+        (a, s): t.rename(columns={"overlap": "value"})
         for (a, s), t in scores[scores["method"] == "L"].groupby(["architecture", "seed"])
     }
     draws = bootstrap.patient_replicates(tables, n_boot=200)
@@ -243,24 +243,24 @@ def test_compare_architectures(crossing):
 def test_order_of_rows_carries_no_meaning(crossing):
     scores = crossing[1]
     cells = {("A", "L"): 1, ("B", "L"): -1}
-    assert hyp.contrast(scores, "iou20", cells, n_boot=50) == hyp.contrast(
-        scores.sample(frac=1, random_state=0), "iou20", cells, n_boot=50
+    assert hyp.contrast(scores, "overlap", cells, n_boot=50) == hyp.contrast(
+        scores.sample(frac=1, random_state=0), "overlap", cells, n_boot=50
     )
 
 
 def test_only_shared_images_and_seeds_count():
     a = rows([1, 2, 3, 4.0, 9])
-    b = rows([0, 0, 0, nan], images=["i0", "i1", "i2", "i3"])  # i3 degenerate, i4 missing
+    b = rows([0, 0, 0, nan], images=["i0", "i1", "i2", "i3"])  # i3 empty, i4 missing
     other = rows([5.0, 6], architecture="A", seed=1)  # a seed that B lacks
     table = pd.concat([a, b.assign(architecture="B"), other])
-    est = hyp.contrast(table, "iou20", {("A", "L"): 1, ("B", "L"): -1}, n_boot=50)
+    est = hyp.contrast(table, "overlap", {("A", "L"): 1, ("B", "L"): -1}, n_boot=50)
     assert (est.value, est.n_seeds, est.n_patients) == (2, 1, 3)
-    assert hyp.contrast(table, "iou20", {("A", "L"): 1}, n_boot=50, statistic="mean").value == (3.8 + 5.5) / 2
+    assert hyp.contrast(table, "overlap", {("A", "L"): 1}, n_boot=50, statistic="mean").value == (3.8 + 5.5) / 2
 
 
 def test_nothing_shared_is_nan():
     table = pd.concat([rows([1.0, 2]), rows([1.0, 2], architecture="B", images=["x", "y"])])
-    got = hyp.compare_architectures(table, "iou20", n_boot=50).iloc[0]
+    got = hyp.compare_architectures(table, "overlap", n_boot=50).iloc[0]
     assert (got["n_seeds"], got["n_patients"]) == (0, 0)
     assert np.isnan(got[["difference", "low", "high", "p", "p_holm"]].to_numpy(float)).all()
 
@@ -268,10 +268,10 @@ def test_nothing_shared_is_nan():
 def test_one_architecture_or_method_gives_empty_tables():
     table = rows([1.0, 2])
     for got in (
-        hyp.compare_architectures(table, "iou20"),
-        hyp.interaction(table, "iou20"),
-        hyp.paired_tests(table, "iou20"),
-        hyp.crossover(pd.concat([table, table.assign(method="G")]), "iou20", "L", "G"),
+        hyp.compare_architectures(table, "overlap"),
+        hyp.interaction(table, "overlap"),
+        hyp.paired_tests(table, "overlap"),
+        hyp.crossover(pd.concat([table, table.assign(method="G")]), "overlap", "L", "G"),
     ):
         assert len(got) == 0 and {"a", "b", "p", "p_holm", "n_seeds"} <= set(got.columns)
 
@@ -279,14 +279,14 @@ def test_one_architecture_or_method_gives_empty_tables():
 def test_one_seed_says_so():
     values = np.random.default_rng(0).normal(size=(2, 2, 1, 12))
     scores = grid(values)
-    assert hyp.compare_architectures(scores, "iou20", n_boot=50)["n_seeds"].tolist() == [1, 1]
-    assert hyp.interaction(scores, "iou20", n_boot=50)["n_seeds"].tolist() == [1]
-    assert hyp.crossover(scores, "iou20", "L", "G", n_boot=50)["n_seeds"].tolist() == [1]
+    assert hyp.compare_architectures(scores, "overlap", n_boot=50)["n_seeds"].tolist() == [1, 1]
+    assert hyp.interaction(scores, "overlap", n_boot=50)["n_seeds"].tolist() == [1]
+    assert hyp.crossover(scores, "overlap", "L", "G", n_boot=50)["n_seeds"].tolist() == [1]
 
 
 def test_interaction(crossing):
     values, scores = crossing
-    got = hyp.interaction(scores, "iou20", n_boot=200)
+    got = hyp.interaction(scores, "overlap", n_boot=200)
     assert got[["method_a", "method_b"]].drop_duplicates().to_numpy().tolist() == [["L", "G"]]
     medians = np.median(values, axis=3).mean(2)
     ab, ac = got.iloc[0], got.iloc[1]
@@ -301,26 +301,26 @@ def test_interaction(crossing):
 
 def test_crossover(crossing):
     values, scores = crossing
-    got = hyp.crossover(scores, "iou20", "L", "G", n_boot=200)
+    got = hyp.crossover(scores, "overlap", "L", "G", n_boot=200)
     assert got.columns.tolist() == [
         "a", "b", "difference_a", "low_a", "high_a", "difference_b", "low_b", "high_b",
         "p", "p_holm", "p_reversal", "n_seeds", "n_patients",
     ]  # fmt: skip
     ab, ac = got.iloc[0], got.iloc[1]
-    each = hyp.compare_architectures(scores, "iou20", n_boot=200).set_index(["method", "a", "b"])
+    each = hyp.compare_architectures(scores, "overlap", n_boot=200).set_index(["method", "a", "b"])
     assert ab["p"] == pytest.approx(max(each.loc[("L", "A", "B"), "p"], each.loc[("G", "A", "B"), "p"]))
     assert (ab["difference_a"], ab["difference_b"]) == pytest.approx((0.2, -0.2), abs=0.05)
     assert ab["p_holm"] < 0.01 and ab["p_reversal"] == 1
     assert ac["p"] > 0.2  # A leads C under L, but not the other way round under G
     np.testing.assert_allclose(got["p_holm"], hyp.holm(got["p"].to_numpy()))
-    turned = hyp.crossover(scores, "iou20", "G", "L", n_boot=200).iloc[0]
+    turned = hyp.crossover(scores, "overlap", "G", "L", n_boot=200).iloc[0]
     assert (turned["difference_a"], turned["p"]) == pytest.approx((ab["difference_b"], ab["p"]))
     assert turned["p_reversal"] == 1
 
 
 def test_paired_tests_against_scipy(crossing):
     values, scores = crossing
-    got = hyp.paired_tests(scores, "iou20")
+    got = hyp.paired_tests(scores, "overlap")
     assert (got["scope"] == "these networks").all() and (got["n_patients"] == 40).all()
     assert (got["n_seeds"] == 3).all()
     patients = values.mean(2).reshape(3, 2, 40, 2).mean(3)  # over seeds, then images
@@ -341,17 +341,17 @@ def test_paired_tests_against_scipy(crossing):
 def test_rank_biserial_by_hand():
     # Differences 1, -2, 3, 4, and a 0 that is dropped: ranks 1, 2, 3, 4; (1 - 2 + 3 + 4) / 10.
     a, b = [1, 0, 3, 4, 7.0], [0, 2, 0, 0, 7.0]
-    (got,) = hyp.paired_tests(pd.concat([rows(a), rows(b, architecture="B")]), "iou20").itertuples()
+    (got,) = hyp.paired_tests(pd.concat([rows(a), rows(b, architecture="B")]), "overlap").itertuples()
     assert (got.effect, got.statistic, got.n_patients) == (pytest.approx(0.6), 2, 5)
-    (got,) = hyp.paired_tests(pd.concat([rows(b), rows(a, architecture="B")]), "iou20").itertuples()
+    (got,) = hyp.paired_tests(pd.concat([rows(b), rows(a, architecture="B")]), "overlap").itertuples()
     assert got.effect == pytest.approx(-0.6)
 
 
 def test_rank_tests_of_equal_values_and_of_one_patient():
-    same = hyp.paired_tests(pd.concat([rows([1.0, 2], architecture=a) for a in "ABC"]), "iou20")
+    same = hyp.paired_tests(pd.concat([rows([1.0, 2], architecture=a) for a in "ABC"]), "overlap")
     assert same["p"].tolist() == [1, 1, 1, 1] and same["effect"].tolist() == [0, 0, 0, 0]
     one = hyp.paired_tests(
-        pd.concat([rows([1.0, 2], architecture=a, patients=["p", "p"]) for a in "ABC"]), "iou20"
+        pd.concat([rows([1.0, 2], architecture=a, patients=["p", "p"]) for a in "ABC"]), "overlap"
     )
     assert one["p"].isna().all() and (one["n_patients"] == 1).all()
 
@@ -360,7 +360,7 @@ def test_patients_count_once_in_rank_tests():
     # The mean over a patient's images and seeds: patient p differs by (1 + 3) / 2, q by 1.
     images = {"patients": ["p", "p", "q"]}
     a, b = rows([1.0, 3, 1], **images), rows([0.0, 0, 0], architecture="B", **images)
-    (got,) = hyp.paired_tests(pd.concat([a, b]), "iou20").itertuples()
+    (got,) = hyp.paired_tests(pd.concat([a, b]), "overlap").itertuples()
     assert got.n_patients == 2 and got.p == pytest.approx(stats.wilcoxon([2, 1]).pvalue)
 
 
@@ -460,27 +460,27 @@ def test_bad_numbers(call, message):
     "change, message",
     [
         (lambda t: t.drop(columns="seed"), "seed"),
-        (lambda t: t.drop(columns="iou20"), "iou20"),
+        (lambda t: t.drop(columns="overlap"), "overlap"),
         (lambda t: t.iloc[:0], "no rows"),
         (lambda t: t.assign(patient_id=None), "patient_id"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "more than once"),
-        (lambda t: t.assign(iou20=np.inf), "infinite"),
+        (lambda t: t.assign(overlap=np.inf), "infinite"),
         (lambda t: pd.concat([t, t.assign(architecture="B", patient_id="q")]), "more than one patient"),
     ],
 )
 def test_bad_scores(change, message):
     with pytest.raises(InputError, match=message):
-        hyp.compare_architectures(change(rows([1.0, 2, 3])), "iou20")
+        hyp.compare_architectures(change(rows([1.0, 2, 3])), "overlap")
 
 
 def test_unknown_cells_and_methods():
     table = rows([1.0, 2, 3])
     with pytest.raises(InputError, match="no rows of"):
-        hyp.contrast(table, "iou20", {("A", "L"): 1, ("Z", "L"): -1})
+        hyp.contrast(table, "overlap", {("A", "L"): 1, ("Z", "L"): -1})
     with pytest.raises(InputError, match="no method 'G'"):
-        hyp.crossover(table, "iou20", "L", "G")
+        hyp.crossover(table, "overlap", "L", "G")
     with pytest.raises(InputError, match="two methods"):
-        hyp.crossover(table, "iou20", "L", "L")
+        hyp.crossover(table, "overlap", "L", "L")
 
 
 def test_estimates_are_immutable():

@@ -22,12 +22,12 @@ def finished(tmp_path_factory):
         patch.delenv("MLFLOW_RUN_ID", raising=False)
         uri = tracking.connect(f"sqlite:///{folder}/mlflow.db")
         run = tracking.start("train", TrainParams(name="demo"), name="train x", inputs={"manifest": "abc"})
-        for name in ("transfer", "fine_tuned"):
+        for name in ("before", "after"):
             (folder / f"{name}.keras").write_bytes(name.encode())
             tracking.log_file(folder / f"{name}.keras", "checkpoints")
         tracking.log_table(pd.DataFrame({"a": [1]}), "tables/t.csv")
         tracking.log_image(np.zeros((4, 4), np.uint8), key="x")
-        tracking.log_file_as(run.info.run_id, folder / "transfer.keras", "copy.keras")
+        tracking.log_file_as(run.info.run_id, folder / "before.keras", "copy.keras")
         tracking.finish()
         yield run.info.run_id, folder / "artifacts" / "demo" / run.info.run_id / "artifacts", uri
 
@@ -51,13 +51,13 @@ def test_a_run_holds_the_hash_of_every_file_that_it_logged(files):
     run_id, root = files
     logged = json.loads((root / "sha256.json").read_text())
     assert set(logged) == {
-        *("parameters.yaml", "environment.json", "checkpoints/transfer.keras", "checkpoints/fine_tuned.keras"),
+        *("parameters.yaml", "environment.json", "checkpoints/before.keras", "checkpoints/after.keras"),
         *("tables/t.csv", "copy.keras"),
     }
-    assert logged["checkpoints/transfer.keras"] == tracking.sha256("transfer") == logged["copy.keras"]
+    assert logged["checkpoints/before.keras"] == tracking.sha256("before") == logged["copy.keras"]
     text = (root / "sha256.json").read_text()
     assert tracking.run_info(run_id).tags["cxr.artifacts_sha256"] == tracking.sha256(text)
-    assert (tracking.fetch(run_id, "checkpoints") / "fine_tuned.keras").read_bytes() == b"fine_tuned"
+    assert (tracking.fetch(run_id, "checkpoints") / "after.keras").read_bytes() == b"after"
     assert tracking.read_table(run_id, "tables/t.csv")["a"].tolist() == [1]
 
 
@@ -67,12 +67,12 @@ def change(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("fetched", ["checkpoints/transfer.keras", "checkpoints"])
+@pytest.mark.parametrize("fetched", ["checkpoints/before.keras", "checkpoints"])
 def test_a_changed_file_is_refused_alone_and_in_its_folder(files, fetched):
     run_id, root = files
-    change(root / "checkpoints" / "transfer.keras")
+    change(root / "checkpoints" / "before.keras")
     message = (
-        rf"run {run_id} \(train x\): artifact 'checkpoints/transfer.keras' is not the file that the run logged "
+        rf"run {run_id} \(train x\): artifact 'checkpoints/before.keras' is not the file that the run logged "
     )
     with pytest.raises(InputError, match=message + r"\(sha256 .* instead of .*run 1_train again"):
         tracking.fetch(run_id, fetched)
@@ -86,16 +86,16 @@ def test_a_file_that_was_taken_away_from_a_folder_or_added_to_it_is_noticed(file
         tracking.fetch(run_id, "checkpoints")
     (root / "checkpoints" / "epoch_001.keras").unlink()
     tracking.scratch.cache_clear()
-    (root / "checkpoints" / "fine_tuned.keras").unlink()
-    with pytest.raises(InputError, match="'checkpoints/fine_tuned.keras', which the run logged, is missing"):
+    (root / "checkpoints" / "after.keras").unlink()
+    with pytest.raises(InputError, match="'checkpoints/after.keras', which the run logged, is missing"):
         tracking.fetch(run_id, "checkpoints")
 
 
 def test_the_table_of_hashes_itself_is_known_again(files):
     run_id, root = files
-    change(root / "checkpoints" / "transfer.keras")
+    change(root / "checkpoints" / "before.keras")
     logged = json.loads((root / "sha256.json").read_text())
-    logged["checkpoints/transfer.keras"] = tracking.contents(root / "checkpoints" / "transfer.keras")
+    logged["checkpoints/before.keras"] = tracking.contents(root / "checkpoints" / "before.keras")
     (root / "sha256.json").write_text(json.dumps(logged))
     with pytest.raises(InputError, match="'sha256.json' is not the file that the run logged"):
         tracking.fetch(run_id, "checkpoints")
@@ -109,7 +109,7 @@ def test_what_the_study_adds_and_runs_of_older_versions_are_read_as_they_are(fil
     (tmp_path / "n").write_text("{}")
     tracking.log_file_as(run_id, tmp_path / "n", "notebook.ipynb")
     assert tracking.fetch(run_id, "notebook.ipynb").read_text() == "{}"
-    change(root / "checkpoints" / "transfer.keras")
+    change(root / "checkpoints" / "before.keras")
     tag = tracking.run_info(run_id).tags["cxr.artifacts_sha256"]
     tracking.mlflow.MlflowClient().delete_tag(run_id, "cxr.artifacts_sha256")
     try:
@@ -121,7 +121,7 @@ def test_what_the_study_adds_and_runs_of_older_versions_are_read_as_they_are(fil
 # -- maps of the wrong model
 
 
-def stack(**values) -> maps.MapStack:
+def map_set(**values) -> maps.MapSet:
     given = {
         **{
             "image_id": np.array(["a", "b"]),
@@ -129,23 +129,23 @@ def stack(**values) -> maps.MapStack:
             "maps": np.ones((2, 3, 3), np.float32),
         },
         **{
-            "stage": "transfer",
+            "checkpoint": "before",
             "method": "layercam",
             "layer": "l",
             "classes": ("x", "y"),
             "checkpoint_sha256": "f" * 64,
         },
     }
-    return maps.MapStack(**{**given, **values})
+    return maps.MapSet(**{**given, **values})
 
 
 IMAGES = pd.DataFrame({"image_id": ["b", "a"], "explained": ["y", "x"]})
-WANTED = {"stage": "transfer", "method": "layercam", "checkpoint_sha256": "f" * 64}
+WANTED = {"checkpoint": "before", "method": "layercam", "checkpoint_sha256": "f" * 64}
 
 
 def test_maps_that_are_what_they_are_taken_for_pass(tmp_path):
-    stack().save(tmp_path / "x.npz")
-    assert maps.verify(maps.load(tmp_path / "x.npz"), IMAGES, **WANTED).stage == "transfer"
+    map_set().save(tmp_path / "x.npz")
+    assert maps.verify(maps.load(tmp_path / "x.npz"), IMAGES, **WANTED).checkpoint == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
@@ -153,7 +153,7 @@ def test_maps_that_are_what_they_are_taken_for_pass(tmp_path):
     ("values", "message"),
     [
         ({"checkpoint_sha256": "0" * 64}, "made from another checkpoint .*run 2_attribute again"),
-        ({"stage": "fine_tuned"}, "holds maps of stage 'fine_tuned'"),
+        ({"checkpoint": "after"}, "holds maps of checkpoint 'after'"),
         ({"method": "gradcam"}, "holds maps of method 'gradcam'"),
         ({"image_id": np.array(["a", "c"])}, "2 images are in it or in images.parquet only, such as b"),
         ({"class_index": np.array([0, 0])}, "1 images are explained for another class .* such as b"),
@@ -162,7 +162,7 @@ def test_maps_that_are_what_they_are_taken_for_pass(tmp_path):
 )
 def test_maps_of_another_model_method_or_images_are_refused(values, message):
     with pytest.raises(InputError, match=message):
-        maps.verify(stack(**values), IMAGES, **WANTED)
+        maps.verify(map_set(**values), IMAGES, **WANTED)
 
 
 def test_a_model_that_says_something_else_than_it_said_is_refused():

@@ -178,7 +178,7 @@ def test_centre_prior_orders_by_distance():
     assert set(ranks[[0, 0, 4, 4], [0, 4, 0, 4]]) == {21, 22, 23, 24}
 
 
-def test_degenerate_maps_are_nan_and_left_out_of_the_curve(blob):
+def test_empty_maps_are_nan_and_left_out_of_the_curve(blob):
     model, images, classes, evidence = blob
     maps = {"map": evidence[:4].copy(), "empty": np.zeros((4, 4, 4))}
     maps["map"][1] = 0
@@ -251,7 +251,7 @@ def randomised():
 
 def test_levels_go_from_the_logits_to_all_weights(randomised):
     *_, table = randomised
-    assert list(table) == ["method", "level", "up_to", "row", "spearman", "iou20", "vanished"]
+    assert list(table) == ["method", "level", "up_to", "row", "spearman", "overlap", "vanished"]
     levels = table.groupby("level")["up_to"].unique().map(list).to_dict()
     assert levels == {0: ["logits"], 1: ["three"], 2: ["bn"], 3: ["one"]}
     assert len(table) == 2 * 4 * 12
@@ -304,7 +304,7 @@ def test_weights_come_back_when_the_explainer_fails(randomised):
 def test_a_map_of_the_image_alone_survives_and_one_of_the_model_does_not(randomised):
     *_, table = randomised
     edges = table[table["method"] == "edges"]
-    np.testing.assert_allclose(edges[["spearman", "iou20"]], 1, rtol=1e-9)
+    np.testing.assert_allclose(edges[["spearman", "overlap"]], 1, rtol=1e-9)
     assert not table["vanished"].any()
     last = table[(table["method"] == "cam") & (table["level"] == 3)]
     assert last["spearman"].median() < 0.4
@@ -329,7 +329,7 @@ def test_a_vanished_map_is_told_from_one_that_never_was():
     model = conv_model()
     stacks = iter([np.stack([np.eye(4), np.eye(4), np.zeros((4, 4))]), *[np.zeros((3, 4, 4))] * 4])
     table = map_checks.cascade(model, lambda _: {"map": next(stacks)}, layer="two", size=SIDE)
-    assert table[["spearman", "iou20"]].isna().all(axis=None)
+    assert table[["spearman", "overlap"]].isna().all(axis=None)
     assert table[table["level"] == 3]["vanished"].tolist() == [True, True, False]
 
 
@@ -346,10 +346,10 @@ def tables(deletion, insertion, spearman, *, vanished=None, random=0.5, centre=0
     ).rename_axis("row").reset_index()  # fmt: skip
     gone = np.zeros(len(rows), bool) if vanished is None else np.array(vanished)
     levels = [
-        pd.DataFrame({"row": rows, "method": "map", "level": 0, "up_to": "logits", "spearman": 0.9, "iou20": 0.8,
+        pd.DataFrame({"row": rows, "method": "map", "level": 0, "up_to": "logits", "spearman": 0.9, "overlap": 0.8,
                       "vanished": False}),
-        pd.DataFrame({"row": rows, "method": "map", "level": 1, "up_to": "one", "spearman": spearman, "iou20": 0.1,
-                      "vanished": gone}),
+        pd.DataFrame({"row": rows, "method": "map", "level": 1, "up_to": "one", "spearman": spearman,
+                      "overlap": 0.1, "vanished": gone}),
     ]  # fmt: skip
     return areas, pd.concat(levels)
 
@@ -363,7 +363,7 @@ def test_verdict_by_hand():
     areas, levels = tables(DELETION, INSERTION, [0.1, 0.0, -0.2, 0.3, 0.2, 0.1])
     result = map_checks.verdict(areas.sample(frac=1, random_state=0), levels, PATIENTS)
     [row] = result.to_dict("records")
-    assert (row["method"], row["n_images"], row["n_patients"], row["n_degenerate"]) == ("map", 6, 4, 0)
+    assert (row["method"], row["n_images"], row["n_patients"], row["n_empty"]) == ("map", 6, 4, 0)
     assert row["deletion"] == pytest.approx(0.325) and row["insertion"] == pytest.approx(0.695)
     assert (row["deletion_random"], row["insertion_random"]) == (0.5, 0.5)  # of its own grid
     assert row["deletion_centre"] == pytest.approx(0.4) and row["insertion_centre"] == pytest.approx(0.6)
@@ -375,9 +375,9 @@ def test_verdict_by_hand():
     draws = bootstrap.bootstrap(INSERTION - 0.6, PATIENTS, statistic="mean")
     assert row["insertion_gain_centre_ci_low"] == pytest.approx(bootstrap.interval(draws)[0])
     assert (row["head_spearman"], row["randomised_spearman"]) == pytest.approx((0.9, 0.1))
-    assert row["randomised_iou20"] == pytest.approx(0.1) and row["vanished"] == 0
+    assert row["randomised_overlap"] == pytest.approx(0.1) and row["vanished"] == 0
     assert row["passes_deletion"] and row["passes_insertion"] and row["passes_randomisation"]
-    assert row["faithful"] is True and row["reason"] == ""
+    assert row["passes_checks"] is True and row["reason"] == ""
     assert row["beats_centre"] == (
         row["deletion_gain_centre_ci_low"] > 0 and row["insertion_gain_centre_ci_low"] > 0
     )
@@ -400,16 +400,16 @@ def test_each_failure_is_named_and_only_it(values, failed, reason):
     [row] = map_checks.verdict(*tables(*values), PATIENTS).to_dict("records")
     passes = {name: row[f"passes_{name}"] for name in ("deletion", "insertion", "randomisation")}
     assert [name for name, passed in passes.items() if not passed] == [failed]
-    assert row["faithful"] is False and row["reason"] == reason
+    assert row["passes_checks"] is False and row["reason"] == reason
 
 
-def test_vanished_maps_count_as_not_surviving_and_degenerate_ones_not_at_all():
+def test_vanished_maps_count_as_not_surviving_and_empty_ones_not_at_all():
     nan = np.nan
     deletion = np.array([nan, *DELETION[1:]])
     spearman = [nan, nan, nan, nan, 0.9, 0.9]  # row 0 never was; 1, 2, 3 vanished
     areas, levels = tables(deletion, deletion + 0.4, spearman, vanished=[False, True, True, True, False, False])
     [row] = map_checks.verdict(areas, levels, PATIENTS).to_dict("records")
-    assert (row["n_images"], row["n_patients"], row["n_degenerate"]) == (5, 4, 1)
+    assert (row["n_images"], row["n_patients"], row["n_empty"]) == (5, 4, 1)
     assert row["randomised_spearman"] == 0  # of 0, 0, 0, 0.9, 0.9
     assert row["vanished"] == pytest.approx(3 / 5)
     assert row["deletion"] == pytest.approx(DELETION[1:].mean())
@@ -418,7 +418,7 @@ def test_vanished_maps_count_as_not_surviving_and_degenerate_ones_not_at_all():
 def test_one_patient_supports_no_verdict():
     areas, levels = tables(DELETION, INSERTION, 0.1)
     [row] = map_checks.verdict(areas, levels, ["a"] * 6).to_dict("records")
-    assert row["faithful"] is False and row["reason"].startswith("usable maps of fewer than two patients")
+    assert row["passes_checks"] is False and row["reason"].startswith("usable maps of fewer than two patients")
     assert np.isnan(row["deletion_gain_ci_low"]) and row["deletion_gain"] == pytest.approx(0.175)
 
 
@@ -434,7 +434,7 @@ def test_verdict_on_maps_known_to_be_right_and_wrong(perturbed, randomised):
     assert result["passes_deletion"].to_dict() == {"truth": True, "inverted": False, "noise": False}
     assert result["passes_insertion"].to_dict() == {"truth": True, "inverted": False, "noise": False}
     assert result["passes_randomisation"].to_dict() == {"truth": True, "inverted": True, "noise": False}
-    assert result["faithful"].to_dict() == {"truth": True, "inverted": False, "noise": False}
+    assert result["passes_checks"].to_dict() == {"truth": True, "inverted": False, "noise": False}
     noise = result.loc["noise"]
     assert noise["deletion_gain_ci_low"] < 0 < noise["deletion_gain_ci_high"]
     assert result.loc["inverted", "deletion_gain_ci_high"] < 0

@@ -8,46 +8,46 @@ from cxr.attribution import maps
 from cxr.core.errors import InputError
 
 
-def stack(ids=("b", "a", "c"), **changes):
+def map_set(ids=("b", "a", "c"), **changes):
     values = {
         "image_id": np.array(ids),
         "class_index": np.arange(len(ids), dtype=np.int32),
         "maps": np.arange(len(ids) * 6, dtype=np.float32).reshape(-1, 2, 3),
-        "stage": "transfer",
+        "checkpoint": "before",
         "method": "layercam",
         "layer": "mixed7",
         "classes": ("x", "y, z", "w"),
         "checkpoint_sha256": "0" * 64,
     }
-    return maps.MapStack(**{**values, **changes})
+    return maps.MapSet(**{**values, **changes})
 
 
 def test_round_trip(tmp_path):
-    original = stack(maps=np.array([[[np.nan, 1]], [[0, 0]], [[1e-30, 3]]], np.float32))
+    original = map_set(maps=np.array([[[np.nan, 1]], [[0, 0]], [[1e-30, 3]]], np.float32))
     original.save(tmp_path / "a.npz")
     for name, value in vars(maps.load(tmp_path / "a.npz")).items():
         np.testing.assert_array_equal(value, getattr(original, name))
 
 
-def test_a_file_that_is_no_stack(tmp_path):
+def test_a_file_that_is_no_map_set(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK")
     np.savez(tmp_path / "b.npz", other=1)
     np.savez(tmp_path / "c.npz", image_id=np.array([{}], object), meta=np.array("{}"))
     for name in ("a", "b", "c", "missing"):
-        with pytest.raises(InputError, match=f"{name}.npz: not a stack of attribution maps"):
+        with pytest.raises(InputError, match=f"{name}.npz: not a set of attribution maps"):
             maps.load(tmp_path / f"{name}.npz")
 
 
 def test_join_goes_by_image_and_not_by_row():
-    a = stack()
+    a = map_set()
     order = [2, 0, 1]
-    b = stack(
-        ids=tuple(a.image_id[order]), class_index=a.class_index[order], maps=a.maps[order] * 10, stage="fine_tuned"
+    b = map_set(
+        ids=tuple(a.image_id[order]), class_index=a.class_index[order], maps=a.maps[order] * 10, checkpoint="after"
     )
     left, right = maps.join(a, b)
     assert left.image_id.tolist() == right.image_id.tolist() == ["a", "b", "c"]
     np.testing.assert_array_equal(left.maps * 10, right.maps)
-    assert right.stage == "fine_tuned"
+    assert right.checkpoint == "after"
 
 
 @pytest.mark.parametrize(
@@ -60,16 +60,16 @@ def test_join_goes_by_image_and_not_by_row():
         ({"image_id": np.array(["b", "a", "d"])}, "2 are in one only, such as c"),
     ],
 )
-def test_stacks_that_do_not_belong_together(changes, message):
+def test_map_sets_that_do_not_belong_together(changes, message):
     with pytest.raises(InputError, match=message):
-        maps.join(stack(), dataclasses.replace(stack(), **changes))
+        maps.join(map_set(), dataclasses.replace(map_set(), **changes))
 
 
-def test_a_stack_holds_every_image_once():
+def test_a_map_set_holds_every_image_once():
     with pytest.raises(ValueError, match="every image once"):
-        stack(ids=("a", "a", "b"))
+        map_set(ids=("a", "a", "b"))
     with pytest.raises(ValueError, match=r"got 3 ids, classes \(2,\)"):
-        stack(class_index=np.array([0, 1]))
+        map_set(class_index=np.array([0, 1]))
 
 
 def predictions(predicted, ids=("i", "j", "k")):
@@ -87,31 +87,31 @@ def predictions(predicted, ids=("i", "j", "k")):
 
 
 def test_select():
-    transfer, fine_tuned = predictions(["x", "y", "y"]), predictions(["x", "x", "x"]).iloc[::-1]
-    both = maps.select(transfer, fine_tuned, images="correct", explain="true")
+    before, after = predictions(["x", "y", "y"]), predictions(["x", "x", "x"]).iloc[::-1]
+    both = maps.select(before, after, images="correct", explain="true")
     assert both["image_id"].tolist() == ["i", "j", "k"]
     assert both["both_correct"].tolist() == both["scored"].tolist() == [True, False, False]
-    everything = maps.select(transfer, fine_tuned, images="all", explain="predicted")
+    everything = maps.select(before, after, images="all", explain="predicted")
     assert everything["image_id"].tolist() == ["i", "j", "k"]
     assert everything["scored"].all() and everything["both_correct"].tolist() == [True, False, False]
     assert everything["explained"].tolist() == ["x", "x", "x"]
-    assert everything["predicted_transfer"].tolist() == ["x", "y", "y"]
-    assert maps.select(transfer, fine_tuned, images="all", explain="true")["explained"].tolist() == ["x", "y", "x"]
+    assert everything["predicted_before"].tolist() == ["x", "y", "y"]
+    assert maps.select(before, after, images="all", explain="true")["explained"].tolist() == ["x", "y", "x"]
     with pytest.raises(InputError, match="no image of the 3 is classified correctly by both"):
-        maps.select(predictions(["y", "x", "y"]), fine_tuned, images="correct", explain="true")
+        maps.select(predictions(["y", "x", "y"]), after, images="correct", explain="true")
     with pytest.raises(InputError, match="not of the same images"):
-        maps.select(transfer, fine_tuned.iloc[:2], images="all", explain="true")
+        maps.select(before, after.iloc[:2], images="all", explain="true")
 
 
 def test_take_puts_rows_in_the_order_asked_for():
-    stack = maps.MapStack(
+    map_set = maps.MapSet(
         np.array(["i", "j", "k"]), np.array([0, 1, 2]), np.arange(3.0)[:, None, None], "s", "m", "l", ("a",), ""
     )
-    taken = maps.take(stack, np.array(["k", "i"]))
+    taken = maps.take(map_set, np.array(["k", "i"]))
     assert taken.image_id.tolist() == ["k", "i"] and taken.class_index.tolist() == [2, 0]
     assert taken.maps.ravel().tolist() == [2, 0]
     with pytest.raises(InputError, match="lacks image z"):
-        maps.take(stack, np.array(["i", "z"]))
+        maps.take(map_set, np.array(["i", "z"]))
 
 
 def test_per_class_takes_evenly_from_what_is_scored():

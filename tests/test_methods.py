@@ -11,12 +11,12 @@ def test_examples_are_chosen_by_rule():
         {
             "image_id": list("abcdefg"),
             "label": ["x"] * 5 + ["y", "y"],
-            "iou20": [0.5, 0.9, 0.1, np.nan, 0.9, np.nan, np.nan],
+            "overlap": [0.5, 0.9, 0.1, np.nan, 0.9, np.nan, np.nan],
             "centroid_shift": [0.2, 0.1, 0.3, np.nan, 0.4, np.nan, np.nan],
         }
     )
-    chosen = methods.examples(table, "iou20")
-    assert chosen["label"].tolist() == ["x"] * 3, "a class of degenerate maps only has no example"
+    chosen = methods.examples(table, "overlap")
+    assert chosen["label"].tolist() == ["x"] * 3, "a class of empty maps only has no example"
     assert dict(zip(chosen["rule"], chosen["image_id"], strict=True)) == {
         "least drift": "b",  # tied with e: the lower id
         "median drift": "e",  # of b, e, a, c the lower middle one
@@ -57,7 +57,7 @@ def parameters(**changes):
         ("dropout", "transfer_epochs", "transfer_learning_rate", "transfer_patience", "fine_tune_epochs"), "7"
     )
     values |= {"optimizer": "adam", "fine_tune_learning_rate": "0.0003", "fine_tune_from": "", "batch_size": "32"}
-    values |= {"batchnorm": "inference", "augmentation": "none", "noise_heads": "2", "image_size": "128"}
+    values |= {"batchnorm": "inference", "augmentation": "none", "extra_heads": "2", "image_size": "128"}
     values |= {"data": "phantom", "phantom_images": "2000", "phantom_seed": "0", "lesion_contrast": "2.5"}
     return values | {"shortcut": "none", "weights": "source", "architecture": "A", "seed": "0"} | changes
 
@@ -66,8 +66,8 @@ def test_methods_are_written_from_the_parameters():
     def text(**changes):
         return methods.methods_text(
             [parameters(**changes), parameters(**{"seed": "1", **changes})],
-            {"images": "correct", "explain": "true", "target_layer": "penultimate", "reference_draws": "4"},
-            compare={"level": 0.95, "n_boot": 2000, "primary_metric": "iou20"}
+            {"images": "correct", "explain": "true", "target_layer": "penultimate", "baseline_draws": "4"},
+            compare={"level": 0.95, "n_boot": 2000, "primary_metric": "overlap"}
             | {"auc_margin": 0.02, "centroid_margin": 0.05, "overlap_margin": 0.05},
             counts=pd.DataFrame({"split": ["test"], "images": [500], "patients": [333]}),
             versions={"keras": "3.15"},

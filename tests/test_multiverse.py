@@ -13,7 +13,7 @@ from cxr.core.errors import InputError
 from cxr.metrics import multiverse, similarity
 from cxr.report import comparison
 
-IOUS = ["iou05", "iou10", "iou20", "iou30"]
+OVERLAPS = ["overlap_q05", "overlap_q10", "overlap", "overlap_q30"]
 LAYERS = {
     "default": "pen",
     "layer-penultimate": "pen",
@@ -44,7 +44,7 @@ def scores(values, n=3):
     """A variant's scores: `values` a number, or per column of VALUES a number or n of them; others 0.5."""
     values = dict.fromkeys(multiverse.VALUES, values) if not isinstance(values, dict) else values
     out = {name: np.broadcast_to(np.float64(values.get(name, 0.5)), n).copy() for name in multiverse.VALUES}
-    return out | {"degenerate": np.isnan(out["iou20@image"])}
+    return out | {"empty": np.isnan(out["overlap@image"])}
 
 
 def run(variants, architecture="A", seed=0, method="layercam", rows=None, layers=LAYERS):
@@ -77,15 +77,15 @@ def planted(layercam, gradcampp, variant="default"):
 
 def test_known_overlaps_on_the_native_grid():
     # 100 cells in descending order, and the same pushed on by 5: the top k share k - 5, of 2k - (k - 5) = k + 5.
-    transfer = np.arange(100, 0, -1.0).reshape(1, 10, 10)
-    fine_tuned = np.roll(transfer.ravel(), 5).reshape(1, 10, 10)
-    got = multiverse.score_variant(transfer, fine_tuned, size=40)
-    expected = {"iou05": 0, "iou10": 5 / 15, "iou20": 15 / 25, "iou30": 25 / 35}
+    before = np.arange(100, 0, -1.0).reshape(1, 10, 10)
+    after = np.roll(before.ravel(), 5).reshape(1, 10, 10)
+    got = multiverse.score_variant(before, after, size=40)
+    expected = {"overlap_q05": 0, "overlap_q10": 5 / 15, "overlap": 15 / 25, "overlap_q30": 25 / 35}
     for name, value in expected.items():
         assert got[f"{name}@native"][0] == value
-    assert not got["degenerate"][0]
+    assert not got["empty"][0]
     # On an image grid of the layer's own size, the two grids are one.
-    same = multiverse.score_variant(transfer, fine_tuned, size=10)
+    same = multiverse.score_variant(before, after, size=10)
     for name, value in expected.items():
         assert same[f"{name}@image"][0] == value
 
@@ -96,54 +96,54 @@ def test_known_overlap_on_the_image_grid():
     # the first column and (0, 1). Shared are (0, 0), (1, 0) and (0, 1), of 5 + 5 - 3.
     top, left = np.array([[[1.0, 1.0], [0, 0]]]), np.array([[[1.0, 0.0], [1.0, 0]]])
     got = multiverse.score_variant(top, left, size=4)
-    assert got["iou30@image"][0] == 3 / 7
-    assert got["iou30@native"][0] == 1  # one cell, the tie to the lower index: (0, 0) in both
+    assert got["overlap_q30@image"][0] == 3 / 7
+    assert got["overlap_q30@native"][0] == 1  # one cell, the tie to the lower index: (0, 0) in both
 
 
 @pytest.mark.parametrize("side, size", [(4, 32), (8, 96), (7, (30, 41))])
 def test_image_grid_is_compare_maps_exactly(side, size):
-    transfer, fine_tuned = relu_maps(9, side, side, 1), relu_maps(9, side, side, 2)
-    transfer[2], fine_tuned[5, 0, 0], fine_tuned[7] = 0, np.nan, 3.0
-    got = multiverse.score_variant(transfer, fine_tuned, size=size)
-    whole = similarity.compare_maps(transfer, fine_tuned, size=size)
-    own = similarity.compare_maps(transfer, fine_tuned, size=side, names=IOUS)
-    for name in IOUS:
+    before, after = relu_maps(9, side, side, 1), relu_maps(9, side, side, 2)
+    before[2], after[5, 0, 0], after[7] = 0, np.nan, 3.0
+    got = multiverse.score_variant(before, after, size=size)
+    whole = similarity.compare_maps(before, after, size=size)
+    own = similarity.compare_maps(before, after, size=side, names=OVERLAPS)
+    for name in OVERLAPS:
         np.testing.assert_array_equal(got[f"{name}@image"], whole[name])
         np.testing.assert_array_equal(got[f"{name}@native"], own[name])
-    assert np.flatnonzero(got["degenerate"]).tolist() == [2, 5, 7]
+    assert np.flatnonzero(got["empty"]).tolist() == [2, 5, 7]
     assert all(np.flatnonzero(np.isnan(got[name])).tolist() == [2, 5, 7] for name in multiverse.VALUES)
-    assert set(got) == {*multiverse.VALUES, "degenerate"} and got["degenerate"].dtype == bool
+    assert set(got) == {*multiverse.VALUES, "empty"} and got["empty"].dtype == bool
 
 
 def test_native_grid_by_sets():
-    transfer, fine_tuned = relu_maps(20, 6, 7, 3), relu_maps(20, 6, 7, 4)
-    got = multiverse.score_variant(transfer, fine_tuned, size=48)
+    before, after = relu_maps(20, 6, 7, 3), relu_maps(20, 6, 7, 4)
+    got = multiverse.score_variant(before, after, size=48)
     for q, name in multiverse.QS.items():
         k = max(1, round(q * 42))
         for i in range(20):
-            tops = [set(np.argsort(-m[i].ravel(), kind="stable")[:k]) for m in (transfer, fine_tuned)]
+            tops = [set(np.argsort(-m[i].ravel(), kind="stable")[:k]) for m in (before, after)]
             assert got[f"{name}@native"][i] == len(tops[0] & tops[1]) / len(tops[0] | tops[1])
 
 
 def test_four_by_four_has_one_cell_at_five_per_cent():
     got = multiverse.score_variant(relu_maps(50, 4, 4, 5), relu_maps(50, 4, 4, 6), size=32)
-    assert set(got["iou05@native"]) == {0.0, 1.0}
+    assert set(got["overlap_q05@native"]) == {0.0, 1.0}
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), power=st.integers(-20, 20), side=st.integers(2, 9))
 def test_scoring_is_symmetric_and_blind_to_scale(seed, power, side):
-    transfer, fine_tuned = relu_maps(3, side, side, seed), relu_maps(3, side, side, seed + 1)
-    one = multiverse.score_variant(transfer, fine_tuned, size=16)
-    other = multiverse.score_variant(fine_tuned, transfer * np.float32(2.0**power), size=16)
+    before, after = relu_maps(3, side, side, seed), relu_maps(3, side, side, seed + 1)
+    one = multiverse.score_variant(before, after, size=16)
+    other = multiverse.score_variant(after, before * np.float32(2.0**power), size=16)
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
-    same = multiverse.score_variant(transfer, transfer, size=16)
+    same = multiverse.score_variant(before, before, size=16)
     for name in multiverse.VALUES:
-        assert (same[name][~same["degenerate"]] == 1).all()
+        assert (same[name][~same["empty"]] == 1).all()
 
 
-def test_scoring_refuses_stacks_of_other_shapes():
+def test_scoring_refuses_maps_of_other_shapes():
     with pytest.raises(InputError, match="at the same layer"):
         multiverse.score_variant(relu_maps(2, 4, 4), relu_maps(2, 8, 8), size=32)
     with pytest.raises(InputError, match="smaller"):
@@ -155,22 +155,22 @@ def test_scoring_refuses_stacks_of_other_shapes():
 
 def test_long_table(tmp_path):
     rows = images(3, wrong=[1])
-    table = run({"score-softmax": 0.2, "default": {"iou20@image": [0.1, 0.2, np.nan]}}, "A", 7, rows=rows)
+    table = run({"score-softmax": 0.2, "default": {"overlap@image": [0.1, 0.2, np.nan]}}, "A", 7, rows=rows)
     assert list(table.columns) == [
         *("architecture", "seed", "method", "variant", "maps_of", "layer", "image_id", "patient_id"),
-        *("both_correct", "degenerate", *multiverse.VALUES),
+        *("both_correct", "empty", *multiverse.VALUES),
     ]
     assert list(dict.fromkeys(table["variant"])) == ["default", "score-softmax", "layer-penultimate"]
     default = at(table, variant="default")
-    np.testing.assert_array_equal(default["iou20@image"], [0.1, 0.2, np.nan])
-    assert default["degenerate"].tolist() == [False, False, True]
+    np.testing.assert_array_equal(default["overlap@image"], [0.1, 0.2, np.nan])
+    assert default["empty"].tolist() == [False, False, True]
     assert default["both_correct"].tolist() == [True, False, True]
     assert default["image_id"].tolist() == ["i0", "i1", "i2"] and set(table["seed"]) == {7}
-    assert (at(table, variant="score-softmax")["iou05@native"] == 0.2).all()
+    assert (at(table, variant="score-softmax")["overlap_q05@native"] == 0.2).all()
     # The same layer as the default: its maps, under another name. The final layer was not scored: no rows.
     alias = at(table, variant="layer-penultimate")
     assert set(alias["maps_of"]) == {"default"} and set(alias["layer"]) == {"pen"}
-    np.testing.assert_array_equal(alias["iou20@image"], default["iou20@image"])
+    np.testing.assert_array_equal(alias["overlap@image"], default["overlap@image"])
     assert all(isinstance(name, str) for name in table.columns)
     table.to_parquet(tmp_path / "multiverse.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "multiverse.parquet"), table)
@@ -179,7 +179,7 @@ def test_long_table(tmp_path):
 def test_one_layer_has_one_set_of_maps():
     layers = {"default": "pen", "score-softmax": "pen", "layer-final": "x", "layer-last_conv": "x"}
     table = run({"default": 0.3, "score-softmax": 0.4, "layer-final": 0.7}, layers=layers)
-    assert (at(table, variant="layer-last_conv")["iou20@image"] == 0.7).all()
+    assert (at(table, variant="layer-last_conv")["overlap@image"] == 0.7).all()
     maps = table.drop_duplicates("variant").set_index("variant")["maps_of"].to_dict()
     assert maps == {
         "default": "default",
@@ -206,39 +206,41 @@ def test_long_table_refuses():
         )
 
 
-# ---------------------------------------------------------------- universes
+# ---------------------------------------------------------------- analyses
 
 
 def test_values_pool_seeds_and_split_images():
     rows = images(4, wrong=[3])
-    one = run({"default": {"iou20@image": [0.1, 0.2, 0.4, 0.9], "iou10@native": [0.5, 0.5, 0.6, 1]}}, rows=rows)
-    two = run({"default": {"iou20@image": [0.3, 0.5, np.nan, 0.9]}}, seed=1, rows=rows)
-    frame = multiverse.universes(pd.concat([one, two]))
+    one = run(
+        {"default": {"overlap@image": [0.1, 0.2, 0.4, 0.9], "overlap_q10@native": [0.5, 0.5, 0.6, 1]}}, rows=rows
+    )
+    two = run({"default": {"overlap@image": [0.3, 0.5, np.nan, 0.9]}}, seed=1, rows=rows)
+    frame = multiverse.analyses(pd.concat([one, two]))
     assert len(frame) == 2 * 4 * 2  # grids, q, images
     correct = at(frame, grid="image", q=0.2, images="correct").iloc[0]
     assert correct["value"] == pytest.approx(0.3)  # of .1 .2 .4 .3 .5
-    assert (correct["n_images"], correct["n_degenerate"]) == (6, 1)
+    assert (correct["n_images"], correct["n_empty"]) == (6, 1)
     everything = at(frame, grid="image", q=0.2, images="all").iloc[0]
     assert everything["value"] == pytest.approx(0.4)  # and .9 .9
-    half = multiverse.universes(run({"default": {"iou20@image": [0.1, 0.2, 0.5, 0.9]}}, rows=images(4)))
+    half = multiverse.analyses(run({"default": {"overlap@image": [0.1, 0.2, 0.5, 0.9]}}, rows=images(4)))
     assert at(half, is_default=True)["value"].item() == pytest.approx(0.35)
-    assert (everything["n_images"], everything["n_degenerate"]) == (8, 1)
+    assert (everything["n_images"], everything["n_empty"]) == (8, 1)
     assert at(frame, grid="native", q=0.1, images="correct")["value"].item() == 0.5  # five .5 and a .6
     assert frame["is_default"].sum() == 1 and correct["is_default"]
     assert frame["complete"].all() and not frame["borrowed"].any()
 
 
-def test_the_default_universe_is_the_studys_value():
+def test_the_default_analysis_is_the_studys_value():
     rng = np.random.default_rng(0)
     rows = images(31)
-    runs = [run({"default": {"iou20@image": rng.random(31)}}, a, s, rows=rows) for a in "AB" for s in (0, 1, 2)]
+    runs = [run({"default": {"overlap@image": rng.random(31)}}, a, s, rows=rows) for a in "AB" for s in (0, 1, 2)]
     table = pd.concat(runs)
-    frame = at(multiverse.universes(table), is_default=True).set_index("architecture")
+    frame = at(multiverse.analyses(table), is_default=True).set_index("architecture")
     for a in "AB":
         own = at(table, architecture=a, variant="default")
-        flags = {"degenerate_transfer": False, "degenerate_fine_tuned": False}
-        study = comparison.summarise(own.assign(iou20=own["iou20@image"], **flags), n_boot=100)
-        assert frame.at[a, "value"] == pytest.approx(study["iou20_median"], abs=1e-15)
+        flags = {"empty_before": False, "empty_after": False}
+        study = comparison.summarise(own.assign(overlap=own["overlap@image"], **flags), n_boot=100)
+        assert frame.at[a, "value"] == pytest.approx(study["overlap_median"], abs=1e-15)
 
 
 def test_a_variant_of_one_method_pairs_with_the_others_default():
@@ -248,7 +250,7 @@ def test_a_variant_of_one_method_pairs_with_the_others_default():
             ("A", "gradcampp"): {"default": 0.3, "norm-positive": 0.4},
         }
     )
-    frame = at(multiverse.universes(table), grid="image", q=0.05).set_index(["variant", "method"])
+    frame = at(multiverse.analyses(table), grid="image", q=0.05).set_index(["variant", "method"])
     assert frame["value"].to_dict() == {
         ("default", "layercam"): 0.1,
         ("default", "gradcampp"): 0.3,
@@ -267,7 +269,7 @@ def test_same_layer_as_default_is_filled_and_a_skipped_layer_is_incomplete():
     cut = {"default": "pen", "layer-cut": "sum", "layer-final": "last"}
     a = run({"default": 0.6, "layer-cut": 0.1, "layer-final": 0.7}, "A", layers=cut)
     b = run({"default": 0.5}, "B", layers={"default": "pen", "layer-cut": "pen"})
-    frame = at(multiverse.universes(pd.concat([a, b])), is_default=False, grid="image", q=0.2)
+    frame = at(multiverse.analyses(pd.concat([a, b])), is_default=False, grid="image", q=0.2)
     frame = frame.set_index(["variant", "architecture"])
     assert frame.loc[("layer-cut", "B"), ["value", "complete", "n_images"]].tolist() == [0.5, True, 3]
     assert frame.loc[("layer-cut", "A"), ["value", "complete"]].tolist() == [0.1, True]
@@ -278,47 +280,47 @@ def test_same_layer_as_default_is_filled_and_a_skipped_layer_is_incomplete():
 
 def test_a_seed_without_the_variant_or_a_cell_without_a_value_is_incomplete():
     some = run({"default": 0.6, "score-softmax": 0.1}, seed=0)
-    frame = multiverse.universes(pd.concat([some, run({"default": 0.6}, seed=1)]))
+    frame = multiverse.analyses(pd.concat([some, run({"default": 0.6}, seed=1)]))
     assert not at(frame, variant="score-softmax")["complete"].any()
     assert at(frame, variant="default")["complete"].all()
     dead = planted({"A": np.nan, "B": 0.3}, {"A": 0.2, "B": 0.4})
-    frame = multiverse.universes(dead)
+    frame = multiverse.analyses(dead)
     assert not at(frame, method="layercam")["complete"].any()
     assert at(frame, method="gradcampp")["complete"].all()
-    assert set(at(frame, method="layercam", architecture="A")["n_degenerate"]) == {3}
+    assert set(at(frame, method="layercam", architecture="A")["n_empty"]) == {3}
 
 
-def test_repeated_maps_make_no_universe():
-    frame = multiverse.universes(study({("A", m): {"default": 0.6} for m in ("layercam", "gradcampp")}))
+def test_repeated_maps_make_no_analysis():
+    frame = multiverse.analyses(study({("A", m): {"default": 0.6} for m in ("layercam", "gradcampp")}))
     assert set(frame["variant"]) == {"default"}  # layer-penultimate is the default in every run
     # Nor when a method that has no layers takes no part in it.
     table = pd.concat([run({"default": 0.6}), run({"default": 0.5}, method="occlusion", layers={"default": ""})])
-    assert set(multiverse.universes(table)["variant"]) == {"default"}
+    assert set(multiverse.analyses(table)["variant"]) == {"default"}
     # All classified correctly: one level of images, which the study's own setting names.
     assert set(frame["images"]) == {"correct"}
     default = {**multiverse.DEFAULT, "images": "all"}
-    assert set(multiverse.universes(table, default=default)["images"]) == {"all"}
+    assert set(multiverse.analyses(table, default=default)["images"]) == {"all"}
 
 
-def test_universes_follow_another_default():
+def test_analyses_follow_another_default():
     table = run({"default": 0.5}, rows=images(3, wrong=[0]))
     default = {"variant": "default", "grid": "image", "q": 0.1, "images": "all"}
-    own = at(multiverse.universes(table, default=default), is_default=True)
+    own = at(multiverse.analyses(table, default=default), is_default=True)
     assert own[multiverse.AXES].to_dict("records") == [default]
 
 
-def test_universes_refuse():
+def test_analyses_refuse():
     table = run({"default": 0.5})
     with pytest.raises(InputError, match="'i0' occurs twice in default of A, seed 0, layercam"):
-        multiverse.universes(pd.concat([table, table]))
+        multiverse.analyses(pd.concat([table, table]))
     with pytest.raises(InputError, match="has no default maps"):
-        multiverse.universes(at(run({"default": 0.5, "score-softmax": 0.5}), variant="score-softmax"))
-    with pytest.raises(InputError, match="is not among the universes"):
-        multiverse.universes(table, default={**multiverse.DEFAULT, "q": 0.25})
+        multiverse.analyses(at(run({"default": 0.5, "score-softmax": 0.5}), variant="score-softmax"))
+    with pytest.raises(InputError, match="is not among the analyses"):
+        multiverse.analyses(table, default={**multiverse.DEFAULT, "q": 0.25})
     with pytest.raises(InputError, match="one level of each"):
-        multiverse.universes(table, default={"q": 0.2})
+        multiverse.analyses(table, default={"q": 0.2})
     with pytest.raises(InputError, match=r"\['maps_of'\] are missing"):
-        multiverse.universes(table.drop(columns="maps_of"))
+        multiverse.analyses(table.drop(columns="maps_of"))
 
 
 @settings(max_examples=4, deadline=None)
@@ -337,7 +339,7 @@ def test_order_of_rows_carries_no_meaning(seed):
     )
     keys = [*multiverse.AXES, "architecture", "method"]
     frames = [
-        multiverse.universes(t).sort_values(keys, ignore_index=True)
+        multiverse.analyses(t).sort_values(keys, ignore_index=True)
         for t in (table, table.sample(frac=1, random_state=seed))
     ]
     pd.testing.assert_frame_equal(*frames)
@@ -349,12 +351,12 @@ def test_order_of_rows_carries_no_meaning(seed):
 def q_flip():
     """A > B > C at every q under both methods, but C > A > B under Grad-CAM++ on the image grid at q = 0.05."""
     a, b, c = 0.6, 0.5, 0.4
-    flipped = {name: c for name in multiverse.VALUES} | {"iou05@image": 0.9}
+    flipped = {name: c for name in multiverse.VALUES} | {"overlap_q05@image": 0.9}
     return planted({"A": a, "B": b, "C": c}, {"A": a, "B": b, "C": flipped})
 
 
 def test_a_ranking_that_flips_with_q():
-    frame = multiverse.rankings(multiverse.universes(q_flip()))
+    frame = multiverse.rankings(multiverse.analyses(q_flip()))
     assert len(frame) == 8
     assert (frame["order_a"] == "A > B > C").all() and (frame["tau_a"] == 1).all()
     assert frame["same_order_as_default_a"].all()
@@ -370,9 +372,9 @@ def test_a_ranking_that_flips_with_q():
 
 
 def test_ties_are_orders_of_their_own():
-    tied = {"iou10@image": 0.6}
+    tied = {"overlap_q10@image": 0.6}
     table = planted({"A": 0.6, "B": {**dict.fromkeys(multiverse.VALUES, 0.5), **tied}}, {"A": 0.6, "B": 0.7})
-    frame = multiverse.rankings(multiverse.universes(table))
+    frame = multiverse.rankings(multiverse.analyses(table))
     tie = at(frame, grid="image", q=0.1).iloc[0]
     assert tie["order_a"] == "A = B" and not tie["same_order_as_default_a"]
     assert np.isnan(tie["tau_a"]) and tie["spread_a"] == 0
@@ -388,13 +390,13 @@ def test_coinciding_methods_are_not_asked():
             for a, v in zip("AB", values, strict=True)
         }
     )
-    frame = multiverse.rankings(multiverse.universes(table), coincide={"layer-final"})
+    frame = multiverse.rankings(multiverse.analyses(table), coincide={"layer-final"})
     assert at(frame, variant="layer-final")["reversal"].isna().all()
     assert at(frame, variant="default")["reversal"].all()
     assert at(frame, variant="layer-final")["same_order_as_default_a"].all()
 
 
-def test_incomplete_universes_are_not_ranked():
+def test_incomplete_analyses_are_not_ranked():
     table = study(
         {
             ("A", "layercam"): {"default": 0.6, "layer-final": 0.1},
@@ -403,34 +405,34 @@ def test_incomplete_universes_are_not_ranked():
             ("B", "gradcampp"): {"default": 0.5, "layer-final": 0.2},
         }
     )
-    frame = multiverse.universes(table)
+    frame = multiverse.analyses(table)
     assert set(frame["variant"]) == {"default", "layer-final"}
     ranked = multiverse.rankings(frame)
     assert set(ranked["variant"]) == {"default"}
 
 
 def test_without_a_default_nothing_is_compared_with_it():
-    dead = dict.fromkeys(multiverse.VALUES, 0.3) | {"iou20@image": np.nan}
-    frame = multiverse.universes(planted({"A": dead, "B": 0.5}, {"A": 0.6, "B": 0.5}))
+    dead = dict.fromkeys(multiverse.VALUES, 0.3) | {"overlap@image": np.nan}
+    frame = multiverse.analyses(planted({"A": dead, "B": 0.5}, {"A": 0.6, "B": 0.5}))
     ranked = multiverse.rankings(frame)
     assert len(ranked) == 7 and not ranked["is_default"].any()
     assert ranked["same_order_as_default_a"].isna().all() and ranked["tau_a"].isna().all()
     assert ranked["same_order_as_default_b"].all() and ranked["reversal"].all()
-    nothing = multiverse.rankings(multiverse.universes(planted({"A": np.nan}, {"A": 0.6})))
+    nothing = multiverse.rankings(multiverse.analyses(planted({"A": np.nan}, {"A": 0.6})))
     assert len(nothing) == 0 and list(nothing.columns) == list(ranked.columns)
     assert multiverse.summary(nothing)["n"].tolist() == [0]
     assert multiverse.influence(nothing)["n_a"].tolist() == [0] * 4
 
 
 def test_one_architecture_has_no_ranking():
-    ranked = multiverse.rankings(multiverse.universes(planted({"A": 0.3}, {"A": 0.6})))
+    ranked = multiverse.rankings(multiverse.analyses(planted({"A": 0.3}, {"A": 0.6})))
     assert set(ranked["order_a"]) == {"A"} and len(ranked) == 8
     for name in ("same_order_as_default_a", "same_order_as_default_b", "reversal", "tau_a", "tau_b"):
         assert ranked[name].isna().all()
 
 
 def test_rankings_need_two_methods():
-    frame = multiverse.universes(run({"default": 0.5}))
+    frame = multiverse.analyses(run({"default": 0.5}))
     for methods in ({"method_b": "gradcampp"}, {"method_b": "layercam"}):
         with pytest.raises(InputError, match="two methods are needed"):
             multiverse.rankings(frame, **methods)
@@ -448,8 +450,8 @@ def test_rankings_by_brute_force(values):
         {a: dict(zip(multiverse.VALUES, method[:, i], strict=True)) for i, a in enumerate("ABC")}
         for method in values
     ]
-    frame = multiverse.rankings(multiverse.universes(planted(*cells)))
-    default = multiverse.VALUES.index("iou20@image")
+    frame = multiverse.rankings(multiverse.analyses(planted(*cells)))
+    default = multiverse.VALUES.index("overlap@image")
     for row, (_, got) in enumerate(frame.iterrows()):
         sides = values[:, row]
         for side, own, reference in zip("ab", sides, values[:, default], strict=True):
@@ -471,14 +473,14 @@ def test_rankings_by_brute_force(values):
 
 
 def test_summary_of_the_planted_flip():
-    table = multiverse.summary(multiverse.rankings(multiverse.universes(q_flip()))).set_index(["axis", "level"])
+    table = multiverse.summary(multiverse.rankings(multiverse.analyses(q_flip()))).set_index(["axis", "level"])
     assert list(table.index) == [
         *(("all", "all"), ("variant", "default"), ("grid", "image"), ("grid", "native")),
         *(("q", q) for q in ("0.05", "0.1", "0.2", "0.3")),
         ("images", "correct"),
     ]
     whole = table.loc[("all", "all")]
-    # Seven universes beside the default; one of them turns over under Grad-CAM++, and reverses.
+    # Seven analyses beside the default; one of them turns over under Grad-CAM++, and reverses.
     assert whole[["n", "n_a", "n_b", "n_reversal"]].tolist() == [8, 7, 7, 8]
     assert whole["share_a"] == 1 and whole["share_b"] == 6 / 7 and whole["share_reversal"] == 1 / 8
     assert table.loc[("q", "0.05"), ["n", "n_b", "share_b", "share_reversal"]].tolist() == [2, 2, 0.5, 0.5]
@@ -487,7 +489,7 @@ def test_summary_of_the_planted_flip():
 
 
 def test_influence_of_the_planted_flip():
-    table = multiverse.influence(multiverse.rankings(multiverse.universes(q_flip()))).set_index("axis")
+    table = multiverse.influence(multiverse.rankings(multiverse.analyses(q_flip()))).set_index("axis")
     # q: on either grid 6 pairs of levels, of which 3, those of q = 0.05 on the image grid, flip. grid: one pair at
     # each q, of which that of q = 0.05 flips. The other axes have one level.
     assert table.loc["q", ["n_b", "flips_b", "n_a", "flips_a"]].tolist() == [12, 3 / 12, 12, 0]
@@ -506,7 +508,7 @@ def test_borrowed_maps_and_coinciding_methods_do_not_count():
             ("B", "gradcampp"): {"default": 0.5, "layer-final": 0.4, "norm-positive": 0.2},
         }
     )
-    ranked = multiverse.rankings(multiverse.universes(table), coincide={"layer-final"})
+    ranked = multiverse.rankings(multiverse.analyses(table), coincide={"layer-final"})
     rows = multiverse.summary(ranked).set_index(["axis", "level"])
     whole = rows.loc[("all", "all")]
     # layercam: 7 of the default variant agree, 8 of layer-final do not; its norm-positive is its default.
@@ -537,7 +539,7 @@ def test_from_maps_to_summary():
             tables.append(
                 multiverse.long_table(found, rows, architecture=architecture, seed=0, method=method, layers=layers)
             )
-    frame = multiverse.universes(pd.concat(tables))
+    frame = multiverse.analyses(pd.concat(tables))
     assert (at(frame, architecture="A")["value"] == 1).all()
     assert (at(frame, architecture="B")["value"] < 1).all()
     ranked = multiverse.rankings(frame)

@@ -68,7 +68,10 @@ def test_the_study_ends_with_a_table_and_a_report(study, store):
     html = (store / "out" / "report.html").read_text()
     assert "Does the evidence move under fine-tuning?" in html and html.count("data:image/png;base64") >= 12
     assert "from cxr import" not in html, "the report shows no code"
-    assert "Verdicts" in html and "one training each: nothing can be said of another training" in html
+    assert (
+        "Verdicts" in html
+        and "one training each: results describe these checkpoints only, not another training" in html
+    )
     assert f"runs/{only('score', method='layercam').run_id}" in html, "numbers are linked to their runs"
 
 
@@ -82,28 +85,28 @@ def test_a_second_start_does_nothing(study, store):
 def test_the_train_run_holds_what_it_should(store):
     info = only("train")
     assert info.params["architecture"] == "CompactResNetV2" and info.params["seed"] == "0"
-    for stage in ("transfer", "fine_tuned"):
-        assert 0 <= info.metrics[f"auc_macro_{stage}"] <= 1
+    for checkpoint in ("before", "after"):
+        assert 0 <= info.metrics[f"auc_macro_{checkpoint}"] <= 1
         names = ("accuracy", "balanced_accuracy", "ece", "auc_normal", "sensitivity_normal", "specificity_normal")
-        assert {f"{name}_{stage}" for name in names} <= set(info.metrics)
-        assert f"{stage}/val_loss" in info.metrics
-        predictions = tracking.read_table(info.run_id, f"predictions_{stage}.parquet")
+        assert {f"{name}_{checkpoint}" for name in names} <= set(info.metrics)
+        assert {"transfer/val_loss", "fine_tuning/val_loss"} <= set(info.metrics)
+        predictions = tracking.read_table(info.run_id, f"predictions_{checkpoint}.parquet")
         np.testing.assert_allclose(predictions.filter(regex=r"^p_\d+$").sum(axis=1), 1, atol=1e-5)
         assert len(predictions) == 100
     held = set(tracking.artifacts(info.run_id))
-    figures = {"contact_sheet.png", "reliability.png", "confusion_transfer.png", "confusion_fine_tuned.png"}
+    figures = {"contact_sheet.png", "reliability.png", "confusion_before.png", "confusion_after.png"}
     assert (
         figures | {"manifest.csv", "notebook.ipynb", "parameters.yaml", "environment.json", "checkpoints/"} <= held
     )
     recorded = json.loads(tracking.fetch(info.run_id, "checkpoints.json").read_text())
-    assert recorded["transfer"]["weights_sha256"] != recorded["fine_tuned"]["weights_sha256"]
+    assert recorded["before"]["weights_sha256"] != recorded["after"]["weights_sha256"]
     kept = {path.name for path in tracking.fetch(info.run_id, "checkpoints").iterdir()}
     assert kept == {
-        *("transfer.keras", "fine_tuned.keras", "heads.npz", "epoch_001.keras", "epoch_002.keras", "MLmodel"),
+        *("before.keras", "after.keras", "heads.npz", "epoch_001.keras", "epoch_002.keras", "MLmodel"),
     }
     course = tracking.read_table(info.run_id, "course.parquet")
     assert course["epoch"].tolist() == [0, 1, 2]
-    assert course["auc_macro"].iloc[0] == pytest.approx(info.metrics["auc_macro_transfer"])
+    assert course["auc_macro"].iloc[0] == pytest.approx(info.metrics["auc_macro_before"])
 
 
 def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
@@ -111,13 +114,17 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
     recorded = json.loads(tracking.fetch(only("train").run_id, "checkpoints.json").read_text())
     images = tracking.read_table(info.run_id, "images.parquet")
     for method in ("layercam", "gradcampp"):
-        for stage in ("transfer", "fine_tuned"):
-            stack = maps.load(tracking.fetch(info.run_id, f"maps/{method}/{stage}.npz"))
-            assert (stack.method, stack.stage, stack.layer) == (method, stage, "conv4_block4_preact_relu")
-            assert stack.checkpoint_sha256 == recorded[stage]["sha256"]
-            assert stack.image_id.tolist() == images["image_id"].tolist() and (images["split"] == "test").all()
-            assert [stack.classes[k] for k in stack.class_index] == images["label"].tolist()
-            assert stack.maps.shape[1:] == (4, 4)
+        for checkpoint in ("before", "after"):
+            map_set = maps.load(tracking.fetch(info.run_id, f"maps/{method}/{checkpoint}.npz"))
+            assert (map_set.method, map_set.checkpoint, map_set.layer) == (
+                method,
+                checkpoint,
+                "conv4_block4_preact_relu",
+            )
+            assert map_set.checkpoint_sha256 == recorded[checkpoint]["sha256"]
+            assert map_set.image_id.tolist() == images["image_id"].tolist() and (images["split"] == "test").all()
+            assert [map_set.classes[k] for k in map_set.class_index] == images["label"].tolist()
+            assert map_set.maps.shape[1:] == (4, 4)
     assert "images/" in tracking.artifacts(info.run_id), "the image grid has overlays"
     ids, masks = regions.load(tracking.fetch(info.run_id, "regions.npz"))
     assert ids.tolist() == images["image_id"].tolist() and set(masks) == {"lesion", "lung", "marker"}
@@ -129,25 +136,25 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
 def test_variants_of_the_default_are_other_maps_of_the_same_images(store):
     info = only("attribute")
     stored = json.loads(tracking.fetch(info.run_id, "variants.json").read_text())
-    default = maps.load(tracking.fetch(info.run_id, "maps/gradcampp/transfer.npz"))
+    default = maps.load(tracking.fetch(info.run_id, "maps/gradcampp/before.npz"))
     folder = tracking.fetch(info.run_id, "variants/gradcampp")
     found = {path.name for path in folder.iterdir()}
     assert {"score-softmax", "norm-positive", "layer-penultimate_cut", "layer-shallower"} <= found
     for name in found:
-        stack = maps.load(folder / name / "transfer.npz")
-        assert stack.image_id.tolist() == default.image_id.tolist() and stack.layer == stored["layers"][name]
-        assert stack.maps.shape != default.maps.shape or not np.allclose(stack.maps, default.maps)
+        map_set = maps.load(folder / name / "before.npz")
+        assert map_set.image_id.tolist() == default.image_id.tolist() and map_set.layer == stored["layers"][name]
+        assert map_set.maps.shape != default.maps.shape or not np.allclose(map_set.maps, default.maps)
 
 
 def test_maps_are_tested_against_the_model(store):
-    table = tracking.read_table(only("attribute").run_id, "faithfulness.csv")
-    assert sorted(zip(table["stage"], table["method"], strict=True)) == [
-        (stage, method) for stage in ("fine_tuned", "transfer") for method in ("gradcampp", "layercam")
+    table = tracking.read_table(only("attribute").run_id, "map_checks.csv")
+    assert sorted(zip(table["checkpoint"], table["method"], strict=True)) == [
+        (checkpoint, method) for checkpoint in ("after", "before") for method in ("gradcampp", "layercam")
     ]
-    assert (table["faithful"] == (table["reason"].isna())).all() and (table["n_images"] <= 4).all()
+    assert (table["passes_checks"] == (table["reason"].isna())).all() and (table["n_images"] <= 4).all()
     for method in ("layercam", "gradcampp"):
-        faithful = table.loc[table["method"] == method, "faithful"].all()
-        assert only("score", method=method).params["faithful"] == str(faithful)
+        passes_checks = table.loc[table["method"] == method, "passes_checks"].all()
+        assert only("score", method=method).params["passes_checks"] == str(passes_checks)
 
 
 def test_the_comparison_judges_every_claim(store):
@@ -163,16 +170,16 @@ def test_the_comparison_judges_every_claim(store):
         "pairs.csv",
         "paired_tests.csv",
         "interaction.csv",
-        "universes.parquet",
+        "analyses.parquet",
         "multiverse.csv",
     }
-    tables |= {"regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "faithfulness.csv"}
-    figures = {"drift.png", "retained.png", "specification_curve_layercam.png", "regions.png", "course.png"}
+    tables |= {"regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "map_checks.csv"}
+    figures = {"drift.png", "corrected.png", "specification_curve_layercam.png", "regions.png", "course.png"}
     assert tables | figures <= held and "examples/" in held
-    universes = tracking.read_table(info.run_id, "universes.parquet")
-    default = universes[universes["is_default"] & (universes["method"] == "layercam")]
+    analyses = tracking.read_table(info.run_id, "analyses.parquet")
+    default = analyses[analyses["is_default"] & (analyses["method"] == "layercam")]
     summary = tracking.read_table(info.run_id, "summary.csv").query("method == 'layercam'")
-    assert default["value"].tolist() == pytest.approx(summary["iou20_median"].tolist())
+    assert default["value"].tolist() == pytest.approx(summary["overlap_median"].tolist())
 
 
 def test_score_runs_share_one_set_of_metric_names(store):
@@ -180,10 +187,10 @@ def test_score_runs_share_one_set_of_metric_names(store):
     for info in runs:
         table = tracking.read_table(info.run_id, "drift.parquet")
         assert set(METRICS) <= set(table.columns) and len(table) == info.metrics["n_images"]
-        assert info.metrics["iou20_median"] == pytest.approx(table["iou20"].median())
-        assert info.metrics["iou20_ci_low"] <= info.metrics["iou20_median"] <= info.metrics["iou20_ci_high"]
-        for level in ("chance", "shuffled", "floor"):
-            assert info.metrics[f"iou20_{level}_median"] == pytest.approx(table[f"iou20_{level}"].median())
+        assert info.metrics["overlap_median"] == pytest.approx(table["overlap"].median())
+        assert info.metrics["overlap_ci_low"] <= info.metrics["overlap_median"] <= info.metrics["overlap_ci_high"]
+        for level in ("chance", "two_patients", "two_heads"):
+            assert info.metrics[f"overlap_{level}_median"] == pytest.approx(table[f"overlap_{level}"].median())
         assert info.metrics["lesion_energy_change"] == pytest.approx(
             table["lesion_energy_change"].mean(), abs=1e-9
         )
@@ -195,7 +202,7 @@ def test_score_runs_share_one_set_of_metric_names(store):
 
 def test_cxr_drift_measures_the_same_between_the_checkpoints_as_the_study(store, tmp_path):
     train = only("train")
-    a, b = (tracking.fetch(train.run_id, f"checkpoints/{stage}.keras") for stage in ("transfer", "fine_tuned"))
+    a, b = (tracking.fetch(train.run_id, f"checkpoints/{checkpoint}.keras") for checkpoint in ("before", "after"))
     words = ["--split", "test", "--images", "all", "--draws", "1", "--n-boot", "100", "--name", "smoke-drift"]
     words += ["--method", "gradcampp,layercam", "--set", "phantom_images=100", "--out", tmp_path / "d.parquet"]
     run("cxr", "drift", a, b, "phantom", *words, store=store)
@@ -206,16 +213,22 @@ def test_cxr_drift_measures_the_same_between_the_checkpoints_as_the_study(store,
         study = only("score", method=method)
         theirs = tracking.read_table(study.run_id, "drift.parquet")
         ours = table[table["method"] == method].reset_index(drop=True)
-        names = [f"{metric}{level}" for metric in METRICS for level in ("", "_shuffled", "_chance")]
-        names += ["image_id", "patient_id", "explained", "degenerate_transfer", "degenerate_fine_tuned"]
+        names = [f"{metric}{level}" for metric in METRICS for level in ("", "_two_patients", "_chance")]
+        names += ["image_id", "patient_id", "explained", "empty_before", "empty_after"]
         pd.testing.assert_frame_equal(ours[names], theirs[names], rtol=1e-6)
-        same = {name for name in study.metrics if "floor" not in name and f"{prefix}{name}" in info.metrics}
+        same = {name for name in study.metrics if "two_heads" not in name and f"{prefix}{name}" in info.metrics}
         same -= {"peak_memory_mib"}
-        assert {"iou20_median", "iou20_ci_low", "iou20_retained", "pearson_chance_median", "n_scored"} <= same
+        assert {
+            "overlap_median",
+            "overlap_ci_low",
+            "overlap_corrected_median",
+            "pearson_chance_median",
+            "n_scored",
+        } <= same
         assert {name: info.metrics[f"{prefix}{name}"] for name in same} == pytest.approx(
             {name: study.metrics[name] for name in same}
         )
-    assert info.metrics["auc_macro_transfer"] == pytest.approx(train.metrics["auc_macro_transfer"])
+    assert info.metrics["auc_macro_before"] == pytest.approx(train.metrics["auc_macro_before"])
 
 
 def test_every_run_holds_its_executed_notebook_and_no_error(store):
@@ -259,7 +272,7 @@ def test_the_explorer_shows_a_study_and_leaves_no_run(store, tmp_path):
     assert any("application/vnd.jupyter.widget-view+json" in data for data in shown)
     assert any("image/png" in data for data in shown), "a picture without a kernel"
     html = "".join("".join(data.get("text/html", "")) for data in shown)
-    assert "IoU of the top 20 % area" in html and "other patient" in html
+    assert "Overlap of the top 20 % area (IoU)" in html and "two patients" in html
     assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
 

@@ -267,13 +267,13 @@ def test_performance_where_it_exists():
     manifest = table_of(["a", "b", "c", "a"])
     says = {"A": certain(0, 1, 2, 0), "B": certain(0, 1, 1, 2)}
     found = compare.measured(manifest, says, CLASSES)
-    assert found["accuracy_transfer"] == 1 and found["accuracy_fine_tuned"] == 0.5
-    assert found["auc_macro_transfer"] == 1
+    assert found["accuracy_before"] == 1 and found["accuracy_after"] == 0.5
+    assert found["auc_macro_before"] == 1
     assert compare.measured(table_of([""] * 4), says, CLASSES) == {}
     without_c = compare.measured(table_of(["a", "b", "b", "a"]), says, CLASSES)
-    assert without_c == {"accuracy_transfer": 0.75, "accuracy_fine_tuned": 0.75}
+    assert without_c == {"accuracy_before": 0.75, "accuracy_after": 0.75}
     several = {name: p * 1.5 for name, p in says.items()}  # sigmoids, which need not add up to 1
-    assert compare.measured(manifest, several, CLASSES) == {"accuracy_transfer": 1, "accuracy_fine_tuned": 0.5}
+    assert compare.measured(manifest, several, CLASSES) == {"accuracy_before": 1, "accuracy_after": 0.5}
 
 
 def test_a_wrong_order_of_classes_is_suspected_and_the_right_one_told():
@@ -295,55 +295,55 @@ def test_a_wrong_order_of_classes_is_suspected_and_the_right_one_told():
 @pytest.fixture(scope="module")
 def scored():
     rng = np.random.default_rng(0)
-    stacks = {name: rng.random((12, 5, 5), np.float32) for name in ("A", "B", "A2", "A3", "B2")}
-    stacks["B"][3] = 0
+    map_sets = {name: rng.random((12, 5, 5), np.float32) for name in ("A", "B", "A2", "A3", "B2")}
+    map_sets["B"][3] = 0
     chosen = table_of(["a", "b"] * 6, patients=[str(k // 2) for k in range(12)]).drop(columns=["path", "sha256"])
     chosen = chosen.assign(explained=chosen["label"], scored=[k != 5 for k in range(12)], both_correct=True)
-    options = settings(n_boot=100, reference_draws=2, seed=5, like_a=["x", "y"], like_b=["z"])
-    return stacks, chosen, options, compare.score(stacks, chosen, CLASSES, options, size=20)
+    options = settings(n_boot=100, baseline_draws=2, seed=5, like_a=["x", "y"], like_b=["z"])
+    return map_sets, chosen, options, compare.score(map_sets, chosen, CLASSES, options, size=20)
 
 
 def test_scores_are_those_of_the_functions_of_a_study(scored):
-    stacks, chosen, options, values = scored
+    map_sets, chosen, options, values = scored
     counts = chosen["scored"].to_numpy()
-    for name, expected in similarity.compare_maps(stacks["A"], stacks["B"], size=20).items():
+    for name, expected in similarity.compare_maps(map_sets["A"], map_sets["B"], size=20).items():
         np.testing.assert_array_equal(values[name], expected[counts])
-    levels = baselines.reference_levels(
-        stacks["A"][counts], stacks["B"][counts], chosen["label"][counts], chosen["patient_id"][counts],
+    levels = baselines.baselines(
+        map_sets["A"][counts], map_sets["B"][counts], chosen["label"][counts], chosen["patient_id"][counts],
         size=20, draws=2, rng_seed=5,
     )  # fmt: skip
     for name, expected in levels.items():
         np.testing.assert_array_equal(values[name], expected)
-    one = similarity.compare_maps(stacks["A"], stacks["A2"], size=20)["iou20"][counts]
-    other = similarity.compare_maps(stacks["A"], stacks["A3"], size=20)["iou20"][counts]
-    np.testing.assert_allclose(values["iou20_floor"], (one + other) / 2)
-    refit = similarity.compare_maps(stacks["B"], stacks["B2"], size=20)["iou20"][counts]
-    np.testing.assert_allclose(values["iou20_refit"], refit)
-    assert values["degenerate_fine_tuned"].sum() == 1 and np.isnan(values["iou20"]).sum() == 1
+    one = similarity.compare_maps(map_sets["A"], map_sets["A2"], size=20)["overlap"][counts]
+    other = similarity.compare_maps(map_sets["A"], map_sets["A3"], size=20)["overlap"][counts]
+    np.testing.assert_allclose(values["overlap_two_heads"], (one + other) / 2)
+    two_seeds = similarity.compare_maps(map_sets["B"], map_sets["B2"], size=20)["overlap"][counts]
+    np.testing.assert_allclose(values["overlap_two_seeds"], two_seeds)
+    assert values["empty_after"].sum() == 1 and np.isnan(values["overlap"]).sum() == 1
 
 
 def test_summary_names_and_words(scored, tmp_path):
-    stacks, chosen, options, values = scored
+    map_sets, chosen, options, values = scored
     rows = chosen[chosen["scored"]].reset_index(drop=True)
     table = comparison.score_table(values, rows, architecture="a -> b", seed=5, method="layercam")
     summary = compare.summarise(table, options)
-    assert summary["iou20_median"] == pytest.approx(np.nanmedian(values["iou20"]))
-    parts = ("median", "shuffled_median", "refit_median")
-    expected = baselines.retained(*(summary[f"iou20_{part}"] for part in parts))
-    assert summary["iou20_retained_of_refit"] == pytest.approx(expected, nan_ok=True)
+    assert summary["overlap_median"] == pytest.approx(np.nanmedian(values["overlap"]))
+    parts = ("median", "two_patients_median", "two_seeds_median")
+    expected = baselines.corrected(*(summary[f"overlap_{part}"] for part in parts))
+    assert summary["overlap_share_of_two_seeds"] == pytest.approx(expected, nan_ok=True)
     overview = compare.overview(summary)
     assert overview["metric"].tolist() == list(similarity.METRICS)
-    assert {"chance", "other patient", "other seed of A", "other seed of B", "retained"} < set(overview)
+    assert {"chance", "two patients", "two seeds of A", "two seeds of B", "corrected"} < set(overview)
 
-    every = compare.metrics({"gradcampp": summary, "layercam": summary}, {"accuracy_transfer": 1.0})
-    assert every["iou20_median"] == every["layercam/iou20_median"] and "gradcampp/iou20_median" not in every
+    every = compare.metrics({"gradcampp": summary, "layercam": summary}, {"accuracy_before": 1.0})
+    assert every["overlap_median"] == every["layercam/overlap_median"] and "gradcampp/overlap_median" not in every
     manifest = table_of(["a", "b", "c"])
     says = {"A": certain(0, 1, 2), "B": certain(0, 1, 2)}
     both = options.model_copy(update={"method": ["gradcampp", "layercam"]})
     real = compare.metrics({"gradcampp": summary, "layercam": summary}, compare.measured(manifest, says, CLASSES))
     assert set(compare.metric_names(both, manifest)) == set(real)
     plain = compare.metric_names(settings(), table_of([""] * 3))
-    assert not [name for name in plain if "floor" in name or "refit" in name or "auc" in name]
+    assert not [name for name in plain if "two_heads" in name or "two_seeds" in name or "auc" in name]
     json.dumps(plain)
 
 
@@ -358,13 +358,13 @@ def test_where_every_map_is_empty_all_is_missing_and_nothing_breaks(scored):
     rows = chosen[chosen["scored"]].reset_index(drop=True)
     table = comparison.score_table(values, rows, architecture="a -> b", seed=5, method="layercam")
     summary = compare.summarise(table, options)
-    assert summary["n_degenerate"] == 11 and np.isnan(summary["iou20_median"])
-    assert not gates.judge([gates.parse("iou20_median>=0")], summary)[0]["passed"]
+    assert summary["n_empty"] == 11 and np.isnan(summary["overlap_median"])
+    assert not gates.judge([gates.parse("overlap_median>=0")], summary)[0]["passed"]
     pixels = np.zeros((12, 20, 20), np.uint8)
     assert compare.panels(table, pixels, empty, chosen) == []
     row = pd.DataFrame([{"architecture": "a -> b", "method": "layercam", **summary}])
-    figures.pixels(figures.pair(row, ["iou20", "centroid_shift"], []))
-    figures.pixels(figures.drift_by_class(table, ["iou20"]))
+    figures.pixels(figures.pair(row, ["overlap", "centroid_shift"], []))
+    figures.pixels(figures.drift_by_class(table, ["overlap"]))
     assert compare.overview(summary)["value_median"].isna().all()
 
 

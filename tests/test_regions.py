@@ -46,7 +46,7 @@ def test_inside_at_the_image_grid():
     assert one([[0, 4], [0, 4]], mask, 4) == pytest.approx((3.5 / 8, 4 / 16, 1 / 2))
 
 
-def test_no_region_and_degenerate_maps_are_nan():
+def test_no_region_and_empty_maps_are_nan():
     maps = np.array([[[0, 1], [2, 3]], [[0, 1], [2, 3]], [[0, 0], [0, 0]], [[0, np.nan], [1, 1]]])
     got = regions.inside(maps, np.array([TOP, NONE, TOP, TOP]), size=2)
     np.testing.assert_allclose(got["energy"], [1 / 6, np.nan, np.nan, np.nan], atol=1e-7)
@@ -54,7 +54,7 @@ def test_no_region_and_degenerate_maps_are_nan():
     np.testing.assert_allclose(got["area"], [0.5, np.nan, 0.5, 0.5])
 
 
-def test_next_to_constant_is_judged_over_the_whole_stack():
+def test_next_to_constant_is_judged_over_all_maps():
     maps = np.random.default_rng(0).random((40, 3, 3))
     maps[35] = 1 + 1e-9 * maps[35]
     got = regions.inside(maps, np.ones((40, 3, 3), bool), size=3)["energy"]
@@ -72,17 +72,17 @@ def test_region_table_by_hand():
     nan = np.nan
     expected = {
         "top_area": [1 / 2, nan, 1 / 2],
-        "top_energy_transfer": [1 / 6, nan, 1 / 6],
-        "top_energy_fine_tuned": [5 / 6, nan, nan],
+        "top_energy_before": [1 / 6, nan, 1 / 6],
+        "top_energy_after": [5 / 6, nan, nan],
         "top_energy_change": [4 / 6, nan, nan],
-        "top_hit_transfer": [0, nan, 0],
-        "top_hit_fine_tuned": [1, nan, nan],
+        "top_hit_before": [0, nan, 0],
+        "top_hit_after": [1, nan, nan],
         "left_area": [1 / 2] * 3,
-        "left_energy_transfer": [1 / 3] * 3,
-        "left_energy_fine_tuned": [2 / 3, 2 / 3, nan],
+        "left_energy_before": [1 / 3] * 3,
+        "left_energy_after": [2 / 3, 2 / 3, nan],
         "left_energy_change": [1 / 3, 1 / 3, nan],
-        "left_hit_transfer": [0] * 3,
-        "left_hit_fine_tuned": [1, 1, nan],
+        "left_hit_before": [0] * 3,
+        "left_hit_after": [1, 1, nan],
     }
     for name, values in expected.items():
         assert got[name].dtype == np.float64
@@ -150,7 +150,7 @@ def test_inside_bad_input(maps, masks, size, message):
 
 def test_region_table_bad_input():
     maps, masks = np.ones((2, 2, 2)), np.ones((2, 2, 2), bool)
-    with pytest.raises(InputError, match="2 transfer maps against 1"):
+    with pytest.raises(InputError, match="2 maps before against 1"):
         regions.region_table(maps, maps[:1], {}, size=2)
     with pytest.raises(InputError, match="'lesion'"):
         regions.region_table(maps, maps, {"lesion": masks[:1]}, size=2)
@@ -196,16 +196,16 @@ def test_summary_finds_the_direction_and_its_numbers():
     assert (
         list(got.columns)
         == (
-            "architecture method region n_images n_patients area energy_transfer energy_fine_tuned energy_change "
-            "energy_change_ci_low energy_change_ci_high hit_transfer hit_fine_tuned direction"
+            "architecture method region n_images n_patients area energy_before energy_after energy_change "
+            "energy_change_ci_low energy_change_ci_high hit_before hit_after direction"
         ).split()
     )
     assert got["architecture"].tolist() == ["in", "out", "still", "one patient"]
     assert got["direction"].tolist() == ["towards", "away", "unclear", "unclear"]
     first = got.iloc[0]
     assert (first["region"], first["n_images"], first["n_patients"]) == ("lesion", 60, 60)
-    assert first["energy_change"] == pytest.approx(0.1) and first["energy_fine_tuned"] == pytest.approx(0.4)
-    assert (first["area"], first["hit_transfer"], first["hit_fine_tuned"]) == (0.25, 0, 1)
+    assert first["energy_change"] == pytest.approx(0.1) and first["energy_after"] == pytest.approx(0.4)
+    assert (first["area"], first["hit_before"], first["hit_after"]) == (0.25, 0, 1)
     # The interval of a mean of 60 independent images: about 1.96 standard errors to each side.
     half = 1.96 * changes.std() / np.sqrt(60)
     assert first["energy_change_ci_low"] == pytest.approx(0.1 - half, abs=0.15 * half)
@@ -215,13 +215,13 @@ def test_summary_finds_the_direction_and_its_numbers():
 
 def test_summary_takes_all_numbers_over_the_same_images():
     table = table_of([0.2, 0.4, np.nan, np.nan], patient=[0, 1, 2, 3])
-    table["lesion_energy_transfer"] = [0.1, 0.2, 0.9, 0.9]
-    table["lesion_energy_fine_tuned"] = [0.3, 0.6, np.nan, np.nan]
+    table["lesion_energy_before"] = [0.1, 0.2, 0.9, 0.9]
+    table["lesion_energy_after"] = [0.3, 0.6, np.nan, np.nan]
     table["lesion_area"] = [0.1, 0.3, 0.8, np.nan]
     row = regions.summary(table).iloc[0]
     assert row["n_images"] == row["n_patients"] == 2
     assert row["area"] == pytest.approx(0.2) and row["energy_change"] == pytest.approx(0.3)
-    assert row["energy_fine_tuned"] - row["energy_transfer"] == pytest.approx(row["energy_change"])
+    assert row["energy_after"] - row["energy_before"] == pytest.approx(row["energy_change"])
 
 
 def test_summary_resamples_patients_and_crossed_seeds():

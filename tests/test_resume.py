@@ -18,11 +18,11 @@ SETTINGS = {
 }
 VARIANTS = {
     "features": (
-        {"noise_heads": 1, "fine_tune_patience": 1},
+        {"extra_heads": 1, "fine_tune_patience": 1},
         ["in stage 1", "while writing", "after the last epoch"],
     ),
     "augmented": (
-        {"noise_heads": 0, "augmentation": "light", "batchnorm": "training"},
+        {"extra_heads": 0, "augmentation": "light", "batchnorm": "training"},
         ["between the stages", "in epoch 2"],
     ),
 }
@@ -45,7 +45,7 @@ def test_killed_training_ends_as_it_would_have(variant, tmp_path):
     undisturbed = train(tmp_path / "undisturbed", settings, ["never"])
     killed = train(tmp_path / "killed", settings, [*moments, "to the end"])
     assert [code for _, code, _ in killed.pop("ends")] == [-9] * len(moments) + [0]
-    assert killed.pop("resumed")["fine_tuned"] >= 1
+    assert killed.pop("resumed")["fine_tuning"] >= 1
     undisturbed.pop("ends")
     undisturbed.pop("resumed")
     assert killed == undisturbed

@@ -113,10 +113,10 @@ def test_no_shell_no_pickle_no_unsafe_yaml_and_models_in_safe_mode():
             assert "shell=True" not in line and "allow_pickle=True" not in line, where
 
 
-def test_a_map_stack_with_a_pickle_is_refused(tmp_path):
+def test_a_map_set_with_a_pickle_is_refused(tmp_path):
     values = {"image_id": np.array([print], object), "class_index": np.zeros(1, int), "maps": np.zeros((1, 2, 2))}
     np.savez(tmp_path / "x.npz", meta=np.array('{"classes": []}'), **values)
-    with pytest.raises(InputError, match="not a stack of attribution maps .*[Oo]bject arrays"):
+    with pytest.raises(InputError, match="not a set of attribution maps .*[Oo]bject arrays"):
         maps.load(tmp_path / "x.npz")
 
 

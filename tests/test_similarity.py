@@ -17,7 +17,7 @@ from cxr.metrics import similarity
 SIGNED = [m.name for m in similarity.METRICS.values() if m.signed]
 SYMMETRIC = [m.name for m in similarity.METRICS.values() if not m.signed]
 TABLE = (
-    "centroid_shift peak_shift iou05 iou10 iou20 iou30 soft_iou pearson spearman ssim "
+    "centroid_shift peak_shift overlap_q05 overlap_q10 overlap overlap_q30 soft_iou pearson spearman ssim "
     "gini_change entropy_change top10_energy_change"
 ).split()
 RANGES = (
@@ -107,7 +107,7 @@ def test_upsampling_never_makes_a_map_constant(m):
         assert np.ptp(similarity.upsample(m[None], size)) > 0
 
 
-# ---------------------------------------------------------------- normalising and degenerate maps
+# ---------------------------------------------------------------- normalising and empty maps
 
 
 def test_normalise():
@@ -122,7 +122,7 @@ def test_not_finite_without_warnings(value, recwarn):
     maps = relu_maps(3, 4, 4)
     maps[1, 2, 2] = value
     maps[2] = value
-    assert similarity.degenerate(maps).tolist() == [False, True, True]
+    assert similarity.is_empty(maps).tolist() == [False, True, True]
     assert np.isnan(similarity.normalise(maps)[1:]).all()
     assert not recwarn.list
 
@@ -138,39 +138,39 @@ def test_prepare_is_its_plain_definition_to_the_last_bit(h, w, size):
     np.testing.assert_array_equal(similarity.prepare(maps, size), expected)
 
 
-def test_degenerate_ignores_vanished_maps_in_the_median():
+def test_empty_ignores_vanished_maps_in_the_median():
     base = np.array([[0.0, 1.0], [0.5, 0.25]])
-    stack = np.stack([base, 2 * base, 3 * base, 0 * base, 0 * base, 0 * base, 1.9e-6 * base, 2.1e-6 * base])
+    map_set = np.stack([base, 2 * base, 3 * base, 0 * base, 0 * base, 0 * base, 1.9e-6 * base, 2.1e-6 * base])
     # Median range of the six that did not vanish: of 1, 2, 3, 1.9e-6, 2.1e-6 it is 1; hence 1e-6.
-    assert similarity.degenerate(stack).tolist() == [False] * 3 + [True] * 3 + [False] * 2
+    assert similarity.is_empty(map_set).tolist() == [False] * 3 + [True] * 3 + [False] * 2
     # Without the small ones' pull it is 2, hence 2e-6.
-    large = np.concatenate([stack, 2 * base[None], 3 * base[None], 3 * base[None]])
-    assert similarity.degenerate(large).tolist() == [False] * 3 + [True] * 4 + [False] * 4
-    assert similarity.degenerate(large, relative_range=0).tolist() == [False] * 3 + [True] * 3 + [False] * 5
+    large = np.concatenate([map_set, 2 * base[None], 3 * base[None], 3 * base[None]])
+    assert similarity.is_empty(large).tolist() == [False] * 3 + [True] * 4 + [False] * 4
+    assert similarity.is_empty(large, relative_range=0).tolist() == [False] * 3 + [True] * 3 + [False] * 5
 
 
-def test_degenerate_counts_range_not_height():
+def test_empty_counts_range_not_height():
     # A constant map of any height says nothing; neither does a ripple of 1e-7 on a height of 1.
     base = np.array([[0.0, 1.0], [0.5, 0.25]])
-    assert similarity.degenerate(np.stack([base, base, 0 * base + 7, 1 + 1e-7 * base])).tolist() == [
+    assert similarity.is_empty(np.stack([base, base, 0 * base + 7, 1 + 1e-7 * base])).tolist() == [
         False, False, True, True,
     ]  # fmt: skip
 
 
-def test_stack_of_only_vanished_maps():
-    assert similarity.degenerate(np.zeros((3, 4, 4))).all()
+def test_only_vanished_maps():
+    assert similarity.is_empty(np.zeros((3, 4, 4))).all()
     result = similarity.compare_maps(np.zeros((3, 4, 4)), relu_maps(3, 4, 4), size=8)
-    assert result["degenerate_transfer"].all() and not result["degenerate_fine_tuned"].any()
+    assert result["empty_before"].all() and not result["empty_after"].any()
     assert all(np.isnan(result[name]).all() for name in TABLE)
 
 
-def test_degenerate_pairs_are_nan_and_leave_the_others_alone():
+def test_empty_pairs_are_nan_and_leave_the_others_alone():
     t, f = relu_maps(5, 6, 6), relu_maps(5, 7, 7, seed=1)
     clean = similarity.compare_maps(t, f, size=12)
     t[1], f[3, 0, 0] = 0, np.nan
     result = similarity.compare_maps(t, f, size=12)
-    assert result["degenerate_transfer"].tolist() == [False, True, False, False, False]
-    assert result["degenerate_fine_tuned"].tolist() == [False, False, False, True, False]
+    assert result["empty_before"].tolist() == [False, True, False, False, False]
+    assert result["empty_after"].tolist() == [False, False, False, True, False]
     for name in TABLE:
         assert result[name].dtype == np.float64
         np.testing.assert_array_equal(result[name][[0, 2, 4]], clean[name][[0, 2, 4]])
@@ -187,10 +187,10 @@ NO_SSIM = [name for name in TABLE if name != "ssim"]
 def test_rows_have_the_values_that_they_have_among_all():
     t, f = np.random.default_rng(5).random((2, 24, 5, 5)).astype(np.float32)
     t[3] = 0
-    f[10] *= 1e-8  # degenerate beside the others only
+    f[10] *= 1e-8  # empty beside the others only
     f[17] = np.nan
     whole = similarity.compare_maps(t, f, size=16)
-    assert whole["degenerate_transfer"].sum() == 1 and whole["degenerate_fine_tuned"].sum() == 2
+    assert whole["empty_before"].sum() == 1 and whole["empty_after"].sum() == 2
     for rows in ([10], [17, 3, 0], list(range(0, 24, 2)), []):
         for name, value in similarity.compare_maps(t, f, size=16, rows=np.array(rows, int)).items():
             np.testing.assert_array_equal(value, whole[name][rows])
@@ -202,7 +202,7 @@ def test_opposite_corners():
     assert got["centroid_shift"] == pytest.approx(0.5)
     assert got["peak_shift"] == pytest.approx(0.5)
     # k = 1 for every q (0.3 x 4 = 1.2): disjoint.
-    assert [got[f"iou{q}"] for q in ("05", "10", "20", "30")] == [0, 0, 0, 0]
+    assert [got[name] for name in ("overlap_q05", "overlap_q10", "overlap", "overlap_q30")] == [0, 0, 0, 0]
     assert got["soft_iou"] == 0
     # Mean 1/4: cov = 0 - 4/16 = -1/4, var = 1 - 1/4 = 3/4.
     assert got["pearson"] == pytest.approx(-1 / 3)
@@ -233,7 +233,7 @@ def test_overlap_by_hand():
     t = np.arange(100, 0, -1.0).reshape(10, 10)
     f = np.roll(t.ravel(), 5).reshape(10, 10)
     got = one(t, f, 10)
-    for name, k in (("iou05", 5), ("iou10", 10), ("iou20", 20), ("iou30", 30)):
+    for name, k in (("overlap_q05", 5), ("overlap_q10", 10), ("overlap", 20), ("overlap_q30", 30)):
         assert got[name] == pytest.approx((k - 5) / (k + 5)), name
 
 
@@ -244,9 +244,9 @@ def test_ties_at_the_threshold_keep_areas_equal():
     f = np.zeros(100)
     f[60:80] = 1.0
     got = one(t.reshape(10, 10), f.reshape(10, 10), 10)
-    assert got["iou20"] == pytest.approx(10 / 30)
+    assert got["overlap"] == pytest.approx(10 / 30)
     # Zeros fill up to 30 from the front: T has 50..79; F has 60..79 and 0..9.
-    assert got["iou30"] == pytest.approx(20 / 40)
+    assert got["overlap_q30"] == pytest.approx(20 / 40)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 3), (3, 0), (3, 3)])
@@ -321,7 +321,9 @@ def test_centroid_and_peak_equal_ndimage(pairs):
     compare_with(pairs, "peak_shift", lambda a, b: math.dist(top(a), top(b)) / diagonal)
 
 
-@pytest.mark.parametrize("name, q", [("iou05", 0.05), ("iou10", 0.1), ("iou20", 0.2), ("iou30", 0.3)])
+@pytest.mark.parametrize(
+    "name, q", [("overlap_q05", 0.05), ("overlap_q10", 0.1), ("overlap", 0.2), ("overlap_q30", 0.3)]
+)
 def test_iou_equals_sets(pairs, name, q):
     def top(m):
         return set(sorted(range(m.size), key=lambda i: (-m.ravel()[i], i))[: round(q * m.size)])
@@ -359,7 +361,7 @@ def test_independent_maps_overlap_by_chance():
     rng = np.random.default_rng(0)
     t, f = rng.random((2, 200, 20, 20))
     got = similarity.compare_maps(t, f, size=20)
-    assert got["iou20"].mean() == pytest.approx(1 / 9, abs=0.01)
+    assert got["overlap"].mean() == pytest.approx(1 / 9, abs=0.01)
     assert got["pearson"].mean() == pytest.approx(0, abs=0.01)
 
 
@@ -376,7 +378,7 @@ def test_identical_maps(m):
 
 @given(raw_maps, raw_maps)
 @settings(max_examples=40, deadline=None)
-def test_ranges_and_swapping_the_stages(t, f):
+def test_ranges_and_swapping_the_checkpoints(t, f):
     forth, back = one(t, f, 11), one(f, t, 11)
     for name, (low, high) in RANGES.items():
         assert low <= forth[name] <= high, name
@@ -426,9 +428,9 @@ def test_a_common_shift_keeps_the_overlap_of_untied_maps():
     # The tie rule goes by position, so the overlap is shift-invariant where the top area holds no ties.
     t, f = np.zeros((2, 15, 15), np.float32)
     t[5:10, 5:10], f[5:10, 5:10] = np.random.default_rng(2).permutation(np.arange(1, 51)).reshape(2, 5, 5)
-    names = ["iou05", "iou10"]  # 2 x 5 % and 10 % of 900 pixels: 45 and 90, of 144 that are not zero
+    names = ["overlap_q05", "overlap_q10"]  # 2 x 5 % and 10 % of 900 pixels: 45 and 90, of 144 that are not zero
     expected = one(t, f, 30, names)
-    assert 0 < expected["iou10"] < 1
+    assert 0 < expected["overlap_q10"] < 1
     assert one(np.roll(t, (2, -3), (0, 1)), np.roll(f, (2, -3), (0, 1)), 30, names) == expected
 
 
@@ -436,7 +438,7 @@ def test_permuting_pixels_keeps_rank_and_overlap_without_ties():
     rng = np.random.default_rng(0)
     t, f = rng.random((2, 8, 8))
     order = rng.permutation(64)
-    names = ["iou05", "iou10", "iou20", "iou30", "soft_iou", "pearson", "spearman", *SIGNED]
+    names = ["overlap_q05", "overlap_q10", "overlap", "overlap_q30", "soft_iou", "pearson", "spearman", *SIGNED]
     got = one(t.ravel()[order].reshape(8, 8), f.ravel()[order].reshape(8, 8), 8, names)
     assert got == pytest.approx(one(t, f, 8, names), abs=1e-12)
 
@@ -448,13 +450,13 @@ def test_workers_and_names_do_not_change_values():
     t, f = relu_maps(7, 6, 6), relu_maps(7, 5, 5, seed=1)
     t[2] = 0
     whole = similarity.compare_maps(t, f, size=14)
-    assert list(whole) == [*TABLE, "degenerate_transfer", "degenerate_fine_tuned"]
+    assert list(whole) == [*TABLE, "empty_before", "empty_after"]
     for workers in (1, 2, 3, 20):
         for name, value in similarity.compare_maps(t, f, size=14, workers=workers).items():
             np.testing.assert_array_equal(value, whole[name])
-    some = similarity.compare_maps(t, f, size=14, names=("ssim", "iou20"))
-    assert list(some) == ["iou20", "ssim", "degenerate_transfer", "degenerate_fine_tuned"]
-    np.testing.assert_array_equal(some["iou20"], whole["iou20"])
+    some = similarity.compare_maps(t, f, size=14, names=("ssim", "overlap"))
+    assert list(some) == ["overlap", "ssim", "empty_before", "empty_after"]
+    np.testing.assert_array_equal(some["overlap"], whole["overlap"])
 
 
 def test_the_default_number_of_workers_is_that_of_the_cores_or_of_what_a_study_allows(monkeypatch):
@@ -493,15 +495,15 @@ def test_no_pairs_give_empty_columns():
 @pytest.mark.parametrize(
     "t, f, options, message",
     [
-        (np.zeros((2, 4, 4)), np.zeros((3, 4, 4)), {}, "2 transfer maps against 3"),
-        (np.zeros((4, 4)), np.zeros((1, 4, 4)), {}, r"transfer: expected a stack"),
-        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4, 1)), {}, r"fine_tuned: expected a stack"),
+        (np.zeros((2, 4, 4)), np.zeros((3, 4, 4)), {}, "2 maps before against 3"),
+        (np.zeros((4, 4)), np.zeros((1, 4, 4)), {}, r"before: expected a set"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4, 1)), {}, r"after: expected a set"),
         (np.zeros((1, 4, 4), complex), np.zeros((1, 4, 4)), {}, "real numbers"),
         (np.zeros((1, 4, 4)), np.zeros((1, 9, 9)), {}, "9x9"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": 6}, "SSIM"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": 0}, "positive"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": (8, 8, 3)}, "height, width"),
-        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"names": ["iou25"]}, "iou25"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"names": ["overlap_q25"]}, "overlap_q25"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"workers": 0}, "workers"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"relative_range": -1.0}, "relative_range"),
     ],

@@ -151,13 +151,13 @@ def test_same_seed_same_weights(sets):
     assert trained(0) != trained(1)
 
 
-# --- further heads, for the noise floor
+# --- extra heads, for the baseline two heads
 
 
 def test_heads_leave_the_model_and_the_next_stage_bitwise_alone(sets):
-    def trained(noise_heads):
+    def trained(extra_heads):
         # From `pool` the next stage is cheap, and draws what it always draws: order and dropout.
-        settings = TrainParams(**{**BASE, "dropout": 0.3, "noise_heads": noise_heads}, fine_tune_from="pool")
+        settings = TrainParams(**{**BASE, "dropout": 0.3, "extra_heads": extra_heads}, fine_tune_from="pool")
         model = make(settings)
         history, heads = stages.transfer(model, *sets, settings)
         hashes = [build.sha256_weights(model)]
@@ -171,7 +171,7 @@ def test_heads_leave_the_model_and_the_next_stage_bitwise_alone(sets):
 
 
 def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
-    settings = TrainParams(**{**BASE, "weights": "source", "transfer_epochs": 30, "noise_heads": 2})
+    settings = TrainParams(**{**BASE, "weights": "source", "transfer_epochs": 30, "extra_heads": 2})
     model = make(settings)
     build.load_backbone(model, settings.weights)
     history, heads = stages.transfer(model, *sets, settings)
@@ -194,7 +194,7 @@ def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
 
     again = make(settings)
     build.load_backbone(again, settings.weights)
-    _, (first,) = stages.transfer(again, *sets, settings.model_copy(update={"noise_heads": 1}))
+    _, (first,) = stages.transfer(again, *sets, settings.model_copy(update={"extra_heads": 1}))
     for a, b in zip(first, heads[0], strict=True):
         np.testing.assert_array_equal(a, b)  # how many there are is nothing to the first
 
@@ -209,14 +209,14 @@ def test_head_seeds_never_collide_for_neighbours_nor_with_a_runs():
 
 
 def test_no_heads_with_augmentation_and_it_says_so(sets, capsys):
-    settings = TrainParams(**{**BASE, "transfer_epochs": 1, "noise_heads": 2}, augmentation="light")
+    settings = TrainParams(**{**BASE, "transfer_epochs": 1, "extra_heads": 2}, augmentation="light")
     assert stages.transfer(make(settings), *sets, settings).heads == []
-    assert "no heads for the noise floor: with augmentation" in "".join(capsys.readouterr())
+    assert "no extra heads: with augmentation" in "".join(capsys.readouterr())
 
 
 def test_too_many_heads(sets):
-    settings = TrainParams(**{**BASE, "noise_heads": 1001})
-    with pytest.raises(InputError, match="noise_heads: at most 1000, got 1001"):
+    settings = TrainParams(**{**BASE, "extra_heads": 1001})
+    with pytest.raises(InputError, match="extra_heads: at most 1000, got 1001"):
         stages.transfer(make(settings), *sets, settings)
 
 
@@ -248,7 +248,7 @@ def test_files_without_heads_are_refused(tmp_path):
         stages.load_heads(tmp_path / "more.npz")
 
 
-# --- what fine-tuning leaves alone, and shows on its way
+# --- what fine-tuning leaves alone, and shows meanwhile
 
 
 @pytest.mark.parametrize("name", ["penultimate", "pool"])
@@ -418,13 +418,13 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
     )
     model = make(settings, n_classes=len(classes))
     maps = {}
-    for stage, fit in (("transfer", stages.transfer), ("fine_tuned", stages.fine_tune)):
+    for checkpoint, fit in (("before", stages.transfer), ("after", stages.fine_tune)):
         result = fit(model, train, val, settings)
-        history = result.history if stage == "transfer" else result
+        history = result.history if checkpoint == "before" else result
         assert np.isfinite(history["loss"]).all()
-        maps[stage] = cams.attribute(model, pixels[:4], labels[:4], layer="penultimate")
+        maps[checkpoint] = cams.attribute(model, pixels[:4], labels[:4], layer="penultimate")
     for method in ("layercam", "gradcampp"):
-        a, b = maps["transfer"][method], maps["fine_tuned"][method]
+        a, b = maps["before"][method], maps["after"][method]
         assert (
             a.shape == b.shape == (4, *model.get_layer(build.target_layer(model, "penultimate")).output.shape[1:3])
         )
@@ -449,7 +449,7 @@ def test_the_whole_head_of_a_foreign_classifier_is_trained_and_nothing_else(augm
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 255, (24, 32, 32), np.uint8), np.arange(24) % 2
     settings = TrainParams(
-        architecture="some.where:foreign", image_size=32, batch_size=8, augmentation=augmentation, noise_heads=2,
+        architecture="some.where:foreign", image_size=32, batch_size=8, augmentation=augmentation, extra_heads=2,
         transfer_epochs=2, transfer_learning_rate=0.001, fine_tune_epochs=1, weights="none", phantom_images=60,
     )  # fmt: skip
     before = {layer.name: layer.get_weights() for layer in model.layers}

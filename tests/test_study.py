@@ -50,8 +50,8 @@ from cxr import tracking
 from cxr.core.params import ScoreParams
 settings = ScoreParams.from_notebook(globals())
 tracking.start("score", settings, name="score", inputs=tracking.upstream(settings.attribute_run_id))
-tracking.log_metrics({"iou20_median": 0.5, "iou20_ci_low": 0.4, "iou20_ci_high": 0.625, "n_images": 12,
-                      "n_degenerate": 0, "auc_macro_transfer": 0.9, "centroid_shift_median": float("nan")})
+tracking.log_metrics({"overlap_median": 0.5, "overlap_ci_low": 0.4, "overlap_ci_high": 0.625, "n_images": 12,
+                      "n_empty": 0, "auc_macro_before": 0.9, "centroid_shift_median": float("nan")})
 """,
     "4_compare": """
 from cxr import tracking

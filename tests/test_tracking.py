@@ -472,10 +472,10 @@ def complete_run_without_data() -> str:
 
 def log_models(seed: int = 0) -> str:
     run_id = describing_run()
-    tracking.log_text("weights", "checkpoints/fine_tuned.keras")
+    tracking.log_text("weights", "checkpoints/after.keras")
     params = {"architecture": "A/B", "seed": seed}
     tracking.log_model(
-        "fine_tuned", params=params, metrics={"auc_macro": 0.9, "ece": math.nan}, sha256="b", loadable=True
+        "after", params=params, metrics={"auc_macro": 0.9, "ece": math.nan}, sha256="b", loadable=True
     )
     tracking.register(architecture="A/B", seed=seed, weights="none", data="phantom")
     return run_id
@@ -486,18 +486,21 @@ def test_a_fine_tuned_model_is_registered_once_with_its_drift(store, capsys):
     run_id = log_models()
     tracking.register(architecture="A/B", seed=0, weights="none", data="phantom")
     tracking.finish()
-    tracking.tag_model(run_id, {"layercam.iou20_median": 0.51239, "layercam.iou20_retained": math.nan})
+    tracking.tag_model(run_id, {"layercam.overlap_median": 0.51239, "layercam.overlap_corrected_median": math.nan})
     assert tracking.model_name("demo", "A/B") == "demo.A_B"
     (version,) = client.search_model_versions("name = 'demo.A_B'")
     assert version.run_id == run_id and version.source == f"runs:/{run_id}/checkpoints"
-    assert version.tags["layercam.iou20_median"] == "0.5124" and "layercam.iou20_retained" not in version.tags
+    assert (
+        version.tags["layercam.overlap_median"] == "0.5124"
+        and "layercam.overlap_corrected_median" not in version.tags
+    )
     assert client.get_model_version_by_alias("demo.A_B", "s0").version == version.version
     (model,) = client.search_logged_models([tracking.experiment_id("demo")])
-    assert model.source_run_id == run_id and model.tags["cxr.checkpoint"].endswith("/checkpoints/fine_tuned.keras")
+    assert model.source_run_id == run_id and model.tags["cxr.checkpoint"].endswith("/checkpoints/after.keras")
     assert {metric.key: metric.value for metric in model.metrics} == {"model/auc_macro": 0.9}
     assert json.loads(model.tags["mlflow.modelVersions"])[0]["name"] == "demo.A_B"
     made = yaml.safe_load(tracking.fetch(run_id, "checkpoints/MLmodel").read_text())
-    assert made["flavors"]["keras"]["data"] == "fine_tuned"
+    assert made["flavors"]["keras"]["data"] == "after"
     second = log_models()
     tracking.finish()
     assert client.get_model_version_by_alias("demo.A_B", "s0").run_id == second
@@ -516,4 +519,4 @@ def test_a_store_without_a_registry_is_no_error(store, monkeypatch, capsys):
         capsys.readouterr().out
         == "not registered as a model, which nothing depends on: PERMISSION_DENIED: not you\n"
     )
-    tracking.tag_model(run_id, {"layercam.iou20_median": 0.5})  # there is none
+    tracking.tag_model(run_id, {"layercam.overlap_median": 0.5})  # there is none

@@ -45,13 +45,13 @@ def log_study() -> None:
         counts={"train": {"x": 3}, "test": {"x": 2}},
     )
     measured = {"auc_macro": 0.9, "accuracy": 0.8, "ece": 0.1}
-    for stage in ("transfer", "fine_tuned"):
-        tracking.log_text("no weights", f"checkpoints/{stage}.keras")
+    for checkpoint in ("before", "after"):
+        tracking.log_text("no weights", f"checkpoints/{checkpoint}.keras")
         params = {"architecture": settings.architecture, "seed": 0}
-        loadable = stage == "fine_tuned"
-        tracking.log_model(stage, params=params, metrics=measured, sha256="b" * 64, loadable=loadable)
-        tracking.log_metrics({f"auc_macro_{stage}": 0.9})
-    tracking.describe(descriptions.train(settings.model_dump(), {"fine_tuned": measured}), figure=figure())
+        loadable = checkpoint == "after"
+        tracking.log_model(checkpoint, params=params, metrics=measured, sha256="b" * 64, loadable=loadable)
+        tracking.log_metrics({f"auc_macro_{checkpoint}": 0.9})
+    tracking.describe(descriptions.train(settings.model_dump(), {"after": measured}), figure=figure())
     tracking.register(architecture=settings.architecture, seed=0, weights="source", data="phantom")
     tracking.finish()
 
@@ -67,7 +67,7 @@ def log_study() -> None:
     tracking.log_image(picture, key="layercam/x")
     tracking.log_image(picture, key="gradcampp/x")
     tracking.log_dataset_of(train)
-    maps = pd.DataFrame({"method": ["layercam"], "stage": ["transfer"], "maps": [2], "degenerate": [0]})
+    maps = pd.DataFrame({"method": ["layercam"], "checkpoint": ["before"], "maps": [2], "empty": [0]})
     text = descriptions.attribute(settings.model_dump(), layer="relu", grid="4x4", maps=maps, scored=2, of=2)
     tracking.describe(text, figure=figure())
     tracking.finish()
@@ -92,7 +92,7 @@ def log_study() -> None:
         tracking.describe(
             descriptions.score(cell, headline, data="phantom", links=[tracking.link(train)]), figure=figure()
         )
-        tracking.tag_model(train, {f"{method}.iou20_median": 0.5, f"{method}.score_run": scores[-1]})
+        tracking.tag_model(train, {f"{method}.overlap_median": 0.5, f"{method}.score_run": scores[-1]})
         tracking.finish()
 
     compare = tracking.start(

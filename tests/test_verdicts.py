@@ -14,7 +14,7 @@ PLAIN = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.6, 0.8, 0.4)
 REVERSED = {**PLAIN, ("ResNet50V2", "gradcampp"): 0.3, ("InceptionV3", "gradcampp"): 0.7}
 
 
-def scores(centres, *, seeds, shift=0.01, floor=None, n=120):
+def scores(centres, *, seeds, shift=0.01, two_heads=None, n=120):
     rng = np.random.default_rng(1)
     tables = []
     for (architecture, method), centre in centres.items():
@@ -22,10 +22,10 @@ def scores(centres, *, seeds, shift=0.01, floor=None, n=120):
             table = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)]})
             table["patient_id"] = [f"p{k // 2}" for k in range(n)]
             table = table.assign(architecture=architecture, method=method, seed=seed)
-            table["iou20"] = centre + rng.normal(0, 0.005) + rng.normal(0, 0.03, n)
+            table["overlap"] = centre + rng.normal(0, 0.005) + rng.normal(0, 0.03, n)
             table["centroid_shift"] = np.abs(shift + rng.normal(0, 0.003, n))
-            if floor is not None:
-                table["iou20_floor"] = floor + rng.normal(0, 0.02, n)
+            if two_heads is not None:
+                table["overlap_two_heads"] = two_heads + rng.normal(0, 0.02, n)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
@@ -36,18 +36,18 @@ def predictions(*, seeds, noise, names=NAMES, n=120):
     out = {}
     for name in names:
         for seed in seeds:
-            for stage in ("transfer", "fine_tuned"):
+            for checkpoint in ("before", "after"):
                 labels = np.arange(n) % 3
-                p = np.eye(3)[labels] + rng.normal(0, noise[stage], (n, 3))
+                p = np.eye(3)[labels] + rng.normal(0, noise[checkpoint], (n, 3))
                 p = np.exp(p) / np.exp(p).sum(1, keepdims=True)
                 table = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)], "split": "test"})
                 table["patient_id"] = [f"p{k // 2}" for k in range(n)]
                 table["label"] = np.array(["a", "b", "c"])[labels]
-                out[name, seed, stage] = table.assign(p_0=p[:, 0], p_1=p[:, 1], p_2=p[:, 2])
+                out[name, seed, checkpoint] = table.assign(p_0=p[:, 0], p_1=p[:, 1], p_2=p[:, 2])
     return out
 
 
-def refits(centre, *, pairs=((0, 1), (1, 2), (2, 0)), n=120):
+def two_seeds(centre, *, pairs=((0, 1), (1, 2), (2, 0)), n=120):
     rng = np.random.default_rng(3)
     rows = []
     for architecture in NAMES:
@@ -57,18 +57,18 @@ def refits(centre, *, pairs=((0, 1), (1, 2), (2, 0)), n=120):
                 table["patient_id"] = [f"p{k // 2}" for k in range(n)]
                 values = centre + rng.normal(0, 0.02, n)
                 rows.append(
-                    table.assign(architecture=architecture, method=method, seed_a=a, seed_b=b, iou20=values)
+                    table.assign(architecture=architecture, method=method, seed_a=a, seed_b=b, overlap=values)
                 )
     return pd.concat(rows, ignore_index=True)
 
 
 def judge(table, *, seeds=(0, 1, 2), again=None, noise=None, coincide=False):
-    noise = noise or {"transfer": 0.3, "fine_tuned": 0.3}
+    noise = noise or {"before": 0.3, "after": 0.3}
     evidence = verdicts.gather(
         table,
         pd.DataFrame() if again is None else again,
         predictions(seeds=seeds, noise=noise),
-        metric="iou20",
+        metric="overlap",
         margins=MARGINS,
         n_boot=300,
     )
@@ -78,18 +78,18 @@ def judge(table, *, seeds=(0, 1, 2), again=None, noise=None, coincide=False):
 
 
 def test_clear_effects_over_three_seeds_are_settled():
-    found, _ = judge(scores(PLAIN, seeds=(0, 1, 2)), again=refits(0.95))
+    found, _ = judge(scores(PLAIN, seeds=(0, 1, 2)), again=two_seeds(0.95))
     expected = {key: verdicts.SUPPORTED for key in found} | {"reversal": verdicts.CONTRADICTED}
     assert {key: item.verdict for key, item in found.items()} == expected
     assert "keeps its order under both methods" in found["reversal"].evidence
-    assert "InceptionV3 layercam" in found["beyond"].evidence and "other fine-tuning" in found["beyond"].evidence
+    assert "InceptionV3 layercam" in found["beyond"].evidence and "two seeds" in found["beyond"].evidence
 
 
 def test_a_reversal_is_found_with_its_pairs():
     found, _ = judge(scores(REVERSED, seeds=(0, 1, 2)))
     assert found["reversal"].verdict == verdicts.SUPPORTED
     assert "ResNet50V2 against InceptionV3" in found["reversal"].evidence and found["reversal"].needed == ""
-    assert found["beyond"].verdict == verdicts.OPEN and "noise_heads" in found["beyond"].needed
+    assert found["beyond"].verdict == verdicts.OPEN and "extra_heads" in found["beyond"].needed
 
 
 def test_the_opposite_order_contradicts_the_paper():
@@ -99,13 +99,13 @@ def test_the_opposite_order_contradicts_the_paper():
 
 
 def test_one_seed_settles_nothing_about_architectures():
-    found, _ = judge(scores(REVERSED, seeds=(0,), floor=0.95), seeds=(0,))
+    found, _ = judge(scores(REVERSED, seeds=(0,), two_heads=0.95), seeds=(0,))
     for key in ("depends", "extremes", "reversal"):
         assert found[key].verdict == verdicts.OPEN and "two training seeds" in found[key].needed
         assert "these networks" in found[key].evidence
     assert found["centroid"].verdict == verdicts.SUPPORTED and "these networks only" in found["centroid"].evidence
-    assert found["beyond"].verdict == verdicts.SUPPORTED and "other head" in found["beyond"].evidence
-    assert "nothing can be said of another training" in verdicts.scope(3, 1)
+    assert found["beyond"].verdict == verdicts.SUPPORTED and "two heads" in found["beyond"].evidence
+    assert "results describe these checkpoints only, not another training" in verdicts.scope(3, 1)
     assert "3 architectures are no sample" in verdicts.scope(3, 2)
 
 
@@ -129,12 +129,12 @@ def test_what_is_open_says_what_it_would_take():
 
 
 def test_evidence_that_moves_no_more_than_another_seed_would():
-    found, _ = judge(scores(PLAIN, seeds=(0, 1, 2)), again=refits(0.3))
+    found, _ = judge(scores(PLAIN, seeds=(0, 1, 2)), again=two_seeds(0.3))
     assert found["beyond"].verdict == verdicts.CONTRADICTED
 
 
 def test_a_wandering_centroid_and_a_changed_auc_are_contradicted():
-    found, evidence = judge(scores(PLAIN, seeds=(0, 1, 2), shift=0.2), noise={"transfer": 0.9, "fine_tuned": 0.1})
+    found, evidence = judge(scores(PLAIN, seeds=(0, 1, 2), shift=0.2), noise={"before": 0.9, "after": 0.1})
     assert found["centroid"].verdict == verdicts.CONTRADICTED
     assert found["stable"].verdict == verdicts.CONTRADICTED and found["auc"].verdict != verdicts.CONTRADICTED
     assert all(est.low > 0.02 for est in evidence.auc_change.values())
@@ -162,14 +162,12 @@ def test_auc_is_that_of_the_test_set_and_its_change_is_paired():
 
     by_hand = []
     for seed in (0, 1):
-        table = predictions(seeds=(0, 1), noise={"transfer": 0.3, "fine_tuned": 0.3})[
-            "ResNet50V2", seed, "fine_tuned"
-        ]
+        table = predictions(seeds=(0, 1), noise={"before": 0.3, "after": 0.3})["ResNet50V2", seed, "after"]
         p = table[["p_0", "p_1", "p_2"]].to_numpy()
         labels = table["label"].map({"a": 0, "b": 1, "c": 2})
         by_hand.append(np.mean([roc_auc_score(labels == k, p[:, k]) for k in range(3)]))
     assert evidence.auc["ResNet50V2"].value == pytest.approx(np.mean(by_hand))
-    assert evidence.auc["ResNet50V2"].n_patients == 60 and METRICS["iou20"].higher_is_more_stable
+    assert evidence.auc["ResNet50V2"].n_patients == 60 and METRICS["overlap"].higher_is_more_stable
 
 
 def test_power_grows_with_seeds_and_effect_and_one_seed_plans_nothing():
@@ -185,10 +183,8 @@ def test_power_grows_with_seeds_and_effect_and_one_seed_plans_nothing():
 
 
 def test_a_study_in_which_nothing_moves_claims_no_difference():
-    table = scores(PLAIN, seeds=(0, 1), floor=0.9).assign(iou20=1.0, centroid_shift=0.0)
-    found, _ = judge(
-        table, seeds=(0, 1), again=refits(0.9, pairs=((0, 1),)), noise={"transfer": 0, "fine_tuned": 0}
-    )
+    table = scores(PLAIN, seeds=(0, 1), two_heads=0.9).assign(overlap=1.0, centroid_shift=0.0)
+    found, _ = judge(table, seeds=(0, 1), again=two_seeds(0.9, pairs=((0, 1),)), noise={"before": 0, "after": 0})
     assert found["beyond"].verdict == verdicts.CONTRADICTED, "another seed moves them, fine-tuning does not"
     for key in ("depends", "extremes", "reversal"):
         assert found[key].verdict == verdicts.OPEN and "without any spread" in found[key].needed

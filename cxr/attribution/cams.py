@@ -2,7 +2,7 @@
 
 CAMS are functions of (A, G) alone: the activations of a target layer and the gradient of a score with respect to
 them. One compiled forward pass, and one backward pass that ends at the shallowest layer wanted, serve every CAM
-at every layer, so a further method, layer or normalisation costs next to nothing (`variants`).
+at every layer, so another method, layer or normalisation costs next to nothing (`variants`).
 
 INPUT_METHODS run the model on changed images, tens of times an image: they do not depend on gradients inside the
 network, which is what they are for beside the CAMs.
@@ -63,7 +63,7 @@ def attribute(
         label: what to call this in progress lines; empty: none are printed.
 
     Returns: per method, maps float32 [n, h, w], not normalised, at least 0: on the layer's own grid for
-        LAYER_METHODS, else on the method's. A map may be all zero or hold NaN: see `similarity.degenerate`.
+        LAYER_METHODS, else on the method's. A map may be all zero or hold NaN: see `similarity.empty`.
     Raises: InputError for an unknown layer or method, a grid under 4x4, or no image.
     """
     explain = _explainer(model, layer, tuple(methods))
@@ -218,10 +218,10 @@ def _layers_beside(model: keras.Model, own: str) -> tuple[dict[str, str], dict[s
         except InputError as error:
             missing[f"layer-{name}"] = str(error)
             continue
-        twin = "default" if real == own else next((f"layer-{n}" for n, r in named.items() if r == real), "")
-        if twin:
-            missing[f"layer-{name}"] = f"{real} is the layer of {twin}"
-        if twin in ("", "default"):
+        same = "default" if real == own else next((f"layer-{n}" for n, r in named.items() if r == real), "")
+        if same:
+            missing[f"layer-{name}"] = f"{real} is the layer of {same}"
+        if same in ("", "default"):
             named[name] = real
     return named, missing
 

@@ -1,4 +1,4 @@
-"""Is an attribution map true to the model it explains? Two tests of each method on each checkpoint, and a verdict.
+"""Does an attribution map pass its checks? Two tests of each method on each checkpoint, and a verdict.
 
 `perturbation` asks whether the pixels that a map ranks high carry the class probability: deletion and insertion
 (Petsiuk, Das and Saenko 2018, RISE, arXiv 1806.07421), against maps that know nothing of the model.
@@ -101,9 +101,9 @@ def perturbation(
 
     Returns
     -------
-    areas : columns row (position in the stack), method, grid ("8x8"; empty for "centre"), deletion, insertion
-        (both in [0, 1]). "random" has one row an image and grid. NaN where the map is degenerate
-        (`cxr.metrics.similarity.degenerate`).
+    areas : columns row (position in the set), method, grid ("8x8"; empty for "centre"), deletion, insertion
+        (both in [0, 1]). "random" has one row an image and grid. NaN where the map is empty
+        (`cxr.metrics.similarity.empty`).
     curves : columns method, grid, kind ("deletion", "insertion"), share, probability (mean over images), n_images.
 
     Raises
@@ -122,13 +122,13 @@ def perturbation(
         raise InputError(f"perturbation: blur must be positive, got {blur}: it is a share of the image's side.")
 
     n, side = images.shape[:2]
-    grids = list(dict.fromkeys(stack.shape[1:] for stack in maps.values()))
-    usable = {name: ~similarity.degenerate(stack) for name, stack in maps.items()}
+    grids = list(dict.fromkeys(map_set.shape[1:] for map_set in maps.values()))
+    usable = {name: ~similarity.is_empty(map_set) for name, map_set in maps.items()}
     shares = np.linspace(0, 1, steps + 1)
     counts = np.round(shares[1:-1] * side * side)
     predict = _class_probability(model)
     centre = _ranks(_centre(side), np.zeros((side, side)))
-    keys = [*((name, _grid(stack.shape[1:])) for name, stack in maps.items())]
+    keys = [*((name, _grid(map_set.shape[1:])) for name, map_set in maps.items())]
     keys += [(CENTRE, ""), *((RANDOM, _grid(grid)) for grid in grids)]
     found = {key: np.full((n, 2, steps + 1), np.nan) for key in keys}
 
@@ -140,10 +140,10 @@ def perturbation(
             fields = similarity.prepare(noise, side)
             ties[grid] = fields[0]
             orders += [((RANDOM, _grid(grid)), _ranks(field, fields[0])) for field in fields]
-        for name, stack in maps.items():
+        for name, map_set in maps.items():
             if usable[name][row]:
-                prepared = similarity.prepare(stack[[row]], side)[0]
-                orders.append(((name, _grid(stack.shape[1:])), _ranks(prepared, ties[stack.shape[1:]])))
+                prepared = similarity.prepare(map_set[[row]], side)[0]
+                orders.append(((name, _grid(map_set.shape[1:])), _ranks(prepared, ties[map_set.shape[1:]])))
         orders.append(((CENTRE, ""), centre))
 
         image = images[row].astype(np.float32)
@@ -232,17 +232,17 @@ def cascade(
     Returns
     -------
     One row a method, level and image: method, level (int), up_to (the deepest layer randomised), row, spearman and
-    iou20 (`similarity.compare_maps`) of the map against that of the intact model, vanished (bool: the intact
-    model's map was usable, this one is degenerate). Both metrics are NaN where either map is degenerate; a
+    overlap (`similarity.compare_maps`) of the map against that of the intact model, vanished (bool: the intact
+    model's map was usable, this one is empty). Both metrics are NaN where either map is empty; a
     vanished map did not survive.
 
     Raises
     ------
-    InputError : for an unknown layer, and maps that are no stacks.
+    InputError : for an unknown layer, and maps that are no sets.
     """
     levels = _levels(model, build.target_layer(model, layer))
     before = explain(model)
-    intact = {name: _features(stack, size) for name, stack in before.items()}
+    intact = {name: _features(map_set, size) for name, map_set in before.items()}
     kept = [(variable, variable.numpy()) for variable in model.weights]
     rng = np.random.default_rng(rng_seed)
     rows = []
@@ -252,10 +252,10 @@ def cascade(
                 progress(f"{label}: weights randomised down to {names[-1]}")
             for name in names:
                 _permute(model.get_layer(name), rng)
-            for method, stack in explain(model).items():
-                for row, (a, b) in enumerate(zip(intact[method], _features(stack, size), strict=True)):
+            for method, map_set in explain(model).items():
+                for row, (a, b) in enumerate(zip(intact[method], _features(map_set, size), strict=True)):
                     both = a is not None and b is not None
-                    alike = similarity.score(a, b, ("spearman", "iou20")) if both else {}
+                    alike = similarity.score(a, b, ("spearman", "overlap")) if both else {}
                     rows.append(
                         {
                             "method": method,
@@ -263,7 +263,7 @@ def cascade(
                             "up_to": names[-1],
                             "row": row,
                             "spearman": alike.get("spearman", np.nan),
-                            "iou20": alike.get("iou20", np.nan),
+                            "overlap": alike.get("overlap", np.nan),
                             "vanished": a is not None and b is None,
                         }
                     )
@@ -283,22 +283,22 @@ def verdict(
     n_boot: int = 2000,
     rng_seed: int = 0,
 ) -> pd.DataFrame:
-    """Which methods are true to this checkpoint, as far as these tests can tell.
+    """Which methods pass their checks on this checkpoint.
 
     `passes_deletion`, `passes_insertion`: the interval of the mean gain over random maps lies above 0. Both must
     hold, so that testing twice makes passing harder, not easier. `passes_randomisation`: with all weights
     randomised the maps have little to do with those before: the interval of the median Spearman correlation lies
     below `survives`; a vanished map counts as 0. A few images thus fail a test rather than pass it by luck.
-    `faithful`: all three.
+    `passes_checks`: all three.
 
     What is arbitrary: `survives` (no paper gives a limit; maps of one network on one grid correlate for reasons of
     anatomy and padding alone, so 0 is not to be expected, and 0.5 leaves a quarter of the rank variance in
     common), and `level`. What is conditional: the intervals are over patients, for this checkpoint and one draw of
     random weights (over five draws the last level's median spanned 0.07 to 0.24 on two compact networks). A
-    failure is one to show faithfulness on these images, not a proof of the contrary: `reason` says which ("not
+    failure means: not shown on these images, which proves nothing; `reason` says which ("not
     shown to be better", "worse"). The gain is in probability, so that images of which the model is sure weigh
-    most; it should be measured on images that the model classifies correctly. A method can be faithful and no
-    better than the centre prior (`beats_centre`), where the evidence is in the centre; and it can be faithful
+    most; it should be measured on images that the model classifies correctly. A method can pass and be no
+    better than the centre prior (`beats_centre`), where the evidence is in the centre; and it can pass
     though it hardly changes with the logits alone (`head_spearman` near 1), in which case it shows what the
     network sees rather than what speaks for the class, and nothing that training a head alone has changed.
 
@@ -313,21 +313,21 @@ def verdict(
 
     Returns
     -------
-    One row a method, in the order of `areas`: method; n_images, n_patients (with a usable map), n_degenerate;
+    One row a method, in the order of `areas`: method; n_images, n_patients (with a usable map), n_empty;
     deletion, insertion and the same of both baselines on the same images (deletion_random, deletion_centre, ...),
     means; for each kind the gain, positive where the map is better (random - map for deletion, map - random for
     insertion): deletion_gain, deletion_gain_ci_low, deletion_gain_ci_high, and deletion_gain_centre with its
     interval over the centre prior; head_spearman (median at the first level), randomised_spearman (median at the
-    last), randomised_ci_low, randomised_ci_high, randomised_iou20 (median, vanished maps as 0), vanished (share at
-    the last level); passes_deletion, passes_insertion, passes_randomisation, beats_centre (both kinds), faithful:
-    bool, False where nothing can be said (NaN); reason: why not faithful, "" if it is.
+    last), randomised_ci_low, randomised_ci_high, randomised_overlap (median, vanished maps as 0), vanished (share
+    at the last level); passes_deletion, passes_insertion, passes_randomisation, beats_centre (both kinds),
+    passes_checks: bool, False where nothing can be said (NaN); reason: why it does not pass, "" if it does.
 
     Raises
     ------
     InputError : on missing columns or methods, patients that do not cover the rows, options out of range.
     """
     _require(areas, ("row", "method", "grid", *KINDS), "areas")
-    _require(randomised, ("row", "method", "level", "spearman", "iou20", "vanished"), "randomised")
+    _require(randomised, ("row", "method", "level", "spearman", "overlap", "vanished"), "randomised")
     if not 0 < survives <= 1:
         raise InputError(f"verdict: survives must lie in (0, 1], got {survives}: it is a rank correlation.")
     patients = np.asarray(patients)
@@ -338,7 +338,7 @@ def verdict(
     rows = {*areas["row"], *randomised["row"]}
     if rows != set(range(len(patients))):
         raise InputError(
-            f"verdict: {len(patients)} patients for rows {min(rows)} to {max(rows)}: one a row of the stack."
+            f"verdict: {len(patients)} patients for rows {min(rows)} to {max(rows)}: one a row of the set."
         )
 
     def interval(values: np.ndarray, statistic: str) -> tuple[float, float]:
@@ -361,7 +361,7 @@ def verdict(
             "method": name,
             "n_images": int(usable.sum()),
             "n_patients": len(pd.unique(patients[usable])),
-            "n_degenerate": int((~usable).sum()),
+            "n_empty": int((~usable).sum()),
         }
         out |= {kind: mine[kind].mean() for kind in KINDS}
         for kind, sign in zip(KINDS, (-1, 1), strict=True):
@@ -379,21 +379,21 @@ def verdict(
             by_row(levels[levels["level"] == at]) for at in (levels["level"].min(), levels["level"].max())
         )
         gone = last["vanished"].to_numpy(bool)
-        left = {key: last[key].mask(gone, 0.0) for key in ("spearman", "iou20")}
+        left = {key: last[key].mask(gone, 0.0) for key in ("spearman", "overlap")}
         low, high = interval(left["spearman"].to_numpy(), "median")
         out |= {
             "head_spearman": first["spearman"].mask(first["vanished"].astype(bool), 0.0).median(),
             "randomised_spearman": left["spearman"].median(),
             "randomised_ci_low": low,
             "randomised_ci_high": high,
-            "randomised_iou20": left["iou20"].median(),
+            "randomised_overlap": left["overlap"].median(),
             "vanished": gone.sum() / max(1, left["spearman"].notna().sum()),
             "passes_deletion": bool(out["deletion_gain_ci_low"] > 0),
             "passes_insertion": bool(out["insertion_gain_ci_low"] > 0),
             "passes_randomisation": bool(high < survives),
             "beats_centre": all(bool(out[f"{kind}_gain_centre_ci_low"] > 0) for kind in KINDS),
         }
-        out["faithful"] = all(out[f"passes_{test}"] for test in (*KINDS, "randomisation"))
+        out["passes_checks"] = all(out[f"passes_{test}"] for test in (*KINDS, "randomisation"))
         found.append(out | {"reason": _reason(out, survives)})
     return pd.DataFrame(found)
 
@@ -436,17 +436,17 @@ def _checked(
         )
     if classes.min() < 0 or classes.max() >= n_classes:
         raise InputError(f"perturbation: class_index must lie between 0 and {n_classes - 1}, got {classes}.")
-    maps = {name: np.asarray(stack) for name, stack in maps.items()}
+    maps = {name: np.asarray(map_set) for name, map_set in maps.items()}
     reserved = [name for name in maps if name in (RANDOM, CENTRE)]
     if not maps or reserved:
         raise InputError(
-            f"perturbation: maps must hold one stack a method, none of them named '{RANDOM}' or '{CENTRE}' "
+            f"perturbation: maps must hold one set a method, none of them named '{RANDOM}' or '{CENTRE}' "
             f"(the baselines), got {list(maps)}."
         )
-    for name, stack in maps.items():
-        similarity.upsample(stack[:0], side)  # its own message for what is no stack, and for too large a grid
-        if len(stack) != len(images):
-            raise InputError(f"perturbation: {len(stack)} maps by {name} for {len(images)} images.")
+    for name, map_set in maps.items():
+        similarity.upsample(map_set[:0], side)  # its own message for what is no set, and for too large a grid
+        if len(map_set) != len(images):
+            raise InputError(f"perturbation: {len(map_set)} maps by {name} for {len(images)} images.")
     return images, classes, maps
 
 
@@ -489,8 +489,8 @@ def _in_batches(predict: Callable, pictures: np.ndarray, class_index: int, batch
 
 
 def _features(maps: np.ndarray, size: int) -> list[similarity.Features | None]:
-    """Of each map, None where degenerate."""
-    bad = similarity.degenerate(maps)
+    """Of each map, None where empty."""
+    bad = similarity.is_empty(maps)
     return [
         None if b else similarity.Features(m) for b, m in zip(bad, similarity.prepare(maps, size), strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Stacks of raw attribution maps: their file format, and the join of two stacks by image."""
+"""Sets of raw attribution maps: their file format, and the join of two sets by image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cxr.core.files import atomic
 
 
 @dataclass(frozen=True)
-class MapStack:
+class MapSet:
     """Maps of one checkpoint by one method at one layer, as they came out: on the layer's grid, not normalised.
 
     Row order carries no meaning: rows are joined by `image_id`.
@@ -24,7 +24,7 @@ class MapStack:
     image_id: np.ndarray  # str [n], unique
     class_index: np.ndarray  # int [n], the class explained
     maps: np.ndarray  # float32 [n, h, w]
-    stage: str
+    checkpoint: str  # before, after, head_1, epoch_002, ...
     method: str
     layer: str
     classes: tuple[str, ...]
@@ -34,15 +34,17 @@ class MapStack:
         n = len(self.image_id)
         if self.maps.ndim != 3 or len(self.maps) != n or self.class_index.shape != (n,):
             raise ValueError(
-                f"a map stack needs n ids, n classes and maps [n, h, w]; got {n} ids, classes "
+                f"a map set needs n ids, n classes and maps [n, h, w]; got {n} ids, classes "
                 f"{self.class_index.shape}, maps {self.maps.shape}"
             )
         if len(np.unique(self.image_id)) < n:
-            raise ValueError("a map stack holds every image once; an image_id occurs twice")
+            raise ValueError("a map set holds every image once; an image_id occurs twice")
 
     def save(self, path: str | Path) -> None:
         """Write an `.npz` that needs no pickle: arrays image_id, class_index, maps (float32), and meta (JSON)."""
-        meta = {name: getattr(self, name) for name in ("stage", "method", "layer", "classes", "checkpoint_sha256")}
+        meta = {
+            name: getattr(self, name) for name in ("checkpoint", "method", "layer", "classes", "checkpoint_sha256")
+        }
         with atomic(path) as temporary:
             np.savez_compressed(
                 temporary,
@@ -53,53 +55,53 @@ class MapStack:
             )
 
 
-def load(path: str | Path) -> MapStack:
-    """Read what `MapStack.save` wrote. Raises InputError for any other file."""
+def load(path: str | Path) -> MapSet:
+    """Read what `MapSet.save` wrote. Raises InputError for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"]))
             meta["classes"] = tuple(meta["classes"])
-            return MapStack(image_id=file["image_id"], class_index=file["class_index"], maps=file["maps"], **meta)
+            return MapSet(image_id=file["image_id"], class_index=file["class_index"], maps=file["maps"], **meta)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a stack of attribution maps ({error})") from None
+        raise InputError(f"{path}: not a set of attribution maps ({error})") from None
 
 
 def verify(
-    stack: MapStack, images: pd.DataFrame, *, stage: str, method: str, checkpoint_sha256: str = ""
-) -> MapStack:
-    """`stack`, if it is what it is taken for: maps of this stage's checkpoint, by this method, of these images.
+    map_set: MapSet, images: pd.DataFrame, *, checkpoint: str, method: str, checkpoint_sha256: str = ""
+) -> MapSet:
+    """`map_set`, if it is what it is taken for: maps of this checkpoint, by this method, of these images.
 
     Args:
         images: as `select` returns them and 2_attribute logs them: image_id, explained.
-        stage: as in the stack: transfer, fine_tuned, head_1, epoch_002, ...
+        checkpoint: as in the set: before, after, head_1, epoch_002, ...
         checkpoint_sha256: of the checkpoint's file as the train run logged it; empty: not known to it.
 
     Raises: InputError that names what differs.
     """
-    which = f"the stack of maps '{stage}' by {method}"
+    which = f"the set of maps '{checkpoint}' by {method}"
     advice = "run 2_attribute again"
-    for name, wanted in {"stage": stage, "method": method}.items():
-        if getattr(stack, name) != wanted:
-            raise InputError(f"{which}: holds maps of {name} '{getattr(stack, name)}': {advice}")
-    if checkpoint_sha256 and stack.checkpoint_sha256 != checkpoint_sha256:
+    for name, wanted in {"checkpoint": checkpoint, "method": method}.items():
+        if getattr(map_set, name) != wanted:
+            raise InputError(f"{which}: holds maps of {name} '{getattr(map_set, name)}': {advice}")
+    if checkpoint_sha256 and map_set.checkpoint_sha256 != checkpoint_sha256:
         raise InputError(
-            f"{which}: was made from another checkpoint (sha256 {stack.checkpoint_sha256[:16]}…) than the train "
+            f"{which}: was made from another checkpoint (sha256 {map_set.checkpoint_sha256[:16]}…) than the train "
             f"run logged ({checkpoint_sha256[:16]}…): {advice}"
         )
-    odd = set(stack.image_id.tolist()) ^ set(images["image_id"])
+    odd = set(map_set.image_id.tolist()) ^ set(images["image_id"])
     if odd:
         raise InputError(
             f"{which}: {len(odd)} images are in it or in images.parquet only, such as {min(odd)}: {advice}"
         )
-    index = {label: number for number, label in enumerate(stack.classes)}
-    wanted = images.set_index("image_id")["explained"].map(index).reindex(stack.image_id)
-    other = np.flatnonzero(wanted.to_numpy(float) != stack.class_index)
+    index = {label: number for number, label in enumerate(map_set.classes)}
+    wanted = images.set_index("image_id")["explained"].map(index).reindex(map_set.image_id)
+    other = np.flatnonzero(wanted.to_numpy(float) != map_set.class_index)
     if len(other):
         raise InputError(
             f"{which}: {len(other)} images are explained for another class than images.parquet says, such as "
-            f"{stack.image_id[other[0]]}: {advice}"
+            f"{map_set.image_id[other[0]]}: {advice}"
         )
-    return stack
+    return map_set
 
 
 def verify_predictions(
@@ -114,13 +116,13 @@ def verify_predictions(
     Args:
         logged: the train run's predictions (`cxr.training.stages.prediction_table`): image_id, p_0, p_1, ...
         image_id: str [n]. probabilities: float [n, n_classes], of the model as loaded.
-        where: names the run and the stage in the message.
+        where: names the run and the checkpoint in the message.
     """
     columns = [f"p_{k}" for k in range(probabilities.shape[1])]
     if columns != [name for name in logged.columns if name.startswith("p_")]:
         raise InputError(f"{where}: the model has {len(columns)} classes, other than the predictions: train again")
-    before = logged.set_index("image_id")[columns].reindex(image_id).to_numpy(float)
-    off = np.abs(before - probabilities).max(axis=1)
+    told = logged.set_index("image_id")[columns].reindex(image_id).to_numpy(float)
+    off = np.abs(told - probabilities).max(axis=1)
     wrong = np.flatnonzero(~(off <= tolerance))  # NaN too
     if len(wrong):
         first = wrong[0]
@@ -131,70 +133,72 @@ def verify_predictions(
         )
 
 
-def join(transfer: MapStack, fine_tuned: MapStack) -> tuple[MapStack, MapStack]:
-    """Both stacks in the same order of images, sorted by id.
+def join(before: MapSet, after: MapSet) -> tuple[MapSet, MapSet]:
+    """Both sets in the same order of images, sorted by id.
 
     Raises InputError unless they hold the same images, explained for the same classes, by the same method
     at the same layer.
     """
     for name in ("method", "layer", "classes"):
-        a, b = getattr(transfer, name), getattr(fine_tuned, name)
+        a, b = getattr(before, name), getattr(after, name)
         if a != b:
-            raise InputError(f"the two stacks of maps differ in {name}: {a} and {b} cannot be compared")
-    odd = set(transfer.image_id.tolist()) ^ set(fine_tuned.image_id.tolist())
+            raise InputError(f"the two sets of maps differ in {name}: {a} and {b} cannot be compared")
+    odd = set(before.image_id.tolist()) ^ set(after.image_id.tolist())
     if odd:
         raise InputError(
-            f"the two stacks of maps hold different images: {len(odd)} are in one only, such as {min(odd)}"
+            f"the two sets of maps hold different images: {len(odd)} are in one only, such as {min(odd)}"
         )
-    transfer, fine_tuned = (take(stack, np.sort(stack.image_id)) for stack in (transfer, fine_tuned))
-    other_class = np.flatnonzero(transfer.class_index != fine_tuned.class_index)
+    before, after = (take(map_set, np.sort(map_set.image_id)) for map_set in (before, after))
+    other_class = np.flatnonzero(before.class_index != after.class_index)
     if len(other_class):
         raise InputError(
-            f"{len(other_class)} images are explained for another class in the second stack, such as "
-            f"{transfer.image_id[other_class[0]]}"
+            f"{len(other_class)} images are explained for another class in the second set, such as "
+            f"{before.image_id[other_class[0]]}"
         )
-    return transfer, fine_tuned
+    return before, after
 
 
-def select(transfer: pd.DataFrame, fine_tuned: pd.DataFrame, *, images: str, explain: str) -> pd.DataFrame:
+def select(before: pd.DataFrame, after: pd.DataFrame, *, images: str, explain: str) -> pd.DataFrame:
     """For which class each image is explained, and whether it counts.
 
     Args:
-        transfer, fine_tuned: predictions of both checkpoints on one split (`stages.prediction_table`):
+        before, after: predictions of both checkpoints on one split (`stages.prediction_table`):
             image_id, patient_id, split, label, predicted, correct.
         images: `correct` (by both checkpoints) or `all`: which ones are scored.
-        explain: `true` (the label's logit) or `predicted` (that of the fine-tuned checkpoint's prediction, in
+        explain: `true` (the label's logit) or `predicted` (that of what the checkpoint after predicts, in
             both maps: the evidence for one and the same class is compared).
 
-    Returns: image_id, patient_id, split, label, predicted_transfer, predicted_fine_tuned, both_correct, scored,
+    Returns: image_id, patient_id, split, label, predicted_before, predicted_after, both_correct, scored,
         explained (the class' name), of all images, sorted by image_id.
     Raises: InputError when no image is scored.
     """
     key = ["image_id", "patient_id", "split", "label"]
-    both = transfer.merge(fine_tuned, on=key, suffixes=("_transfer", "_fine_tuned"), validate="one_to_one")
-    if not len(both) == len(transfer) == len(fine_tuned):
+    both = before.merge(after, on=key, suffixes=("_before", "_after"), validate="one_to_one")
+    if not len(both) == len(before) == len(after):
         raise InputError("the two checkpoints' predictions are not of the same images: train again")
-    both["both_correct"] = both["correct_transfer"] & both["correct_fine_tuned"]
+    both["both_correct"] = both["correct_before"] & both["correct_after"]
     both["scored"] = both["both_correct"] | (images == "all")
     if not both["scored"].any():
         raise InputError(
-            f"no image of the {len(transfer)} is classified correctly by both checkpoints: train longer, or "
+            f"no image of the {len(before)} is classified correctly by both checkpoints: train longer, or "
             "set images: all"
         )
-    both["explained"] = both["label"] if explain == "true" else both["predicted_fine_tuned"]
-    columns = [*key, "predicted_transfer", "predicted_fine_tuned", "both_correct", "scored", "explained"]
+    both["explained"] = both["label"] if explain == "true" else both["predicted_after"]
+    columns = [*key, "predicted_before", "predicted_after", "both_correct", "scored", "explained"]
     return both[columns].sort_values("image_id", ignore_index=True)
 
 
-def take(stack: MapStack, image_id: np.ndarray) -> MapStack:
-    """The rows of `stack` whose ids are `image_id`, in that order. Raises InputError when one is not there."""
-    rows = pd.Index(stack.image_id).get_indexer(np.asarray(image_id, str))
+def take(map_set: MapSet, image_id: np.ndarray) -> MapSet:
+    """The rows of `map_set` whose ids are `image_id`, in that order. Raises InputError when one is not there."""
+    rows = pd.Index(map_set.image_id).get_indexer(np.asarray(image_id, str))
     if (rows < 0).any():
-        raise InputError(f"the stack of maps ({stack.stage}, {stack.method}) lacks image {image_id[rows < 0][0]}")
-    values = {**vars(stack)}
+        raise InputError(
+            f"the set of maps ({map_set.checkpoint}, {map_set.method}) lacks image {image_id[rows < 0][0]}"
+        )
+    values = {**vars(map_set)}
     for name in ("image_id", "class_index", "maps"):
         values[name] = values[name][rows]
-    return MapStack(**values)
+    return MapSet(**values)
 
 
 def per_class(images: pd.DataFrame, n: int) -> np.ndarray:

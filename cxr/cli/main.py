@@ -285,7 +285,7 @@ examples:
   cxr drift before.keras after.keras test.csv --method layercam,gradcampp
   cxr drift A.keras B.keras images/ --layer block5_conv3 --preprocessing caffe
   cxr drift A.keras B.keras images/ --like-a A2.keras --like-b B2.keras
-  cxr drift A.keras B.keras images/ --gate 'iou20_median>=0.5'
+  cxr drift A.keras B.keras images/ --gate 'overlap_median>=0.5'
   cxr drift A.keras B.keras films.csv --set path_column=file patient_column=pid
 
 exit codes: 0; 1 when a gate fails, or the notebook; 2 for bad input.
@@ -331,7 +331,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
             f"--like-{key}",
             metavar="MODEL",
             action="append",
-            help=f"a model that differs from {model} by its training's seed alone: a reference level; repeatable",
+            help=f"a model that differs from {model} by its training's seed alone: a baseline; repeatable",
         ).complete = shtab.FILE
     option(
         "--preprocessing",
@@ -341,7 +341,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
     for name, key, what in (
         ("--image-size", "image_size", "side in pixels (default: the models')"),
         ("--batch-size", "batch_size", "images a pass (default: 32)"),
-        ("--draws", "reference_draws", "other images that an image is compared with (default: 4)"),
+        ("--draws", "baseline_draws", "other images that an image is compared with (default: 4)"),
         ("--n-boot", "n_boot", "bootstrap replicates (default: 2000)"),
         ("--seed", "seed", "of bootstrap and draws (default: 0)"),
     ):
@@ -351,7 +351,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
         "--gate",
         metavar="EXPR",
         action="append",
-        help="a condition such as 'iou20_median>=0.5' (in quotes): exit code 1 unless it holds; repeatable",
+        help="a condition such as 'overlap_median>=0.5' (in quotes): exit code 1 unless it holds; repeatable",
     )
     named("--name", help="MLflow experiment (default: drift)")
     _add_set(drift, "the notebook's")

@@ -115,7 +115,7 @@ def listing() -> str:
     others = [name for name in APPLICATIONS if name not in KNOWN]
     parts = {
         "the paper's": KNOWN[:3],
-        "their compact kin": KNOWN[3:],
+        "their compact networks": KNOWN[3:],
         "keras.applications": others,
         "your own": ["package.module:function"],
     }

@@ -1,7 +1,7 @@
 """Validated parameters: one flat vocabulary, shared by the notebooks, papermill and `cxr study`.
 
 A study file (`params/*.yaml`) is a flat mapping. Its three grid axes, `architecture`, `seed` and `method`, are
-lists there; a notebook runs one box of the grid and takes a scalar of the same name. The file that drives
+lists there; a notebook runs one cell of the grid and takes a scalar of the same name. The file that drives
 `cxr study FILE` therefore also drives one notebook: `papermill 1_train.ipynb out.ipynb -f FILE -p architecture
 ResNet50V2 -p seed 0`; keys that belong to other notebooks are left alone, keys that nobody knows are refused.
 """
@@ -245,8 +245,8 @@ class _TrainFields(Params):
     checkpoint_every: Annotated[int, Field(ge=0)] = Field(
         0, description="epochs of fine-tuning between checkpoints, for the course of drift; 0: none"
     )
-    noise_heads: Annotated[int, Field(ge=0)] = Field(
-        2, description="further transfer heads, that differ by seed alone, for the noise floor"
+    extra_heads: Annotated[int, Field(ge=0)] = Field(
+        2, description="extra transfer heads, that differ by seed alone, for the baseline two heads"
     )
     batchnorm: Literal["inference", "training"] = Field(
         "inference", description="what BatchNorm layers do while fine-tuning"
@@ -303,7 +303,7 @@ class _AttributeFields(Params):
         2, description="pictures of maps over their image in the MLflow run, the first by image id"
     )
     multiverse: bool = Field(True, description="also explain by other layers, scores and normalisations")
-    faithfulness_images: Annotated[int, Field(ge=0)] = Field(
+    map_check_images: Annotated[int, Field(ge=0)] = Field(
         40, description="images on which maps are tested against the model; 0: no test"
     )
 
@@ -327,7 +327,7 @@ class _IntervalFields(Params):
 class _ScoreFields(_IntervalFields):
     """Scoring."""
 
-    reference_draws: Count = Field(4, description="other images an image is compared with, per reference level")
+    baseline_draws: Count = Field(4, description="other images an image is compared with, per baseline")
 
 
 class ScoreParams(_ScoreFields):
@@ -341,7 +341,7 @@ class ScoreParams(_ScoreFields):
 class _CompareFields(Params):
     """Comparison: what the verdicts test."""
 
-    primary_metric: str = Field("iou20", description="what the verdicts test: see docs/metrics.md")
+    primary_metric: str = Field("overlap", description="what the verdicts test: see docs/metrics.md")
     auc_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.02, description="a change of macro AUC within this is called stable"
     )
@@ -366,7 +366,7 @@ class ExploreParams(Params):
     """`explore.ipynb`, which only reads."""
 
     name: str = Field("", description="the study to begin with; empty: that with the newest score run")
-    primary_metric: str = Field("iou20", description="by which images are ranked at first")
+    primary_metric: str = Field("overlap", description="by which images are ranked at first")
 
 
 class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _CompareFields):
@@ -441,9 +441,9 @@ class DriftParams(DataParams, _IntervalFields):
         "auto", description="scored: of which both models predict the class explained; auto: so where labelled"
     )
     batch_size: Count = 32
-    reference_draws: Count = Field(4, description="other images an image is compared with, per reference level")
-    seed: Seed = Field(0, description="of the bootstrap and of the reference levels' draws")
-    gate: list[str] = Field([], description="conditions on metrics, such as 'iou20_median>=0.5'")
+    baseline_draws: Count = Field(4, description="other images an image is compared with, per baseline")
+    seed: Seed = Field(0, description="of the bootstrap and of the baselines' draws")
+    gate: list[str] = Field([], description="conditions on metrics, such as 'overlap_median>=0.5'")
 
     @field_validator("method")
     @classmethod

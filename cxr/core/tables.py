@@ -8,22 +8,22 @@ from html import escape
 import pandas as pd
 
 HEADINGS = {
-    "auc_macro_transfer": "AUC transfer",
-    "auc_macro_fine_tuned": "AUC fine-tuned",
+    "auc_macro_before": "AUC before",
+    "auc_macro_after": "AUC after",
     "centroid_shift_median": "centroid shift",
-    "iou20_median": "IoU of top 20%",
-    "iou20_ci_low": "low",
-    "iou20_ci_high": "high",
-    "iou20_shuffled_median": "other patient",
-    "iou20_floor_median": "other head",
-    "iou20_refit_median": "other fine-tuning",
-    "iou20_retained": "retained",
-    "iou20_retained_ci_low": "low",
-    "iou20_retained_ci_high": "high",
-    "iou20_retained_of_refit": "of another training's",
+    "overlap_median": "overlap",
+    "overlap_ci_low": "low",
+    "overlap_ci_high": "high",
+    "overlap_two_patients_median": "two patients",
+    "overlap_two_heads_median": "two heads",
+    "overlap_two_seeds_median": "two seeds",
+    "overlap_corrected_median": "corrected overlap",
+    "overlap_corrected_ci_low": "low",
+    "overlap_corrected_ci_high": "high",
+    "overlap_share_of_two_seeds": "share of two seeds",
     "n_images": "images",
-    "n_degenerate": "degenerate maps",
-    "map_check": "maps true to the model",
+    "n_empty": "empty maps",
+    "map_check": "passes its checks",
 }
 """What a column is called in front of people; other columns keep their names."""
 

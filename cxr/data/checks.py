@@ -684,7 +684,7 @@ def _seeds(patients: int, settings: StudyParams) -> Finding:
     """The chance to see a difference between architectures, with the spreads that docs/inference.md assumes."""
     seeds = len(settings.seed)
     if seeds == 1:
-        text = "one seed: whatever comes out is about these very networks, not about another training"
+        text = "one seed: results describe these checkpoints only, not another training of the same networks"
         return Finding("seeds", "warning", text)
     # Of a difference of medians: an image's own noise 0.15 in each network (a median's variance is pi/2 that of
     # a mean), a seed's luck 0.02 in each; what patients have in common cancels.

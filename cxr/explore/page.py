@@ -1,7 +1,7 @@
 """The page of `explore.ipynb`: picture and table of an image (`cxr.explore.view.View`), and its widgets.
 
-All maps are on one fixed scale, 0 to 1, and all differences on -1 to 1, as in every figure of a study; transfer is
-blue and fine-tuned orange throughout (Okabe and Ito's palette). Names come from the data and may hold anything: in
+All maps are on one fixed scale, 0 to 1, and all differences on -1 to 1, as in every figure of a study; before is
+blue and after orange throughout (Okabe and Ito's palette). Names come from the data and may hold anything: in
 tables they are escaped, in the picture no mathematics is read into them.
 """
 
@@ -30,13 +30,13 @@ from cxr.explore.view import LEVELS, Explorer, View, layers, variant_in_words
 from cxr.metrics.similarity import METRICS
 from cxr.report.figures import COLOURS, METHOD_LABELS
 
-QS = (0.05, 0.10, 0.20, 0.30)  # as `iou05` to `iou30`
-_TRANSFER, _FINE_TUNED, _BOTH = COLOURS[0], COLOURS[1], "#F0E442"
+QS = (0.05, 0.10, 0.20, 0.30)  # as `overlap_q05`, `overlap_q10`, `overlap` and `overlap_q30`
+_BEFORE, _AFTER, _BOTH = COLOURS[0], COLOURS[1], "#F0E442"
 _HEAT, _DIFFERENCE = ScalarMappable(Normalize(0, 1), "inferno"), ScalarMappable(Normalize(-1, 1), "PuOr_r")
 # Outlines of regions: colour and dashes, so that they can be told apart without colour too.
 _OUTLINES = {"lesion": (COLOURS[4], "solid"), "lung": (COLOURS[5], "dashed"), "marker": (COLOURS[2], "dotted")}
-_LEVEL_NAMES = {"shuffled": "other patient", "floor": "other head", "chance": "chance"}
-_LEVEL_COLOURS = {"shuffled": "#7F7F7F", "floor": COLOURS[5], "chance": "black"}
+_LEVEL_NAMES = {"two_patients": "two patients", "two_heads": "two heads", "chance": "chance"}
+_LEVEL_COLOURS = {"two_patients": "#7F7F7F", "two_heads": COLOURS[5], "chance": "black"}
 _WIDTH, _HEIGHT = 11.4, 6.7  # inches
 _DPI = 100
 _LOWER = 3.55  # inches from the top: where the lower half begins
@@ -64,7 +64,7 @@ def draw(view: View, *, outlines: Sequence[str] = (), beneath: bool = True) -> F
     canvas.axis("off")
     _titles(canvas, view)
     _maps(canvas, view, outlines, beneath)
-    _write(canvas, 0.1, _LOWER, "On the way from transfer to the last epoch of fine-tuning", weight="bold")
+    _write(canvas, 0.1, _LOWER, "During fine-tuning, epoch by epoch", weight="bold")
     _way(figure, canvas, view)
     _write(canvas, 6.0, _LOWER, "Among the images of this cell", weight="bold")
     _distribution(_place(figure, 6.42, _LOWER + 0.28, 2.3, 1.65), view)
@@ -95,9 +95,7 @@ def _titles(canvas: Axes, view: View) -> None:
     chosen = view.choice
     among = f" of class {chosen['label']}" if chosen["label"] else ""
     by = f"by drift in “{METRICS[chosen['metric']].label}”"
-    rank = (
-        f"rank {view.rank} of {view.n_ranked}{among} {by}" if view.rank else f"no rank {by}: a map is degenerate"
-    )
+    rank = f"rank {view.rank} of {view.n_ranked}{among} {by}" if view.rank else f"no rank {by}: a map is empty"
     _write(canvas, 0.1, 0.08, f"{_short(chosen['image_id'])}   class {view.label}", fontsize=11.5, weight="bold")
     _write(canvas, 0.1, 0.33, rank)
     maps = f"{METHOD_LABELS[chosen['method']]} for “{view.explained}”"
@@ -112,23 +110,23 @@ def _maps(canvas: Axes, view: View, outlines: Sequence[str], beneath: bool) -> N
     lefts = [0.1 + number * (side + gap) for number in range(5)]
     spots = [(left, left + side, top + side, top) for left in lefts]
     areas = f"top {100 * view.q:.0f} % of the area"
-    names = ["radiograph", "transfer", "fine-tuned", "fine-tuned minus transfer", areas]
+    names = ["radiograph", "before", "after", "after minus before", areas]
     names[4] += f": IoU {view.overlap:.2f}" if view.tops else ""
     drawn = [name for name in outlines if name in view.masks]
     for left, spot, name in zip(lefts, spots, names, strict=True):
         _write(canvas, left + side / 2, top - 0.04, name, ha="center", va="bottom")
         _grey(canvas, view.image, spot)
-    empty = [not np.isfinite(values).all() for values in (view.transfer, view.fine_tuned)]
-    for spot, values, none in zip(spots[1:3], (view.transfer, view.fine_tuned), empty, strict=True):
+    empty = [not np.isfinite(values).all() for values in (view.before, view.after)]
+    for spot, values, none in zip(spots[1:3], (view.before, view.after), empty, strict=True):
         if none:
-            _say(canvas, spot, "degenerate map")
+            _say(canvas, spot, "empty map")
         else:
             _colour(canvas, _HEAT.to_rgba(values, alpha=0.55 if beneath else 1, bytes=True), spot)
     if any(empty):
         _say(canvas, spots[3], "no difference")
         _say(canvas, spots[4], "no areas")
     else:
-        difference = view.fine_tuned - view.transfer
+        difference = view.after - view.before
         _colour(canvas, _DIFFERENCE.to_rgba(difference, alpha=0.7 if beneath else 1, bytes=True), spots[3])
         _colour(canvas, _areas(*view.tops), spots[4])
     for spot in spots:
@@ -150,7 +148,7 @@ def _maps(canvas: Axes, view: View, outlines: Sequence[str], beneath: bool) -> N
         canvas.plot([x, x + 0.28], [below + 0.07] * 2, color=colour, linestyle=dashes, linewidth=1.8)
         _write(canvas, x + 0.33, below, name, fontsize=7.5)
         x += 0.5 + 0.065 * len(name)
-    parts = (("transfer only", _TRANSFER, 0), ("both", _BOTH, 0.86), ("fine-tuned only", _FINE_TUNED, 1.25))
+    parts = (("before only", _BEFORE, 0), ("both", _BOTH, 0.86), ("after only", _AFTER, 1.25))
     for name, colour, right in parts if view.tops else ():
         style = {"facecolor": colour, "edgecolor": "black", "linewidth": 0.5}
         canvas.add_patch(Rectangle((lefts[4] + right, below + 0.01), 0.1, 0.11, **style))
@@ -184,13 +182,13 @@ def _bar(canvas: Axes, scale: ScalarMappable, x: float, y: float, wide: float, l
     _write(canvas, x + wide / 2, y + 0.25, label, ha="center", fontsize=8)
 
 
-def _areas(transfer: np.ndarray, fine_tuned: np.ndarray) -> np.ndarray:
+def _areas(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """The three parts of two areas in their colours: float [h, w, 4], transparent outside of both."""
-    out = np.zeros((*transfer.shape, 4))
+    out = np.zeros((*before.shape, 4))
     for part, colour in (
-        (transfer & ~fine_tuned, _TRANSFER),
-        (fine_tuned & ~transfer, _FINE_TUNED),
-        (transfer & fine_tuned, _BOTH),
+        (before & ~after, _BEFORE),
+        (after & ~before, _AFTER),
+        (before & after, _BOTH),
     ):
         out[part] = (*to_rgb(colour), 0.62)
     return out
@@ -208,36 +206,38 @@ def _outline(canvas: Axes, mask: np.ndarray, spot: tuple[float, ...], colour: st
 
 
 def _way(figure: Figure, canvas: Axes, view: View) -> None:
-    """Maps of the checkpoints on the way, each above its epoch, and the metric over epochs."""
+    """Maps of the checkpoints during fine-tuning, each above its epoch, and the metric over epochs."""
     left, wide, top = 0.74, 4.9, _LOWER + 0.2
     if view.course is None:
         _write(canvas, 0.1, top + 0.1, _wrap(view.missing["course"].replace("`", "")))
         return
-    way, metric = view.course, METRICS[view.choice["metric"]]
-    last = float(way.epochs[-1])
-    side = min(0.86, 0.9 * wide / len(way.shown))
+    course, metric = view.course, METRICS[view.choice["metric"]]
+    last = float(course.epochs[-1])
+    side = min(0.86, 0.9 * wide / len(course.shown))
     pad = last * side / (wide - side) / 2 + 0.05 * last  # so that the outermost maps end within the chart
-    for epoch, values in zip(way.shown, way.maps, strict=True):
+    for epoch, values in zip(course.shown, course.maps, strict=True):
         x = left + wide * (epoch + pad) / (last + 2 * pad) - side / 2
         spot = (x, x + side, top + side, top)
         _grey(canvas, view.image, spot)
         if np.isfinite(values).all():
             _colour(canvas, _HEAT.to_rgba(values, alpha=0.55, bytes=True), spot)
         else:
-            _say(canvas, spot, "degenerate", 7)
+            _say(canvas, spot, "empty", 7)
     axis = _place(figure, left, top + 0.95, wide, 1.42)
-    axis.fill_between(way.epochs, way.low, way.high, color="0.85", linewidth=0, label="quartiles of all images")
-    axis.plot(way.epochs, way.median, color="0.45", linestyle="--", linewidth=1.3, label="their median")
-    axis.plot(way.epochs, way.values, "-o", color=_FINE_TUNED, markersize=4.5, linewidth=1.6, label="this image")
+    axis.fill_between(
+        course.epochs, course.low, course.high, color="0.85", linewidth=0, label="quartiles of all images"
+    )
+    axis.plot(course.epochs, course.median, color="0.45", linestyle="--", linewidth=1.3, label="their median")
+    axis.plot(course.epochs, course.values, "-o", color=_AFTER, markersize=4.5, linewidth=1.6, label="this image")
     own = view.values.loc[metric.name, "value"]
     if np.isfinite(own):
-        axis.axhline(own, color=_FINE_TUNED, linewidth=1, linestyle=":", label="its fine-tuned checkpoint")
+        axis.axhline(own, color=_AFTER, linewidth=1, linestyle=":", label="its checkpoint after")
     axis.set_xlim(-pad, last + pad)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= last])
-    axis.set_xlabel("epoch of fine-tuning (0: transfer)", fontsize=8, labelpad=2)
+    axis.set_xlabel("epoch of fine-tuning (0: before)", fontsize=8, labelpad=2)
     axis.set_ylabel(_wrap(metric.label, 24), fontsize=8)
-    axis.set_ylim(*_limits(np.concatenate([way.values, way.low, way.high, [own]]), metric.name))
+    axis.set_ylim(*_limits(np.concatenate([course.values, course.low, course.high, [own]]), metric.name))
     _bare(axis)
     axis.legend(fontsize=7, frameon=False, ncols=2, handlelength=1.8, loc="best")
 
@@ -267,7 +267,7 @@ def _distribution(axis: Axes, view: View) -> None:
                 label=f"median, {_LEVEL_NAMES[level]}",
             )
     if np.isfinite(row["value"]):
-        axis.axvline(row["value"], color=_FINE_TUNED, linewidth=2.4, label="this image")
+        axis.axvline(row["value"], color=_AFTER, linewidth=2.4, label="this image")
     axis.set_xlim(limits)
     axis.set_xlabel(_wrap(metric.label, 48), fontsize=8, labelpad=2)
     axis.set_ylabel("images", fontsize=8)
@@ -279,11 +279,11 @@ def _probabilities(axis: Axes, view: View) -> None:
     """What both checkpoints say of the image."""
     table = view.predictions
     if len(table) > _BARS:
-        likely = table[["transfer", "fine_tuned"]].max(axis=1).where(table["class"] != view.label, 2)
+        likely = table[["before", "after"]].max(axis=1).where(table["class"] != view.label, 2)
         table = table.loc[likely.nlargest(_BARS).index.sort_values()]
     spots = np.arange(len(table))
-    axis.barh(spots - 0.2, table["transfer"], 0.36, color=_TRANSFER, label="transfer")
-    axis.barh(spots + 0.2, table["fine_tuned"], 0.36, color=_FINE_TUNED, label="fine-tuned")
+    axis.barh(spots - 0.2, table["before"], 0.36, color=_BEFORE, label="before")
+    axis.barh(spots + 0.2, table["after"], 0.36, color=_AFTER, label="after")
     axis.set_yticks(spots, [_short(name, 20) for name in table["class"]], fontsize=8, parse_math=False)
     for tick, name in zip(axis.get_yticklabels(), table["class"], strict=True):
         tick.set_weight("bold" if name == view.label else "normal")
@@ -342,14 +342,14 @@ _STYLE = """<style>
 </style>"""
 
 _LEVELS_IN_WORDS = (
-    "<i>Drifts more than</i>: so many of the other images. <i>Other patient</i>: the transfer map against the "
-    "fine-tuned map of another patient of the class. <i>Other head</i>: transfer heads that differ by their seed "
-    "alone. <i>Chance</i>: the fine-tuned map moved to a random position."
+    "<i>Drifts more than</i>: so many of the other images. <i>Two patients</i>: the map before against the "
+    "map after of another patient of the class. <i>Two heads</i>: transfer heads that differ by their seed "
+    "alone. <i>Chance</i>: the map after, moved to a random position."
 )
 _LOCATED = (
     "share of area",
-    "share of transfer map",
-    "share of fine-tuned map",
+    "share of map before",
+    "share of map after",
     "change",
     "mean change of the cell",
 )
@@ -387,8 +387,8 @@ def tables(view: View) -> str:
     if len(view.located):
         head = "".join(f"<th>{name}</th>" for name in _LOCATED)
         rows = "".join(
-            f'<tr><td class="name">{escape(row.region)}</td>{_percent(row.area)}{_percent(row.transfer)}'
-            f"{_percent(row.fine_tuned)}{_percent(row.change, '+')}{_percent(row.change_mean, '+')}</tr>"
+            f'<tr><td class="name">{escape(row.region)}</td>{_percent(row.area)}{_percent(row.before)}'
+            f"{_percent(row.after)}{_percent(row.change, '+')}{_percent(row.change_mean, '+')}</tr>"
             for row in view.located.itertuples()
         )
         out += f'<table><tr><th class="name">region</th>{head}</tr>{rows}</table>'

@@ -29,10 +29,10 @@ from cxr.tracking import RunInfo
 
 AXES = ("study", "architecture", "seed", "method", "variant", "metric", "label", "image_id")
 """What is chosen, in this order: what there is to choose from depends on the choices before it."""
-LEVELS = ("shuffled", "floor", "chance")
-"""The reference levels that a score run has (`cxr.report.comparison.LEVELS`)."""
+LEVELS = ("two_patients", "two_heads", "chance")
+"""The baselines that a score run has (`cxr.report.comparison.LEVELS`)."""
 GRIDS = ("image", "native")
-_EPOCHS = 7  # as many maps of checkpoints on the way are shown
+_EPOCHS = 7  # as many maps of checkpoints during fine-tuning are shown
 # What a variant is beside the default (`cxr.attribution.cams.variants`).
 _VARIANTS = {
     "score-softmax": "gradient of the softmax, not of the logit",
@@ -51,18 +51,18 @@ class NothingToShow(InputError):
 
 @dataclass(frozen=True)
 class Course:
-    """The way from transfer to the last epoch of fine-tuning: the metric against the transfer map.
+    """The course over the epochs of fine-tuning: the metric against the map before.
 
     `values` are this image's; `low`, `median` and `high` the quartiles of all scored images of the cell.
     """
 
-    epochs: np.ndarray  # int [e], from 0 (transfer itself)
-    values: np.ndarray  # float [e], NaN where the map is degenerate
+    epochs: np.ndarray  # int [e], from 0 (before fine-tuning)
+    values: np.ndarray  # float [e], NaN where the map is empty
     low: np.ndarray
     median: np.ndarray
     high: np.ndarray
     shown: np.ndarray  # int [k], some of the epochs
-    maps: np.ndarray  # float32 [k, h, w] in [0, 1], theirs; NaN for a degenerate one
+    maps: np.ndarray  # float32 [k, h, w] in [0, 1], theirs; NaN for an empty one
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,20 @@ class View:
     label: str  # the image's class
     explained: str  # the class whose evidence the maps show
     patient_id: str
-    rank: int | None  # 1: the most drift; None: degenerate
+    rank: int | None  # 1: the most drift; None: empty
     n_ranked: int
     image: np.ndarray  # uint8 [s, s], at most 128 pixels wide
-    transfer: np.ndarray  # float32 [h, w] in [0, 1]; all NaN for a degenerate map
-    fine_tuned: np.ndarray
+    before: np.ndarray  # float32 [h, w] in [0, 1]; all NaN for an empty map
+    after: np.ndarray
     q: float
-    tops: tuple[np.ndarray, np.ndarray] | None  # bool [h, w]: the top-q areas; None where a map is degenerate
+    tops: tuple[np.ndarray, np.ndarray] | None  # bool [h, w]: the top-q areas; None where a map is empty
     overlap: float  # their intersection over union
     masks: Mapping[str, np.ndarray]  # regions of this image, bool [H, W]; only such as there are
     values: pd.DataFrame  # a row a metric: see `Explorer.view`
-    scores: pd.Series  # the chosen metric of all scored images, by image_id; NaN for degenerate ones
+    scores: pd.Series  # the chosen metric of all scored images, by image_id; NaN for empty ones
     of_label: pd.Series  # bool, the same index: in the classes that are ranked
-    located: pd.DataFrame  # a row a region: area, transfer, fine_tuned, change, change_mean
-    predictions: pd.DataFrame  # a row a class: class, transfer, fine_tuned (probabilities)
+    located: pd.DataFrame  # a row a region: area, before, after, change, change_mean
+    predictions: pd.DataFrame  # a row a class: class, before, after (probabilities)
     course: Course | None
     cautions: list[str]  # what a reader has to know before believing the picture
     missing: Mapping[str, str]  # by part (course, masks, ...): what the runs do not hold, and what gives it
@@ -100,7 +100,7 @@ class Explorer:
     `choice` maps each of AXES to a value; change it with `choose`, `step`, `go_to` and `find`.
     """
 
-    def __init__(self, study: str = "", *, metric: str = "iou20") -> None:
+    def __init__(self, study: str = "", *, metric: str = "overlap") -> None:
         """`study`: its name (the MLflow experiment); empty: that with the newest score run.
 
         Raises:
@@ -192,7 +192,7 @@ class Explorer:
         """Images from the most drift to the least, by the chosen metric and within the chosen class.
 
         Where neither direction of the metric means stability the size of the change counts. Of equal values the
-        lower id comes first. Images with a degenerate map have no rank and come last.
+        lower id comes first. Images with an empty map have no rank and come last.
         """
         return self.options("image_id")
 
@@ -250,7 +250,7 @@ class Explorer:
         `View.values` has a row a metric (index: `similarity.METRICS`): label, identical (the value of identical
         maps), value (this image's), low, median, high (quartiles of the cell's scored images), drifts_more (the
         share of the other images that drift less), and for each of LEVELS the image's own `<level>` and the
-        cell's median `<level>_median`. Variants have medians for the overlaps only, and no reference levels.
+        cell's median `<level>_median`. Variants have medians for the overlaps only, and no baselines.
         """
         if grid not in GRIDS:
             raise InputError(f"grid: '{grid}' is none of {', '.join(GRIDS)}")
@@ -261,8 +261,8 @@ class Explorer:
         table = _scores(run, variant)
         row = table.loc[image_id]
         folder = f"maps/{method}" if variant == "default" else f"variants/{method}/{variant}"
-        pair = [_stack(attribute, folder, stage) for stage in ("transfer", "fine_tuned")]
-        shown = [stack.shown(image_id, size, grid) for stack in pair]
+        pair = [_map_set(attribute, folder, checkpoint) for checkpoint in ("before", "after")]
+        shown = [map_set.shown(image_id, size, grid) for map_set in pair]
         empty = [not np.isfinite(values).all() for values in shown]
         tops = None if any(empty) else tuple(top_area(values, q) for values in shown)
         order = self._options("image_id", choice)
@@ -274,21 +274,21 @@ class Explorer:
         masks = {}
         if "regions.npz" in _held(attribute):
             place, stored = _regions(attribute)
-            masks = {name: stack[place[image_id]] for name, stack in stored.items()}
+            masks = {name: mask[place[image_id]] for name, mask in stored.items()}
         images, pixels = _thumbnails(attribute)
-        stack = pair[0].stack
+        map_set = pair[0].map_set
         return View(
             choice=choice,
-            layer=stack.layer,
-            grid="x".join(map(str, stack.maps.shape[1:])),
+            layer=map_set.layer,
+            grid="x".join(map(str, map_set.maps.shape[1:])),
             label=row["label"],
             explained=row["explained"],
             patient_id=row["patient_id"],
             rank=None if pd.isna(row[metric]) else order[image_id] + 1,
             n_ranked=ranked,
             image=pixels[images[image_id]],
-            transfer=shown[0],
-            fine_tuned=shown[1],
+            before=shown[0],
+            after=shown[1],
             q=q,
             tops=tops,
             overlap=float("nan") if tops is None else float((tops[0] & tops[1]).sum() / (tops[0] | tops[1]).sum()),
@@ -297,7 +297,7 @@ class Explorer:
             scores=table[metric],
             of_label=(table["label"] == choice["label"]) | (choice["label"] == ""),
             located=_located(table, image_id),
-            predictions=_predictions(run.params["train_run"], stack.classes, image_id),
+            predictions=_predictions(run.params["train_run"], map_set.classes, image_id),
             course=course,
             cautions=cautions,
             missing=missing,
@@ -324,14 +324,15 @@ def drift_of(values: pd.Series, metric: str) -> pd.Series:
 
 
 def top_area(values: np.ndarray, q: float) -> np.ndarray:
-    """The top-q area of a map [h, w] as bool [h, w], exactly as `iou05` to `iou30` take it (`similarity`)."""
+    """The top-q area of a map [h, w] as bool [h, w], exactly as `overlap` and `overlap_q05` to `overlap_q30` take
+    it (`similarity`)."""
     top = np.zeros(values.size, bool)
     top[Features(values).order[: similarity.top_count(q, values.size)]] = True
     return top.reshape(values.shape)
 
 
-def degenerate_in_words(raw: np.ndarray) -> str:
-    """Why a raw map [h, w] that is flagged (`cxr.metrics.similarity.degenerate`) says nothing."""
+def empty_in_words(raw: np.ndarray) -> str:
+    """Why a raw map [h, w] that is flagged (`cxr.metrics.similarity.empty`) says nothing."""
     if not np.isfinite(raw).all():
         return "it holds values that are not finite"
     if not raw.any():
@@ -356,26 +357,26 @@ def layers(run: RunInfo) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------- what runs hold
-# Cached by run id and name. Tables of a cell are small; masks, images and stacks of a large study are not: few are
+# Cached by run id and name. Tables of a cell are small; masks, images and sets of a large study are not: few are
 # kept.
 
 
 @dataclass(frozen=True)
-class _Stack:
-    """A stack of maps, with what takes time to find out of all of it."""
+class _MapSet:
+    """A set of maps, with what takes time to find out of all of it."""
 
-    stack: maps.MapStack
+    map_set: maps.MapSet
     place: dict[str, int]
-    degenerate: np.ndarray  # bool [n]
+    empty: np.ndarray  # bool [n]
 
     def raw(self, image_id: str) -> np.ndarray:
-        return self.stack.maps[self.place[image_id]]
+        return self.map_set.maps[self.place[image_id]]
 
     def shown(self, image_id: str, size: int, grid: str) -> np.ndarray:
-        """float32 [h, w] in [0, 1] on that grid; all NaN for a degenerate map."""
+        """float32 [h, w] in [0, 1] on that grid; all NaN for an empty map."""
         raw = self.raw(image_id)[None]
         values = similarity.prepare(raw, size) if grid == "image" else similarity.normalise(raw)
-        return np.full_like(values[0], np.nan) if self.degenerate[self.place[image_id]] else values[0]
+        return np.full_like(values[0], np.nan) if self.empty[self.place[image_id]] else values[0]
 
 
 @lru_cache(maxsize=256)
@@ -395,12 +396,12 @@ def _folder(run_id: str, name: str) -> Path:
 
 
 @lru_cache(maxsize=64)
-def _stack(run_id: str, folder: str, stage: str) -> _Stack:
-    path = _folder(run_id, folder) / f"{stage}.npz"
+def _map_set(run_id: str, folder: str, checkpoint: str) -> _MapSet:
+    path = _folder(run_id, folder) / f"{checkpoint}.npz"
     if not path.is_file():
-        raise InputError(f"run {run_id} has no artifact '{folder}/{stage}.npz': run 2_attribute again")
-    stack = maps.load(path)
-    return _Stack(stack, _places(stack.image_id), similarity.degenerate(stack.maps))
+        raise InputError(f"run {run_id} has no artifact '{folder}/{checkpoint}.npz': run 2_attribute again")
+    map_set = maps.load(path)
+    return _MapSet(map_set, _places(map_set.image_id), similarity.is_empty(map_set.maps))
 
 
 @lru_cache(maxsize=2)
@@ -416,10 +417,10 @@ def _regions(run_id: str) -> tuple[dict[str, int], dict[str, np.ndarray]]:
 
 
 @lru_cache(maxsize=64)
-def _faithfulness(run_id: str) -> pd.DataFrame:
-    if "faithfulness.csv" not in _held(run_id):
-        return pd.DataFrame(columns=["stage", "method", "faithful", "reason"])
-    return tracking.read_table(run_id, "faithfulness.csv")
+def _map_checks(run_id: str) -> pd.DataFrame:
+    if "map_checks.csv" not in _held(run_id):
+        return pd.DataFrame(columns=["checkpoint", "method", "passes_checks", "reason"])
+    return tracking.read_table(run_id, "map_checks.csv")
 
 
 @lru_cache(maxsize=64)
@@ -428,7 +429,7 @@ def _multiverse(run_id: str) -> pd.DataFrame:
     table = tracking.read_table(run_id, "multiverse.parquet")
     table = table[table["variant"] == table["maps_of"]]
     table = table.rename(columns={f"{name}@image": name for name in QS.values()})
-    return table.set_index(["variant", "image_id"])[["layer", "degenerate", *QS.values()]]
+    return table.set_index(["variant", "image_id"])[["layer", "empty", *QS.values()]]
 
 
 def _variants(run: RunInfo) -> dict[str, str]:
@@ -481,16 +482,16 @@ def _cell(run_id: str, variant: str) -> pd.DataFrame:
     return out
 
 
-def _values(run: RunInfo, variant: str, image_id: str, pair: list[_Stack]) -> pd.DataFrame:
+def _values(run: RunInfo, variant: str, image_id: str, pair: list[_MapSet]) -> pd.DataFrame:
     """See `Explorer.view`. What was not scored of a variant is computed here, from its maps as in 3_score."""
     table, size = _scores(run, variant), int(run.params["image_size"])
     row = table.loc[image_id]
     if all(name in table for name in METRICS):
         own = {name: float(row[name]) for name in METRICS}
-    elif any(stack.degenerate[stack.place[image_id]] for stack in pair):
+    elif any(map_set.empty[map_set.place[image_id]] for map_set in pair):
         own = dict.fromkeys(METRICS, float("nan"))
     else:
-        own = similarity.score(*(Features(stack.shown(image_id, size, "image")) for stack in pair))
+        own = similarity.score(*(Features(map_set.shown(image_id, size, "image")) for map_set in pair))
     out = _cell(run.run_id, variant).copy()
     out["value"] = pd.Series(own)
     out["drifts_more"] = [_drifts_more(table.get(name), own[name], name) for name in METRICS]
@@ -516,29 +517,32 @@ def _located(table: pd.DataFrame, image_id: str) -> pd.DataFrame:
             {
                 "region": name,
                 "area": row[f"{name}_area"],
-                "transfer": row[f"{name}_energy_transfer"],
-                "fine_tuned": row[f"{name}_energy_fine_tuned"],
+                "before": row[f"{name}_energy_before"],
+                "after": row[f"{name}_energy_after"],
                 "change": row[f"{name}_energy_change"],
                 "change_mean": table[f"{name}_energy_change"].mean(),
             }
             for name in found
         ],
-        columns=["region", "area", "transfer", "fine_tuned", "change", "change_mean"],
+        columns=["region", "area", "before", "after", "change", "change_mean"],
     )
 
 
 def _predictions(train_run: str, classes: tuple[str, ...], image_id: str) -> pd.DataFrame:
-    stages = ("transfer", "fine_tuned")
-    rows = {stage: _table(train_run, f"predictions_{stage}.parquet").loc[image_id] for stage in stages}
-    found = {stage: [float(row[f"p_{k}"]) for k in range(len(classes))] for stage, row in rows.items()}
+    checkpoints = ("before", "after")
+    rows = {
+        checkpoint: _table(train_run, f"predictions_{checkpoint}.parquet").loc[image_id]
+        for checkpoint in checkpoints
+    }
+    found = {checkpoint: [float(row[f"p_{k}"]) for k in range(len(classes))] for checkpoint, row in rows.items()}
     return pd.DataFrame({"class": classes, **found})
 
 
 @lru_cache(maxsize=128)
 def _quartiles(run_id: str, metric: str) -> pd.DataFrame:
     """Quartiles of a metric over all images, by epoch."""
-    way = _table(run_id, "course.parquet").groupby("epoch")[metric]
-    return way.quantile([0.25, 0.5, 0.75]).unstack()
+    epochs = _table(run_id, "course.parquet").groupby("epoch")[metric]
+    return epochs.quantile([0.25, 0.5, 0.75]).unstack()
 
 
 def _course(run: RunInfo, metric: str, image_id: str, *, size: int, grid: str) -> Course:
@@ -549,8 +553,8 @@ def _course(run: RunInfo, metric: str, image_id: str, *, size: int, grid: str) -
     low, median, high = (np.concatenate([[start], quartiles[part].to_numpy(float)]) for part in (0.25, 0.5, 0.75))
     shown = epochs[np.unique(np.linspace(0, len(epochs) - 1, min(_EPOCHS, len(epochs))).round().astype(int))]
     folder = f"maps/{run.params['method']}"
-    names = ["transfer" if epoch == 0 else f"epoch_{epoch:03d}" for epoch in shown]
-    stacks = [_stack(run.params["attribute_run"], folder, name) for name in names]
+    names = ["before" if epoch == 0 else f"epoch_{epoch:03d}" for epoch in shown]
+    map_sets = [_map_set(run.params["attribute_run"], folder, name) for name in names]
     return Course(
         epochs=epochs,
         values=np.concatenate([[start], own.to_numpy(float)]),
@@ -558,30 +562,31 @@ def _course(run: RunInfo, metric: str, image_id: str, *, size: int, grid: str) -
         median=median,
         high=high,
         shown=shown,
-        maps=np.stack([stack.shown(image_id, size, grid) for stack in stacks]),
+        maps=np.stack([map_set.shown(image_id, size, grid) for map_set in map_sets]),
     )
 
 
-def _cautions(run: RunInfo, variant: str, image_id: str, pair: list[_Stack]) -> list[str]:
+def _cautions(run: RunInfo, variant: str, image_id: str, pair: list[_MapSet]) -> list[str]:
     out = []
-    flags = [stack.degenerate[stack.place[image_id]] for stack in pair]
-    for stack, flag in zip(pair, flags, strict=True):
+    flags = [map_set.empty[map_set.place[image_id]] for map_set in pair]
+    for map_set, flag in zip(pair, flags, strict=True):
         if flag:
-            stage = stack.stack.stage.replace("_", "-")
-            reason = degenerate_in_words(stack.raw(image_id))
-            out.append(f"The {stage} map of this image is degenerate: {reason}.")
+            checkpoint = map_set.map_set.checkpoint
+            reason = empty_in_words(map_set.raw(image_id))
+            out.append(f"The map {checkpoint} of this image is empty: {reason}.")
     if any(flags):
         table = _scores(run, variant)
-        either = np.logical_or(*(stack.degenerate[[stack.place[key] for key in table.index]] for stack in pair))
+        either = np.logical_or(*(map_set.empty[[map_set.place[key] for key in table.index]] for map_set in pair))
         out.append(
-            "An image with a degenerate map has no metrics, enters no median, and comes last in the ranking; here "
+            "An image with an empty map has no metrics, enters no median, and comes last in the ranking; here "
             f"they are {int(either.sum())} of {len(table)}."
         )
-    tests = _faithfulness(run.params["attribute_run"])
+    tests = _map_checks(run.params["attribute_run"])
     if variant == "default":
-        for row in tests[(tests["method"] == run.params["method"]) & ~tests["faithful"].astype(bool)].itertuples():
-            stage = row.stage.replace("_", "-")
-            out.append(f"The {stage} maps of this cell fail the test against their own model: {row.reason}.")
+        for row in tests[
+            (tests["method"] == run.params["method"]) & ~tests["passes_checks"].astype(bool)
+        ].itertuples():
+            out.append(f"The maps {row.checkpoint} of this cell do not pass their checks: {row.reason}.")
     if run.params.get("methods_coincide") == "True" and run.params["method"] in ("layercam", "gradcampp"):
         out.append("At this layer LayerCAM and Grad-CAM++ are the same map up to a factor.")
     return out
@@ -595,7 +600,7 @@ def _missing(run: RunInfo, variant: str) -> dict[str, str]:
     if variant != "default":
         out["course"] = (
             "Of maps at another layer, or by another definition, only the overlaps were scored for all images: "
-            "the course, reference levels, and medians and ranks by other metrics are of the default's maps."
+            "the course, baselines, and medians and ranks by other metrics are of the default's maps."
         )
         return out
     if "course.parquet" not in held:
@@ -603,12 +608,10 @@ def _missing(run: RunInfo, variant: str) -> dict[str, str]:
             "Drift over epochs: `checkpoint_every: 1` in 1_train keeps the checkpoints of fine-tuning, which "
             "2_attribute explains by CAMs (not by methods that take many passes an image)."
         )
-    if "iou20_floor" not in _table(run.run_id, "drift.parquet"):
-        out["floor"] = (
-            "Noise floor (other head): `noise_heads: 2` in 1_train trains further heads (for CAMs only)."
-        )
+    if "overlap_two_heads" not in _table(run.run_id, "drift.parquet"):
+        out["two_heads"] = "Two heads: `extra_heads: 2` in 1_train trains extra heads (for CAMs only)."
     if "regions.npz" not in beside:
         out["masks"] = "Outlines: no masks are known; a manifest names them in `lesion_mask` and `lung_mask`."
-    if "faithfulness.csv" not in beside:
-        out["faithfulness"] = "Maps tested against their own model: `faithfulness_images: 40` in 2_attribute."
+    if "map_checks.csv" not in beside:
+        out["map_checks"] = "Checks of maps: `map_check_images: 40` in 2_attribute."
     return out

@@ -1,20 +1,20 @@
-"""What a drift metric is to be read against: shuffled, chance, noise floor. Pure NumPy on `similarity`.
+"""What a drift metric is to be read against: shuffled, chance, two heads. Pure NumPy on `similarity`.
 
 An overlap of 0.5 says nothing by itself. Three levels give it a scale:
 
-chance    the transfer map against the same image's fine-tuned map put at a random place: what maps of this
+chance    the map before against the same image's map after put at a random place: what maps of this
           shape and concentration share when their positions have nothing to do with each other.
-shuffled  the transfer map against fine-tuned maps of other patients of the same class: what a common prior
+shuffled  the map before against maps after of other patients of the same class: what a common prior
           (anatomy, a habit of the network) gives without any evidence of this image's own.
-floor     the transfer map against that of a checkpoint that differs by its seed only: what noise costs.
+floor     the map before against that of a checkpoint that differs by its seed only: what noise costs.
 
-`retained` puts a value on the scale from shuffled to identical.
+`corrected` puts a value on the scale from shuffled to identical.
 
 Signed metrics (`similarity.Metric.signed`). Their references are means of the ABSOLUTE value, in all three
 levels: the signed ones average out to next to nothing, and the question is how large a change such a
 comparison gives. Compare them with the absolute value of the metric. They do not depend on where a map lies,
 so that moving it changes them only by what bilinear upsampling does at the edges: their chance level is about
-the absolute change itself and says nothing further.
+the absolute change itself and says nothing more.
 """
 
 import math
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError
-from cxr.metrics.similarity import METRICS, Features, compare_maps, degenerate, in_parts, prepare, score
+from cxr.metrics.similarity import METRICS, Features, compare_maps, in_parts, is_empty, prepare, score
 
 
 def partners(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int = 0) -> np.ndarray:
@@ -56,9 +56,9 @@ def partners(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int = 
     return _rings(label, patient, draws=draws, rng_seed=rng_seed)[1]
 
 
-def reference_levels(
-    transfer: np.ndarray,
-    fine_tuned: np.ndarray,
+def baselines(
+    before: np.ndarray,
+    after: np.ndarray,
     label: Sequence,
     patient: Sequence,
     *,
@@ -69,26 +69,26 @@ def reference_levels(
     relative_range: float = 1e-6,
     workers: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Shuffled and chance level of every drift metric for every image.
+    """The baselines two patients and chance of every drift metric for every image.
 
     Parameters
     ----------
-    transfer, fine_tuned, size, names, relative_range, workers : as for `similarity.compare_maps`; row i of both
-        stacks is the same image.
+    before, after, size, names, relative_range, workers : as for `similarity.compare_maps`; row i of both
+        sets is the same image.
     label, patient : [n], see `partners`.
     draws : comparisons averaged in each level. Memory grows with it (about 7 MB each at 224 px, in each worker),
         not with n.
     rng_seed : values are a function of the arguments and this. Random numbers go by row number: the chance
-        level of a row does not depend on what stands in other rows (but for the degenerate flag, a property of
-        the stack). Partners are drawn by row order too, so that reordering rows gives other draws of the same
+        level of a row does not depend on what stands in other rows (but for the empty flag, a property of
+        the set). Partners are drawn by row order too, so that reordering rows gives other draws of the same
         distribution; fix the order (sort by image id) for equal numbers.
 
     Returns
     -------
-    dict of float64 [n]: `<metric>_shuffled` and `<metric>_chance` for each metric in the
+    dict of float64 [n]: `<metric>_two_patients` and `<metric>_chance` for each metric in the
     order of `METRICS`, absolute for signed ones (see the module). NaN where either of the image's own maps is
-    degenerate, so that references belong to the same images as the metric; shuffled is also NaN without a partner
-    whose fine-tuned map is not degenerate.
+    empty, so that baselines belong to the same images as the metric; two patients is also NaN without a partner
+    whose map after is not empty.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def reference_levels(
     -----
     With T and F the raw maps, both prepared before they are compared:
 
-    shuffled_i = mean over partners j of metric(T_i, F_j), degenerate F_j left out.
+    two_patients_i = mean over partners j of metric(T_i, F_j), empty F_j left out.
 
     chance_i = mean over draws of metric(T_i, F_i moved). Moved: on its own grid, by a symmetry and by a
     translation on the torus, both uniformly random. Values and, but for the seam, neighbourhoods stay as they
@@ -108,37 +108,37 @@ def reference_levels(
     areas is then exactly q^2 of all pixels. The expected IoU is q / (2 - q) for scattered areas and above
     that for compact ones (IoU is convex in the intersection): hence measured, not computed.
     """
-    transfer, fine_tuned = np.asarray(transfer), np.asarray(fine_tuned)
-    empty_t = degenerate(transfer, relative_range=relative_range)
-    empty_f = degenerate(fine_tuned, relative_range=relative_range)
-    n = len(transfer)
-    if len(fine_tuned) != n:
+    before, after = np.asarray(before), np.asarray(after)
+    empty_t = is_empty(before, relative_range=relative_range)
+    empty_f = is_empty(after, relative_range=relative_range)
+    n = len(before)
+    if len(after) != n:
         raise InputError(
-            f"reference_levels: {n} transfer maps against {len(fine_tuned)} fine-tuned ones; "
+            f"baselines: {n} maps before against {len(after)} after; "
             "join both by image id first, so that row i is the same image in both."
         )
-    wanted = _metrics(transfer, fine_tuned, size, names)
+    wanted = _metrics(before, after, size, names)
     walk, table = _rings(label, patient, draws=draws, rng_seed=rng_seed)
     if len(walk) != n:
         raise InputError(
-            f"reference_levels: {n} maps, but {len(walk)} labels; both must be of the same images, row by row."
+            f"baselines: {n} maps, but {len(walk)} labels; both must be of the same images, row by row."
         )
-    h, w = fine_tuned.shape[1:]
+    h, w = after.shape[1:]
     square = h == w and len(set(np.broadcast_to(size, 2).tolist())) == 1
     moves = np.random.default_rng([rng_seed, 1]).integers(0, [8 if square else 4, h, w], (n, draws, 3))
 
-    values = {f"{name}_{level}": np.full(n, np.nan) for name in wanted for level in ("shuffled", "chance")}
+    values = {f"{name}_{level}": np.full(n, np.nan) for name in wanted for level in ("two_patients", "chance")}
 
     def fill(part: np.ndarray) -> None:
         @lru_cache(maxsize=2 * draws)  # a walk along the ring: what is needed next was prepared just before
         def partner(j: int) -> Features:
-            return _features(fine_tuned[j], size)
+            return _features(after[j], size)
 
         for i in part.tolist():
-            t = _features(transfer[i], size)
+            t = _features(before[i], size)
             others = (partner(j) for j in table[i].tolist() if j >= 0 and not empty_f[j])
-            moved = (_features(_moved(fine_tuned[i], *move), size) for move in moves[i].tolist())
-            for level, features in (("shuffled", others), ("chance", moved)):
+            moved = (_features(_moved(after[i], *move), size) for move in moves[i].tolist())
+            for level, features in (("two_patients", others), ("chance", moved)):
                 for name, value in _mean_scores(t, features, wanted).items():
                     values[f"{name}_{level}"][i] = value
 
@@ -146,8 +146,8 @@ def reference_levels(
     return values
 
 
-def floor(
-    transfer: np.ndarray,
+def two_heads(
+    before: np.ndarray,
     others: Sequence[np.ndarray],
     *,
     size: int | tuple[int, int],
@@ -155,77 +155,80 @@ def floor(
     relative_range: float = 1e-6,
     workers: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Noise floor: every metric against maps of checkpoints that differ from this one by their seed only.
+    """Every metric against maps of checkpoints that differ from this one by their seed only.
 
-    Serves either stage: transfer maps against those of other heads, fine-tuned maps against those of other
-    fine-tunings.
+    Serves either checkpoint: maps before against those of other heads, maps after against those of other
+    seeds.
 
     Parameters
     ----------
-    transfer : array [n, h, w] of raw maps.
-    others : at least one such stack of the same images in the same order, same class, method and layer.
+    before : array [n, h, w] of raw maps.
+    others : at least one such set of the same images in the same order, same class, method and layer.
     size, names, relative_range, workers : as for `cxr.metrics.similarity.compare_maps`.
 
     Returns
     -------
-    dict of float64 [n], `<metric>_floor`: the mean over the other stacks of metric(transfer_i, other_i),
-    absolute for signed metrics (see the module). Degenerate maps of another stack are left out; NaN where
-    the image's own map is degenerate, or all of its others.
+    dict of float64 [n], `<metric>_two_heads`: the mean over the other sets of metric(before_i, other_i),
+    absolute for signed metrics (see the module). Empty maps of another set are left out; NaN where
+    the image's own map is empty, or all of its others.
 
     Raises
     ------
-    InputError : on stacks of different lengths, no other stack, and as `cxr.metrics.similarity.compare_maps`.
+    InputError : on sets of different lengths, no other set, and as `cxr.metrics.similarity.compare_maps`.
     """
-    transfer, others = np.asarray(transfer), [np.asarray(stack) for stack in others]
+    before, others = np.asarray(before), [np.asarray(map_set) for map_set in others]
     if not others:
-        raise InputError("floor: no other stack of maps; give one for each further seed.")
-    empty = degenerate(transfer, relative_range=relative_range)
-    empty_others = [degenerate(stack, relative_range=relative_range) for stack in others]
-    for number, stack in enumerate(others):
-        if len(stack) != len(transfer):
+        raise InputError("two_heads: no other set of maps; give one for each other seed.")
+    empty = is_empty(before, relative_range=relative_range)
+    empty_others = [is_empty(map_set, relative_range=relative_range) for map_set in others]
+    for number, map_set in enumerate(others):
+        if len(map_set) != len(before):
             raise InputError(
-                f"floor: {len(transfer)} maps against {len(stack)} in others[{number}]; join all stacks by "
+                f"two_heads: {len(before)} maps against {len(map_set)} in others[{number}]; join all sets by "
                 "image id first, so that row i is the same image in each."
             )
-        wanted = _metrics(transfer, stack, size, names)
-    values = {f"{name}_floor": np.full(len(transfer), np.nan) for name in wanted}
+        wanted = _metrics(before, map_set, size, names)
+    values = {f"{name}_two_heads": np.full(len(before), np.nan) for name in wanted}
 
     def fill(part: np.ndarray) -> None:
         for i in part.tolist():
             features = (
-                _features(stack[i], size) for stack, skip in zip(others, empty_others, strict=True) if not skip[i]
+                _features(map_set[i], size)
+                for map_set, skip in zip(others, empty_others, strict=True)
+                if not skip[i]
             )
-            for name, value in _mean_scores(_features(transfer[i], size), features, wanted).items():
-                values[f"{name}_floor"][i] = value
+            for name, value in _mean_scores(_features(before[i], size), features, wanted).items():
+                values[f"{name}_two_heads"][i] = value
 
     in_parts(fill, np.flatnonzero(~empty), workers)
     return values
 
 
-def retained(
-    value: float | np.ndarray, shuffled: float | np.ndarray, identical: float | np.ndarray = 1.0
+def corrected(
+    value: float | np.ndarray, two_patients: float | np.ndarray, identical: float | np.ndarray = 1.0
 ) -> float | np.ndarray:
-    """Headline index: share of the overlap beyond the common prior that is kept, (v - s) / (identical - s).
+    """A value corrected for what two patients share, (v - s) / (identical - s), as kappa corrects for chance.
 
-    1: all of it, the maps are as alike as can be. 0: no more alike than maps of two different patients of the
-    class. Below 0: less than that. With `identical` = the noise floor, 1 means as alike as another seed's maps,
-    and the index is the share of what another seed would have kept. For metrics of which higher means more
+    1: the maps are as alike as can be. 0: no more alike than maps of two different patients of the
+    class. Below 0: less than that. With `identical` = the value of two seeds, 1 means as alike as another seed's
+    maps, and the index is the share of two seeds. For metrics of which higher means more
     stable (IoU, correlations, SSIM).
 
-    A ratio of noisy numbers is noisy, and biased where `identical` is close to `shuffled`: apply it to a
+    A ratio of noisy numbers is noisy, and biased where `identical` is close to `two_patients`: apply it to a
     cell's means or medians, all over the same images, not to single images that are averaged afterwards.
 
     Parameters
     ----------
-    value, shuffled, identical : numbers or arrays that broadcast.
+    value, two_patients, identical : numbers or arrays that broadcast.
 
     Returns
     -------
-    float64, of the broadcast shape; NaN where identical <= shuffled (there is nothing to keep) or a part is NaN.
+    float64, of the broadcast shape; NaN where identical <= two_patients (there is nothing to keep) or a part is
+    NaN.
     """
-    value, shuffled, identical = (np.asarray(a, dtype=np.float64) for a in (value, shuffled, identical))
-    span = identical - shuffled
-    return ((value - shuffled) / np.where(span > 0, span, np.nan))[()]
+    value, two_patients, identical = (np.asarray(a, dtype=np.float64) for a in (value, two_patients, identical))
+    span = identical - two_patients
+    return ((value - two_patients) / np.where(span > 0, span, np.nan))[()]
 
 
 def _rings(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int) -> tuple[np.ndarray, np.ndarray]:

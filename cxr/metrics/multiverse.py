@@ -1,6 +1,6 @@
 """The multiverse: every ranking of architectures that another defensible analysis of the same maps would give.
 
-A universe is one choice on each of four axes: the *variant* of the maps (default; another target layer,
+An analysis is one choice on each of four axes: the *variant* of the maps (default; another target layer,
 `layer-*`; the softmax instead of the logit, `score-softmax`; Grad-CAM++ by its authors' normalisation,
 `norm-positive`; multi-layer LayerCAM, `layers-fused`), the *grid* on which maps are compared (the image's, or
 the layer's own), the area *q* of the overlap, and the *images* (those that both checkpoints classify correctly,
@@ -8,10 +8,10 @@ or all). Its value for an architecture under a method is the median IoU over ima
 rankings order the architectures from most to least stable, which for IoU is from high to low.
 
     score notebook     score_variant, one call a variant -> long_table -> multiverse.parquet, a table a run
-    compare notebook   the runs' tables, concatenated -> universes -> rankings -> summary, influence
+    compare notebook   the runs' tables, concatenated -> analyses -> rankings -> summary, influence
 
-Universes share images and networks, and nobody drew them at random from a population of analyses. A share of
-universes therefore describes how far a ranking depends on choices that could have been made otherwise; it is
+Analyses share images and networks, and nobody drew them at random from a population. A share of
+analyses therefore describes how far a ranking depends on choices that could have been made otherwise; it is
 neither a probability nor a test (Steegen et al. 2016, Perspectives on Psychological Science 11, on the
 multiverse; Simonsohn, Simmons and Nelson 2020, Nature Human Behaviour 4, on the specification curve).
 
@@ -32,13 +32,13 @@ from cxr.core.errors import InputError
 from cxr.metrics import similarity
 from cxr.statistics import bootstrap
 
-QS = {0.05: "iou05", 0.10: "iou10", 0.20: "iou20", 0.30: "iou30"}
+QS = {0.05: "overlap_q05", 0.10: "overlap_q10", 0.20: "overlap", 0.30: "overlap_q30"}
 GRIDS = ("image", "native")
 VALUES = tuple(f"{name}@{grid}" for grid in GRIDS for name in QS.values())
 AXES = ["variant", "grid", "q", "images"]
 # The study's own analysis, unless its parameters say otherwise.
 DEFAULT: Mapping[str, str | float] = {"variant": "default", "grid": "image", "q": 0.20, "images": "correct"}
-# Variants that exist for one method; in their universes every other method has its default maps.
+# Variants that exist for one method; in their analyses every other method has its default maps.
 ONE_METHOD = {"norm-positive": "gradcampp", "layers-fused": "layercam"}
 
 _RUN = ["architecture", "seed", "method"]
@@ -46,8 +46,8 @@ _CELL = ["architecture", "method"]
 
 
 def score_variant(
-    transfer: np.ndarray,
-    fine_tuned: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
     *,
     size: int | tuple[int, int],
 ) -> dict[str, np.ndarray]:
@@ -55,32 +55,32 @@ def score_variant(
 
     Parameters
     ----------
-    transfer, fine_tuned : arrays [n, h, w] of raw maps on the layer's own grid; row i of both is the same image
+    before, after : arrays [n, h, w] of raw maps on the layer's own grid; row i of both is the same image
         and class.
     size : the image grid, one integer or (H, W).
 
     Returns
     -------
-    dict of float64 [n] per name in `VALUES`: `iou05@image` ... `iou30@image`, on the image grid, are exactly
-    `similarity.compare_maps`' columns of the same stacks, and `iou05@native` ... `iou30@native` the same on the
-    grid [h, w]; NaN where either map is degenerate (`similarity.degenerate`, a property of the stack: the same on
-    both grids). And `degenerate`, bool [n].
+    dict of float64 [n] per name in `VALUES`: `overlap_q05@image` ... `overlap_q30@image`, on the image grid, are
+    exactly `similarity.compare_maps`' columns of the same sets, and `overlap_q05@native` ... `overlap_q30@native`
+    the same on the grid [h, w]; NaN where either map is empty (`similarity.empty`, a property of the set: the
+    same on both grids). And `empty`, bool [n].
 
     Raises
     ------
-    InputError : on stacks of different shapes, or a size smaller than the maps.
+    InputError : on sets of different shapes, or a size smaller than the maps.
     """
-    transfer, fine_tuned = np.asarray(transfer), np.asarray(fine_tuned)
-    if transfer.ndim != 3 or transfer.shape != fine_tuned.shape:
+    before, after = np.asarray(before), np.asarray(after)
+    if before.ndim != 3 or before.shape != after.shape:
         raise InputError(
-            f"score_variant: expected two stacks of maps of one shape [n, h, w], got {transfer.shape} and "
-            f"{fine_tuned.shape}; take both at the same layer and join them by image id."
+            f"score_variant: expected two sets of maps of one shape [n, h, w], got {before.shape} and "
+            f"{after.shape}; take both at the same layer and join them by image id."
         )
     out: dict[str, np.ndarray] = {}
-    for grid, side in zip(GRIDS, (size, transfer.shape[1:]), strict=True):
-        scored = similarity.compare_maps(transfer, fine_tuned, size=side, names=QS.values())
+    for grid, side in zip(GRIDS, (size, before.shape[1:]), strict=True):
+        scored = similarity.compare_maps(before, after, size=side, names=QS.values())
         out |= {f"{name}@{grid}": scored[name] for name in QS.values()}
-    out["degenerate"] = scored["degenerate_transfer"] | scored["degenerate_fine_tuned"]
+    out["empty"] = scored["empty_before"] | scored["empty_after"]
     return out
 
 
@@ -98,19 +98,19 @@ def long_table(
     Parameters
     ----------
     scores : per variant (`default` among them), what `score_variant` returned.
-    images : columns image_id, patient_id and both_correct (bool); rows as in the stacks that were scored.
+    images : columns image_id, patient_id and both_correct (bool); rows as in the sets that were scored.
     architecture, seed, method : the run's.
     layers : the name of the real layer behind every variant that this method has, *also behind those without
         maps of their own because another one's are the same*. Among `default` and the `layer-*` variants, the
         ones at one real layer have one set of maps, that of the first scored, and all get its values
         (`penultimate_cut` is `penultimate` in DenseNet and Inception). A `layer-*` variant at no scored layer,
-        or one not named at all, was left out for its small grid: it gets no rows, and its universes will be
+        or one not named at all, was left out for its small grid: it gets no rows, and its analyses will be
         incomplete.
 
     Returns
     -------
     DataFrame with columns architecture, seed, method, variant, maps_of (the variant whose maps these are: itself,
-    unless they are another one's), layer, image_id, patient_id, both_correct (bool), degenerate (bool), and
+    unless they are another one's), layer, image_id, patient_id, both_correct (bool), empty (bool), and
     the float64 columns `VALUES`; `default` first.
 
     Raises
@@ -129,13 +129,11 @@ def long_table(
     nameless = [variant for variant in scores if variant not in layers]
     if nameless:
         raise InputError(f"{where}: layers names no layer for {', '.join(nameless)}; add it.")
-    wrong = [
-        v for v, values in scores.items() if any(len(values[c]) != len(images) for c in (*VALUES, "degenerate"))
-    ]
+    wrong = [v for v, values in scores.items() if any(len(values[c]) != len(images) for c in (*VALUES, "empty"))]
     if wrong:
         raise InputError(
             f"{where}: {', '.join(wrong)} was scored on another number of images than the {len(images)} rows of "
-            "images; pass the rows of the stacks, in their order."
+            "images; pass the rows of the sets, in their order."
         )
     maps_of = {variant: variant for variant in ["default", *scores]}
     at_layer: dict[str, str] = {}
@@ -150,15 +148,15 @@ def long_table(
     for variant, source in maps_of.items():
         cell = {"architecture": architecture, "seed": seed, "method": method}
         cell |= {"variant": variant, "maps_of": source, "layer": layers[variant]}
-        values = {name: scores[source][name] for name in ("degenerate", *VALUES)}
+        values = {name: scores[source][name] for name in ("empty", *VALUES)}
         parts.append(
             pd.concat([pd.DataFrame(cell, index=head.index), head, pd.DataFrame(values, index=head.index)], axis=1)
         )
     return pd.concat(parts, ignore_index=True)
 
 
-def universes(table: pd.DataFrame, *, default: Mapping[str, str | float] = DEFAULT) -> pd.DataFrame:
-    """The value of every architecture under every method in every universe.
+def analyses(table: pd.DataFrame, *, default: Mapping[str, str | float] = DEFAULT) -> pd.DataFrame:
+    """The value of every architecture under every method in every analysis.
 
     Parameters
     ----------
@@ -167,31 +165,31 @@ def universes(table: pd.DataFrame, *, default: Mapping[str, str | float] = DEFAU
 
     Returns
     -------
-    DataFrame, a row per universe, architecture and method, in this order:
+    DataFrame, a row per analysis, architecture and method, in this order:
 
-    variant, grid ("image", "native"), q (0.05, 0.1, 0.2, 0.3), images ("correct", "all"): the universe.
+    variant, grid ("image", "native"), q (0.05, 0.1, 0.2, 0.3), images ("correct", "all"): the analysis.
     architecture, method
-    value         median IoU over the images, averaged over seeds, degenerate pairs left out; NaN if none is left.
-    n_images      images, over all seeds, degenerate ones among them.
-    n_degenerate  how many of them have a degenerate map in either stage.
+    value         median IoU over the images, averaged over seeds, empty pairs left out; NaN if none is left.
+    n_images      images, over all seeds, empty ones among them.
+    n_empty  how many of them have an empty map, before or after.
     is_default    bool, whether this is the study's own analysis.
     borrowed      bool, whether the variant exists for another method only (`ONE_METHOD`), so that this method
-                  has its default maps here: its order in this universe is that of another one.
+                  has its default maps here: its order in this analysis is that of another one.
     complete      bool, whether every architecture, with every seed, has this variant's maps under this method,
                   and a value. What is not complete is shown, and not ranked.
 
     A variant whose maps are an earlier one's in every run that has it (`layer-penultimate`, where the default is
-    at that layer in all architectures) makes no universes of its own, which would count the earlier one's twice.
+    at that layer in all architectures) makes no analyses of its own, which would count the earlier one's twice.
     Nor does "all" where both checkpoints classify every image correctly, or where only those were explained:
     there is then one level of `images`, that of `default`.
 
     Raises
     ------
     InputError : for missing columns or rows that occur twice, a run without default maps, or a default that is
-        not among the universes.
+        not among the analyses.
     """
-    _require(table, [*_RUN, "variant", "maps_of", "image_id", "both_correct", "degenerate", *VALUES], "multiverse")
-    for name in ("both_correct", "degenerate"):
+    _require(table, [*_RUN, "variant", "maps_of", "image_id", "both_correct", "empty", *VALUES], "multiverse")
+    for name in ("both_correct", "empty"):
         _require_bool(table, name, "multiverse")
     if set(default) != set(AXES) or default["images"] not in ("correct", "all"):
         raise InputError(
@@ -230,41 +228,41 @@ def universes(table: pd.DataFrame, *, default: Mapping[str, str | float] = DEFAU
             found[architecture, method] = {
                 "medians": {name: _median(part, name) for name in VALUES},
                 "n_images": len(part),
-                "n_degenerate": int(part["degenerate"].sum()),
+                "n_empty": int(part["empty"].sum()),
                 "borrowed": _borrows(variant, method),
                 "complete": len(parts) == len(keys),
             }
         for grid, (q, name) in product(GRIDS, QS.items()):
             for (architecture, method), cell in found.items():
-                universe = {"variant": variant, "grid": grid, "q": q, "images": images}
+                analysis = {"variant": variant, "grid": grid, "q": q, "images": images}
                 value = cell["medians"][f"{name}@{grid}"]
                 rows.append(
-                    universe
+                    analysis
                     | {"architecture": architecture, "method": method, "value": value}
-                    | {key: cell[key] for key in ("n_images", "n_degenerate")}
-                    | {"is_default": universe == dict(default), "borrowed": cell["borrowed"]}
+                    | {key: cell[key] for key in ("n_images", "n_empty")}
+                    | {"is_default": analysis == dict(default), "borrowed": cell["borrowed"]}
                     | {"complete": cell["complete"] and not np.isnan(value)}
                 )
     frame = pd.DataFrame(rows)
     if not frame["is_default"].any():
         levels = "; ".join(f"{axis}: {', '.join(map(str, frame[axis].unique()))}" for axis in AXES)
-        raise InputError(f"multiverse: the default {dict(default)} is not among the universes ({levels}).")
+        raise InputError(f"multiverse: the default {dict(default)} is not among the analyses ({levels}).")
     frame["complete"] = frame.groupby([*AXES, "method"], sort=False)["complete"].transform("all")
     return frame
 
 
 def rankings(
-    universes: pd.DataFrame,
+    analyses: pd.DataFrame,
     *,
     method_a: str = "layercam",
     method_b: str = "gradcampp",
     coincide: Collection[str] = (),
 ) -> pd.DataFrame:
-    """How each universe orders the architectures under two methods.
+    """How each analysis orders the architectures under two methods.
 
     Parameters
     ----------
-    universes : as `universes` returns them.
+    analyses : as `analyses` returns them.
     method_a, method_b : the two methods.
     coincide : variants at whose layer the two methods are the same map up to a factor (`layer-final`, behind
         which stands global average pooling alone; if that is the study's target layer, also `default` and
@@ -272,15 +270,15 @@ def rankings(
 
     Returns
     -------
-    DataFrame, a row per universe that is complete under both methods, in the order of `universes` (it may have no
+    DataFrame, a row per analysis that is complete under both methods, in the order of `analyses` (it may have no
     row):
 
     variant, grid, q, images, is_default, method_a, method_b
     order_a, order_b            text, "A > B = C": from most to least stable, ties in the table's order.
     spread_a, spread_b          largest minus smallest value.
     same_order_as_default_a, _b boolean, ties included: "A > B = C" is another order than "A > B > C".
-    tau_a, tau_b                Kendall's tau-b with the default universe's values; NaN where either is all ties.
-    borrowed_a, borrowed_b      bool, as in `universes`.
+    tau_a, tau_b                Kendall's tau-b with the default analysis's values; NaN where either is all ties.
+    borrowed_a, borrowed_b      bool, as in `analyses`.
     reversal                    boolean, whether some two architectures are ordered one way under method_a and the
                                 other way under method_b (ties are neither).
 
@@ -291,21 +289,21 @@ def rankings(
     ------
     InputError : for missing columns, a method that is not there, or one method given twice.
     """
-    _require(universes, [*AXES, *_CELL, "value", "is_default", "borrowed", "complete"], "rankings")
+    _require(analyses, [*AXES, *_CELL, "value", "is_default", "borrowed", "complete"], "rankings")
     methods = {"a": method_a, "b": method_b}
-    present = list(universes["method"].unique())
+    present = list(analyses["method"].unique())
     if method_a == method_b or not {method_a, method_b} <= set(present):
         raise InputError(f"rankings: two methods are needed, got {method_a} and {method_b}; there are {present}.")
-    whole = universes[universes["complete"] & universes["method"].isin([method_a, method_b])]
+    whole = analyses[analyses["complete"] & analyses["method"].isin([method_a, method_b])]
     own = {
         side: whole[whole["is_default"] & (whole["method"] == method)].set_index("architecture")["value"]
         for side, method in methods.items()
     }
     rows = []
-    for universe, group in whole.groupby(AXES, sort=False):
+    for analysis, group in whole.groupby(AXES, sort=False):
         if group["method"].nunique() < 2:
             continue
-        row = dict(zip(AXES, universe, strict=True))
+        row = dict(zip(AXES, analysis, strict=True))
         row |= {"is_default": bool(group["is_default"].iloc[0]), "method_a": method_a, "method_b": method_b}
         for side, method in methods.items():
             cell = group[group["method"] == method].set_index("architecture")
@@ -343,9 +341,9 @@ def order_text(values: pd.Series) -> str:
 
 
 def summary(rankings: pd.DataFrame) -> pd.DataFrame:
-    """How often universes keep the default order, and how often a pair of architectures reverses.
+    """How often analyses keep the default order, and how often a pair of architectures reverses.
 
-    Shares describe these universes; they are no probabilities (see the module).
+    Shares are counts over these analyses, not probabilities (see the module).
 
     Parameters
     ----------
@@ -356,9 +354,9 @@ def summary(rankings: pd.DataFrame) -> pd.DataFrame:
     DataFrame, the row ("all", "all") first, then a row for each level of each axis:
 
     axis, level      text ("q", "0.05").
-    n                ranked universes of the level.
+    n                ranked analyses of the level.
     n_a, share_a     how many of them can disagree with the default under method_a, and the share that keeps its
-                     order. The default itself cannot, nor can a universe in which the method has borrowed maps.
+                     order. The default itself cannot, nor can an analysis in which the method has borrowed maps.
     n_b, share_b     the same under method_b.
     n_reversal, share_reversal  how many can be asked for a reversal, and the share that has one.
 
@@ -387,7 +385,7 @@ def summary(rankings: pd.DataFrame) -> pd.DataFrame:
 def influence(rankings: pd.DataFrame) -> pd.DataFrame:
     """Which axis matters most: how often changing that choice alone changes the answer.
 
-    For each axis, over all pairs of universes that differ in it and in nothing else, the share whose orders
+    For each axis, over all pairs of analyses that differ in it and in nothing else, the share whose orders
     differ. It compares axes of different numbers of levels, which the widest gap between levels in `summary`
     would not: that one grows with their number.
 
@@ -397,7 +395,7 @@ def influence(rankings: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame, a row an axis: axis; n_a, flips_a: the pairs, without universes in which the method has borrowed
+    DataFrame, a row an axis: axis; n_a, flips_a: the pairs, without analyses in which the method has borrowed
     maps, and the share of them whose order under method_a differs; n_b, flips_b the same under method_b;
     n_reversal, flips_reversal: the pairs that can both be asked for a reversal, and the share that gives
     different answers. NaN without a pair.

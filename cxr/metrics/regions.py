@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError
-from cxr.metrics.similarity import METRICS, degenerate, prepare, upsample
+from cxr.metrics.similarity import METRICS, is_empty, prepare, upsample
 from cxr.statistics import bootstrap, hypotheses
 
 # A region's columns in a table are `<region>_<one of these>`.
-COLUMNS = ("area", "energy_transfer", "energy_fine_tuned", "energy_change", "hit_transfer", "hit_fine_tuned")
+COLUMNS = ("area", "energy_before", "energy_after", "energy_change", "hit_before", "hit_after")
 _SUMMARY = (
-    *("region", "n_images", "n_patients", "area", "energy_transfer", "energy_fine_tuned", "energy_change"),
-    *("energy_change_ci_low", "energy_change_ci_high", "hit_transfer", "hit_fine_tuned", "direction"),
+    *("region", "n_images", "n_patients", "area", "energy_before", "energy_after", "energy_change"),
+    *("energy_change_ci_low", "energy_change_ci_high", "hit_before", "hit_after", "direction"),
 )
 _CHUNK = 32  # maps upsampled at a time
 
@@ -38,21 +38,21 @@ def inside(
 
     Parameters
     ----------
-    maps : array [n, h, w] of raw maps; pass all of a stack at once (`cxr.metrics.similarity.degenerate`).
+    maps : array [n, h, w] of raw maps; pass all of a set at once (`cxr.metrics.similarity.empty`).
     masks : bool [n, H, W] at `size`.
     size : the image grid, as for `cxr.metrics.similarity.compare_maps`.
-    relative_range : see `cxr.metrics.similarity.degenerate`.
+    relative_range : see `cxr.metrics.similarity.empty`.
 
     Returns
     -------
     dict of float64 [n], each in [0, 1], NaN where the image has no such region:
 
     energy  share of the prepared map's sum inside (energy-based pointing game: Wang et al. 2020, Score-CAM,
-            section 4.3). NaN for degenerate maps.
+            section 4.3). NaN for empty maps.
     area    the mask's share of the image: the energy of a uniform map.
     hit     share of the maxima inside: 1 or 0 for a single one (pointing game: Zhang et al. 2018, IJCV 126:1084,
             without its tolerance of 15 pixels), in between for tied ones. Chance is the area. NaN for
-            degenerate maps.
+            empty maps.
 
     Raises
     ------
@@ -63,45 +63,45 @@ def inside(
 
 
 def region_table(
-    transfer: np.ndarray,
-    fine_tuned: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
     regions: Mapping[str, np.ndarray],
     *,
     size: int | tuple[int, int],
     relative_range: float = 1e-6,
 ) -> dict[str, np.ndarray]:
-    """Where the evidence of both stages lies, in every region.
+    """Where the evidence lies before and after, in every region.
 
     Parameters
     ----------
-    transfer, fine_tuned : arrays [n, h, w] and [n, h2, w2] of raw maps; row i of both is the same image.
+    before, after : arrays [n, h, w] and [n, h2, w2] of raw maps; row i of both is the same image.
     regions : masks by name, bool [n, H, W] at `size` each. Regions may overlap.
     size, relative_range : as for `inside`.
 
     Returns
     -------
     dict of float64 [n], for each region in order `<region>_<column>` for the columns `COLUMNS`: values of
-    `inside` for both stages, and energy_change = energy_fine_tuned - energy_transfer, in [-1, 1]. NaN as there;
-    energy_change where either stage's energy is.
+    `inside` before and after, and energy_change = energy_after - energy_before, in [-1, 1]. NaN as there;
+    energy_change where either energy is.
 
     Raises
     ------
-    InputError : as `inside`; on stacks of different lengths; on region names that are empty or would
+    InputError : as `inside`; on sets of different lengths; on region names that are empty or would
         overwrite the column of a drift metric.
     """
-    transfer, fine_tuned = np.asarray(transfer), np.asarray(fine_tuned)
+    before, after = np.asarray(before), np.asarray(after)
     for name in regions:
         _check_name(name)
-    before = _located(transfer, regions, size, relative_range)
-    after = _located(fine_tuned, regions, size, relative_range)
-    if len(transfer) != len(fine_tuned):  # also when there are no regions
+    located_before = _located(before, regions, size, relative_range)
+    located_after = _located(after, regions, size, relative_range)
+    if len(before) != len(after):  # also when there are no regions
         raise InputError(
-            f"region_table: {len(transfer)} transfer maps against {len(fine_tuned)} fine-tuned ones; "
+            f"region_table: {len(before)} maps before against {len(after)} after; "
             "join both by image id first, so that row i is the same image in both."
         )
     out = {}
     for name in regions:
-        (energy_t, hit_t, area), (energy_f, hit_f, _) = before[name], after[name]
+        (energy_t, hit_t, area), (energy_f, hit_f, _) = located_before[name], located_after[name]
         values = (area, energy_t, energy_f, energy_f - energy_t, hit_t, hit_f)
         out |= {f"{name}_{column}": value for column, value in zip(COLUMNS, values, strict=True)}
     return out
@@ -134,9 +134,9 @@ def summary(
     Returns
     -------
     A row per group and region (in order of appearance), none if the table has no regions. Columns: those of
-    `by`, then region; n_images, rows in which the region exists and neither map is degenerate (an image
+    `by`, then region; n_images, rows in which the region exists and neither map is empty (an image
     counts once a seed), over which everything else is taken, so that numbers of a row can be compared;
-    n_patients; area, energy_transfer, energy_fine_tuned, hit_transfer, hit_fine_tuned, the means over rows;
+    n_patients; area, energy_before, energy_after, hit_before, hit_after, the means over rows;
     energy_change, the mean over seeds of the mean over images, with its interval energy_change_ci_low and
     _ci_high: with one seed percentiles of a bootstrap over patients, with several over new trainings and new
     patients (`hypotheses.estimate`), NaN with fewer than two patients; direction of the evidence: "towards"
@@ -207,7 +207,7 @@ def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.nda
         raise InputError("regions: image_id must be a list in which no image occurs twice.")
     if not regions:
         raise InputError("regions: there is no region to save.")
-    stacks = []
+    checked = []
     for name, masks in regions.items():
         _check_name(name)
         masks = np.asarray(masks)
@@ -216,19 +216,19 @@ def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.nda
                 f"regions: masks of {name!r} must be bool [{len(ids)}, H, W], one per image, got {masks.dtype} "
                 f"{masks.shape}."
             )
-        if stacks and masks.shape != stacks[0].shape:
+        if checked and masks.shape != checked[0].shape:
             raise InputError(
-                f"regions: masks of {name!r} are {masks.shape}, others {stacks[0].shape}; bring all to one size."
+                f"regions: masks of {name!r} are {masks.shape}, others {checked[0].shape}; bring all to one size."
             )
-        stacks.append(masks)
-    pixels = stacks[0].shape[1] * stacks[0].shape[2]
-    packed = [np.packbits(masks.reshape(len(ids), pixels), axis=1) for masks in stacks]
+        checked.append(masks)
+    pixels = checked[0].shape[1] * checked[0].shape[2]
+    packed = [np.packbits(masks.reshape(len(ids), pixels), axis=1) for masks in checked]
     with open(path, "wb") as file:  # NumPy would append ".npz" to a name without it
         np.savez_compressed(
             file,
             image_id=ids,
             region=np.array(list(regions), str),
-            shape=np.array(stacks[0].shape[1:], np.int64),
+            shape=np.array(checked[0].shape[1:], np.int64),
             packed=np.stack(packed),
         )
 
@@ -259,8 +259,8 @@ def load(path: str | Path, image_id: Sequence[str] | None = None) -> tuple[np.nd
     if (rows < 0).any():
         raise InputError(f"{path}: has no masks of image {np.asarray(image_id)[rows < 0][0]}")
     masks = {}
-    for name, stack in zip(names.tolist(), packed, strict=True):
-        bits = np.unpackbits(stack[rows], axis=1, count=height * width).view(bool)
+    for name, map_set in zip(names.tolist(), packed, strict=True):
+        bits = np.unpackbits(map_set[rows], axis=1, count=height * width).view(bool)
         masks[name] = bits.reshape(len(rows), height, width)
     return ids[rows], masks
 
@@ -273,17 +273,17 @@ def _located(
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """energy, hit and area (see `inside`) of every region; each map is prepared once for all of them."""
     maps = np.asarray(maps)
-    usable = np.flatnonzero(~degenerate(maps, relative_range=relative_range))
+    usable = np.flatnonzero(~is_empty(maps, relative_range=relative_range))
     expected = (len(maps), *upsample(maps[:0], size).shape[1:])  # also checks the size
-    masks = {name: np.asarray(stack) for name, stack in regions.items()}
+    masks = {name: np.asarray(mask) for name, mask in regions.items()}
     out = {}
-    for name, stack in masks.items():
-        if stack.dtype != bool or stack.shape != expected:
+    for name, mask in masks.items():
+        if mask.dtype != bool or mask.shape != expected:
             raise InputError(
                 f"region {name!r}: expected bool masks {expected}, one per map at the scored size, got "
-                f"{stack.dtype} {stack.shape}."
+                f"{mask.dtype} {mask.shape}."
             )
-        area = stack.mean((1, 2))
+        area = mask.mean((1, 2))
         area[area == 0] = np.nan
         out[name] = (np.full(len(maps), np.nan), np.full(len(maps), np.nan), area)
     for start in range(0, len(usable), _CHUNK):

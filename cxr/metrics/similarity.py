@@ -1,6 +1,6 @@
-"""How far two stacks of attribution maps lie apart: one value per image and metric. Pure NumPy.
+"""How far two sets of attribution maps lie apart: one value per image and metric. Pure NumPy.
 
-A map of either stage is brought to the image grid by one fixed pipeline (`prepare`): min-max at its own
+A map of either checkpoint is brought to the image grid by one fixed pipeline (`prepare`): min-max at its own
 grid, half-pixel bilinear to the image grid, min-max again. Both steps are affine, so the result is that of
 upsampling the raw map, but a map's minimum stays exactly 0 whatever the raw scale and offset were, and the
 many equal zeros that a ReLU leaves stay tied (rounding would otherwise rank them at random).
@@ -11,7 +11,7 @@ at every q, the rank correlation, the Gini coefficient and the top-10 % energy; 
 Coordinates are those of pixel centres, (row, column) from (0, 0) to (H - 1, W - 1); distances are divided by
 the image diagonal sqrt(H^2 + W^2), so that they do not depend on the resolution and stay under 1.
 
-Rows of the two stacks are pairs: join by image id before calling. They are scored in threads (`in_parts`), each
+Rows of the two sets are pairs: join by image id before calling. They are scored in threads (`in_parts`), each
 image by itself, so that no value depends on their number.
 """
 
@@ -40,8 +40,8 @@ _SHARES = (0.05, 0.1, 0.2, 0.3)  # q of the overlaps
 class Metric:
     """What a reader of a value needs: its name, axis label, value for identical maps and direction.
 
-    `identical` is the value of two identical maps. `signed` metrics are fine-tuned minus transfer and flip
-    sign when the stages are swapped; all others are symmetric. `higher_is_more_stable` is None where
+    `identical` is the value of two identical maps. `signed` metrics are after minus before and flip
+    sign when the two are swapped; all others are symmetric. `higher_is_more_stable` is None where
     neither direction means stability (signed changes). `bounds`: no value lies beyond.
     """
 
@@ -58,21 +58,21 @@ METRICS: dict[str, Metric] = {
     for m in (
         Metric("centroid_shift", 0.0, False, "Centroid shift (fraction of the image diagonal)", False),
         Metric("peak_shift", 0.0, False, "Peak shift (fraction of the image diagonal)", False),
-        Metric("iou05", 1.0, False, "IoU of the top 5 % area", True),
-        Metric("iou10", 1.0, False, "IoU of the top 10 % area", True),
-        Metric("iou20", 1.0, False, "IoU of the top 20 % area", True),
-        Metric("iou30", 1.0, False, "IoU of the top 30 % area", True),
+        Metric("overlap_q05", 1.0, False, "Overlap of the top 5 % area (IoU)", True),
+        Metric("overlap_q10", 1.0, False, "Overlap of the top 10 % area (IoU)", True),
+        Metric("overlap", 1.0, False, "Overlap of the top 20 % area (IoU)", True),
+        Metric("overlap_q30", 1.0, False, "Overlap of the top 30 % area (IoU)", True),
         Metric("soft_iou", 1.0, False, "Soft IoU (sum of minima / sum of maxima)", True),
         Metric("pearson", 1.0, False, "Pearson correlation", True, (-1, 1)),
         Metric("spearman", 1.0, False, "Spearman rank correlation", True, (-1, 1)),
         Metric("ssim", 1.0, False, "SSIM", True, (-1, 1)),
-        Metric("gini_change", 0.0, True, "Change in Gini coefficient (fine-tuned - transfer)", None, (-1, 1)),
-        Metric("entropy_change", 0.0, True, "Change in normalised entropy (fine-tuned - transfer)", None, (-1, 1)),
+        Metric("gini_change", 0.0, True, "Change in Gini coefficient (after - before)", None, (-1, 1)),
+        Metric("entropy_change", 0.0, True, "Change in normalised entropy (after - before)", None, (-1, 1)),
         Metric(
             "top10_energy_change",
             0.0,
             True,
-            "Change in top-10 % energy share (fine-tuned - transfer)",
+            "Change in top-10 % energy share (after - before)",
             None,
             (-1.0, 1.0),
         ),
@@ -99,7 +99,7 @@ def upsample(maps: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     ------
     InputError : on other shapes, and on downsampling, which bilinear sampling would alias.
     """
-    maps = _stack(maps, "maps")
+    maps = _checked_maps(maps, "maps")
     height, width = _size(size)
     h, w = maps.shape[1:]
     if height < h or width < w:
@@ -126,7 +126,7 @@ def normalise(maps: np.ndarray) -> np.ndarray:
     float32 [n, h, w]; every map has minimum 0 and maximum 1 exactly. A map of zero range, or with a value
     that is not finite, has no such form and comes out all NaN.
     """
-    maps = _stack(maps, "maps")
+    maps = _checked_maps(maps, "maps")
     out = np.empty(maps.shape, np.float32)
     for i in range(len(maps)):  # as in `upsample`
         low, spread = (part[0] for part in _low_and_range(maps[i : i + 1]))
@@ -140,12 +140,12 @@ def normalise(maps: np.ndarray) -> np.ndarray:
     return out
 
 
-def degenerate(maps: np.ndarray, *, relative_range: float = 1e-6) -> np.ndarray:
+def is_empty(maps: np.ndarray, *, relative_range: float = 1e-6) -> np.ndarray:
     """Which maps say nothing: constant (all zero above all), not finite, or next to constant.
 
-    Next to constant means a range (maximum minus minimum) below `relative_range` times the stack's median
-    range, where the median is over the finite maps of non-zero range: a stack in which most maps vanished
-    must not thereby lower the bar to zero. It is a property of the stack: pass all maps of a cell at once.
+    Next to constant means a range (maximum minus minimum) below `relative_range` times the set's median
+    range, where the median is over the finite maps of non-zero range: a set in which most maps vanished
+    must not thereby lower the bar to zero. It is a property of the set: pass all maps of a cell at once.
 
     Parameters
     ----------
@@ -154,11 +154,11 @@ def degenerate(maps: np.ndarray, *, relative_range: float = 1e-6) -> np.ndarray:
 
     Returns
     -------
-    bool [n], True for degenerate maps.
+    bool [n], True for empty maps.
     """
     if not relative_range >= 0:
-        raise InputError(f"degenerate: relative_range must be 0 or more, got {relative_range}.")
-    _, spread = _low_and_range(_stack(maps, "maps"))
+        raise InputError(f"is_empty: relative_range must be 0 or more, got {relative_range}.")
+    _, spread = _low_and_range(_checked_maps(maps, "maps"))
     alive = np.isfinite(spread) & (spread > 0)
     if not alive.any():
         return ~alive
@@ -169,14 +169,14 @@ def prepare(maps: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Raw maps [n, h, w] to scored ones: float32 [n, H, W] in [0, 1], NaN where constant or not finite.
 
     Samples at most one input pixel apart determine a bilinear surface, so only a constant map comes out
-    constant: what `degenerate` says of the raw map holds for the prepared one.
+    constant: what `is_empty` says of the raw map holds for the prepared one.
     """
     return normalise(upsample(normalise(maps), size))
 
 
 def compare_maps(
-    transfer: np.ndarray,
-    fine_tuned: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
     *,
     size: int | tuple[int, int],
     names: Iterable[str] | None = None,
@@ -188,24 +188,24 @@ def compare_maps(
 
     Parameters
     ----------
-    transfer, fine_tuned : arrays [n, h, w] and [n, h2, w2] of raw maps; row i of both is the same image and
+    before, after : arrays [n, h, w] and [n, h2, w2] of raw maps; row i of both is the same image and
         class. The grids may differ.
     size : the image grid on which maps are compared, one integer or (H, W); at least as large as either grid,
         and at least 7 for SSIM, whose window is 7x7.
     names : the metrics wanted, default all of `METRICS`; what others alone need is then not computed.
-    relative_range : see `degenerate`, which is applied to each stack.
+    relative_range : see `is_empty`, which is applied to each set.
     workers : images scored at a time, see `in_parts`. A few MB of memory each, whatever n; no value depends on it.
     rows : int [m], the pairs wanted, by row number; default all. Their values are those that they have among all:
-        the others tell what is degenerate.
+        the others tell what is empty.
 
     Returns
     -------
-    dict of float64 [m] per metric, in the order of `METRICS`, NaN where either map is degenerate, and
-    "degenerate_transfer" and "degenerate_fine_tuned", bool [m]; in the order of `rows`.
+    dict of float64 [m] per metric, in the order of `METRICS`, NaN where either map is empty, and
+    "empty_before" and "empty_after", bool [m]; in the order of `rows`.
 
     Raises
     ------
-    InputError : on stacks of other shapes or different lengths, unknown names, or a size too small.
+    InputError : on sets of other shapes or different lengths, unknown names, or a size too small.
 
     Notes
     -----
@@ -214,8 +214,8 @@ def compare_maps(
     centroid_shift   distance of the intensity-weighted centroids / diagonal.
     peak_shift       distance of the maxima / diagonal; a tie of several pixels counts at their mean position
                      (a maximum in a corner is a plateau after upsampling; its mean treats all corners alike).
-    iou05 ... iou30  I / (2k - I), where I counts pixels in both top-k sets and k = max(1, round(q N)), halves
-                     to the even side; among equal values the lower row-major pixel index enters first.
+    overlap, overlap_q05, ...  I / (2k - I), where I counts pixels in both top-k sets and k = max(1, round(q N)),
+                     halves to the even side; among equal values the lower row-major pixel index enters first.
     soft_iou         sum min(T, F) / sum max(T, F).
     pearson          over the N pixels.
     spearman         Pearson of ranks, ties at their average rank.
@@ -225,10 +225,10 @@ def compare_maps(
     entropy_change   Shannon entropy of the map divided by its sum, over log N: 1 uniform, 0 one pixel.
     top10_energy_change  share of the sum in the top-k pixels for q = 0.1.
     """
-    transfer, fine_tuned = _stack(transfer, "transfer"), _stack(fine_tuned, "fine_tuned")
-    if len(transfer) != len(fine_tuned):
+    before, after = _checked_maps(before, "before"), _checked_maps(after, "after")
+    if len(before) != len(after):
         raise InputError(
-            f"compare_maps: {len(transfer)} transfer maps against {len(fine_tuned)} fine-tuned ones; "
+            f"compare_maps: {len(before)} maps before against {len(after)} after; "
             "join both by image id first, so that row i is the same image in both."
         )
     wanted = _wanted(names)
@@ -238,22 +238,22 @@ def compare_maps(
             f"compare_maps: size {size[0]}x{size[1]} is smaller than SSIM's window, "
             f"{SSIM_WINDOW}x{SSIM_WINDOW}; ask for a larger size, or leave 'ssim' out of names."
         )
-    for maps in (transfer, fine_tuned):  # also for stacks too bad to be scored
+    for maps in (before, after):  # also for sets too bad to be scored
         upsample(maps[:0], size)
 
     flags = {
-        "degenerate_transfer": degenerate(transfer, relative_range=relative_range),
-        "degenerate_fine_tuned": degenerate(fine_tuned, relative_range=relative_range),
+        "empty_before": is_empty(before, relative_range=relative_range),
+        "empty_after": is_empty(after, relative_range=relative_range),
     }
-    rows = np.arange(len(transfer)) if rows is None else np.asarray(rows, int)
+    rows = np.arange(len(before)) if rows is None else np.asarray(rows, int)
     flags = {name: flag[rows] for name, flag in flags.items()}
-    usable = np.flatnonzero(~(flags["degenerate_transfer"] | flags["degenerate_fine_tuned"]))
+    usable = np.flatnonzero(~(flags["empty_before"] | flags["empty_after"]))
     values = {name: np.full(len(rows), np.nan) for name in wanted}
 
     def fill(part: np.ndarray) -> None:
         for at in part.tolist():
             i = rows[at]
-            pair = (Features(prepare(maps[i : i + 1], size)[0]) for maps in (transfer, fine_tuned))
+            pair = (Features(prepare(maps[i : i + 1], size)[0]) for maps in (before, after))
             for name, value in score(*pair, wanted).items():
                 values[name][at] = value
 
@@ -292,8 +292,8 @@ def in_parts(work: Callable[[np.ndarray], None], rows: np.ndarray, workers: int 
 class Features:
     """What the metrics need of one prepared map (`prepare`), each computed once and on demand.
 
-    Kept apart from the comparison so that a map compared with several others (another stage, another image
-    of its class, another seed) is sorted and filtered once.
+    Kept apart from the comparison so that a map compared with several others (of the other checkpoint, of another
+    image of its class, of another seed) is sorted and filtered once.
     """
 
     def __init__(self, prepared: np.ndarray):
@@ -400,13 +400,13 @@ class Features:
         return float(self.descending[: top_count(0.1, self.pixels)].sum() / self.total)
 
 
-def score(transfer: Features, fine_tuned: Features, names: Iterable[str] | None = None) -> dict[str, float]:
+def score(before: Features, after: Features, names: Iterable[str] | None = None) -> dict[str, float]:
     """The metrics `names` (default all) of one pair of maps of the same size; see `compare_maps`."""
-    if transfer.shape != fine_tuned.shape:
+    if before.shape != after.shape:
         raise InputError(
-            f"score: maps of {transfer.shape} and {fine_tuned.shape} cannot be compared; prepare both at one size."
+            f"score: maps of {before.shape} and {after.shape} cannot be compared; prepare both at one size."
         )
-    return {name: float(_SCORES[name](transfer, fine_tuned)) for name in _wanted(names)}
+    return {name: float(_SCORES[name](before, after)) for name in _wanted(names)}
 
 
 def top_count(q: float, pixels: int) -> int:
@@ -454,10 +454,10 @@ def _ssim(t: Features, f: Features) -> float:
 _SCORES: dict[str, Callable[[Features, Features], float]] = {
     "centroid_shift": lambda t, f: _distance(t.centroid, f.centroid, t.shape),
     "peak_shift": lambda t, f: _distance(t.peak, f.peak, t.shape),
-    "iou05": lambda t, f: _top_iou(t, f, 0.05),
-    "iou10": lambda t, f: _top_iou(t, f, 0.10),
-    "iou20": lambda t, f: _top_iou(t, f, 0.20),
-    "iou30": lambda t, f: _top_iou(t, f, 0.30),
+    "overlap_q05": lambda t, f: _top_iou(t, f, 0.05),
+    "overlap_q10": lambda t, f: _top_iou(t, f, 0.10),
+    "overlap": lambda t, f: _top_iou(t, f, 0.20),
+    "overlap_q30": lambda t, f: _top_iou(t, f, 0.30),
     "soft_iou": _soft_iou,
     "pearson": lambda t, f: _correlation(t.centred, f.centred),
     "spearman": lambda t, f: _correlation(t.centred_ranks, f.centred_ranks),
@@ -531,10 +531,10 @@ def _low_and_range(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, spread
 
 
-def _stack(maps: np.ndarray, name: str) -> np.ndarray:
+def _checked_maps(maps: np.ndarray, name: str) -> np.ndarray:
     maps = np.asarray(maps)
     if maps.ndim != 3 or 0 in maps.shape[1:]:
-        raise InputError(f"{name}: expected a stack of maps [n, h, w], got an array of shape {maps.shape}.")
+        raise InputError(f"{name}: expected a set of maps [n, h, w], got an array of shape {maps.shape}.")
     if maps.dtype.kind not in "fiub":
         raise InputError(f"{name}: expected real numbers, got dtype {maps.dtype}.")
     return maps

@@ -1,5 +1,5 @@
-"""Architectures: the paper's three and their compact kin, every other classifier of keras.applications, and the
-user's own; their preprocessing, target layers and weights.
+"""Architectures: the paper's three and their compact networks, every other classifier of keras.applications, and
+the user's own; their preprocessing, target layers and weights.
 
 A model is one flat functional graph from grey values in [0, 255], shape [n, side, side, 1], to class
 probabilities: preprocessing, the backbone's own layers, `pool`, `dropout`, `logits`, `probabilities`. Any of its
@@ -547,8 +547,8 @@ def _load_application(model: keras.Model, path: Path) -> None:
     other = graph.adapt(network, preprocessing=model.name, classes=n_classes)
     # in order: Keras numbers some layers by a global counter, and this is not the first network
     mine, theirs = ([layer for layer in backbone(one).layers if layer.weights] for one in (model, other))
-    for layer, twin in zip(mine, theirs, strict=True):
-        layer.set_weights(twin.get_weights())
+    for layer, other in zip(mine, theirs, strict=True):
+        layer.set_weights(other.get_weights())
 
 
 def _imagenet(architecture: str, weights: architectures.Weights | None) -> Path:

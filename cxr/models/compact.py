@@ -1,4 +1,5 @@
-"""Compact kin of the three networks: the same blocks, layer names and strides, about a million parameters.
+"""Compact networks after the three of the paper: the same blocks, layer names and strides, about a million
+parameters.
 
 They exist so that a whole study, with several seeds, takes minutes on a CPU. Each takes one grey channel and, with
 'same' padding throughout, has a feature map of side / 16 (`penultimate`) and one of side / 32 (`final`).

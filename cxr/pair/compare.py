@@ -1,9 +1,9 @@
-"""Two models of the user's own: files, images, the class explained, maps, drift and its reference levels.
+"""Two models of the user's own: files, images, the class explained, maps, drift and its baselines.
 
-A, the model before, stands where a study has the transfer checkpoint, and B, the model after, where it has the
-fine-tuned one, under the same names of columns and metrics: `iou20_median`, `auc_macro_transfer` (A's),
-`degenerate_fine_tuned` (B's), ... Further models that differ from A or from B by their training's seed alone give
-the reference levels `floor` and `refit`. What is measured, and how, is what `3_score` does.
+A is the model before and B the model after, under the names of columns and metrics that a study has:
+`overlap_median`, `auc_macro_before` (A's), `empty_after` (B's), ... More models that differ from A or from B by
+their training's seed alone give the baselines `two_heads` and `two_seeds`. What is measured, and how, is what
+`3_score` does.
 
 TensorFlow is imported where a model is loaded: files, images and gates are checked before.
 """
@@ -35,15 +35,15 @@ from cxr.report import methods as report_methods
 if TYPE_CHECKING:
     import keras
 
-STAGES = {"A": "transfer", "B": "fine_tuned"}
-LEVELS = {"A": "floor", "B": "refit"}
-"""The reference level that further models give, by the model that they are like."""
-PRIMARY = "iou20"
+CHECKPOINTS = {"A": "before", "B": "after"}
+LEVELS = {"A": "two_heads", "B": "two_seeds"}
+"""The baseline that more models give, by the model that they are like."""
+PRIMARY = "overlap"
 _SHOWN_LEVELS = {
     "chance": "chance",
-    "shuffled": "other patient",
-    "floor": "other seed of A",
-    "refit": "other seed of B",
+    "two_patients": "two patients",
+    "two_heads": "two seeds of A",
+    "two_seeds": "two seeds of B",
 }
 
 
@@ -129,7 +129,7 @@ def _check_file(name: str, path: str) -> None:
 
 def label(files: Mapping[str, str]) -> str:
     """The name of the pair: that of its files, with their folders where they have the same name."""
-    paths = [Path(files[name]) for name in STAGES]
+    paths = [Path(files[name]) for name in CHECKPOINTS]
     names = [path.stem for path in paths]
     if names[0] == names[1]:
         names = [f"{path.absolute().parent.name}/{path.stem}" for path in paths]
@@ -223,13 +223,13 @@ def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]
         shapes = [[weight.shape for weight in one.network.get_weights()] for one in (like, model)]
         if shapes[0] != shapes[1] or like.layer != model.layer or like.size != model.size:
             raise InputError(
-                f"model {name} ({model.path}) is of another structure than {name[0]} ({like.path}): a noise floor "
-                "comes from a training that differs by its seed alone"
+                f"model {name} ({model.path}) is of another structure than {name[0]} ({like.path}): a baseline of "
+                "two seeds comes from a training that differs by its seed alone"
             )
         if _same_weights(like, model):
             raise InputError(
-                f"model {name} ({model.path}) has the weights of {name[0]} ({like.path}): a noise floor comes "
-                "from another training"
+                f"model {name} ({model.path}) has the weights of {name[0]} ({like.path}): a baseline of "
+                "two seeds comes from another training"
             )
     if a.network.adapted.multi_label or b.network.adapted.multi_label:
         notes.append(
@@ -324,9 +324,9 @@ def class_names(settings: DriftParams, manifest: pd.DataFrame, outputs: int | No
 
 def predictions(manifest: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """`cxr.training.stages.prediction_table`, without TensorFlow."""
-    from cxr.training import stages
+    from cxr.training import checkpoints
 
-    return stages.prediction_table(manifest, probabilities, list(classes))
+    return checkpoints.prediction_table(manifest, probabilities, list(classes))
 
 
 def measured(
@@ -341,13 +341,13 @@ def measured(
         return {}
     labels = loading.class_index(manifest["label"], classes)
     found = {}
-    for name, stage in STAGES.items():
+    for name, checkpoint in CHECKPOINTS.items():
         p = probabilities[name]
         if len(set(labels.tolist())) == len(classes) and not (np.abs(p.sum(axis=1) - 1) > 1e-2).any():
             values = classification.performance(labels, p, list(classes))
         else:
             values = {"accuracy": float((p.argmax(axis=1) == labels).mean())}
-        found |= {f"{metric}_{stage}": value for metric, value in values.items()}
+        found |= {f"{metric}_{checkpoint}": value for metric, value in values.items()}
     return found
 
 
@@ -357,7 +357,7 @@ def doubts(manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], clas
         return []
     labels = loading.class_index(manifest["label"], classes)
     one = np.eye(len(classes))
-    tables = [one[labels].T @ one[probabilities[name].argmax(axis=1)] for name in STAGES]  # true class, predicted
+    tables = [one[labels].T @ one[probabilities[name].argmax(axis=1)] for name in CHECKPOINTS]  # true, predicted
     accuracy = [float(np.trace(table) / len(labels)) for table in tables]
     chance = 1 / len(classes)
     if max(accuracy) > chance:
@@ -398,7 +398,7 @@ def select(
         raise InputError("explain: the true class is not known, as there are no labels: use predicted")
     explain = {"auto": "true" if labelled else "predicted"}.get(explain, explain)
     images = {"auto": "correct" if labelled else "all"}.get(images, images)
-    tables = {name: predictions(manifest, probabilities[name], classes) for name in STAGES}
+    tables = {name: predictions(manifest, probabilities[name], classes) for name in CHECKPOINTS}
     predicted = {"predicted": tables["B"]["predicted"], "predicted_a": tables["A"]["predicted"]}
     if not labelled:
         for table in tables.values():
@@ -424,55 +424,56 @@ def select(
 
 
 def score(
-    stacks: Mapping[str, np.ndarray],
+    map_sets: Mapping[str, np.ndarray],
     chosen: pd.DataFrame,
     classes: Sequence[str],
     settings: DriftParams,
     *,
     size: int,
 ) -> dict[str, np.ndarray]:
-    """Every metric of every image that counts, with its reference levels, as `3_score` computes them.
+    """Every metric of every image that counts, with its baselines, as `3_score` computes them.
 
     Args:
-        stacks: raw maps float32 [n, h, w] of each model by one method, row by row the images of `chosen`.
+        map_sets: raw maps float32 [n, h, w] of each model by one method, row by row the images of `chosen`.
         chosen: `select`. size: the image grid.
 
-    Returns: `similarity.compare_maps` and `baselines.reference_levels` of A and B over the images that count,
-        `<metric>_floor` where there are models like A, `<metric>_refit` where there are models like B.
+    Returns: `similarity.compare_maps` and `baselines.baselines` of A and B over the images that count,
+        `<metric>_two_heads` where there are models like A, `<metric>_two_seeds` where there are models like B.
     """
     counts = chosen["scored"].to_numpy()
     progress(f"scoring {counts.sum()} pairs of maps")
     # all images are compared, since an empty map shows beside all others
     values = {
-        key: value[counts] for key, value in similarity.compare_maps(stacks["A"], stacks["B"], size=size).items()
+        key: value[counts]
+        for key, value in similarity.compare_maps(map_sets["A"], map_sets["B"], size=size).items()
     }
-    scored = {name: stack[counts] for name, stack in stacks.items()}
-    values |= baselines.reference_levels(
+    scored = {name: map_set[counts] for name, map_set in map_sets.items()}
+    values |= baselines.baselines(
         scored["A"],
         scored["B"],
         loading.class_index(chosen.loc[counts, "explained"], classes),
         chosen.loc[counts, "patient_id"].to_numpy(),
         size=size,
-        draws=settings.reference_draws,
+        draws=settings.baseline_draws,
         rng_seed=settings.seed,
     )
     for name, level in LEVELS.items():
-        others = [stack for key, stack in scored.items() if key != name and key.startswith(name)]
+        others = [map_set for key, map_set in scored.items() if key != name and key.startswith(name)]
         if others:
-            floor = baselines.floor(scored[name], others, size=size)
-            values |= {key.replace("_floor", f"_{level}"): value for key, value in floor.items()}
+            two_heads = baselines.floor(scored[name], others, size=size)
+            values |= {key.replace("_two_heads", f"_{level}"): value for key, value in two_heads.items()}
     return values
 
 
 def summarise(table: pd.DataFrame, settings: DriftParams) -> dict[str, float]:
-    """`comparison.summarise` of one method's table, and, with models like B, `<metric>_retained_of_refit` as
-    `cxr.report.comparison.pooled` has it: what is retained of what another training retains."""
+    """`comparison.summarise` of one method's table, and, with models like B, `<metric>_share_of_two_seeds` as
+    `cxr.report.comparison.pooled` has it: what is corrected of what another training retains."""
     options = {"level": settings.level, "n_boot": settings.n_boot, "rng_seed": settings.seed}
     found = comparison.summarise(table, **options)
     for name in similarity.METRICS:
-        if f"{name}_refit_median" in found and f"{name}_retained" in found:
-            levels = (found[f"{name}_{level}_median"] for level in ("shuffled", "refit"))
-            found[f"{name}_retained_of_refit"] = float(baselines.retained(found[f"{name}_median"], *levels))
+        if f"{name}_two_seeds_median" in found and f"{name}_corrected_median" in found:
+            levels = (found[f"{name}_{level}_median"] for level in ("two_patients", "two_seeds"))
+            found[f"{name}_share_of_two_seeds"] = float(baselines.corrected(found[f"{name}_median"], *levels))
     return found
 
 
@@ -487,18 +488,18 @@ def metrics(summaries: Mapping[str, Mapping[str, float]], performances: Mapping[
 
 def metric_names(settings: DriftParams, manifest: pd.DataFrame) -> list[str]:
     """The names that `metrics` will have, before anything is computed: by the same functions, on two images."""
-    further = {"A": settings.like_a, "B": settings.like_b}
-    levels = ["chance", "shuffled", *(level for name, level in LEVELS.items() if further[name])]
+    like = {"A": settings.like_a, "B": settings.like_b}
+    levels = ["chance", "two_patients", *(level for name, level in LEVELS.items() if like[name])]
     columns = [
         name for metric in similarity.METRICS for name in (metric, *(f"{metric}_{level}" for level in levels))
     ]
     table = pd.DataFrame({name: [0.5, 0.5] for name in columns}).assign(
-        image_id=["0", "1"], patient_id=["0", "1"], seed=0, degenerate_transfer=False, degenerate_fine_tuned=False
+        image_id=["0", "1"], patient_id=["0", "1"], seed=0, empty_before=False, empty_after=False
     )
     summary = summarise(table, settings.model_copy(update={"n_boot": 100}))
     classes = class_names(settings, manifest)
     uniform = np.full((len(manifest), len(classes)), 1 / max(1, len(classes)))
-    performances = measured(manifest, dict.fromkeys(STAGES, uniform), classes)
+    performances = measured(manifest, dict.fromkeys(CHECKPOINTS, uniform), classes)
     return list(metrics(dict.fromkeys(settings.method, summary), performances))
 
 
@@ -506,8 +507,8 @@ def metric_names(settings: DriftParams, manifest: pd.DataFrame) -> list[str]:
 
 
 def overview(summary: Mapping[str, float]) -> pd.DataFrame:
-    """A row a metric: metric, its median with interval, its value for identical maps, the medians of the reference
-    levels that there are, and what is retained."""
+    """A row a metric: metric, its median with interval, its value for identical maps, the medians of the
+    baselines that there are, and the corrected median."""
     levels = {name: level for level, name in _SHOWN_LEVELS.items() if f"{PRIMARY}_{level}_median" in summary}
     return pd.DataFrame(
         [
@@ -516,7 +517,7 @@ def overview(summary: Mapping[str, float]) -> pd.DataFrame:
                 **{f"value_{part}": summary[f"{name}_{part}"] for part in ("median", "ci_low", "ci_high")},
                 "identical": metric.identical,
                 **{shown: summary[f"{name}_{level}_median"] for shown, level in levels.items()},
-                "retained": summary.get(f"{name}_retained", np.nan),
+                "corrected": summary.get(f"{name}_corrected_median", np.nan),
             }
             for name, metric in similarity.METRICS.items()
         ]
@@ -538,9 +539,9 @@ def text(
     lines = []
     for name, model in models.items():
         known = [
-            f"{words} {performances[f'{metric}_{STAGES[name]}']:.3f}"
+            f"{words} {performances[f'{metric}_{CHECKPOINTS[name]}']:.3f}"
             for metric, words in (("accuracy", "accuracy"), ("auc_macro", "AUC"))
-            if name in STAGES and f"{metric}_{STAGES[name]}" in performances
+            if name in CHECKPOINTS and f"{metric}_{CHECKPOINTS[name]}" in performances
         ]
         adapted = model.network.adapted
         known += [f"{model.size} px, preprocessing {adapted.preprocessing}: {adapted.preprocessing_why}"]
@@ -552,11 +553,11 @@ def text(
         a, b = models["A"], models["B"]
         where = f"{a.layer} ({a.grid})" + ("" if a.layer == b.layer else f" and {b.layer} ({b.grid})")
         lines += ["", f"{METHOD_LABELS[method]} at {where}", tables.text(shown)]
-        empty = [f"{name} {summary[f'n_degenerate_{stage}']:.0f}" for name, stage in STAGES.items()]
-        lines.append(f"degenerate maps, in no median: {summary['n_degenerate']:.0f} images ({', '.join(empty)})")
+        empty = [f"{name} {summary[f'n_empty_{checkpoint}']:.0f}" for name, checkpoint in CHECKPOINTS.items()]
+        lines.append(f"empty maps (excluded from medians): {summary['n_empty']:.0f} images ({', '.join(empty)})")
     missing = [
-        f"no level '{_SHOWN_LEVELS[level]}': a model that differs from {model} by its training's seed alone gives "
-        f"it (--like-{model.lower()} {model}2.keras)"
+        f"no baseline '{_SHOWN_LEVELS[level]}': a model that differs from {model} by its training's seed alone "
+        f"gives it (--like-{model.lower()} {model}2.keras)"
         for model, level in LEVELS.items()
         if f"{model}2" not in models
     ]
@@ -578,12 +579,12 @@ def _which_images(chosen: pd.DataFrame, settings: DriftParams) -> str:
 
 
 def panels(
-    table: pd.DataFrame, pixels: np.ndarray, stacks: Mapping[str, np.ndarray], chosen: pd.DataFrame
+    table: pd.DataFrame, pixels: np.ndarray, map_sets: Mapping[str, np.ndarray], chosen: pd.DataFrame
 ) -> list[dict]:
     """What `figures.examples` draws of one method: the images with the least, the median and the most drift.
 
     Args:
-        table: the method's per-image rows. pixels: uint8 [n, side, side], stacks: raw maps by model, both row by
+        table: the method's per-image rows. pixels: uint8 [n, side, side], map_sets: raw maps by model, both row by
             row the images of `chosen` (`select`).
     """
     from cxr.report.figures import METHOD_LABELS
@@ -592,5 +593,5 @@ def panels(
     rows = pd.Index(chosen["image_id"]).get_indexer(found["image_id"])
     if not len(rows):
         return []
-    stacks = {name: stacks[name][rows] for name in STAGES}
-    return report_methods.panels(found, pixels[rows], stacks["A"], stacks["B"], metric=PRIMARY)
+    map_sets = {name: map_sets[name][rows] for name in CHECKPOINTS}
+    return report_methods.panels(found, pixels[rows], map_sets["A"], map_sets["B"], metric=PRIMARY)

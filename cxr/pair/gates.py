@@ -1,4 +1,4 @@
-"""Gates: conditions on logged metrics, such as `iou20_median>=0.5`, that a CI passes or fails by."""
+"""Gates: conditions on logged metrics, such as `overlap_median>=0.5`, that a CI passes or fails by."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parse(text: str) -> Gate:
     found = _EXPRESSION.fullmatch(text)
     if found is None:
         hint = "" if re.search("[<>]", text) else ": in a shell, > and < need quotes around the whole"
-        raise InputError(f"gate '{text}': expected METRIC>=NUMBER (or >, <=, <), as 'iou20_median>=0.5'{hint}")
+        raise InputError(f"gate '{text}': expected METRIC>=NUMBER (or >, <=, <), as 'overlap_median>=0.5'{hint}")
     try:
         limit = float(found["limit"])
     except ValueError:
@@ -51,7 +51,9 @@ def check(gates: Collection[Gate], known: Collection[str]) -> None:
     for gate in gates:
         if gate.metric not in known:
             close = difflib.get_close_matches(gate.metric, known, n=4, cutoff=0.5)
-            some = close or [name for name in ("iou20_median", "iou20_retained", "n_degenerate") if name in known]
+            some = close or [
+                name for name in ("overlap_median", "overlap_corrected_median", "n_empty") if name in known
+            ]
             raise InputError(
                 f"gate '{gate}': no metric '{gate.metric}' is measured here: use {', '.join(some)}, or another of "
                 f"the {len(known)} that a run logs (docs/drift.md)"

@@ -19,37 +19,37 @@ from cxr.metrics.similarity import METRICS, compare_maps
 from cxr.statistics import bootstrap, hypotheses
 
 if TYPE_CHECKING:
-    from cxr.attribution.maps import MapStack
+    from cxr.attribution.maps import MapSet
     from cxr.tracking import RunInfo
 
 CELL = ["architecture", "method"]
 # What a study prints; `cxr.core.tables.HEADINGS` says how it heads it.
 HEADLINE = (
-    "auc_macro_transfer",
-    "auc_macro_fine_tuned",
+    "auc_macro_before",
+    "auc_macro_after",
     "centroid_shift_median",
-    "iou20_median",
-    "iou20_ci_low",
-    "iou20_ci_high",
-    "iou20_shuffled_median",
-    "iou20_floor_median",
-    "iou20_refit_median",
-    "iou20_retained",
-    "iou20_retained_ci_low",
-    "iou20_retained_ci_high",
-    "iou20_retained_of_refit",
+    "overlap_median",
+    "overlap_ci_low",
+    "overlap_ci_high",
+    "overlap_two_patients_median",
+    "overlap_two_heads_median",
+    "overlap_two_seeds_median",
+    "overlap_corrected_median",
+    "overlap_corrected_ci_low",
+    "overlap_corrected_ci_high",
+    "overlap_share_of_two_seeds",
     "n_images",
-    "n_degenerate",
+    "n_empty",
     "map_check",
 )
 # Of these, what a single score run does not know.
-OF_SEVERAL_RUNS = frozenset({"iou20_refit_median", "iou20_retained_of_refit", "map_check"})
-# Reference levels of a metric, as suffixes of its name, and what each compares.
+OF_SEVERAL_RUNS = frozenset({"overlap_two_seeds_median", "overlap_share_of_two_seeds", "map_check"})
+# Baselines of a metric, as suffixes of its name, and what each compares.
 LEVELS = {
     "chance": "a map moved to a random position",
-    "shuffled": "same class, other patient",
-    "floor": "transfer heads that differ by seed alone",
-    "refit": "fine-tunings that differ by seed alone",
+    "two_patients": "two patients of one class",
+    "two_heads": "two transfer heads that differ by seed alone",
+    "two_seeds": "two fine-tuned checkpoints that differ by seed alone",
 }
 PARTS = ("median", "q25", "q75", "ci_low", "ci_high")
 
@@ -69,27 +69,27 @@ def summarise(
 ) -> dict[str, float]:
     """Summary of the per-image rows of one cell, of one seed or several.
 
-    For every metric of `similarity.METRICS`, and every reference level of it that is a column of `table`
-    (`<metric>_shuffled`, ...: `LEVELS`): `<name>_median` over images (with several seeds the mean of the seeds'
-    medians), `_q25`, `_q75` (over all rows), and `_ci_low`, `_ci_high`. For metrics that are 1 for identical maps
-    also the headline index `<metric>_retained` (`baselines.retained` of the medians of the metric and of its
-    shuffled level) with its interval.
+    For every metric of `similarity.METRICS`, and every baseline of it that is a column of `table`
+    (`<metric>_two_patients`, ...: `LEVELS`): `<name>_median` over images (with several seeds the mean of the
+    seeds' medians), `_q25`, `_q75` (over all rows), and `_ci_low`, `_ci_high`. For metrics that are 1 for
+    identical maps also the headline index `<metric>_corrected` (`baselines.corrected` of the medians of the
+    metric and of its shuffled level) with its interval.
 
     Intervals of one seed: percentiles of a bootstrap over patients, about these two checkpoints. Of several:
     over new trainings and new patients (`hypotheses.estimate`), as percentiles of so few seeds are too short.
     Intervals end where the metric's values do.
 
-    Counts: n_images, n_scored (neither map degenerate), n_degenerate, n_degenerate_transfer,
-    n_degenerate_fine_tuned, n_patients (of all images), n_seeds. Rows with a degenerate map count as images and
+    Counts: n_images, n_scored (neither map empty), n_empty, n_empty_before,
+    n_empty_after, n_patients (of all images), n_seeds. Rows with an empty map count as images and
     in no median.
     """
-    flags = table[["degenerate_transfer", "degenerate_fine_tuned"]]
+    flags = table[["empty_before", "empty_after"]]
     out = {
         "n_images": len(table),
         "n_scored": int((~flags.any(axis=1)).sum()),
-        "n_degenerate": int(flags.any(axis=1).sum()),
-        "n_degenerate_transfer": int(flags["degenerate_transfer"].sum()),
-        "n_degenerate_fine_tuned": int(flags["degenerate_fine_tuned"].sum()),
+        "n_empty": int(flags.any(axis=1).sum()),
+        "n_empty_before": int(flags["empty_before"].sum()),
+        "n_empty_after": int(flags["empty_after"].sum()),
         "n_patients": int(table["patient_id"].nunique()),
         "n_seeds": int(table["seed"].nunique()),
     }
@@ -116,19 +116,19 @@ def summarise(
             f"{name}_{part}": value for part, value in zip(("median", "ci_low", "ci_high"), found, strict=True)
         }
     for metric in wanted:
-        other = f"{metric}_shuffled"
+        other = f"{metric}_two_patients"
         if metric in METRICS and METRICS[metric].identical == 1 and other in table:
             own = [seed for seed in seeds if (metric, seed) in cells and (other, seed) in cells]
-            index = [baselines.retained(medians[metric, seed], medians[other, seed]) for seed in own]
+            index = [baselines.corrected(medians[metric, seed], medians[other, seed]) for seed in own]
             both = [draws[[(name, seed) for seed in own]].to_numpy() for name in (metric, other)] if own else None
-            found = np.clip(_located(index, baselines.retained(*both) if own else None, **options), None, 1)
-            names = (f"{metric}_retained{part}" for part in ("", "_ci_low", "_ci_high"))
+            found = np.clip(_located(index, baselines.corrected(*both) if own else None, **options), None, 1)
+            names = (f"{metric}_corrected_{part}" for part in ("median", "ci_low", "ci_high"))
             out |= dict(zip(names, found, strict=True))
     return out
 
 
 def _metric_of(name: str) -> str:
-    """The metric that a column of values, or of a reference level of it, is of."""
+    """The metric that a column of values, or of a baseline of it, is of."""
     return next(metric for metric in METRICS if name in (metric, *(f"{metric}_{key}" for key in LEVELS)))
 
 
@@ -148,7 +148,7 @@ def pooled(
     scores: pd.DataFrame,
     runs: pd.DataFrame,
     *,
-    refits: pd.DataFrame | None = None,
+    two_seeds: pd.DataFrame | None = None,
     level: float = 0.95,
     n_boot: int = 2000,
 ) -> pd.DataFrame:
@@ -156,14 +156,14 @@ def pooled(
 
     Args:
         scores: per-image rows of all score runs (`score_table`).
-        runs: one row a score run: architecture, method, seed, auc_macro_transfer, auc_macro_fine_tuned, faithful.
-        refits: `refit_table` of all cells; None or without rows of a cell: there is one seed only.
+        runs: one row a score run: architecture, method, seed, auc_macro_before, auc_macro_after, passes_checks.
+        two_seeds: `two_seeds_table` of all cells; None or without rows of a cell: there is one seed only.
 
-    Returns: architecture, method, seeds, the mean AUC of both stages over seeds, map_check ("all runs", "1 of 2
+    Returns: architecture, method, seeds, the mean AUC before and after over seeds, map_check ("all runs", "1 of 2
         runs", ...: in how many both maps passed the tests against the model; "not tested"), then `summarise`'s
-        columns and, for the metrics of `refits`, `<metric>_refit_<part>`, and `<metric>_retained_of_refit`: the
-        same index with the overlap of two fine-tunings, not of identical maps, as its 1 (above 1: the stages
-        differ less than two trainings do).
+        columns and, for the metrics of `two_seeds`, `<metric>_two_seeds_<part>`, and
+        `<metric>_share_of_two_seeds`: the same index with the overlap of two seeds, not of identical maps, as its
+        1 (above 1: the checkpoints differ less than two trainings do).
     """
     rows = []
     for (architecture, method), table in scores.groupby(CELL, sort=False):
@@ -172,38 +172,38 @@ def pooled(
             "architecture": architecture,
             "method": method,
             "seeds": own["seed"].nunique(),
-            "auc_macro_transfer": own["auc_macro_transfer"].mean(),
-            "auc_macro_fine_tuned": own["auc_macro_fine_tuned"].mean(),
-            "map_check": _map_check(own["faithful"]),
+            "auc_macro_before": own["auc_macro_before"].mean(),
+            "auc_macro_after": own["auc_macro_after"].mean(),
+            "map_check": _map_check(own["passes_checks"]),
             **summarise(table, level=level, n_boot=n_boot),
         }
-        if refits is not None and len(refits):
-            again = refits[(refits["architecture"] == architecture) & (refits["method"] == method)]
+        if two_seeds is not None and len(two_seeds):
+            again = two_seeds[(two_seeds["architecture"] == architecture) & (two_seeds["method"] == method)]
             for metric in [name for name in METRICS if name in again]:
                 values = bootstrap.summarise(
                     again[metric].to_numpy(float), again["patient_id"].to_numpy(), level=level, n_boot=n_boot
                 )
-                row |= {f"{metric}_refit_{part}": values[part] for part in PARTS}
-                if f"{metric}_retained" in row:
-                    levels = (row[f"{metric}_{name}_median"] for name in ("shuffled", "refit"))
-                    row[f"{metric}_retained_of_refit"] = float(
-                        baselines.retained(row[f"{metric}_median"], *levels)
+                row |= {f"{metric}_two_seeds_{part}": values[part] for part in PARTS}
+                if f"{metric}_corrected_median" in row:
+                    levels = (row[f"{metric}_{name}_median"] for name in ("two_patients", "two_seeds"))
+                    row[f"{metric}_share_of_two_seeds"] = float(
+                        baselines.corrected(row[f"{metric}_median"], *levels)
                     )
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _map_check(faithful: pd.Series) -> str:
-    """`faithful`: "True", "False" or "" (not tested), one a run."""
-    tested = faithful[faithful != ""]
+def _map_check(passes_checks: pd.Series) -> str:
+    """`passes_checks`: "True", "False" or "" (not tested), one a run."""
+    tested = passes_checks[passes_checks != ""]
     if tested.empty:
         return "not tested"
     passed = (tested == "True").sum()
-    return "all runs" if passed == len(faithful) else f"{passed} of {len(faithful)} runs"
+    return "all runs" if passed == len(passes_checks) else f"{passed} of {len(passes_checks)} runs"
 
 
-def refit_table(
-    stacks: Mapping[int, MapStack],
+def two_seeds_table(
+    map_sets: Mapping[int, MapSet],
     images: pd.DataFrame,
     *,
     architecture: str,
@@ -211,10 +211,10 @@ def refit_table(
     size: int,
     names: Sequence[str],
 ) -> pd.DataFrame:
-    """Drift between checkpoints of one stage that differ by their training seed alone, image by image.
+    """Drift between fine-tuned checkpoints that differ by their training seed alone, image by image.
 
     Args:
-        stacks: per seed, maps of that stage of one architecture by one method.
+        map_sets: per seed, maps after fine-tuning of one architecture by one method.
         images: image_id, patient_id, seed of the images that count under each seed.
         size: the image grid.
         names: metrics.
@@ -223,12 +223,12 @@ def refit_table(
         seeds and an image that counts under both. Every seed is compared with the next, and, from three on, the
         last with the first. Empty with one seed.
     """
-    seeds = sorted(stacks)
+    seeds = sorted(map_sets)
     pairs = list(zip(seeds, seeds[1:] + seeds[:1], strict=True))[: len(seeds) if len(seeds) > 2 else 1]
     tables = []
     for a, b in pairs if len(seeds) > 1 else []:
         both = images[images["seed"] == a].merge(images[images["seed"] == b], on=["image_id", "patient_id"])
-        first, second = (maps.take(stacks[seed], both["image_id"].to_numpy()) for seed in (a, b))
+        first, second = (maps.take(map_sets[seed], both["image_id"].to_numpy()) for seed in (a, b))
         cell = {"architecture": architecture, "method": method, "seed_a": a, "seed_b": b}
         values = compare_maps(first.maps, second.maps, size=size, names=names)
         values = {name: values[name] for name in names}
@@ -245,7 +245,7 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
 def headline_first(values: Mapping[str, float]) -> dict[str, float]:
     """The same metrics, overlap and what a study prints first: a run's page lists hundreds as they were logged,
     and the page that compares runs begins with the first."""
-    first = [name for name in ("iou20_median", "iou20_retained", *HEADLINE) if name in values]
+    first = [name for name in ("overlap_median", "overlap_corrected_median", *HEADLINE) if name in values]
     return {name: values[name] for name in (*first, *values)}
 
 
@@ -257,20 +257,20 @@ def headline_of_one(values: Mapping[str, float | str]) -> pd.DataFrame:
 
 
 def course(
-    way: pd.DataFrame, auc: pd.DataFrame, *, metric: str, level: float = 0.95, n_boot: int = 2000
+    drifts: pd.DataFrame, auc: pd.DataFrame, *, metric: str, level: float = 0.95, n_boot: int = 2000
 ) -> pd.DataFrame:
-    """Drift from the transfer checkpoint and performance, epoch by epoch.
+    """Drift from the checkpoint before fine-tuning, and performance, epoch by epoch.
 
     Args:
-        way: per-image rows of the checkpoints on the way (`score_table`), with `epoch` (1, 2, ...).
-        auc: architecture, seed, epoch (0: the transfer checkpoint), auc_macro.
+        drifts: per-image rows of the checkpoints during fine-tuning (`score_table`), with `epoch` (1, 2, ...).
+        auc: architecture, seed, epoch (0: before fine-tuning), auc_macro.
 
     Returns: architecture, method, seed, epoch, value (median of the metric; at epoch 0 that of identical maps),
         ci_low, ci_high (over patients), n_scored, auc.
     """
     keys = ["architecture", "method", "seed", "epoch"]
     rows = []
-    for cell, table in way.groupby(keys, sort=False):
+    for cell, table in drifts.groupby(keys, sort=False):
         values = bootstrap.summarise(
             table[metric].to_numpy(float), table["patient_id"].to_numpy(), level=level, n_boot=n_boot
         )
@@ -285,14 +285,14 @@ def course(
 
 
 def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
-    """Which metrics see that something moved: drift beside the noise of transfer heads, patient by patient.
+    """Which metrics see that something moved: drift beside two heads, patient by patient.
 
     A metric's distance is |value - its value for identical maps|. d is a patient's mean, over images and seeds, of
-    the distance between the stages minus that between heads that differ by seed alone (`<metric>_floor`). About
+    the distance between before and after minus that between two heads (`<metric>_two_heads`). The result is about
     these networks: seeds are no source of chance here.
 
     Args:
-        scores: per-image rows of all cells, with `<metric>_floor`; without such columns the result is empty.
+        scores: per-image rows of all cells, with `<metric>_two_heads`; without such columns the result is empty.
         region: with `<region>_energy_change` in `scores`, whether the metric follows a movement that is known.
 
     Returns: architecture, method, metric, standardised (mean of d / its standard deviation, Cohen's d_z), p
@@ -302,11 +302,13 @@ def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
     """
     rows = []
     for (architecture, method), table in scores.groupby(CELL, sort=False):
-        known = [name for name in METRICS if f"{name}_floor" in table and table[f"{name}_floor"].notna().any()]
+        known = [
+            name for name in METRICS if f"{name}_two_heads" in table and table[f"{name}_two_heads"].notna().any()
+        ]
         for name in known:
             same = METRICS[name].identical
             distance = (table[name] - same).abs()
-            d = (distance - (table[f"{name}_floor"] - same).abs()).groupby(table["patient_id"]).mean().dropna()
+            d = (distance - (table[f"{name}_two_heads"] - same).abs()).groupby(table["patient_id"]).mean().dropna()
             spread = d.std(ddof=1)
             row = {"architecture": architecture, "method": method, "metric": name}
             row["standardised"] = float(d.mean() / spread) if spread > 0 else np.nan
@@ -348,7 +350,7 @@ def ranking(
     """
     higher = METRICS[metric].higher_is_more_stable
     if higher is None:
-        raise InputError(f"primary_metric: {metric} has no direction of stability: use another, such as iou20")
+        raise InputError(f"primary_metric: {metric} has no direction of stability: use another, such as overlap")
     values = summary[CELL].assign(value=summary[f"{metric}_median"], higher_is_more_stable=higher)
     ranks = bootstrap.order(values)
     methods = list(ranks.columns)
@@ -369,12 +371,12 @@ def ranking(
 
 def run_table(infos: Sequence[RunInfo]) -> pd.DataFrame:
     """One row a score run, from what it logged: run_id, architecture, method, seed, target_layer, layer, grid,
-    methods_coincide, faithful, attribute_run, train_run, auc_macro_transfer and auc_macro_fine_tuned.
+    methods_coincide, passes_checks, attribute_run, train_run, auc_macro_before and auc_macro_after.
 
     Raises InputError when two runs are of one cell, or their target layers differ."""
     columns = ("architecture", "method", "seed", "target_layer", "layer", "grid", "methods_coincide")
-    columns += ("faithful", "attribute_run", "train_run")
-    performance = ("auc_macro_transfer", "auc_macro_fine_tuned")
+    columns += ("passes_checks", "attribute_run", "train_run")
+    performance = ("auc_macro_before", "auc_macro_after")
     table = pd.DataFrame(
         [
             {

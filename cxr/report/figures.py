@@ -37,17 +37,17 @@ METHOD_LABELS = {
     "integrated_gradients": "integrated gradients",
     "occlusion": "occlusion",
 }
-STAGE_LABELS = {"transfer": "transfer (frozen backbone)", "fine_tuned": "fine-tuned"}
+CHECKPOINT_LABELS = {"before": "before fine-tuning", "after": "after fine-tuning"}
 _MARKERS = "osD^vP*<"
 _DASHES = ("-", "--", ":", "-.")
 _WIDTH = 9.0  # inches: at 100 dpi the 900 pixels of a report's column
-# Reference levels of drift: suffix of the columns, legend, colours of the band and of its median, hatch.
-_REFERENCES = {
-    "shuffled": ("shuffled (same class, other patient)", "#BDBDBD", "#8A8A8A", None),
-    "floor": ("noise floor (other head seed)", "#56B4E9", "#2E8BC0", None),
-    "refit": ("other fine-tuning seed", "#E69F00", "#B37B00", "/////"),
+# Baselines of drift: suffix of the columns, legend, colours of the band and of its median, hatch.
+_BASELINES = {
+    "two_patients": ("two patients (same class)", "#BDBDBD", "#8A8A8A", None),
+    "two_heads": ("two heads", "#56B4E9", "#2E8BC0", None),
+    "two_seeds": ("two seeds", "#E69F00", "#B37B00", "/////"),
 }
-# The choices of a universe, in the order of the rows under a specification curve.
+# The choices of an analysis, in the order of the rows under a specification curve.
 _CHOICES = {"variant": "variant", "q": "area q", "grid": "grid", "images": "images"}
 
 
@@ -98,12 +98,18 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
 
 
 def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Reliability diagram: accuracy against confidence, per stage; marker areas show how many images a bin has."""
+    """Reliability diagram: accuracy against confidence, before and after; marker areas show how many images a bin
+    has."""
     figure, axis = plt.subplots(figsize=(4.2, 4))
     axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfect calibration")
-    for colour, (stage, table) in zip(COLOURS, tables.items(), strict=False):
+    for colour, (checkpoint, table) in zip(COLOURS, tables.items(), strict=False):
         table = table[table["n"] > 0]
-        axis.plot(table["confidence"], table["accuracy"], color=colour, label=STAGE_LABELS.get(stage, stage))
+        axis.plot(
+            table["confidence"],
+            table["accuracy"],
+            color=colour,
+            label=CHECKPOINT_LABELS.get(checkpoint, checkpoint),
+        )
         axis.scatter(table["confidence"], table["accuracy"], s=3 + table["n"], color=colour, alpha=0.6)
     axis.set(xlabel="confidence of the predicted class", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axis.legend(frameon=False, fontsize=8)
@@ -113,17 +119,17 @@ def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 def overlay(
     image: np.ndarray,
-    transfer: np.ndarray,
-    fine_tuned: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
     *,
     title: str = "",
     outline: np.ndarray | None = None,
 ) -> Figure:
-    """Image, transfer map, fine-tuned map and their difference, side by side.
+    """Image, map before, map after and their difference, side by side.
 
     Args:
         image: uint8 [h, w].
-        transfer, fine_tuned: maps [h, w] in [0, 1] (`similarity.prepare`); NaN for a degenerate one, which stays
+        before, after: maps [h, w] in [0, 1] (`similarity.prepare`); NaN for an empty one, which stays
             blank and is named.
         title: of the whole figure.
         outline: bool [h, w], drawn as a contour on the image (the phantom's lesion).
@@ -131,7 +137,7 @@ def overlay(
     Both maps are on the scale 0 to 1, the difference on -1 to 1, in every figure.
     """
     figure, axes = plt.subplots(1, 4, figsize=(11, 3.1), layout="constrained")
-    names, shown, difference = _draw_maps(axes, image, transfer, fine_tuned, outline)
+    names, shown, difference = _draw_maps(axes, image, before, after, outline)
     for axis, name in zip(axes, names, strict=True):
         axis.set_title(name, fontsize=9)
     heat = plt.cm.ScalarMappable(shown.norm, shown.cmap)
@@ -143,17 +149,17 @@ def overlay(
 
 
 def tiles(
-    image: np.ndarray, transfer: np.ndarray, fine_tuned: np.ndarray, *, outline: np.ndarray | None = None
+    image: np.ndarray, before: np.ndarray, after: np.ndarray, *, outline: np.ndarray | None = None
 ) -> Figure:
     """The panels of `overlay` as four square tiles, for MLflow's image grid.
 
     The grid makes 256 pixels of a picture and, in a run's own page, cuts its lower half off. So there are no
-    margins, names are inside the tiles, and the two maps stand above: transfer, fine-tuned; image, difference.
+    margins, names are inside the tiles, and the two maps stand above: before, after; image, difference.
     """
     figure = plt.figure(figsize=(6, 6))
     where = [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 0)]
     axes = [figure.add_axes((*corner, 0.497, 0.497)) for corner in where]
-    names, *_ = _draw_maps(axes, image, transfer, fine_tuned, outline)
+    names, *_ = _draw_maps(axes, image, before, after, outline)
     box = {"facecolor": "black", "edgecolor": "none", "pad": 2}
     for axis, name in zip(axes, names, strict=True):
         axis.set_aspect("auto")  # which the tiles have already, unless the image is no square
@@ -161,21 +167,21 @@ def tiles(
     return figure
 
 
-def _draw_maps(axes, image, transfer, fine_tuned, outline):
+def _draw_maps(axes, image, before, after, outline):
     """Draw image, both maps and their difference; returns their names, and what the two colour scales are of."""
-    names = ["image", "transfer", "fine-tuned", "fine-tuned minus transfer"]
+    names = ["image", "before", "after", "after minus before"]
     for axis in axes:
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
         axis.axis("off")
     if outline is not None and outline.any():
         axes[0].contour(outline, levels=[0.5], colors=COLOURS[4], linewidths=1)
         names[0] = "image, lesion outlined"
-    for number, values in ((1, transfer), (2, fine_tuned)):
+    for number, values in ((1, before), (2, after)):
         empty = not np.isfinite(values).all()
         alpha = 0.0 if empty else 0.55
         shown = axes[number].imshow(np.nan_to_num(values), cmap="inferno", vmin=0, vmax=1, alpha=alpha)
-        names[number] += ": degenerate map" * empty
-    difference = axes[3].imshow(np.nan_to_num(fine_tuned - transfer), cmap="PuOr_r", vmin=-1, vmax=1, alpha=0.7)
+        names[number] += ": empty map" * empty
+    difference = axes[3].imshow(np.nan_to_num(after - before), cmap="PuOr_r", vmin=-1, vmax=1, alpha=0.7)
     return names, shown, difference
 
 
@@ -224,19 +230,19 @@ def drift_by_class(table: pd.DataFrame, metrics: Sequence[str], *, title: str = 
 
 
 def performance(runs: pd.DataFrame) -> Figure:
-    """Macro AUC of both stages, a line a seed. `runs`: architecture, seed, auc_macro_transfer,
-    auc_macro_fine_tuned; one row a trained pair."""
+    """Macro AUC before and after, a line a seed. `runs`: architecture, seed, auc_macro_before,
+    auc_macro_after; one row a trained pair."""
     names = list(dict.fromkeys(runs["architecture"]))
     figure, axis = plt.subplots(figsize=(1.6 + 1.5 * len(names), 3.4))
     for position, name in enumerate(names):
         for _, row in runs[runs["architecture"] == name].iterrows():
-            values = [row["auc_macro_transfer"], row["auc_macro_fine_tuned"]]
+            values = [row["auc_macro_before"], row["auc_macro_after"]]
             colour = COLOURS[position % len(COLOURS)]
             axis.plot([position - 0.2, position + 0.2], values, color=colour, linewidth=1)
             axis.plot(position - 0.2, values[0], "o", color=colour, markerfacecolor="white")
             axis.plot(position + 0.2, values[1], "o", color=colour)
-    axis.plot([], [], "o", color="black", markerfacecolor="white", label=STAGE_LABELS["transfer"])
-    axis.plot([], [], "o", color="black", label=STAGE_LABELS["fine_tuned"])
+    axis.plot([], [], "o", color="black", markerfacecolor="white", label=CHECKPOINT_LABELS["before"])
+    axis.plot([], [], "o", color="black", label=CHECKPOINT_LABELS["after"])
     axis.set_xticks(range(len(names)), names)
     axis.set(ylabel="macro AUC, one-vs-rest (test set)", xlim=(-0.5, len(names) - 0.5))
     axis.legend(frameon=False, fontsize=8)
@@ -251,10 +257,10 @@ def drift(summary: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95)
     ----------
     summary : one row an architecture and method: architecture, method, and for each metric `<name>_median`,
         `<name>_ci_low`, `<name>_ci_high`. Optional, each with `_median`, `_ci_low`, `_ci_high`, and drawn behind
-        the point of its own cell: `<name>_shuffled` (transfer map of one patient against the fine-tuned map of
-        another of the same class), `<name>_floor` (transfer stage, heads of two seeds), `<name>_refit` (two
-        fine-tunings that differ by seed), as bands; `<name>_chance` (independent maps), as a dotted line, for
-        which `_median` is enough.
+        the point of its own cell: `<name>_two_patients` (map before of one patient against the map after of
+        another of the same class), `<name>_two_heads` (heads of two seeds), `<name>_two_seeds` (two
+        fine-tuned checkpoints that differ by seed), as bands; `<name>_chance` (independent maps), as a dotted
+        line, for which `_median` is enough.
     metrics : names in `cxr.metrics.similarity.METRICS`.
     level : of the intervals, for the axis label.
 
@@ -273,8 +279,8 @@ def drift(summary: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95)
 
 
 def _drift_panel(axis: Axes, cells: pd.DataFrame, metric: str, slot: float, *, level: float) -> None:
-    """One metric of `drift`: the reference levels, identical maps, and each cell's point."""
-    _references(axis, cells, metric, slot)
+    """One metric of `drift`: the baselines, identical maps, and each cell's point."""
+    _baselines(axis, cells, metric, slot)
     identical = METRICS[metric].identical
     axis.axhline(identical, color="grey", linestyle="--", linewidth=1, label="identical maps")
     _dots(axis, cells, f"{metric}_median", f"{metric}_ci_low", f"{metric}_ci_high")
@@ -293,9 +299,9 @@ def pair(
 
     Parameters
     ----------
-    summary, metrics, level : as for `drift`, of one architecture (the pair) and its methods. `<name>_floor` is of
-        models that differ from A by their seed, `<name>_refit` of models that differ from B by theirs.
-    panels : as for `examples`, with transfer for A's map and fine_tuned for B's; none: nothing is drawn below.
+    summary, metrics, level : as for `drift`, of one architecture (the pair) and its methods. `<name>_two_heads`
+        is of models that differ from A by their seed, `<name>_two_seeds` of models that differ from B by theirs.
+    panels : as for `examples`, with before for A's map and after for B's; none: nothing is drawn below.
     title : of the whole figure.
 
     Raises
@@ -314,42 +320,42 @@ def pair(
         _drift_panel(axis, cells, metric, slot, level=level)
         axis.set_xticks([])  # the legend names the methods
         axis.set_xlim(-0.7 * slot * len(methods), 0.7 * slot * len(methods))
-    ours = {_REFERENCES[key][0]: f"other seed of {model}" for key, model in (("floor", "A"), ("refit", "B"))}
-    ours[_REFERENCES["shuffled"][0]] = "other patient, same class"
+    ours = {_BASELINES[key][0]: f"two seeds of {model}" for key, model in (("two_heads", "A"), ("two_seeds", "B"))}
+    ours[_BASELINES["two_patients"][0]] = "two patients"
     _legend(figure, axes, rename=ours, above=below / high)
     if block:
-        block.draw(figure, at=((_WIDTH - block.width) / 2, above + legend), stages=("A", "B"))
+        block.draw(figure, at=((_WIDTH - block.width) / 2, above + legend), names=("A", "B"))
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-def retained(index: pd.DataFrame, *, level: float = 0.95) -> Figure:
-    """The headline index by architecture and method: how much of the agreement of a patient's two maps is left.
+def corrected(index: pd.DataFrame, *, level: float = 0.95) -> Figure:
+    """The corrected overlap by architecture and method.
 
     Parameters
     ----------
-    index : one row an architecture and method: architecture, method, retained, ci_low, ci_high. 0: no more overlap
-        than with another patient's map; 1: identical maps. Optional: retained_of_floor (1: as much as two heads
-        that differ by seed), with retained_of_floor_ci_low and _ci_high where known: a second panel, same scale.
+    index : one row an architecture and method: architecture, method, corrected, ci_low, ci_high. 0: no more
+        overlap than two patients have; 1: identical maps. Optional: share_of_two_heads (1: as much as two heads
+        that differ by seed), with share_of_two_heads_ci_low and _ci_high where known: a second panel, same scale.
     level : of the intervals, for the axis label.
 
     Raises
     ------
     InputError : as `drift`.
     """
-    names, methods, cells, _ = _cells(index, "retained", ["retained", "ci_low", "ci_high"])
-    shown = [("retained", "ci_low", "ci_high", "identical maps")]
-    if "retained_of_floor" in cells and cells["retained_of_floor"].notna().any():
-        bounds = [f"retained_of_floor_{end}" for end in ("ci_low", "ci_high")]
+    names, methods, cells, _ = _cells(index, "corrected", ["corrected", "ci_low", "ci_high"])
+    shown = [("corrected", "ci_low", "ci_high", "identical maps")]
+    if "share_of_two_heads" in cells and cells["share_of_two_heads"].notna().any():
+        bounds = [f"share_of_two_heads_{end}" for end in ("ci_low", "ci_high")]
         cells = cells.assign(**{name: np.nan for name in bounds if name not in cells})
-        shown.append(("retained_of_floor", *bounds, "noise floor (other head seed)"))
+        shown.append(("share_of_two_heads", *bounds, "two heads"))
     figure, axes = _panels(len(shown), names, methods, sharey=True)
     for axis, (middle, low, high, one) in zip(axes, shown, strict=True):
-        axis.axhline(0, color="grey", linestyle=":", linewidth=1.2, label="0: another patient's map, same class")
+        axis.axhline(0, color="grey", linestyle=":", linewidth=1.2, label="0: two patients")
         axis.axhline(1, color="grey", linestyle="--", linewidth=1, label="1: the level named above")
         _dots(axis, cells, middle, low, high)
         axis.set_title(f"1 = {one}", fontsize=9)
-        axis.set_ylabel(f"overlap retained,\n{level:.0%} interval")
+        axis.set_ylabel(f"corrected overlap,\n{level:.0%} interval")
         _name_axis(axis, names)
     _legend(figure, axes)
     return figure
@@ -383,7 +389,7 @@ def ranking(ranks: pd.DataFrame, *, title: str = "") -> Figure:
 
 
 def specification_curve(
-    universes: pd.DataFrame,
+    analyses: pd.DataFrame,
     rankings: pd.DataFrame | None = None,
     *,
     method: str,
@@ -393,49 +399,49 @@ def specification_curve(
 
     Parameters
     ----------
-    universes : one row a universe x architecture x method: variant, q, grid, images (the choices that make a
-        universe), architecture, method, value (higher is more stable; NaN where missing), complete (bool),
-        is_default (bool, one universe a method); optional borrowed (bool: the variant exists for another method
+    analyses : one row an analysis x architecture x method: variant, q, grid, images (the choices that make a
+        analysis), architecture, method, value (higher is more stable; NaN where missing), complete (bool),
+        is_default (bool, one analysis a method); optional borrowed (bool: the variant exists for another method
         only), whose rows are left out, since they repeat the default variant's.
     rankings : `multiverse.rankings`: the choices, method_a, method_b and reversal (bool, missing where it
-        cannot be asked). Where `method` is one of the two, a last row marks the universes in which they rank some
+        cannot be asked). Where `method` is one of the two, a last row marks the analyses in which they rank some
         pair of architectures in opposite ways. None: no such row.
     method : the one to show.
     label : what `value` is.
 
-    Universes stand from left to right by the difference between the architectures that the default universe finds
+    Analyses stand from left to right by the difference between the architectures that the default analysis finds
     most and least stable; negative ones reverse that finding; those that lack either value come last. The upper
-    panel has a dot an architecture, hollow where the universe is incomplete; below are the difference and the
+    panel has a dot an architecture, hollow where the analysis is incomplete; below are the difference and the
     choices.
 
     Raises
     ------
-    InputError : a column is missing, the method has no rows, or it has not exactly one default universe with a
+    InputError : a column is missing, the method has no rows, or it has not exactly one default analysis with a
         value.
     """
-    _require(universes, "specification_curve", [*_CHOICES, "architecture", "method", "value", "complete"])
-    _require(universes, "specification_curve", ["is_default"])
-    table = universes[universes["method"] == method]
+    _require(analyses, "specification_curve", [*_CHOICES, "architecture", "method", "value", "complete"])
+    _require(analyses, "specification_curve", ["is_default"])
+    table = analyses[analyses["method"] == method]
     if "borrowed" in table:
         table = table[~table["borrowed"].astype(bool)]
     if table.empty:
         raise InputError(
-            f"plots.specification_curve: no universe has the method '{method}'; "
-            f"the table has {', '.join(universes['method'].unique())}."
+            f"plots.specification_curve: no analysis has the method '{method}'; "
+            f"the table has {', '.join(analyses['method'].unique())}."
         )
     keys = list(_CHOICES)
     if table.duplicated([*keys, "architecture"]).any():
         raise InputError(
-            f"plots.specification_curve: '{method}' has several rows for one universe and architecture; "
+            f"plots.specification_curve: '{method}' has several rows for one analysis and architecture; "
             "pool them first."
         )
     codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     names = list(dict.fromkeys(table["architecture"]))
     default = np.unique(codes[table["is_default"].to_numpy(bool)])
-    values = table.assign(universe=codes).pivot(index="universe", columns="architecture", values="value")[names]
+    values = table.assign(analysis=codes).pivot(index="analysis", columns="architecture", values="value")[names]
     if len(default) != 1 or values.loc[default[0]].isna().all():
         raise InputError(
-            f"plots.specification_curve: '{method}' has {len(default)} default universes; mark exactly one with "
+            f"plots.specification_curve: '{method}' has {len(default)} default analyses; mark exactly one with "
             "is_default, one that has values."
         )
     ranked = values.loc[default[0]].dropna().sort_values(ascending=False, kind="stable").index
@@ -444,7 +450,7 @@ def specification_curve(
     # With one architecture all differences are 0: its values then give the order.
     order = (difference if first != last else values[first]).sort_values(kind="stable", na_position="last").index
     values, difference = values.loc[order], difference.loc[order]
-    chosen = table.assign(universe=codes).groupby("universe")[keys].first().loc[order]
+    chosen = table.assign(analysis=codes).groupby("analysis")[keys].first().loc[order]
     complete = table["complete"].to_numpy(bool)
     complete = pd.Series(complete).groupby(codes).all().loc[order].to_numpy()
     x = np.arange(len(order))
@@ -455,7 +461,7 @@ def specification_curve(
         found = [value for value in dict.fromkeys(chosen.loc[chosen.index.sort_values(), key]) if pd.notna(value)]
         options[key] = sorted(found) if key == "q" else found
     options = {key: found for key, found in options.items() if found}
-    opposite = _reversed_universes(rankings, chosen, method)
+    opposite = _reversed_analyses(rankings, chosen, method)
     if opposite is not None:
         options["opposite"] = [opposite[0]]
         chosen = chosen.assign(opposite=np.where(opposite[1], opposite[0], None))
@@ -489,13 +495,13 @@ def specification_curve(
             )
     axes[0].set_ylabel(label)
     axes[0].grid(axis="y", color="0.9")
-    axes[0].set_title(f"{METHOD_LABELS.get(method, method)}: {len(x)} universes", fontsize=10)
+    axes[0].set_title(f"{METHOD_LABELS.get(method, method)}: {len(x)} analyses", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     handles.append(Rectangle((0, 0), 1, 1, color=COLOURS[4], alpha=0.35, linewidth=0))
-    labels.append("default universe")
+    labels.append("default analysis")
     if not complete.all():
         handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle=""))
-        labels.append("incomplete universe (hollow, pale)")
+        labels.append("incomplete analysis (hollow, pale)")
     if first != last:
         axis = axes[1]
         height = difference.to_numpy(float)
@@ -511,9 +517,9 @@ def specification_curve(
         whole = values.notna().all(axis=1).to_numpy() & complete  # what is not complete is not ranked
         same = (ranks.to_numpy() == ranks.loc[default[0]].to_numpy()).all(1) & whole
         negative, asked = height < 0, known & complete
-        text = f"reversed in {int((negative & asked).sum())} of {int(asked.sum())} complete universes"
+        text = f"reversed in {int((negative & asked).sum())} of {int(asked.sum())} complete analyses"
         if len(names) > 2 and whole[here]:
-            text += f"; all {len(names)} as in the default universe in {int(same.sum())} of {int(whole.sum())}"
+            text += f"; all {len(names)} as in the default analysis in {int(same.sum())} of {int(whole.sum())}"
         axis.set_title(text, fontsize=8, loc="left", pad=3)
     for axis, (key, found) in zip(axes[-len(options) :], options.items(), strict=True):
         for row, option in enumerate(found):
@@ -534,7 +540,7 @@ def specification_curve(
         axis.tick_params(axis="x", bottom=False)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
     axes[-1].set_xlim(-0.8, len(x) - 0.2)
-    axes[-1].set_xlabel("universe, sorted by the difference" if first != last else "universe, sorted by the value")
+    axes[-1].set_xlabel("analysis, sorted by the difference" if first != last else "analysis, sorted by the value")
     axes[-1].tick_params(axis="x", bottom=True)
     axes[-1].spines["bottom"].set_visible(True)
     figure.align_ylabels(axes[: -len(options)])
@@ -543,14 +549,15 @@ def specification_curve(
     return figure
 
 
-def course(course: pd.DataFrame, *, metric: str = "iou20") -> Figure:
-    """Drift from the transfer model over the epochs of fine-tuning, and below it performance, on one time axis.
+def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
+    """Drift from the checkpoint before over the epochs of fine-tuning, and below it performance, on one time axis.
 
     Parameters
     ----------
-    course : one row an architecture, method, seed and epoch (0: the transfer model itself): architecture, method,
+    course : one row an architecture, method, seed and epoch (0: before fine-tuning): architecture, method,
         seed, epoch, value (median of `metric`), ci_low, ci_high, auc (macro AUC on the test set at that epoch).
-        Optional: shuffled and floor, the reference levels, whose values at the last epoch stand at the right edge.
+        Optional: two_patients and two_heads, the baselines, whose values at the last epoch stand at the right
+            edge.
     metric : a name in `cxr.metrics.similarity.METRICS`.
 
     A colour an architecture, a line style a method, a thin line with its interval a seed; with several seeds their
@@ -589,7 +596,9 @@ def course(course: pd.DataFrame, *, metric: str = "iou20") -> Figure:
     last = float(course["epoch"].max())
     first = float(course["epoch"].min())
     span = max(last - first, 1.0)
-    levels = [(column, marker) for column, marker in (("shuffled", "x"), ("floor", "s")) if column in course]
+    levels = [
+        (column, marker) for column, marker in (("two_patients", "x"), ("two_heads", "s")) if column in course
+    ]
     levels = [(column, marker) for column, marker in levels if course[column].notna().any()]
     for axis, group in zip(axes, groups, strict=True):
         for column, marker in levels:
@@ -608,7 +617,7 @@ def course(course: pd.DataFrame, *, metric: str = "iou20") -> Figure:
                         markevery=[1],
                         markersize=5,
                     )
-    lower.set(xlabel="epoch of fine-tuning (0: transfer)", ylabel="macro AUC (test set)")
+    lower.set(xlabel="epoch of fine-tuning (0: before)", ylabel="macro AUC (test set)")
     lower.set_xlim(first - 0.02 * span, last + span * (0.03 + 0.07 * max(map(len, groups)) * bool(levels)))
     lower.xaxis.get_major_locator().set_params(integer=True)
     lower.set_xticks([tick for tick in lower.get_xticks() if first <= tick <= last])
@@ -623,7 +632,7 @@ def course(course: pd.DataFrame, *, metric: str = "iou20") -> Figure:
             handles[METHOD_LABELS.get(method, method)] = Line2D([], [], color="black", linestyle=style)
     handles["identical maps"] = Line2D([], [], color="grey", linewidth=1, linestyle=(0, (1, 1)))
     for column, marker in levels:
-        text = f"{_REFERENCES[column][0]}, last epoch"
+        text = f"{_BASELINES[column][0]}, last epoch"
         handles[text] = Line2D([], [], color="black", marker=marker, linewidth=1.2, markersize=5)
     if course["seed"].nunique() > 1:
         handles["mean of the seeds (thin: each)"] = Line2D([], [], color="black", linewidth=2)
@@ -632,12 +641,12 @@ def course(course: pd.DataFrame, *, metric: str = "iou20") -> Figure:
 
 
 def examples(panels: Sequence[Mapping[str, object]], *, title: str = "") -> Figure:
-    """Example images chosen by rule: a row a class, and for each rule image, transfer map and fine-tuned map.
+    """Example images chosen by rule: a row a class, and for each rule image, map before and map after.
 
     Parameters
     ----------
-    panels : dicts with class, rule (such as "least drift"), image (uint8 [h, w]), transfer and fine_tuned (maps
-        [h, w] in [0, 1]; NaN for a degenerate one, which is named), text (shown above the three; id and value).
+    panels : dicts with class, rule (such as "least drift"), image (uint8 [h, w]), before and after (maps
+        [h, w] in [0, 1]; NaN for an empty one, which is named), text (shown above the three; id and value).
         Classes and rules stand in the order in which they come; a class without a panel for a rule has a gap.
     title : of the whole figure.
 
@@ -649,7 +658,7 @@ def examples(panels: Sequence[Mapping[str, object]], *, title: str = "") -> Figu
     """
     block = _Examples.of(panels, "examples", top=0.62 if title else 0.38)
     figure = plt.figure(figsize=(block.width, block.height))
-    block.draw(figure, at=(0.0, 0.0), stages=("transfer", "fine-tuned"))
+    block.draw(figure, at=(0.0, 0.0), names=("before", "after"))
     figure.suptitle(title, fontsize=10, y=1 - 0.08 / block.height, va="top")
     return figure
 
@@ -675,17 +684,17 @@ class _Examples:
             raise InputError(f"plots.{what}: there are no panels; select at least one image.")
         placed = {}
         for number, panel in enumerate(panels):
-            wanted = ("class", "rule", "image", "transfer", "fine_tuned", "text")
+            wanted = ("class", "rule", "image", "before", "after", "text")
             if missing := [key for key in wanted if key not in panel]:
                 raise InputError(f"plots.{what}: panel {number} lacks {', '.join(missing)}.")
             place = (panel["class"], panel["rule"])
             if place in placed:
                 raise InputError(f"plots.{what}: two panels for the class '{place[0]}' and the rule '{place[1]}'.")
-            for stage in ("transfer", "fine_tuned"):
-                values = np.asarray(panel[stage])
+            for checkpoint in ("before", "after"):
+                values = np.asarray(panel[checkpoint])
                 if np.nanmin(values, initial=0) < 0 or np.nanmax(values, initial=0) > 1 + 1e-6:
                     raise InputError(
-                        f"plots.{what}: the {stage} map of panel {number} leaves 0 to 1, the colour scale of all "
+                        f"plots.{what}: map {checkpoint} of panel {number} leaves 0 to 1, the colour scale of all "
                         "maps; bring it there with cxr.metrics.similarity.prepare."
                     )
             placed[place] = panel
@@ -716,8 +725,8 @@ class _Examples:
     def _row(self) -> float:
         return self.tall + 0.26
 
-    def draw(self, figure: Figure, *, at: tuple[float, float], stages: tuple[str, str]) -> None:
-        """Draw it into `figure`, `at` inches from its left and from its top; `stages` name the two maps."""
+    def draw(self, figure: Figure, *, at: tuple[float, float], names: tuple[str, str]) -> None:
+        """Draw it into `figure`, `at` inches from its left and from its top; `names` are those of the two maps."""
         size = figure.get_size_inches()
         tile, tall = self.tile, self.tall
 
@@ -745,15 +754,15 @@ class _Examples:
                     continue
                 # The text belongs to all three, and may be wider than one of them.
                 figure.text(*spot(middle, y - 0.03), panel["text"], ha="center", va="bottom", fontsize=7.5)
-                for number, part in enumerate(("image", "transfer", "fine_tuned")):
+                for number, part in enumerate(("image", "before", "after")):
                     axis = place(x + number * tile + 0.015, y, tile - 0.03, tall)
                     _example(axis, panel["image"], None if part == "image" else panel[part], heat)
                     if line == len(self.classes) - 1:
-                        axis.set_xlabel(("image", *stages)[number], fontsize=8, labelpad=2)
+                        axis.set_xlabel(("image", *names)[number], fontsize=8, labelpad=2)
         inside = self.width - self.left
         below = place(self.left + 0.2 * inside, self.height - 0.48, 0.5 * inside, 0.12)
         bar = figure.colorbar(heat, cax=below, orientation="horizontal")
-        both = "both stages" if "transfer" in stages else "both models"
+        both = "before and after" if "before" in names else "both models"
         bar.set_label(f"attribution, min-max of each map ({both}, all images)", fontsize=8, labelpad=2)
         bar.ax.tick_params(labelsize=8)
 
@@ -773,7 +782,7 @@ def _example(axis: Axes, image: np.ndarray, values: np.ndarray | None, heat: plt
     else:
         paper = {"facecolor": "black", "alpha": 0.6, "linewidth": 0}
         style = {"color": "white", "fontsize": 7, "ha": "center", "va": "center", "bbox": paper}
-        axis.text(0.5, 0.5, "degenerate\nmap", transform=axis.transAxes, **style)
+        axis.text(0.5, 0.5, "empty\nmap", transform=axis.transAxes, **style)
 
 
 def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
@@ -782,8 +791,8 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
     Parameters
     ----------
     summary : one row an architecture, method and region: architecture, method, region, area (the region's share of
-        the image, which is what a uniform map has inside), energy_transfer, energy_fine_tuned (mean shares of the
-        map's sum inside), energy_change (mean of fine-tuned minus transfer), energy_change_ci_low,
+        the image, which is what a uniform map has inside), energy_before, energy_after (mean shares of the
+        map's sum inside), energy_change (mean of after minus before), energy_change_ci_low,
         energy_change_ci_high.
     level : of the intervals, for the axis label.
 
@@ -792,7 +801,7 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
     InputError : as `drift`, for each region.
     """
     change = ["energy_change", "energy_change_ci_low", "energy_change_ci_high"]
-    _require(summary, "regions", ["region", "area", "energy_transfer", "energy_fine_tuned", *change])
+    _require(summary, "regions", ["region", "area", "energy_before", "energy_after", *change])
     found = list(dict.fromkeys(summary["region"]))
     names, methods = (list(dict.fromkeys(summary[column])) for column in ("architecture", "method"))
     columns, width = _columns(len(found), len(names) * len(methods))
@@ -811,7 +820,7 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
         upper.hlines(areas, *ends, color="black", linestyle=(0, (2, 1)), linewidth=1.2, label="a uniform map")
         for method, part in cells.groupby(level="method", sort=False):
             colour, marker = _method_style(method, methods)
-            before, after = (part[f"energy_{stage}"].to_numpy(float) for stage in ("transfer", "fine_tuned"))
+            before, after = (part[f"energy_{name}"].to_numpy(float) for name in ("before", "after"))
             spots = part["x"].to_numpy()
             for spot, start, stop in zip(spots, before, after, strict=True):
                 if np.isfinite(start + stop):
@@ -823,60 +832,62 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
             upper.plot(spots, after, marker, color=colour, markersize=5)
         lower.axhline(0, color="grey", linestyle="--", linewidth=1)
         _dots(lower, cells, *change)
-        tallest = np.nanmax(cells[["area", "energy_transfer", "energy_fine_tuned"]].to_numpy(float), initial=0)
+        tallest = np.nanmax(cells[["area", "energy_before", "energy_after"]].to_numpy(float), initial=0)
         upper.set_ylim(0, 1.12 * tallest or 1)
         upper.set_title(region, fontsize=10)
         upper.set_ylabel("mean share of the\nevidence inside", fontsize=9)
-        lower.set_ylabel(f"change (fine-tuned\n\N{MINUS SIGN} transfer), {level:.0%} interval", fontsize=9)
+        lower.set_ylabel(f"change (after\n\N{MINUS SIGN} before), {level:.0%} interval", fontsize=9)
         _name_axis(upper, names, labels=False)
         _name_axis(lower, names)
         used += [upper, lower]
     for axis in set(grid.flat) - set(used):
         axis.remove()
-    handles = {"transfer": Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="")}
-    handles["fine-tuned"] = Line2D([], [], color="black", marker="o", linestyle="")
+    handles = {"before": Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="")}
+    handles["after"] = Line2D([], [], color="black", marker="o", linestyle="")
     _legend(figure, used, extra=handles)
     return figure
 
 
-def faithfulness(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
-    """Does a map name the pixels that the model uses? Gain over a random map in the deletion and insertion games.
+def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
+    """Does a map pass its checks? Gain over a random map in the deletion and insertion games.
 
     Parameters
     ----------
-    table : one row an architecture, method, stage and seed: architecture, method, stage ("transfer" or
-        "fine_tuned"), seed, deletion_gain, deletion_gain_ci_low, deletion_gain_ci_high, the same for
+    table : one row an architecture, method, checkpoint and seed: architecture, method, checkpoint ("before" or
+        "after"), seed, deletion_gain, deletion_gain_ci_low, deletion_gain_ci_high, the same for
         insertion_gain (area between the curve of a random map and the map's, positive when the map is better),
-        faithful (bool).
+        passes_checks (bool).
     level : of the intervals, for the axis label.
 
-    A panel a game and a stage; seeds stand side by side. Filled: the map passes; hollow and crossed: it fails.
+    A panel a game and a checkpoint; seeds stand side by side. Filled: the map passes; hollow and crossed: it
+    fails.
 
     Raises
     ------
-    InputError : a column is missing, there are no rows, or two rows for one architecture, method, stage and seed.
+    InputError : a column is missing, there are no rows, or two rows for one architecture, method, checkpoint and
+    seed.
     """
     games = [f"{game}_gain{part}" for game in ("deletion", "insertion") for part in ("", "_ci_low", "_ci_high")]
-    keys = ["architecture", "method", "stage", "seed"]
-    _require(table, "faithfulness", [*keys, *games, "faithful"])
-    _unique(table, "faithfulness", keys)
-    names, methods, stages, seeds = (list(dict.fromkeys(table[key])) for key in keys)
-    stages.sort(key=lambda stage: [*STAGE_LABELS, stage].index(stage))
-    panels = [(stage, game) for stage in stages for game in ("deletion", "insertion")]
+    keys = ["architecture", "method", "checkpoint", "seed"]
+    _require(table, "map_checks", [*keys, *games, "passes_checks"])
+    _unique(table, "map_checks", keys)
+    names, methods, checkpoints, seeds = (list(dict.fromkeys(table[key])) for key in keys)
+    checkpoints.sort(key=lambda checkpoint: [*CHECKPOINT_LABELS, checkpoint].index(checkpoint))
+    panels = [(checkpoint, game) for checkpoint in checkpoints for game in ("deletion", "insertion")]
     figure, axes = _panels(len(panels), names, methods * len(seeds), sharey=True, most=2, height=2.7)
     slot = _slot(methods)
-    for axis, (stage, game) in zip(axes, panels, strict=True):
+    for axis, (checkpoint, game) in zip(axes, panels, strict=True):
         axis.axhline(0, color="grey", linestyle="--", linewidth=1, label="a random map")
         for number, seed in enumerate(seeds):
             offset = (number - (len(seeds) - 1) / 2) * 0.85 * slot / len(seeds)
-            part = table[(table["stage"] == stage) & (table["seed"] == seed)]
-            _, _, cells, _ = _cells(part, "faithfulness", games, names, methods) if len(part) else [None] * 4
+            part = table[(table["checkpoint"] == checkpoint) & (table["seed"] == seed)]
+            _, _, cells, _ = _cells(part, "map_checks", games, names, methods) if len(part) else [None] * 4
             if cells is None:
                 continue
             cells["x"] += offset
             bounds = [f"{game}_gain", f"{game}_gain_ci_low", f"{game}_gain_ci_high"]
-            _dots(axis, cells, *bounds, passed=cells["faithful"].eq(True))
-        axis.set_title(f"{game}, {stage.replace('_', '-')}", fontsize=9)
+            _dots(axis, cells, *bounds, passed=cells["passes_checks"].eq(True))
+        axis.set_title(f"{game}, {checkpoint}", fontsize=9)
         axis.set_ylabel(f"{game} gain over a\nrandom map, {level:.0%} interval", fontsize=9)
         _name_axis(axis, names)
     handles = {
@@ -948,18 +959,18 @@ def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
 
     Parameters
     ----------
-    cascade : many rows (images) a method, stage and level: method, stage, level (0, 1, ...: how far randomisation
-        has gone), up_to (the name of that level's last layer), spearman (rank correlation with the map of the
-        intact network; NaN for a degenerate map).
+    cascade : many rows (images) a method, checkpoint and level: method, checkpoint, level (0, 1, ...: how far
+        randomisation has gone), up_to (the name of that level's last layer), spearman (rank correlation with the
+        map of the intact network; NaN for an empty map).
     limit : a map whose median is above this at the last level has survived what it should not.
 
-    Medians are lines, the quartiles bands; a panel a stage.
+    Medians are lines, the quartiles bands; a panel a checkpoint.
 
     Raises
     ------
     InputError : a column is missing, there are no rows, or a level has two names.
     """
-    _require(cascade, "randomisation", ["method", "stage", "level", "up_to", "spearman"])
+    _require(cascade, "randomisation", ["method", "checkpoint", "level", "up_to", "spearman"])
     levels = cascade.groupby("level", sort=True)["up_to"].unique()
     if (levels.map(len) > 1).any():
         level = levels.index[(levels.map(len) > 1).argmax()]
@@ -967,22 +978,22 @@ def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
             f"plots.randomisation: level {level} is called {' and '.join(map(str, levels[level]))}; "
             "draw one architecture at a time."
         )
-    methods, stages = (list(dict.fromkeys(cascade[column])) for column in ("method", "stage"))
-    stages.sort(key=lambda stage: [*STAGE_LABELS, stage].index(stage))
+    methods, checkpoints = (list(dict.fromkeys(cascade[column])) for column in ("method", "checkpoint"))
+    checkpoints.sort(key=lambda checkpoint: [*CHECKPOINT_LABELS, checkpoint].index(checkpoint))
     figure, axes = plt.subplots(
         1,
-        len(stages),
-        figsize=(_WIDTH if len(stages) > 1 else 5.5, 4.2),
+        len(checkpoints),
+        figsize=(_WIDTH if len(checkpoints) > 1 else 5.5, 4.2),
         squeeze=False,
         sharey=True,
         layout="constrained",
     )
     x = np.arange(len(levels))
-    for axis, stage in zip(axes[0], stages, strict=True):
+    for axis, checkpoint in zip(axes[0], checkpoints, strict=True):
         axis.axhline(limit, color="black", linestyle="--", linewidth=1, label=f"survival limit ({limit:g})")
         axis.axhline(0, color="0.7", linewidth=0.8)
         for method in methods:
-            cell = cascade[(cascade["method"] == method) & (cascade["stage"] == stage)]
+            cell = cascade[(cascade["method"] == method) & (cascade["checkpoint"] == checkpoint)]
             if cell["spearman"].notna().sum() == 0:
                 continue
             parts = cell.groupby("level")["spearman"].quantile([0.25, 0.5, 0.75]).unstack().reindex(levels.index)
@@ -992,7 +1003,7 @@ def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
             axis.fill_between(x, parts[0.25], parts[0.75], color=colour, alpha=0.12, linewidth=0)
         axis.set_xticks(x, [names[0] for names in levels], rotation=40, ha="right", rotation_mode="anchor")
         axis.tick_params(axis="x", labelsize=8)
-        axis.set_title(STAGE_LABELS.get(stage, stage), fontsize=9)
+        axis.set_title(CHECKPOINT_LABELS.get(checkpoint, checkpoint), fontsize=9)
         axis.set_xlabel("randomised from the head down to")
         low = cascade["spearman"].min()
         axis.set_ylim(-1.02 if low < -0.5 else -0.52, 1.02)
@@ -1007,7 +1018,7 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
     Parameters
     ----------
     table : one row a metric, architecture and method: metric, architecture, method, standardised (effect size of
-        the observed drift against its noise floor; NaN where missing), sees (bool).
+        the observed drift against two heads; NaN where missing), sees (bool).
     limit : the colours span -limit to limit, always the same, so that two studies can be compared.
 
     Raises
@@ -1058,7 +1069,7 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
     for edge in [i - 0.5 for i in range(1, len(columns)) if columns[i][0] != columns[i - 1][0]]:
         axis.axvline(edge, color="white", linewidth=3)
     bar = figure.colorbar(shown, ax=axis, extend="both", fraction=0.05, pad=0.02)
-    bar.set_label("drift against its\nnoise floor (effect size)", fontsize=8)
+    bar.set_label("drift against\ntwo heads (effect size)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     mark = Rectangle((0, 0), 1, 1, fill=False, edgecolor="black", linewidth=1.6)
     handles, labels = [mark], ["the metric sees the change"]
@@ -1218,10 +1229,10 @@ def _not_available(axis: Axes, x: float) -> None:
     axis.text(x, 0.02, "n/a", transform=axis.get_xaxis_transform(), bbox=paper, zorder=4, **style)
 
 
-def _references(axis: Axes, cells: pd.DataFrame, metric: str, slot: float) -> None:
-    """Each cell's reference levels behind its point: bands (interval) with a line (median); chance: a line."""
+def _baselines(axis: Axes, cells: pd.DataFrame, metric: str, slot: float) -> None:
+    """Each cell's baselines behind its point: bands (interval) with a line (median); chance: a line."""
     wide = 0.92 * slot
-    for suffix, (label, colour, line, hatch) in _REFERENCES.items():
+    for suffix, (label, colour, line, hatch) in _BASELINES.items():
         stem = f"{metric}_{suffix}"
         if f"{stem}_median" not in cells or cells[f"{stem}_median"].isna().all():
             continue
@@ -1377,7 +1388,7 @@ def _signed(value: float) -> str:
     return f"{round(value, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _reversed_universes(
+def _reversed_analyses(
     rankings: pd.DataFrame | None, chosen: pd.DataFrame, method: str
 ) -> tuple[str, np.ndarray] | None:
     """A label, and for each row of `chosen` whether the two methods of `rankings` rank some pair of architectures

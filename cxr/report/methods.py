@@ -29,13 +29,13 @@ def examples(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
         metric: one with a direction of stability.
 
     Returns: label, rule (`RULES`), image_id, value: three rows a class, in the order of the classes; of equal
-        values the lower id comes first; the median is the lower of two middle ones. Images with a degenerate map
+        values the lower id comes first; the median is the lower of two middle ones. Images with an empty map
         are left out, and so is a class that has no other.
     Raises: InputError for a metric without a direction.
     """
     higher = METRICS[metric].higher_is_more_stable
     if higher is None:
-        raise InputError(f"examples: {metric} has no direction of stability: use another, such as iou20")
+        raise InputError(f"examples: {metric} has no direction of stability: use another, such as overlap")
     rows = []
     for label, table in scores.dropna(subset=[metric]).groupby("label"):
         drift = -table[metric] if higher else table[metric]
@@ -97,7 +97,7 @@ def methods_text(
     norm = "in inference mode" if one["batchnorm"] == "inference" else "following the batches"
     weights = _WEIGHTS.get(one["weights"], f"from `{one['weights']}`")
     chosen = "classified correctly by both checkpoints" if score["images"] == "correct" else "of the test set"
-    explained = "true class" if score["explain"] == "true" else "class that the fine-tuned checkpoint predicts"
+    explained = "true class" if score["explain"] == "true" else "class that the checkpoint after predicts"
     level = float(compare["level"])
     draws = f"bootstrap over patients ({compare['n_boot']} replicates)"
     intervals = (
@@ -121,16 +121,16 @@ def methods_text(
             "checkpoints, on "
             f"the test images {chosen}. Raw maps are scaled to [0, 1], enlarged bilinearly to the image's "
             "size and "
-            "compared there. A map with no range (all zero above all) is degenerate: counted, never scored.",
+            "compared there. A map with no range (all zero above all) is empty: counted, never scored.",
             f"**Drift.** The primary metric, declared beforehand, is `{compare['primary_metric']}`: "
-            f"{METRICS[str(compare['primary_metric'])].label}. Reference levels: *chance* (the fine-tuned "
+            f"{METRICS[str(compare['primary_metric'])].label}. Baselines: *chance* (the map after, "
             "map moved "
-            "by a random translation on the torus), *other patient* (the transfer map against the "
-            "fine-tuned map of "
+            "by a random translation on the torus), *two patients* (the map before against the "
+            "map after of "
             "another patient's image of the same class: what the anatomy alone gives; "
-            f"{score['reference_draws']} draws an image), *other head* (transfer heads on the same features that "
-            f"differ by seed; {one['noise_heads']} each) and *other fine-tuning* (fine-tuned checkpoints of two "
-            "training seeds). Retained = (IoU - other patient) / (1 - other patient).",
+            f"{score['baseline_draws']} draws an image), *two heads* (transfer heads on the same features that "
+            f"differ by seed; {one['extra_heads']} each) and *two seeds* (fine-tuned checkpoints of two "
+            "training seeds). Corrected overlap = (overlap - two patients) / (1 - two patients).",
             f"**Inference.** {intervals} at {level:.0%}. Tests treat training seeds and patients as crossed "
             "sources of chance: variance of Obuchowski and Rockette (1995), each source with its own degrees of "
             "freedom (Banerjee 1960), covariances by bootstrap over patients. Stability is shown by equivalence "
@@ -159,22 +159,22 @@ def thumbnails(path: str | Path, image_id: np.ndarray) -> np.ndarray:
 
 
 def panels(
-    chosen: pd.DataFrame, images: np.ndarray, transfer: np.ndarray, fine_tuned: np.ndarray, *, metric: str
+    chosen: pd.DataFrame, images: np.ndarray, before: np.ndarray, after: np.ndarray, *, metric: str
 ) -> list[dict]:
     """What `cxr.report.figures.examples` draws: a dict an example, in the order of `examples`' rows.
 
     Args:
-        chosen: `examples`. images: uint8 [n, side, side]. transfer, fine_tuned: raw maps [n, h, w] of the same
+        chosen: `examples`. images: uint8 [n, side, side]. before, after: raw maps [n, h, w] of the same
             rows.
     """
-    prepared = [prepare(stack, images.shape[1]) for stack in (transfer, fine_tuned)]
+    prepared = [prepare(map_set, images.shape[1]) for map_set in (before, after)]
     return [
         {
             "class": row.label,
             "rule": row.rule,
             "image": images[number],
-            "transfer": prepared[0][number],
-            "fine_tuned": prepared[1][number],
+            "before": prepared[0][number],
+            "after": prepared[1][number],
             "text": f"{row.image_id[-32:]}: {metric} {row.value:.2f}",
         }
         for number, row in enumerate(chosen.itertuples())
@@ -187,7 +187,7 @@ def settled(
     """When evidence moves, beside when performance has settled.
 
     Args:
-        course: architecture, method, seed, epoch (0: transfer), value (median of a metric), auc; one row an epoch.
+        course: architecture, method, seed, epoch (0: before), value (median of a metric), auc; one row an epoch.
         identical: the metric's value for identical maps.
         auc_margin: AUC has settled from the first epoch on after which it stays within this of the last epoch's.
         share: of the drift at the last epoch.

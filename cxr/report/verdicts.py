@@ -22,7 +22,7 @@ from cxr.statistics.hypotheses import Estimate
 
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "cannot tell"
 PAPER_AUC = 0.99
-# The families of the paper, by which its claims about one architecture are looked up among the compact kin.
+# The families of the paper, by which its claims about one architecture are looked up among the compact networks.
 FAMILIES = {
     "DenseNet": ("DenseNet201", "CompactDenseNet"),
     "ResNetV2": ("ResNet50V2", "CompactResNetV2"),
@@ -64,10 +64,10 @@ class Verdict:
 class Evidence:
     """What the verdicts rest on; made by `gather`.
 
-    auc, auc_change: per architecture, macro AUC of the fine-tuned checkpoint, and minus that of the transfer one.
+    auc, auc_change: per architecture, macro AUC after fine-tuning, and minus that before.
     shift: per architecture and method, the median centroid shift.
-    excess: the median overlap of two checkpoints that differ by seed alone minus that of the two stages; against:
-        what those checkpoints are (empty: neither is there).
+    excess: the median overlap of two checkpoints that differ by seed alone minus that of before and after;
+        against: what those checkpoints are (empty: neither is there).
     pairs: `hypotheses.compare_architectures` with `estimate` and `p_equivalent`.
     crossings: `hypotheses.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b, `estimate_a`,
         `estimate_b` and `p_same_order`: the larger p value of one order under both.
@@ -86,7 +86,7 @@ class Evidence:
 
 def gather(
     scores: pd.DataFrame,
-    refits: pd.DataFrame,
+    two_seeds: pd.DataFrame,
     predictions: Mapping[tuple[str, int, str], pd.DataFrame],
     *,
     metric: str,
@@ -97,16 +97,16 @@ def gather(
 
     Args:
         scores: per-image rows of all cells (`cxr.report.comparison.score_table`).
-        refits: `comparison.refit_table` of all cells; without rows, the noise floor of the transfer heads
-            (`<metric>_floor` of `scores`) takes its place.
-        predictions: per architecture, seed and stage, `cxr.training.stages.prediction_table`.
+        two_seeds: `comparison.two_seeds_table` of all cells; without rows, the baseline two heads
+            (`<metric>_two_heads` of `scores`) takes its place.
+        predictions: per architecture, seed and checkpoint, `cxr.training.stages.prediction_table`.
         metric: the primary metric, with a direction of stability.
     """
     options = {"n_boot": n_boot, "level": margins.level}
     cells = list(scores[["architecture", "method"]].drop_duplicates().itertuples(index=False, name=None))
     auc, change = _performance(predictions, **options)
     sign = 1 if METRICS[metric].higher_is_more_stable else -1
-    noise = _noise(scores, refits, metric)
+    noise = _noise(scores, two_seeds, metric)
     return Evidence(
         metric=metric,
         margins=margins,
@@ -118,7 +118,7 @@ def gather(
             for a, m in cells
             if len(noise) and (noise["method"] == f"{m} noise").any()
         },
-        against="other fine-tuning" if len(refits) else "other head" if len(noise) else "",
+        against="two seeds" if len(two_seeds) else "two heads" if len(noise) else "",
         pairs=_pairs(scores, metric, margins, options),
         crossings=_crossings(scores, metric, options),
     )
@@ -142,14 +142,14 @@ def claims(evidence: Evidence, *, coincide: bool) -> list[Verdict]:
 def _performance(
     predictions: Mapping[tuple[str, int, str], pd.DataFrame], *, n_boot: int, level: float
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """AUC of the fine-tuned checkpoint, and its change, per architecture."""
+    """AUC after fine-tuning, and its change, per architecture."""
     found: dict[str, list[tuple[float, float, np.ndarray, np.ndarray]]] = {}
     patients = set()
-    for architecture, seed, stage in predictions:
-        if stage != "transfer":
+    for architecture, seed, checkpoint in predictions:
+        if checkpoint != "before":
             continue
         both = []
-        for name in ("transfer", "fine_tuned"):
+        for name in ("before", "after"):
             table = predictions[architecture, seed, name]
             table = table[table["split"] == "test"].sort_values("image_id")
             labels = np.searchsorted(sorted(table["label"].unique()), table["label"])
@@ -168,17 +168,17 @@ def _performance(
     return auc, change
 
 
-def _noise(scores: pd.DataFrame, refits: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of both kinds in the form that `hypotheses.contrast` takes: the stages' drift under the method's
-    name, that between seeds under "<method> noise". A pair of seeds stands under its first seed; of two seeds'
-    only pair, under both, so that how far another pair would lie elsewhere is not in the interval."""
+def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows of both kinds in the form that `hypotheses.contrast` takes: the drift of before and after under the
+    method's name, that between seeds under "<method> noise". A pair of seeds stands under its first seed; of two
+    seeds' only pair, under both, so that how far another pair would lie elsewhere is not in the interval."""
     own = scores[hypotheses.KEYS].assign(value=scores[metric])
-    if len(refits):
-        noise = refits.rename(columns={"seed_a": "seed"}).assign(value=refits[metric])
-        if refits.groupby(["architecture", "method"])["seed_b"].nunique().max() == 1:
-            noise = pd.concat([noise, noise.assign(seed=refits["seed_b"])])
-    elif f"{metric}_floor" in scores:
-        noise = scores.assign(value=scores[f"{metric}_floor"])
+    if len(two_seeds):
+        noise = two_seeds.rename(columns={"seed_a": "seed"}).assign(value=two_seeds[metric])
+        if two_seeds.groupby(["architecture", "method"])["seed_b"].nunique().max() == 1:
+            noise = pd.concat([noise, noise.assign(seed=two_seeds["seed_b"])])
+    elif f"{metric}_two_heads" in scores:
+        noise = scores.assign(value=scores[f"{metric}_two_heads"])
     else:
         return own.iloc[:0]
     noise = noise.assign(method=noise["method"] + " noise")[[*hypotheses.KEYS, "value"]].dropna(subset=["value"])
@@ -245,7 +245,7 @@ def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 def scope(n_architectures: int, n_seeds: int) -> str:
     """What the verdicts hold for, in one or two sentences."""
     trainings = (
-        "one training each: nothing can be said of another training of the same networks"
+        "one training each: results describe these checkpoints only, not another training of the same networks"
         if n_seeds == 1
         else f"{n_seeds} trainings each"
     )
@@ -257,7 +257,7 @@ def scope(n_architectures: int, n_seeds: int) -> str:
 
 
 def high_auc(auc: Mapping[str, Estimate], margins: Margins) -> Verdict:
-    """Fine-tuned macro AUC above `PAPER_AUC` for every architecture."""
+    """Macro AUC after fine-tuning above `PAPER_AUC` for every architecture."""
     claim = f"All architectures end above {PAPER_AUC} macro AUC"
     above = [hypotheses.p_value(est, PAPER_AUC, "greater") < margins.alpha for est in auc.values()]
     under = [hypotheses.p_value(est, PAPER_AUC, "less") < margins.alpha for est in auc.values()]
@@ -266,7 +266,7 @@ def high_auc(auc: Mapping[str, Estimate], margins: Margins) -> Verdict:
 
 
 def stable_performance(change: Mapping[str, Estimate], margins: Margins) -> Verdict:
-    """AUC of the fine-tuned minus that of the transfer checkpoint within the margin: an equivalence test."""
+    """AUC after minus AUC before within the margin: an equivalence test."""
     claim = f"Performance is stable under fine-tuning (macro AUC within ±{margins.auc:g})"
     same = [hypotheses.equivalence(est, margins.auc) < margins.alpha for est in change.values()]
     moved = [
@@ -294,16 +294,16 @@ def still_centroid(shift: Cells, margins: Margins) -> Verdict:
 
 
 def beyond_seeds(excess: Cells, margins: Margins, *, against: str) -> Verdict:
-    """The overlap between stages is lower than the overlap between two checkpoints that differ by seed alone.
+    """The overlap of before and after is lower than that of two checkpoints that differ by seed alone.
 
-    `excess`: reference overlap minus overlap between the stages; `against`: what the reference is.
+    `excess`: overlap of the baseline minus that of before and after; `against`: which baseline.
     """
     claim = "Fine-tuning moves evidence more than another seed would, in every cell"
     if not excess:
-        return Verdict(claim, OPEN, "Not measured", "several seeds, or noise_heads of 1 or more")
+        return Verdict(claim, OPEN, "Not measured", "several seeds, or extra_heads of 1 or more")
     more = [hypotheses.p_value(est, 0, "greater") < margins.alpha / 2 for est in excess.values()]
     less = [hypotheses.p_value(est, 0, "less") < margins.alpha / 2 for est in excess.values()]
-    evidence = f"Overlap of {against} minus overlap of the stages: {_cells(excess, sign=True)}"
+    evidence = f"Overlap of {against} minus overlap of before and after: {_cells(excess, sign=True)}"
     return _all(claim, more, less, evidence, list(excess.values()), 0.0)
 
 
@@ -333,22 +333,24 @@ def extremes(pairs: pd.DataFrame, metric: str, margins: Margins) -> Verdict:
     family = {name: key for key, names in FAMILIES.items() for name in names}
     present = {family.get(name) for name in [*own["a"], *own["b"]]} if len(own) else set()
     if not set(FAMILIES) <= present:
-        return Verdict(claim, OPEN, "Not asked", "the three architectures (or their compact kin) under LayerCAM")
+        return Verdict(
+            claim, OPEN, "Not asked", "the three architectures (or their compact networks) under LayerCAM"
+        )
     sign = 1 if METRICS[metric].higher_is_more_stable else -1
     order = {"ResNetV2": 2, "DenseNet": 1, "Inception": 0}  # from the paper: higher is more stable
-    kin = own[own["a"].isin(family) & own["b"].isin(family)]
-    kin = kin[kin["a"].map(family) != kin["b"].map(family)]
-    expected = [1 if order[family[row.a]] > order[family[row.b]] else -1 for row in kin.itertuples()]
-    leads = [sign * row.difference * way for row, way in zip(kin.itertuples(), expected, strict=True)]
-    sure = (kin["p_holm"] < margins.alpha).tolist()
-    evidence = "; ".join(map(_pair, kin.itertuples()))
-    if kin["n_seeds"].max() == 1:
+    pairs = own[own["a"].isin(family) & own["b"].isin(family)]
+    pairs = pairs[pairs["a"].map(family) != pairs["b"].map(family)]
+    expected = [1 if order[family[row.a]] > order[family[row.b]] else -1 for row in pairs.itertuples()]
+    leads = [sign * row.difference * way for row, way in zip(pairs.itertuples(), expected, strict=True)]
+    sure = (pairs["p_holm"] < margins.alpha).tolist()
+    evidence = "; ".join(map(_pair, pairs.itertuples()))
+    if pairs["n_seeds"].max() == 1:
         return Verdict(claim, OPEN, f"In these networks: {evidence}", _MORE_SEEDS)
     if all(lead > 0 and certain for lead, certain in zip(leads, sure, strict=True)):
         return Verdict(claim, SUPPORTED, evidence)
     if any(lead < 0 and certain for lead, certain in zip(leads, sure, strict=True)):
         return Verdict(claim, CONTRADICTED, evidence)
-    undecided = [row for row, certain in zip(kin.itertuples(), sure, strict=True) if not certain]
+    undecided = [row for row, certain in zip(pairs.itertuples(), sure, strict=True) if not certain]
     nearest = min(undecided, key=lambda row: abs(row.difference))
     return Verdict(claim, OPEN, evidence, _seeds_for(nearest.estimate, 0.0, tests=len(own)))
 

@@ -41,7 +41,7 @@ def bootstrap(
 
     Parameters
     ----------
-    values : float [n], one per image; NaN (degenerate maps, say) are dropped first.
+    values : float [n], one per image; NaN (empty maps, say) are dropped first.
     patient : [n], labels. Images of one patient are drawn together with that patient.
     seed : [n], labels of the run that each value comes from; None, or one seed only: no such level.
     statistic : "median", "mean", or a function of the resampled values (float [m]) to a float, which is

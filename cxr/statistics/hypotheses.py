@@ -193,7 +193,7 @@ def contrast(
     Parameters
     ----------
     scores : per-image rows with columns architecture, method, seed, image_id, patient_id and the metric
-        (NaN: a degenerate map, dropped); an image at most once a cell and seed.
+        (NaN: an empty map, dropped); an image at most once a cell and seed.
     metric : a column of scores.
     weights : of each (architecture, method); {("A", "m"): 1, ("B", "m"): -1} is a difference, one cell with
         weight 1 its own median. Images count in a seed if every cell named has a value for them there

@@ -20,7 +20,7 @@ class Step:
     Attributes:
         key: unique, such as "score/CompactDenseNet/s0/layercam".
         stage: a key of `tracking.STAGES`.
-        parameters: what the step lays over the parameter file, besides run ids: its box of the grid.
+        parameters: what the step lays over the parameter file, besides run ids: its cell of the grid.
         needs: keys of the steps whose runs it reads.
     """
 

@@ -923,7 +923,7 @@ def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
         runs: keys of steps (see `plan`) to run ids.
 
     Returns: columns `architecture`, `method`, `seeds` or `seed`, and the metrics that score runs carry
-        (`auc_macro_transfer`, `iou20_median`, ...).
+        (`auc_macro_before`, `overlap_median`, ...).
     """
     import pandas as pd
 

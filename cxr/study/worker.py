@@ -37,13 +37,14 @@ class Job:
     """A step, and all that a worker has to know of its study.
 
     Attributes:
-        step: which notebook, for which box of the grid.
+        step: which notebook, for which cell of the grid.
         study: the MLflow experiment.
         parent: the study's own run; also the topic of Dask's events, on which is told how it goes.
         tracking_uri: of the store.
         shared: what a worker elsewhere has to see; None for a worker that is a thread of the sender.
         fingerprint: that the step will have; "" where it depends on runs that are not there yet.
-        recorded: the run of the step when this study last ended; of twins, it is taken. "" for none.
+        recorded: the run of the step when this study last ended, preferred among runs with equal
+            fingerprints; "" for none.
         fresh: whether runs of other studies count as done.
         params_file, notebooks, out: the study's file, the folder of the notebooks, and the folder that the
             executed notebook and its log go to.
@@ -210,8 +211,8 @@ def done(
 ) -> tracking.RunInfo | None:
     """The complete run with the results that a step would give, or None.
 
-    Of twins it is the one `recorded`: a newer one, run by hand, would ask for all the rest anew.
-    A compare run counts once it has its report, or the notebook that the report is made of.
+    Of runs with equal fingerprints it is the one `recorded`: a newer one, run by hand, would ask for all the rest
+    anew. A compare run counts once it has its report, or the notebook that the report is made of.
     Args: parent: consider its children only. reported: of a compare run's id, whether that notebook is elsewhere.
     """
     found = tracking.find(step.stage, experiment=study, fingerprint=fingerprint, parent=parent)

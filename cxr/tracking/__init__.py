@@ -808,14 +808,20 @@ def _log_datasets(datasets: Sequence[tuple[Dataset, str]]) -> None:
 
 
 def log_model(
-    stage: str, *, params: Mapping[str, Any], metrics: Mapping[str, float], sha256: str, loadable: bool = False
+    checkpoint: str,
+    *,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    sha256: str,
+    loadable: bool = False,
 ) -> None:
     """Log a checkpoint of this notebook's run as MLflow's own model entity; its file is logged before.
 
-    The entity says what the model is and points to `checkpoints/<stage>.keras` of the run: weights are kept once.
+    The entity says what the model is and points to `checkpoints/<checkpoint>.keras` of the run: weights are kept
+    once.
 
     Args:
-        stage: "transfer" or "fine_tuned".
+        checkpoint: "before" or "after".
         params: to tell it by: architecture, seed, ...
         metrics: of this model on the test set; they become `model/<name>`, one column for both models of a run.
         sha256: of its file.
@@ -825,14 +831,19 @@ def log_model(
     client = _client()
     run = client.get_run(run_id)
     if loadable:
-        log_text(_mlmodel(stage, run_id), "checkpoints/MLmodel")
-    where = f"runs:/{run_id}/checkpoints/{stage}.keras"
+        log_text(_mlmodel(checkpoint, run_id), "checkpoints/MLmodel")
+    where = f"runs:/{run_id}/checkpoints/{checkpoint}.keras"
     # external: MLflow then does not look for files of its own
-    tags = {"cxr.stage": stage, "cxr.checkpoint": where, "cxr.sha256": sha256, "mlflow.model.isExternal": "true"}
+    tags = {
+        "cxr.stage": checkpoint,
+        "cxr.checkpoint": where,
+        "cxr.sha256": sha256,
+        "mlflow.model.isExternal": "true",
+    }
     model = client.create_logged_model(
         run.info.experiment_id,
         name=re.sub(
-            r"""[/:.%"']""", "_", f"{params['architecture']}-s{params['seed']}-{stage}"
+            r"""[/:.%"']""", "_", f"{params['architecture']}-s{params['seed']}-{checkpoint}"
         ),  # MLflow refuses them
         source_run_id=run_id,
         tags=tags,
@@ -852,9 +863,13 @@ def log_model(
     client.log_batch(run_id, metrics=values)
 
 
-def _mlmodel(stage: str, run_id: str) -> str:
-    """The file by which `mlflow.keras.load_model` finds `<stage>.keras` in its own folder."""
-    flavour = {"data": stage, "keras_version": importlib.metadata.version("keras"), "keras_backend": "tensorflow"}
+def _mlmodel(checkpoint: str, run_id: str) -> str:
+    """The file by which `mlflow.keras.load_model` finds `<checkpoint>.keras` in its own folder."""
+    flavour = {
+        "data": checkpoint,
+        "keras_version": importlib.metadata.version("keras"),
+        "keras_backend": "tensorflow",
+    }
     return yaml.safe_dump(
         {
             "artifact_path": "checkpoints",
@@ -899,7 +914,7 @@ def register(*, architecture: str, seed: Any, weights: str, data: str) -> None:
         )
         client.set_registered_model_alias(name, f"s{seed}", version.version)
         for output in client.get_run(run.run_id).outputs.model_outputs:
-            if client.get_logged_model(output.model_id).tags.get("cxr.stage") == "fine_tuned":
+            if client.get_logged_model(output.model_id).tags.get("cxr.stage") == "after":
                 # a server sets this tag itself where it is told of the model, but then it wants the weights there
                 registered = json.dumps([{"name": name, "version": version.version}])
                 client.set_logged_model_tags(output.model_id, {"mlflow.modelVersions": registered})

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 FIGURE = "overview.png"
 """The artifact that a description shows."""
 _MEASURES = {"accuracy": "accuracy", "ece": "calibration error"}
-STAGE = {"transfer": "transfer", "fine_tuned": "fine-tuned"}
 
 
 # ------------------------------------------------------------------------------------------------ Markdown
@@ -97,20 +96,20 @@ def train(settings: Mapping[str, Any], performances: Mapping[str, Mapping[str, f
 
     Args:
         settings: its parameters: architecture, seed, weights, image_size, data.
-        performances: stage to measures, as `cxr.metrics.classification.performance` has them.
+        performances: before and after to measures, as `cxr.metrics.classification.performance` has them.
     """
     rows = [
         {
-            "test set": STAGE.get(stage, stage),
+            "test set": checkpoint,
             "AUC": float(found["auc_macro"]),
             **{shown: float(found[name]) for name, shown in _MEASURES.items() if name in found},
         }
-        for stage, found in performances.items()
+        for checkpoint, found in performances.items()
     ]
     return _paragraphs(
         [
             f"**{plain(settings['architecture'])}, seed {settings['seed']}**: a new head on the frozen backbone "
-            f"(transfer), then every layer (fine-tuned); weights before: `{plain(settings['weights'])}`, "
+            f"(transfer), then every layer (fine-tuning); pretrained weights: `{plain(settings['weights'])}`, "
             f"{settings['image_size']} px, {images_used(settings['data'])}.",
             table(rows),
             "Both checkpoints are under *Artifacts*, `checkpoints`; what they look at is in the attribute and "
@@ -135,17 +134,17 @@ def attribute(
     Args:
         train: parameters of the train run.
         layer, grid: where the maps are taken, and their size.
-        maps: method, stage, maps, degenerate: counts.
+        maps: method, checkpoint, maps, empty: counts.
         scored, of: images that are scored, of how many.
-        checks: method, stage, faithful (and more), where maps were tested against the model.
+        checks: method, checkpoint, passes_checks (and more), where maps were checked against the model.
         train_run: a link to it.
     """
-    rows = maps.replace({"stage": STAGE}).rename(columns={"degenerate": "empty maps"})
+    rows = maps.rename(columns={"empty": "empty maps"})
     if checks is not None and len(checks):
-        true = checks.replace({"stage": STAGE})[["method", "stage", "faithful"]]
-        true["faithful"] = true["faithful"].map({True: "yes", False: "no"})
-        rows = rows.merge(true, on=["method", "stage"], how="left")
-        rows = rows.rename(columns={"faithful": "true to the model"})
+        passed = checks[["method", "checkpoint", "passes_checks"]]
+        passed = passed.assign(passes_checks=passed["passes_checks"].map({True: "yes", False: "no"}))
+        rows = rows.merge(passed, on=["method", "checkpoint"], how="left")
+        rows = rows.rename(columns={"passes_checks": "passes its checks"})
     return _paragraphs(
         [
             f"**Maps of both checkpoints of {plain(train['architecture'])}, seed {train['seed']}** at "
@@ -173,10 +172,10 @@ def score(
         [
             f"**How far the evidence moved: {plain(cell['architecture'])}, seed {cell['seed']}, "
             f"{plain(cell['method'])}.** {_sentence(images_used(data))}",
-            f"**Caution: {plain(caution.replace('fine_tuned', STAGE['fine_tuned']))}**" if caution else "",
+            f"**Caution: {plain(caution)}**" if caution else "",
             table([{"number": name, "value": value} for name, value in row.items()]),
-            "*Retained*: the share of the overlap beyond another patient's that fine-tuning keeps (1: all; 0: no "
-            "more than two patients share). Intervals are over patients, about these two checkpoints. "
+            "*Corrected overlap*: (overlap - two patients) / (1 - two patients) (1: identical maps; 0: no more "
+            "than two patients share). Intervals are over patients, about these two checkpoints. "
             + " · ".join(links),
         ]
     )
@@ -299,7 +298,7 @@ def model(architecture: str, *, experiment: str) -> str:
     return (
         f"{plain(architecture)}, fine-tuned in the experiment `{plain(experiment)}`. A version is one training: "
         "the tag `seed` says which, the alias `s<seed>` is on the last of each seed, and tags such as "
-        "`layercam.iou20_median` say how far its evidence has moved since the transfer stage, by attribution "
+        "`layercam.overlap_median` say how far fine-tuning has moved its evidence, by attribution "
         "method."
     )
 
@@ -310,8 +309,8 @@ def model_version(architecture: str, seed: Any, *, experiment_id: str, train_run
         [
             f"{plain(architecture)}, seed {seed}, after fine-tuning, from "
             f"{run_link('its train run', experiment_id, train_run)}; {images_used(data)}.",
-            "Its checkpoint is that run's artifact `checkpoints/fine_tuned.keras`, which "
-            "`mlflow.keras.load_model` gives; the one before fine-tuning, `transfer.keras`, is beside it. It "
+            "Its checkpoint is that run's artifact `checkpoints/after.keras`, which "
+            "`mlflow.keras.load_model` gives; the one before fine-tuning, `before.keras`, is beside it. It "
             "takes grey images, 0 to 255, [n, side, side, 1].",
         ]
     )

@@ -20,10 +20,10 @@ from typing import Any
 _PREFIX = "mlflow.sharedViewState."
 
 KEYS = {
-    "scores": ("cxr-scores", "drift beside its reference levels, one row an architecture, method and seed"),
+    "scores": ("cxr-scores", "drift beside its baselines, one row an architecture, method and seed"),
     "means": ("cxr-means", "the same, averaged over seeds"),
     "training": ("cxr-training", "losses, AUC and duration of both stages"),
-    "maps": ("cxr-maps", "image, transfer map, fine-tuned map and their difference, side by side"),
+    "maps": ("cxr-maps", "image, map before, map after and their difference, side by side"),
     "studies": ("cxr-studies", "studies and comparisons: verdicts, reports"),
 }
 """The views: {name: (key, what it shows)}."""
@@ -73,25 +73,30 @@ def address(experiment_id: str, name: str, *, charts: bool | None = None) -> str
 
 
 _NUMBERS = [
-    *("auc_macro_transfer", "auc_macro_fine_tuned", "iou20_median", "iou20_ci_low", "iou20_ci_high"),
-    *("iou20_shuffled_median", "iou20_floor_median", "iou20_retained", "centroid_shift_median"),
-    *("n_images", "n_degenerate"),
+    *("auc_macro_before", "auc_macro_after", "overlap_median", "overlap_ci_low", "overlap_ci_high"),
+    *(
+        "overlap_two_patients_median",
+        "overlap_two_heads_median",
+        "overlap_corrected_median",
+        "centroid_shift_median",
+    ),
+    *("n_images", "n_empty"),
 ]
 
 
 def _scores() -> dict[str, Any]:
     columns = [f"metrics.{name}" for name in _NUMBERS]  # architecture, seed and method are the run's name
     charts = [
-        _bar("Drift", "iou20_median", "IoU of top 20 %, median"),
-        _bar("Drift", "iou20_retained", "retained: share of the overlap beyond anatomy"),
+        _bar("Drift", "overlap_median", "overlap, median"),
+        _bar("Drift", "overlap_corrected_median", "corrected overlap, median"),
         _bar("Drift", "centroid_shift_median", "centroid shift, of the diagonal"),
-        _scatter("Drift", "auc_macro_fine_tuned", "iou20_median"),
-        _bar("Reference levels", "iou20_shuffled_median", "IoU of top 20 %, other patient"),
-        _bar("Reference levels", "iou20_floor_median", "IoU of top 20 %, other transfer head"),
-        _bar("Accuracy", "auc_macro_transfer", "AUC, transfer"),
-        _bar("Accuracy", "auc_macro_fine_tuned", "AUC, fine-tuned"),
+        _scatter("Drift", "auc_macro_after", "overlap_median"),
+        _bar("Baselines", "overlap_two_patients_median", "overlap, two patients"),
+        _bar("Baselines", "overlap_two_heads_median", "overlap, two heads"),
+        _bar("Accuracy", "auc_macro_before", "AUC, before"),
+        _bar("Accuracy", "auc_macro_after", "AUC, after"),
     ]
-    return _state(_of("score"), columns=[*columns, "params.faithful"], charts=charts)
+    return _state(_of("score"), columns=[*columns, "params.passes_checks"], charts=charts)
 
 
 def _means() -> dict[str, Any]:
@@ -103,17 +108,17 @@ def _means() -> dict[str, Any]:
 
 def _training() -> dict[str, Any]:
     columns = [
-        *("attributes.Dataset", "attributes.Models", "params.weights", "metrics.auc_macro_transfer"),
-        *("metrics.auc_macro_fine_tuned", "metrics.accuracy_fine_tuned", "metrics.ece_fine_tuned"),
-        *("metrics.seconds_transfer", "metrics.seconds_fine_tuned"),
+        *("attributes.Dataset", "attributes.Models", "params.weights", "metrics.auc_macro_before"),
+        *("metrics.auc_macro_after", "metrics.accuracy_after", "metrics.ece_after"),
+        *("metrics.seconds_transfer", "metrics.seconds_fine_tuning"),
     ]
     charts = [
         _line("Curves", "transfer/val_loss", "transfer: validation loss by epoch"),
-        _line("Curves", "fine_tuned/val_loss", "fine-tuning: validation loss by epoch"),
+        _line("Curves", "fine_tuning/val_loss", "fine-tuning: validation loss by epoch"),
         _line("Curves", "course/auc_macro", "AUC on the test set, in the course of fine-tuning"),
-        _bar("At the end", "auc_macro_transfer", "AUC, transfer"),
-        _bar("At the end", "auc_macro_fine_tuned", "AUC, fine-tuned"),
-        _bar("At the end", "seconds_fine_tuned", "seconds of fine-tuning"),
+        _bar("At the end", "auc_macro_before", "AUC, before"),
+        _bar("At the end", "auc_macro_after", "AUC, after"),
+        _bar("At the end", "seconds_fine_tuning", "seconds of fine-tuning"),
     ]
     return _state(_of("train"), columns=columns, charts=charts)
 
@@ -150,7 +155,7 @@ def _state(
 
     Args:
         where: the filter.
-        columns: of the table, such as "metrics.iou20_median".
+        columns: of the table, such as "metrics.overlap_median".
         charts: in the order of their sections.
         cards, height: charts in a row, and pixels of each.
     """

@@ -1,4 +1,5 @@
-"""The two stages: a new head on a frozen backbone, then every layer; and the pretraining of the compact kin."""
+"""The two stages: a new head on a frozen backbone, then every layer; and the pretraining of the compact
+networks."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from cxr.training import features, pretraining
 from cxr.training.checkpointing import Backup
 from cxr.training.flat_adam import FlatAdam
 
-STAGES = ("transfer", "fine_tuned")
+STAGES = ("transfer", "fine_tuning")
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 Images = features.Images
@@ -41,7 +42,7 @@ _IMAGES_OF_START = 64  # images, by which a backup knows its data again
 
 
 class Transfer(NamedTuple):
-    """What `transfer` returns: one row an epoch, and further heads on the same features."""
+    """What `transfer` returns: one row an epoch, and extra heads on the same features."""
 
     history: pd.DataFrame
     heads: list[Head]
@@ -70,7 +71,7 @@ def transfer(
     `features.pooled`), and the head alone is fitted to them, which is the same arithmetic. Ends with the weights
     of the epoch with the lowest validation loss.
 
-    `settings.noise_heads` further heads are then trained on those features in the same way, from `head_seed`: what
+    `settings.extra_heads` extra heads are then trained on those features in the same way, from `head_seed`: what
     two heads that differ by their seed alone disagree on is noise. They leave `model`, and every random number
     that it or the next stage draws, as they are without them. With augmentation, where there are no features
     to share and each head would cost as much as the stage, there are none, and a progress line says so.
@@ -80,13 +81,13 @@ def transfer(
     the head of a foreign classifier, in the order of its layers.
     Raises InputError for more than MAX_HEADS heads.
 
-    With a `backup`, the stage and each further head are kept there. What an earlier process saved is
+    With a `backup`, the stage and each extra head are kept there. What an earlier process saved is
     taken from it, and the rest is trained as it would have been then: on a CPU with `deterministic` to the bit. On
     cached features the state is saved every few seconds and at the end, otherwise after every epoch. Epochs that
     are restored are given to `on_epoch` before the next one begins (see `fine_tune`).
     """
-    if settings.noise_heads > MAX_HEADS:
-        raise InputError(f"noise_heads: at most {MAX_HEADS}, got {settings.noise_heads}")
+    if settings.extra_heads > MAX_HEADS:
+        raise InputError(f"extra_heads: at most {MAX_HEADS}, got {settings.extra_heads}")
     options = {
         "epochs": settings.transfer_epochs,
         "learning_rate": settings.transfer_learning_rate,
@@ -108,8 +109,8 @@ def transfer(
             head, *pooled, **options, stage="transfer", start=start, seed=settings.seed, on_epoch=on_epoch
         )
         heads = []
-        for number in range(settings.noise_heads):
-            progress(f"transfer: head {number + 1}/{settings.noise_heads} for the noise floor")
+        for number in range(settings.extra_heads):
+            progress(f"before: head {number + 1}/{settings.extra_heads} for the baseline two heads")
             seed = head_seed(settings.seed, number)
             with model.distribute_strategy.scope():
                 other = _another(head, seed)
@@ -117,8 +118,8 @@ def transfer(
             _fit(other, *pooled, **options, stage="", part=part, start=start, seed=seed, on_epoch=None)
             heads.append(tuple(np.array(v, np.float32) for layer in other.layers for v in layer.weights))
         return Transfer(history, heads)
-    if settings.noise_heads:
-        progress("transfer: no heads for the noise floor: with augmentation there are no features to share")
+    if settings.extra_heads:
+        progress("before: no extra heads: with augmentation there are no features to share")
     head_layers = build.head_layers(model)
     trainable = [layer for layer in model.layers if layer not in head_layers and layer.trainable]
     for layer in trainable:
@@ -161,7 +162,7 @@ def _reseeded(config: Any, seed: int) -> Any:
 
 
 def head_seed(seed: int, number: int) -> int:
-    """Seed of further head `number` (0 to MAX_HEADS - 1) of a run: 2^31 + (MAX_HEADS seed + number) mod 2^31.
+    """Seed of extra head `number` (0 to MAX_HEADS - 1) of a run: 2^31 + (MAX_HEADS seed + number) mod 2^31.
 
     No run has it, as theirs are under 2^31; two runs share one only if their seeds are two million apart.
     """
@@ -205,7 +206,7 @@ def fine_tune(
     With `batchnorm: inference` BatchNorm layers are frozen: pretrained statistics, scale and offset stay
     (Keras' advice for fine-tuning on few images); with `training` they follow the batches, except in
     `frozen_layers`. While `on_epoch(epoch, metrics)` runs, `model` has the weights at the end of that epoch.
-    Ends with the weights of the epoch with the lowest validation loss; returns rows as `transfer`'s history.
+    Ends with the weights of the epoch with the lowest validation loss; returns rows as `before`'s history.
     Raises InputError as `frozen_layers` does.
 
     With a `backup` the state is saved after every epoch, when `on_epoch` has returned, and training goes on after
@@ -228,7 +229,7 @@ def fine_tune(
                 epochs=settings.fine_tune_epochs,
                 learning_rate=settings.fine_tune_learning_rate,
                 patience=settings.fine_tune_patience,
-                stage="fine_tuned",
+                stage="fine_tuning",
                 settings=settings,
                 seed=settings.seed,
                 on_epoch=_in_float32(model, on_epoch),

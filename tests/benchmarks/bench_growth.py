@@ -10,7 +10,7 @@ TensorFlow's graphs, the same whatever the number of images, counts.
     transfer     one epoch of the head, with the features of the backbone
     fine-tune    one epoch of every layer
     attribute    LayerCAM and Grad-CAM++ maps of one checkpoint
-    score        all metrics and their reference levels (4 draws each) of one method
+    score        all metrics and their baselines (4 draws each) of one method
     compare      2 architectures x 2 methods: summaries, bootstrap of ranks, differences, interaction, rank tests
 
 `slope` is the exponent with which a stage grows between its two largest sizes: 1 is linear. The second table has
@@ -110,7 +110,7 @@ def score(folder: Path):
 
     def run() -> None:
         similarity.compare_maps(before, after, size=SIDE)
-        baselines.reference_levels(before, after, table["label"], table["patient_id"], size=SIDE, draws=4)
+        baselines.baselines(before, after, table["label"], table["patient_id"], size=SIDE, draws=4)
 
     return run
 
@@ -122,24 +122,24 @@ def compare(folder: Path):
 
     images = _identities(folder)
     rng = np.random.default_rng(0)
-    wanted = [name + level for name in similarity.METRICS for level in ("", "_shuffled", "_chance")]
+    wanted = [name + level for name in similarity.METRICS for level in ("", "_two_patients", "_chance")]
 
     def cell(architecture: str, method: str) -> pd.DataFrame:
         values = {name: rng.uniform(size=len(images)) for name in wanted}
-        values |= {f"degenerate_{stage}": np.zeros(len(images), bool) for stage in ("transfer", "fine_tuned")}
+        values |= {f"empty_{stage}": np.zeros(len(images), bool) for stage in ("before", "after")}
         return comparison.score_table(values, images, architecture=architecture, seed=0, method=method)
 
     cells = [(architecture, method) for architecture in "AB" for method in ("layercam", "gradcampp")]
     scores = pd.concat([cell(*key) for key in cells], ignore_index=True)
     runs = pd.DataFrame(cells, columns=["architecture", "method"])
-    runs = runs.assign(seed=0, auc_macro_transfer=0.9, auc_macro_fine_tuned=0.9, faithful="")
+    runs = runs.assign(seed=0, auc_macro_before=0.9, auc_macro_after=0.9, passes_checks="")
 
     def run() -> None:
         summary = comparison.pooled(scores, runs)
-        comparison.ranking(summary, "iou20", comparison.replicates(scores, "iou20"))
-        hypotheses.compare_architectures(scores, "iou20")
-        hypotheses.interaction(scores, "iou20")
-        hypotheses.paired_tests(scores, "iou20")
+        comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
+        hypotheses.compare_architectures(scores, "overlap")
+        hypotheses.interaction(scores, "overlap")
+        hypotheses.paired_tests(scores, "overlap")
 
     return run
 

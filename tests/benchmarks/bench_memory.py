@@ -97,7 +97,7 @@ def settings_for(folder: Path):
         class_weights=True,
         transfer_epochs=1,
         fine_tune_epochs=1,
-        noise_heads=0,
+        extra_heads=0,
     )
 
 

@@ -2,9 +2,9 @@
 
 Run: python tests/benchmarks/bench_scoring.py [--small]
 
-The whole table is `drift.compare_maps` and `references.reference_levels`: 13 metrics of 14x14 maps at 224x224, and
-each beside four maps of other patients (shuffled) and four moved ones (chance). Rates by the clock depend on what
-else the machine does; those by processor time are of one core, whose part in threads the second row shows.
+The whole table is `drift.compare_maps` and `references.baselines`: 13 metrics of 14x14 maps at 224x224, and
+each beside four maps of other patients (two patients) and four moved ones (chance). Rates by the clock depend on
+what else the machine does; those by processor time are of one core, whose part in threads the second row shows.
 """
 
 import os
@@ -26,24 +26,24 @@ from cxr.metrics import baselines, similarity
 from cxr.report import comparison
 
 GRID, DRAWS = 14, 4
-LEVELS = ("chance", "shuffled", "floor")  # those in a score run's table
+LEVELS = ("chance", "two_patients", "two_heads")  # those in a score run's table
 
 
-def stacks(n: int) -> np.ndarray:
+def map_sets(n: int) -> np.ndarray:
     return np.maximum(np.random.default_rng(0).normal(size=(2, n, GRID, GRID)), 0).astype(np.float32)
 
 
 def score(maps: np.ndarray, size: int, *, moved: bool = True, workers: int | None = None) -> None:
-    """The whole table; without `moved`, its shuffled levels alone: slower, as partners are prepared anew."""
-    transfer, fine_tuned = maps
-    n = len(transfer)
+    """The whole table; without `moved`, two patients alone: slower, as partners are prepared anew."""
+    before, after = maps
+    n = len(before)
     label, patient = np.arange(n) % 2, np.arange(n)
-    similarity.compare_maps(transfer, fine_tuned, size=size, workers=workers)
+    similarity.compare_maps(before, after, size=size, workers=workers)
     if moved:
-        baselines.reference_levels(transfer, fine_tuned, label, patient, size=size, draws=DRAWS, workers=workers)
+        baselines.baselines(before, after, label, patient, size=size, draws=DRAWS, workers=workers)
     else:
         table = baselines.partners(label, patient, draws=DRAWS)
-        baselines.floor(transfer, [fine_tuned[row] for row in table.T], size=size, workers=workers)
+        baselines.floor(before, [after[row] for row in table.T], size=size, workers=workers)
 
 
 def rates(n: int, call) -> tuple[float, float]:
@@ -54,15 +54,15 @@ def rates(n: int, call) -> tuple[float, float]:
 
 
 def scoring(n: int, size: int) -> None:
-    maps = stacks(n)
-    transfer, fine_tuned = maps
+    maps = map_sets(n)
+    before, after = maps
     print(f"{n} images, {GRID}x{GRID} maps to {size}x{size}, {DRAWS} draws")
     print(f"{'':42s}{'threads':>8s}{'images/s':>10s}{'a core':>8s}")
-    compare = partial(similarity.compare_maps, transfer, fine_tuned, size=size)
+    compare = partial(similarity.compare_maps, before, after, size=size)
     table = {
         "metrics": compare,
-        "metrics, shuffled (partners prepared anew)": partial(score, maps, size, moved=False),
-        "metrics, shuffled and chance": partial(score, maps, size),
+        "metrics, two patients (partners prepared anew)": partial(score, maps, size, moved=False),
+        "metrics, two patients and chance": partial(score, maps, size),
     }
     for label, call in table.items():
         for workers in sorted({1, similarity._cores()}):
@@ -83,18 +83,18 @@ def memory(numbers: tuple[int, int], size: int) -> None:
 
 
 def peak(n: int, size: int) -> None:
-    score(stacks(n), size)
+    score(map_sets(n), size)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     print(kilobytes / 1024)
 
 
 def scores(images: int, patients: int, seeds: int = 3) -> pd.DataFrame:
-    """Per-image rows of three architectures under two methods, every metric with every reference level."""
+    """Per-image rows of three architectures under two methods, every metric with every baseline."""
     rng = np.random.default_rng(0)
     patient = np.concatenate([np.arange(patients), rng.integers(0, patients, images - patients)])
     names = [name for metric in similarity.METRICS for name in (metric, *(f"{metric}_{k}" for k in LEVELS))]
     head = pd.DataFrame({"image_id": np.arange(images), "patient_id": patient})
-    head = head.assign(degenerate_transfer=False, degenerate_fine_tuned=False)
+    head = head.assign(empty_before=False, empty_after=False)
     cells = [
         pd.concat([head, pd.DataFrame(rng.random((images, len(names))), columns=names)], axis=1).assign(
             architecture=architecture, method=method, seed=seed
@@ -109,9 +109,9 @@ def scores(images: int, patients: int, seeds: int = 3) -> pd.DataFrame:
 def bootstrap(images: int, patients: int, n_boot: int) -> None:
     table = scores(images, patients)
     runs = table[["architecture", "method", "seed"]].drop_duplicates()
-    runs = runs.assign(auc_macro_transfer=0.9, auc_macro_fine_tuned=0.9, faithful="True")
+    runs = runs.assign(auc_macro_before=0.9, auc_macro_after=0.9, passes_checks="True")
     calls = {
-        "one metric, draws of all cells alike": lambda: comparison.replicates(table, "iou20", n_boot=n_boot),
+        "one metric, draws of all cells alike": lambda: comparison.replicates(table, "overlap", n_boot=n_boot),
         "every metric and level, all cells": lambda: comparison.pooled(table, runs, n_boot=n_boot),
     }
     print(f"\n{n_boot} replicates, 6 cells x 3 seeds x {images} images of {patients} patients")

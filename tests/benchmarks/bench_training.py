@@ -96,7 +96,7 @@ def stage_1(architecture: str, side: str, n: str) -> dict:
         weights="none",
         transfer_epochs=10,
         transfer_patience=10,
-        noise_heads=0,
+        extra_heads=0,
     )
     images, labels = noise(n_train + BATCH, side)
     train, val = (images[:n_train], labels[:n_train]), (images[n_train:], labels[n_train:])
@@ -144,7 +144,7 @@ def precision(n: str, side: str, epochs: str, ways: str) -> list:
         image_size=side,
         transfer_epochs=20,
         fine_tune_epochs=int(epochs),
-        noise_heads=0,
+        extra_heads=0,
         deterministic=False,
     )
     manifest = loading.build_manifest(settings)
@@ -169,7 +169,7 @@ def precision(n: str, side: str, epochs: str, ways: str) -> list:
         maps = cams.attribute(model, *test, layer="penultimate", methods=["layercam"])["layercam"]
         reference = maps if reference is None else reference
         drifts = similarity.compare_maps(reference, maps, size=side)
-        middle = [float(np.nanmedian(drifts[metric])) for metric in ("pearson", "iou20")]
+        middle = [float(np.nanmedian(drifts[metric])) for metric in ("pearson", "overlap")]
         rows.append([name, accuracy, *middle, seconds])
     return rows
 
@@ -228,7 +228,7 @@ def main() -> None:
 
     n, side, epochs, ways = (60, 64, 1, 3) if small else (400, 96, 3, 5)
     heading = f"CompactResNetV2 on {n} phantom images, {side} px"
-    print(f"\n{heading:44}{'accuracy':>10}{'pearson':>10}{'iou20':>8}{'both stages':>14}")
+    print(f"\n{heading:44}{'accuracy':>10}{'pearson':>10}{'overlap':>8}{'both stages':>14}")
     for name, accuracy, pearson, iou, seconds in fresh("precision", n, side, epochs, ways):
         print(f"{name:44}{accuracy:10.3f}{pearson:10.3f}{iou:8.3f}{seconds:12.1f} s", flush=True)
 

@@ -35,20 +35,20 @@ GRID = 16  # of the constructed pairs
 OF_T, OF_F = "white", COLOURS[5]
 GROUPS = {
     "position": ["centroid_shift", "peak_shift"],
-    "overlap": ["iou05", "iou10", "iou20", "iou30", "soft_iou"],
+    "overlap": ["overlap_q05", "overlap_q10", "overlap", "overlap_q30", "soft_iou"],
     "agreement": ["pearson", "spearman", "ssim"],
     "concentration": ["gini_change", "entropy_change", "top10_energy_change"],
 }
-MARKS = {"position": " Circle: transfer, cross: fine-tuned.", "overlap": " White: transfer, blue: fine-tuned."}
-SHARE = {"iou05": 0.05, "iou10": 0.1, "iou20": 0.2, "iou30": 0.3}
+MARKS = {"position": " Circle: before, cross: after.", "overlap": " White: before, blue: after."}
+SHARE = {"overlap_q05": 0.05, "overlap_q10": 0.1, "overlap": 0.2, "overlap_q30": 0.3}
 # The constructed pair beside each metric's real ones: the one that sets it apart from its neighbours.
 APART = {
     "centroid_shift": "diffuse background",
     "peak_shift": "peaks trade places",
-    "iou05": "sharpened",
-    "iou10": "smaller lobe gone",
-    "iou20": "mostly zeros, disjoint",
-    "iou30": "moved by a quarter",
+    "overlap_q05": "sharpened",
+    "overlap_q10": "smaller lobe gone",
+    "overlap": "mostly zeros, disjoint",
+    "overlap_q30": "moved by a quarter",
     "soft_iou": "sharpened",
     "pearson": "inverted",
     "spearman": "sharpened",
@@ -60,7 +60,7 @@ APART = {
 
 
 def constructed() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Pairs (transfer, fine-tuned) of raw maps float64 [GRID, GRID], each different in one respect."""
+    """Pairs (before, after) of raw maps float64 [GRID, GRID], each different in one respect."""
     y, x = (np.mgrid[:GRID, :GRID] + 0.5) / GRID
 
     def lobe(row: float, column: float, sd: float = 0.1) -> np.ndarray:
@@ -98,8 +98,8 @@ def constructed() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def constructed_table() -> pd.DataFrame:
     """Every metric (columns) of every constructed pair (rows), at SIDE x SIDE."""
     pairs = constructed()
-    stacks = (np.stack([pair[stage] for pair in pairs.values()]) for stage in (0, 1))
-    values = similarity.compare_maps(*stacks, size=SIDE)
+    map_sets = (np.stack([pair[checkpoint] for pair in pairs.values()]) for checkpoint in (0, 1))
+    values = similarity.compare_maps(*map_sets, size=SIDE)
     return pd.DataFrame({name: values[name] for name in similarity.METRICS}, index=list(pairs))
 
 
@@ -116,8 +116,8 @@ class Cell:
         self.size = int(self.run.params["image_size"])
         ids = self.table["image_id"].to_numpy()
         self.folder = tracking.fetch(self.run.params["attribute_run"], f"maps/{METHOD}")
-        self.transfer, self.fine_tuned = (
-            maps.take(maps.load(self.folder / f"{stage}.npz"), ids) for stage in ("transfer", "fine_tuned")
+        self.before, self.after = (
+            maps.take(maps.load(self.folder / f"{checkpoint}.npz"), ids) for checkpoint in ("before", "after")
         )
 
     @property
@@ -131,7 +131,7 @@ class Cell:
         return int(np.nanargmax(values) if highest else np.nanargmin(values))
 
     def pair(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.transfer.maps[row], self.fine_tuned.maps[row]
+        return self.before.maps[row], self.after.maps[row]
 
 
 def draw_pair(
@@ -178,7 +178,7 @@ def group_figure(cell: Cell, metrics: list[str], marks: str = "") -> Figure:
             assert abs(value - logged) < 1e-6, (metric, value, logged)
         draw_pair(line[6:], pairs[APART[metric]], metric, f"constructed: {APART[metric]}", SIDE)
     figure.suptitle(
-        f"Left of each pair the transfer map, right the fine-tuned one, 0 (black) to 1 (yellow).{marks}\n"
+        f"Left of each pair the map before, right the one after, 0 (black) to 1 (yellow).{marks}\n"
         f"Highest and lowest of {len(cell.table)} phantom (synthetic) images: {cell.name}.",
         fontsize=8,
     )
@@ -199,45 +199,45 @@ def constructed_figure() -> Figure:
         values = {key: f"{value + 0.0:.2f}" for key, value in table.loc[name].items()}
         two[0].set_title(name, fontsize=8.5, loc="left", fontweight="bold")
         line = (
-            f"centroid_shift {table.loc[name, 'centroid_shift'] + 0.0:.3f}, iou20 {values['iou20']},\n"
+            f"centroid_shift {table.loc[name, 'centroid_shift'] + 0.0:.3f}, overlap {values['overlap']},\n"
             f"pearson {values['pearson']}, spearman {values['spearman']},\n"
             f"ssim {values['ssim']}, gini_change {values['gini_change']}"
         )
         two[0].text(0, -0.05, line, fontsize=7, va="top", transform=two[0].transAxes)
-    figure.suptitle("Constructed pairs: transfer map left, fine-tuned right, 0 (black) to 1 (yellow)", fontsize=9)
+    figure.suptitle("Constructed pairs: before left, after right, 0 (black) to 1 (yellow)", fontsize=9)
     return figure
 
 
 def levels_figure(cell: Cell) -> Figure:
-    """One image's maps, and the pairs that its reference levels compare: the image of the median iou20."""
-    order = cell.table["iou20"].rank(method="first")
+    """One image's maps, and the pairs that its baselines compare: the image of the median overlap."""
+    order = cell.table["overlap"].rank(method="first")
     row = int(np.flatnonzero(order == (len(order) + 1) // 2)[0])
-    transfer, fine_tuned = cell.pair(row)
+    before, after = cell.pair(row)
     own = cell.table.iloc[row]
     partner = int(
-        baselines.partners(cell.transfer.class_index, cell.table["patient_id"].to_numpy(), draws=1)[row, 0]
+        baselines.partners(cell.before.class_index, cell.table["patient_id"].to_numpy(), draws=1)[row, 0]
     )
-    moved = np.roll(fine_tuned[::-1], fine_tuned.shape[1] // 2, axis=1)  # one of the moves; a level averages many
+    moved = np.roll(after[::-1], after.shape[1] // 2, axis=1)  # one of the moves; a level averages many
     head = maps.take(maps.load(cell.folder / "head_1.npz"), [own["image_id"]]).maps[0]
     pairs = {
-        "this image, transfer against fine-tuned": (transfer, fine_tuned),
-        "chance: fine-tuned map moved": (transfer, moved),
-        "shuffled: another patient, same class": (transfer, cell.fine_tuned.maps[partner]),
-        "floor: another transfer head": (transfer, head),
+        "this image, before against after": (before, after),
+        "chance: map after, moved": (before, moved),
+        "shuffled: antwo patients": (before, cell.after.maps[partner]),
+        "two heads": (before, head),
     }
     for other in cell.others[:1]:
-        stack = maps.load(tracking.fetch(other.params["attribute_run"], f"maps/{METHOD}") / "fine_tuned.npz")
-        if own["image_id"] in stack.image_id:
-            pairs["refit: two fine-tunings"] = (fine_tuned, maps.take(stack, [own["image_id"]]).maps[0])
+        map_set = maps.load(tracking.fetch(other.params["attribute_run"], f"maps/{METHOD}") / "after.npz")
+        if own["image_id"] in map_set.image_id:
+            pairs["two seeds"] = (after, maps.take(map_set, [own["image_id"]]).maps[0])
     figure, axes = plt.subplots(2, 6, figsize=(9, 3.5), layout="constrained")
     for axis in axes.ravel():
         axis.axis("off")
     for (title, pair), panels in zip(pairs.items(), axes.reshape(6, 2), strict=False):
-        draw_pair(panels, pair, "iou20", "", cell.size)
+        draw_pair(panels, pair, "overlap", "", cell.size)
         panels[0].set_title(title, fontsize=7.5, loc="left", pad=14)
     figure.suptitle(
-        f"What the reference levels compare, by the image of the median iou20 ({cell.name}; synthetic).\n"
-        "The number is the pair's iou20; outlined are the top 20 %, white of the first map, blue of the second.",
+        f"What the baselines compare, by the image of the median overlap ({cell.name}; synthetic).\n"
+        "The number is the pair's overlap; outlined are the top 20 %, white of the first map, blue of the second.",
         fontsize=8,
     )
     return figure
@@ -252,11 +252,11 @@ def regions_figure(cell: Cell) -> Figure:
         row = cell.extreme("lesion_energy_change", highest)
         own = cell.table.iloc[row]
         mask = masks["lesion"][np.flatnonzero(ids == own["image_id"])[0]]
-        for axis, raw, stage in zip(panels, cell.pair(row), ("transfer", "fine_tuned"), strict=True):
+        for axis, raw, checkpoint in zip(panels, cell.pair(row), ("before", "after"), strict=True):
             axis.imshow(similarity.prepare(raw[None], cell.size)[0], cmap="inferno", vmin=0, vmax=1)
             axis.contour(mask, levels=[0.5], colors=COLOURS[5], linewidths=1.2)
             axis.axis("off")
-            energy, hit = own[f"lesion_energy_{stage}"], own[f"lesion_hit_{stage}"]
+            energy, hit = own[f"lesion_energy_{checkpoint}"], own[f"lesion_hit_{checkpoint}"]
             axis.set_title(f"energy {energy:.2f}, hit {hit:.0f}", fontsize=8)
         panels[0].text(
             0, -0.03, f"lesion_energy_change {own['lesion_energy_change']:+.3f}, area {own['lesion_area']:.3f}",
@@ -295,38 +295,38 @@ def correlation_figure(table: pd.DataFrame, what: str) -> Figure:
 
 
 def levels_table(cell: Cell) -> pd.DataFrame:
-    """Median over images of every metric and of its reference levels; absolute for signed metrics' levels."""
-    columns = {"this cell": "", "chance": "_chance", "other patient": "_shuffled", "other head": "_floor"}
+    """Median over images of every metric and of its baselines; absolute for signed metrics' levels."""
+    columns = {"this cell": "", "chance": "_chance", "two patients": "_two_patients", "two heads": "_two_heads"}
     rows = {}
     for name, metric in similarity.METRICS.items():
         own, parts = cell.table[name], {title: cell.table[name + suffix] for title, suffix in columns.items()}
         levels = {title: (part.abs() if metric.signed else part).median() for title, part in parts.items()}
         rows[name] = {"identical": metric.identical, **levels, "lowest": own.min(), "highest": own.max()}
     table = pd.DataFrame(rows).T
-    refit = refits(cell)
+    values = two_seeds(cell)
     table.insert(
         5,
-        "other fine-tuning",
+        "two seeds",
         [
-            (refit[name].abs() if metric.signed else refit[name]).median()
+            (values[name].abs() if metric.signed else values[name]).median()
             for name, metric in similarity.METRICS.items()
         ],
     )
     return table
 
 
-def refits(cell: Cell) -> pd.DataFrame:
-    """Every metric between the fine-tuned maps of the two seeds, for the images that count under both."""
+def two_seeds(cell: Cell) -> pd.DataFrame:
+    """Every metric between the maps after of the two seeds, for the images that count under both."""
     (other,) = cell.others[:1]
     images = tracking.read_table(other.run_id, "drift.parquet")
     images = pd.concat([cell.table, images])[["seed", "image_id", "patient_id"]]
     seeds = {int(run.params["seed"]): run for run in (cell.run, other)}
-    stacks = {
-        seed: maps.load(tracking.fetch(run.params["attribute_run"], f"maps/{METHOD}") / "fine_tuned.npz")
+    map_sets = {
+        seed: maps.load(tracking.fetch(run.params["attribute_run"], f"maps/{METHOD}") / "after.npz")
         for seed, run in seeds.items()
     }
     names = {"architecture": cell.run.params["architecture"], "method": METHOD, "names": list(similarity.METRICS)}
-    return comparison.refit_table(stacks, images, size=cell.size, **names)
+    return comparison.two_seeds_table(map_sets, images, size=cell.size, **names)
 
 
 def markdown(table: pd.DataFrame, head: str) -> str:

@@ -5,7 +5,7 @@
 
 Each architecture's costs per image are measured in a process of its own (compiling, the same for any number of
 images, is left out): one pass of the frozen backbone, a fine-tuning step, attribution of a checkpoint with its
-variants, and of a further transfer head; and the bytes of checkpoints, of a backup's state, and of maps. So are
+variants, and of an extra transfer head; and the bytes of checkpoints, of a backup's state, and of maps. So are
 scoring, and comparing: that on tables as large as the study's own, with the memory that it takes. Weights are
 random, images noise: arithmetic takes as long with them.
 
@@ -37,7 +37,7 @@ from cxr.metrics import baselines, similarity
 from cxr.models import build
 from cxr.report import comparison
 from cxr.statistics import hypotheses
-from cxr.training import stages
+from cxr.training import checkpoints
 
 CLASSES = 5
 
@@ -56,7 +56,7 @@ def network(architecture: str, side: str, batch: str) -> dict:
 
     side, batch = int(side), int(batch)
     settings = TrainParams(architecture=architecture, image_size=side, batch_size=batch, weights="none")
-    stages.seed_everything(0)
+    checkpoints.seed_everything(0)
     model = build.build(architecture, n_classes=CLASSES, image_size=side)
     images = np.random.default_rng(0).integers(0, 256, (batch, side, side), np.uint8)
     labels = np.arange(batch) % CLASSES
@@ -81,14 +81,14 @@ def network(architecture: str, side: str, batch: str) -> dict:
         for (method, variant), maps in every(images, labels).items():
             np.savez_compressed(Path(folder) / "maps.npz", maps=maps)
             sizes[f"{method}/{variant}"] = (Path(folder) / "maps.npz").stat().st_size / batch
-        found["bytes of a stack"] = max(size for name, size in sizes.items() if name.endswith("/default"))
-        found["bytes of a checkpoint's stacks"] = sum(sizes.values())
+        found["bytes of a map set"] = max(size for name, size in sizes.items() if name.endswith("/default"))
+        found["bytes of a checkpoint's maps"] = sum(sizes.values())
     found["backup bytes"] = 3 * sum(int(np.prod(w.shape)) * 4 for w in model.trainable_weights)  # and Adam's two
 
     trainee = keras_model(model)
-    stages._compile(trainee, 1e-5, settings)
+    checkpoints._compile(trainee, 1e-5, settings)
     steps = tf.data.Dataset.from_tensor_slices((images[..., None], labels)).batch(batch)
-    with stages._graph_optimizers(on=False):
+    with checkpoints._graph_optimizers(on=False):
         found["fine-tune"] = timed(lambda: trainee.fit(steps.repeat(2), epochs=1, verbose=0)) / (2 * batch)
     return found
 
@@ -100,13 +100,13 @@ def keras_model(model):
 
 
 def scoring(side: str, n: str, grid: str) -> dict:
-    """Seconds an image of a method: all metrics and their reference levels."""
+    """Seconds an image of a method: all metrics and their baselines."""
     n, side = int(n), int(side)
     maps = np.maximum(np.random.default_rng(0).normal(size=(2, n, int(grid), int(grid))), 0).astype(np.float32)
     label, patient = np.arange(n) % CLASSES, np.arange(n).astype(str)
     began = time.process_time()
     similarity.compare_maps(*maps, size=side)
-    baselines.reference_levels(*maps, label, patient, size=side, draws=4)
+    baselines.baselines(*maps, label, patient, size=side, draws=4)
     return {"score": (time.process_time() - began) / n}
 
 
@@ -115,25 +115,27 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     n, rng = int(n), np.random.default_rng(0)
     images = pd.DataFrame({"image_id": np.arange(n).astype(str)})
     images = images.assign(patient_id=images["image_id"], label=np.where(np.arange(n) % 2, "ill", "well"))
-    wanted = [name + level for name in similarity.METRICS for level in ("", "_shuffled", "_chance", "_floor")]
+    wanted = [
+        name + level for name in similarity.METRICS for level in ("", "_two_patients", "_chance", "_two_heads")
+    ]
     cells = [(f"A{a}", s, m) for a in range(int(architectures)) for s in range(int(seeds))
              for m in ("layercam", "gradcampp")]  # fmt: skip
 
     def cell(architecture: str, seed: int, method: str) -> pd.DataFrame:
         values = {name: rng.uniform(size=n) for name in wanted}
-        values |= {f"degenerate_{stage}": np.zeros(n, bool) for stage in ("transfer", "fine_tuned")}
+        values |= {f"empty_{checkpoint}": np.zeros(n, bool) for checkpoint in ("before", "after")}
         return comparison.score_table(values, images, architecture=architecture, seed=seed, method=method)
 
     scores = pd.concat([cell(*key) for key in cells], ignore_index=True)
     table = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     runs = pd.DataFrame(cells, columns=["architecture", "seed", "method"])
-    runs = runs.assign(auc_macro_transfer=0.9, auc_macro_fine_tuned=0.9, faithful="")
+    runs = runs.assign(auc_macro_before=0.9, auc_macro_after=0.9, passes_checks="")
     began = time.process_time()
     summary = comparison.pooled(scores, runs)
-    comparison.ranking(summary, "iou20", comparison.replicates(scores, "iou20"))
-    hypotheses.compare_architectures(scores, "iou20")
-    hypotheses.interaction(scores, "iou20")
-    hypotheses.paired_tests(scores, "iou20")
+    comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
+    hypotheses.compare_architectures(scores, "overlap")
+    hypotheses.interaction(scores, "overlap")
+    hypotheses.paired_tests(scores, "overlap")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"compare": time.process_time() - began, "tables MiB": table / 1024, "peak MiB": peak / 1024}
 
@@ -169,7 +171,7 @@ def main() -> None:
     test = round(images * study.test_fraction)
     val = round(images * study.val_fraction)
     train = images - test - val
-    side, methods, heads = study.image_size, len(study.method), study.noise_heads
+    side, methods, heads = study.image_size, len(study.method), study.extra_heads
     print(
         f"{len(study.architecture)} architectures x {seeds} seeds x {methods} methods, {images:,} images of "
         f"{side} pixels ({train:,} to train, {val:,}, {test:,} to test), {options.epochs} epochs of fine-tuning, "
@@ -219,8 +221,8 @@ def main() -> None:
         "backups, while trainings run": options.workers * max(own["backup bytes"] for own in costs.values()),
         "maps of both stages, with variants": seeds
         * test
-        * sum(2 * own["bytes of a checkpoint's stacks"] for own in costs.values()),
-        "maps of heads": seeds * test * sum(heads * methods * own["bytes of a stack"] for own in costs.values()),
+        * sum(2 * own["bytes of a checkpoint's maps"] for own in costs.values()),
+        "maps of heads": seeds * test * sum(heads * methods * own["bytes of a map set"] for own in costs.values()),
         "thumbnails": len(rows) * seeds * test * min(side, 128) ** 2,
     }
     for name, size in sizes.items():

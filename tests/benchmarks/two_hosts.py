@@ -176,7 +176,7 @@ def trains_on(host: str, experiment: str) -> str:
 
     for run in tracking.find("train", experiment=experiment, complete=False):
         where = run.tags.get("cxr.process", "").partition(":")[0]
-        epochs = [key for key in run.metrics if key.startswith(("transfer/", "fine_tuned/"))]
+        epochs = [key for key in run.metrics if key.startswith(("transfer/", "fine_tuning/"))]
         if run.status == "RUNNING" and where == host and epochs:
             return run.run_id
     return ""
@@ -187,11 +187,11 @@ def export(folder: Path, experiment: str) -> None:
     from cxr import tracking
 
     tracking.connect()
-    for run in reversed(tracking.find(experiment=experiment)):  # of twins, the newest stays
-        box = [run.params.get(key, "") for key in ("architecture", "seed", "method")]
+    for run in reversed(tracking.find(experiment=experiment)):  # of runs with equal fingerprints, the newest stays
+        cell = [run.params.get(key, "") for key in ("architecture", "seed", "method")]
         if run.stage == "study":
             continue
-        own = folder / " ".join(filter(None, [run.stage, *(box if run.stage != "compare" else [])]))
+        own = folder / " ".join(filter(None, [run.stage, *(cell if run.stage != "compare" else [])]))
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir()
         tracking.mlflow.artifacts.download_artifacts(run_id=run.run_id, dst_path=str(own))

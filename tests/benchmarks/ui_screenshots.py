@@ -69,18 +69,18 @@ def pages(experiment: str) -> list[Page]:
         Page(
             "scores",
             views.address(number, "scores"),
-            (*scores, "iou20_median", "auc_macro_transfer", "Open: scores"),
+            (*scores, "overlap_median", "auc_macro_before", "Open: scores"),
         ),
         Page(
             "charts",
             views.address(number, "scores", charts=True),
-            ("Drift", "iou20_retained", "centroid_shift_median", "Reference levels"),
+            ("Drift", "overlap_corrected_median", "centroid_shift_median", "Baselines"),
         ),
-        Page("means", views.address(number, "means"), ("Group by: architecture", "iou20_retained")),
+        Page("means", views.address(number, "means"), ("Group by: architecture", "overlap_corrected_median")),
         Page(
             "training",
             views.address(number, "training"),
-            tuple(run.name for run in runs["train"]) + ("auc_macro_fine_tuned", "Dataset"),
+            tuple(run.name for run in runs["train"]) + ("auc_macro_after", "Dataset"),
         ),
         Page("maps", views.address(number, "maps"), (attribute.name, "layercam"), pictures=len(runs["attribute"])),
         Page("studies", views.address(number, "studies"), ("compare", "study ")),
@@ -94,12 +94,12 @@ def pages(experiment: str) -> list[Page]:
         Page("compare", of(compare), ("Does the evidence move", "verdict"), pictures=1, click="Show more"),
         Page("grid", of(attribute, "/model-metrics"), ("layercam",), pictures=1),
         Page("artifact", of(compare, "/artifacts/report.html"), ("report.html", "Verdicts")),
-        Page("models", f"#/experiments/{number}/models?workflowType=machine_learning", ("fine_tuned", "transfer")),
+        Page("models", f"#/experiments/{number}/models?workflowType=machine_learning", ("after", "before")),
         Page("registry", "#/models?workflowType=machine_learning", (model,)),
         Page(
             "model",
             f"#/models/{model}/versions/1?workflowType=machine_learning",
-            ("architecture", "layercam.iou20_median", "checkpoints/fine_tuned.keras"),
+            ("architecture", "layercam.overlap_median", "checkpoints/after.keras"),
         ),
     ]
 
