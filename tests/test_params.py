@@ -1,7 +1,15 @@
 import pytest
 
 from cxr.core.errors import InputError
-from cxr.core.params import AttributeParams, StudyParams, TrainParams, read_overrides, read_yaml
+from cxr.core.params import (
+    RENAMED,
+    VOCABULARY,
+    AttributeParams,
+    StudyParams,
+    TrainParams,
+    read_overrides,
+    read_yaml,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +32,17 @@ def test_bad_values_get_one_line(values, message):
     with pytest.raises(InputError, match=message) as error:
         StudyParams.check(values, where="f.yaml")
     assert str(error.value).startswith("f.yaml: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_parameter_of_an_earlier_version_is_refused_with_its_name_now(old, tmp_path):
+    assert old not in VOCABULARY and RENAMED[old] in VOCABULARY
+    with pytest.raises(InputError, match=f"^f.yaml: {old} is now {RENAMED[old]}$"):
+        StudyParams.check({old: 1}, where="f.yaml")
+    path = tmp_path / "study.yaml"
+    path.write_text("name: x\n")
+    with pytest.raises(InputError, match=f"{old} is now {RENAMED[old]}"):
+        StudyParams.read(path, read_overrides([f"{old}=1"]))
 
 
 def test_several_bad_values_are_named_at_once():

@@ -43,6 +43,13 @@ ARCHITECTURES: tuple[str, ...] = architectures.KNOWN
 METHODS: tuple[str, ...] = get_args(Method)
 DEFAULT_METHODS: tuple[str, ...] = ("layercam", "gradcampp")
 
+RENAMED = {
+    "noise_heads": "extra_heads",
+    "faithfulness_images": "map_check_images",
+    "reference_draws": "baseline_draws",
+}
+"""Parameters of earlier versions, and what each is called now."""
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -100,6 +107,8 @@ def _assigned(source: str) -> list[str]:
 
 
 def _unknown(key: str) -> str:
+    if key in RENAMED:
+        return f"{key} is now {RENAMED[key]}"
     close = difflib.get_close_matches(str(key), VOCABULARY, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(VOCABULARY))}"
     return f"unknown parameter '{key}': {hint}"
