@@ -131,6 +131,10 @@ def uri(tmp_path_factory):
     store.cells("full", "Net", 2, ["layercam", "gradcampp"], full=True)
     store.cells("full", "Other", 2, ["gradcampp"], full=True)
     tracking.create_run(experiment="unfinished", name="score", tags={"cxr.stage": "score"}, params={})
+    tags = {"cxr.stage": "score", "cxr.complete": "true"}
+    of_earlier_version = tracking.create_run(experiment="old", name="score", tags=tags, params={})
+    tracking.end_run(of_earlier_version, "FINISHED")
+    tracking.mlflow.MlflowClient().delete_tag(of_earlier_version, "cxr.schema")
     return f"sqlite:///{folder}/mlflow.db"
 
 
@@ -155,6 +159,8 @@ def test_studies_are_those_with_a_complete_score_run_newest_first(uri):
         InputError, match="no finished score run in the experiment 'unfinished': choose one of full"
     ):
         explore_view.Explorer("unfinished")
+    with pytest.raises(InputError, match="no finished score run in the experiment 'old': choose one of full"):
+        explore_view.Explorer("old")  # whose only run an earlier version made
     with pytest.raises(InputError, match="unknown metric 'overlap_q21'"):
         explore_view.Explorer("full", metric="overlap_q21")
 

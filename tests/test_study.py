@@ -374,9 +374,14 @@ def test_a_study_that_is_being_run_is_not_started_twice(store):
 
 @pytest.mark.slow
 def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_path, notebooks, go, capsys):
+    tags = {"cxr.stage": "train", "cxr.complete": "true"}
+    old = tracking.create_run(experiment="fake", name="of an earlier version", tags=tags, params={})
+    tracking.end_run(old, "FINISHED")
+    tracking.mlflow.MlflowClient().delete_tag(old, "cxr.schema")
     params = write_params(tmp_path / "study.yaml")
     assert go(params, notebooks, jobs=2) == 0
     output = capsys.readouterr().out
+    assert "experiment fake: 1 run of an earlier version of cxr, which this study does not use" in output
     first = runs_by_stage()
     assert {stage: len(runs) for stage, runs in first.items()} == {
         **{"train": 1, "attribute": 1, "score": 2, "compare": 1, "study": 1},

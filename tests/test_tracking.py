@@ -305,6 +305,28 @@ def test_latest_takes_the_newest_complete_run_with_the_parameters(store):
         tracking.latest("attribute", experiment="no such experiment")
 
 
+def test_runs_of_an_earlier_version_are_told_and_not_mixed_in(store):
+    old = complete_run()
+    tracking.mlflow.MlflowClient().delete_tag(old, "cxr.schema")
+    assert tracking.find(experiment="demo", complete=False) == [] and tracking.experiments_with("train") == []
+    assert (tracking.count_earlier("demo"), tracking.count_earlier("no such experiment")) == (1, 0)
+    with pytest.raises(InputError, match="no finished train run in the experiment 'demo'"):
+        tracking.latest("train", experiment="demo")
+    new = complete_run()
+    assert [run.run_id for run in tracking.find(experiment="demo")] == [new]
+    assert tracking.latest("train", experiment="demo") == new and tracking.experiments_with("train") == ["demo"]
+    assert tracking.count_earlier("demo") == 1
+    for read in (tracking.run_info, tracking.upstream, lambda run_id: tracking.upstream(new, run_id)):
+        with pytest.raises(
+            InputError, match=rf"^run {old} \(train\) was made by an earlier version of cxr, .* notebook again"
+        ):
+            read(old)
+    tracking.set_tags(old, {"cxr.schema": "1"})
+    assert [run.run_id for run in tracking.find(experiment="demo")] == [new]
+    tracking.mlflow.MlflowClient().delete_run(old)
+    assert tracking.count_earlier("demo") == 0
+
+
 def test_find(store):
     train = complete_run()
     score = complete_run("score", ScoreParams(name="demo"), inputs=tracking.upstream(train))

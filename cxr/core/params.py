@@ -43,6 +43,8 @@ ARCHITECTURES: tuple[str, ...] = architectures.KNOWN
 METHODS: tuple[str, ...] = get_args(Method)
 DEFAULT_METHODS: tuple[str, ...] = ("layercam", "gradcampp")
 
+SCHEMA = "2"
+"""Version of the names of parameters, columns, metrics and artifacts: the tag `cxr.schema` of every run."""
 RENAMED = {
     "noise_heads": "extra_heads",
     "faithfulness_images": "map_check_images",

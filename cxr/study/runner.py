@@ -172,6 +172,9 @@ def run(
     steps = _validated(session)
     tracking.connect(session.environment["MLFLOW_TRACKING_URI"])
     _read_manifest(session)
+    if earlier := tracking.count_earlier(study.name):
+        runs = f"{earlier} run{'s' * (earlier > 1)}"
+        _say(f"experiment {study.name}: {runs} of an earlier version of cxr, which this study does not use")
     try:
         return _run(session, steps, scheduler, study.jobs if jobs is None else jobs)
     except tracking.StoreGone as error:

@@ -39,7 +39,7 @@ import yaml
 
 from cxr.core import architectures, arrays, processes
 from cxr.core.errors import InputError, first_line
-from cxr.core.params import Params
+from cxr.core.params import SCHEMA, Params
 from cxr.tracking import descriptions, views
 from cxr.tracking.source import NOT_IN_CODE, cell_version, code_cells, code_version, contents, sha256
 
@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
+
+_SCHEMA_TAG = "cxr.schema"
+_OF_THIS_SCHEMA = f"tags.`{_SCHEMA_TAG}` = '{SCHEMA}'"
 
 # As Python ends, it looks through all objects once more for cycles: a second of every notebook, with MLflow and
 # TensorFlow loaded, for memory that goes anyway.
@@ -475,6 +478,7 @@ def start(
     if worker := os.environ.pop("CXR_WORKER", ""):
         processes.die_with(worker)
     own_tags = {
+        _SCHEMA_TAG: SCHEMA,
         "cxr.stage": stage,
         "cxr.fingerprint": print_of_run,
         **{f"cxr.inputs.{key}": value for key, value in inputs.items()},
@@ -950,7 +954,11 @@ def _registry() -> Iterator[None]:
 
 
 def run_info(run_id: str) -> RunInfo:
-    """What a run says of itself. Raises InputError if there is no such run."""
+    """What a run says of itself.
+
+    Raises:
+        InputError: there is no such run, or another version of cxr made it, which named things differently.
+    """
     try:
         run = _client().get_run(run_id)
     except MlflowException as error:
@@ -958,7 +966,13 @@ def run_info(run_id: str) -> RunInfo:
             f"no run '{run_id}' in {mlflow.get_tracking_uri()} ({first_line(error)}): mend the run id, or "
             "MLFLOW_TRACKING_URI if the run is kept elsewhere"
         ) from None
-    return _info(run, _client().get_experiment(run.info.experiment_id).name)
+    found = _info(run, _client().get_experiment(run.info.experiment_id).name)
+    if found.stage and found.tags.get(_SCHEMA_TAG) != SCHEMA:
+        raise InputError(
+            f"run {run_id} ({found.name}) was made by an earlier version of cxr, whose names differ: run its "
+            "notebook again, or use that version"
+        )
+    return found
 
 
 def run_url(run_id: str) -> str:
@@ -995,6 +1009,8 @@ def find(
 ) -> list[RunInfo]:
     """Runs of an experiment, newest first; none if there is no such experiment.
 
+    Runs that an earlier version of cxr made are left out: their names differ (see `count_earlier`).
+
     Args:
         stage: of this stage only.
         experiment: the experiment's name.
@@ -1006,7 +1022,7 @@ def find(
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
-    conditions = []
+    conditions = [_OF_THIS_SCHEMA]
     for value in (stage, fingerprint, parent):  # ids and hashes only: none can end the quotes it stands in
         if value is not None and not re.fullmatch(r"[A-Za-z0-9_\-]*", value):
             raise InputError(f"'{value}': not a stage, fingerprint or run id")
@@ -1018,20 +1034,41 @@ def find(
         conditions += ["attributes.status = 'FINISHED'", "tags.`cxr.complete` = 'true'"]
     if parent is not None:
         conditions.append(f"tags.`mlflow.parentRunId` = '{parent}'")
-    runs, token = [], None
+    runs = [_info(run, experiment) for run in _search(found.experiment_id, conditions)]
+    return [run for run in runs if fingerprint is None or run.tags.get("cxr.edited") != "true"]
+
+
+def count_earlier(experiment: str) -> int:
+    """How many complete runs of an experiment an earlier version of cxr made; `find` leaves them out."""
+    client = _client()
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return 0
+    complete = "tags.`cxr.complete` = 'true'"
+    oldest = client.search_runs(
+        [found.experiment_id], complete, max_results=1, order_by=["attributes.start_time ASC"]
+    )
+    if all(run.data.tags.get(_SCHEMA_TAG) == SCHEMA for run in oldest):
+        return 0  # later ones are of this version too: no need to read them all
+    # MLflow cannot ask for runs without a tag
+    return sum(run.data.tags.get(_SCHEMA_TAG) != SCHEMA for run in _search(found.experiment_id, [complete]))
+
+
+def _search(experiment: str, conditions: Sequence[str]) -> Iterator[mlflow.entities.Run]:
+    """Runs of an experiment, by its id, that meet all conditions, newest first."""
+    token = None
     while True:
-        page = client.search_runs(
-            [found.experiment_id],
+        page = _client().search_runs(
+            [experiment],
             " and ".join(conditions),
             max_results=1000,
             order_by=["attributes.start_time DESC"],
             page_token=token,
         )
-        runs += [_info(run, experiment) for run in page]
+        yield from page
         token = page.token
         if not token:
-            break
-    return [run for run in runs if fingerprint is None or run.tags.get("cxr.edited") != "true"]
+            return
 
 
 def latest(stage: str, *, experiment: str, **params: Any) -> str:
@@ -1054,7 +1091,10 @@ def latest(stage: str, *, experiment: str, **params: Any) -> str:
 def experiments_with(stage: str) -> list[str]:
     """Names of the experiments that hold a complete run of a stage, that with the newest such run first."""
     client, found, token = _client(), {}, None
-    condition = f"tags.`cxr.stage` = '{stage}' and attributes.status = 'FINISHED' and tags.`cxr.complete` = 'true'"
+    condition = (
+        f"{_OF_THIS_SCHEMA} and tags.`cxr.stage` = '{stage}' and attributes.status = 'FINISHED' and "
+        "tags.`cxr.complete` = 'true'"
+    )
     while True:
         page = client.search_experiments(page_token=token)
         for experiment in page:
@@ -1226,7 +1266,7 @@ def create_run(
     """Create a run, without opening it in this process, and return its id."""
     client = _client()
     family = {"mlflow.parentRunId": parent} if parent else {}
-    run = client.create_run(experiment_id(experiment), tags={**tags, **family}, run_name=name)
+    run = client.create_run(experiment_id(experiment), tags={_SCHEMA_TAG: SCHEMA, **tags, **family}, run_name=name)
     log_params(run.info.run_id, params)
     return run.info.run_id
 

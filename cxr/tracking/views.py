@@ -17,6 +17,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cxr.params import SCHEMA
+
 _PREFIX = "mlflow.sharedViewState."
 
 KEYS = {
@@ -178,7 +180,7 @@ def _state(
 
 
 def _of(stage: str) -> str:
-    return f"tags.`cxr.stage` = '{stage}' AND attributes.status = 'FINISHED'"
+    return f"tags.`cxr.schema` = '{SCHEMA}' AND tags.`cxr.stage` = '{stage}' AND attributes.status = 'FINISHED'"
 
 
 def _columns(names: Sequence[str], *, name_width: int = 300) -> dict[str, Any]:
