@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from cxr.core.params import TrainParams
-from cxr.models import build
-from cxr.training import checkpointing, stages
+from cxr.models import build, weights
+from cxr.training import checkpointing, fitting, stages
 
 
 def kill():
@@ -47,8 +47,8 @@ def arm(moment):
 
         checkpointing._to_disk = half
     elif moment == "after the last epoch":
-        save_end = stages._Saver.save_end
-        stages._Saver.save_end = lambda self: kill() if self.part == "fine_tuning" else save_end(self)
+        save_end = fitting.Saver.save_end
+        fitting.Saver.save_end = lambda self: kill() if self.part == "fine_tuning" else save_end(self)
 
 
 def arm_batch(part, epoch):
@@ -59,8 +59,8 @@ def arm_batch(part, epoch):
         if self.killed and batch == 1:
             kill()
 
-    stages._Saver.on_epoch_begin = on_epoch_begin
-    stages._Saver.on_train_batch_end = on_train_batch_end
+    fitting.Saver.on_epoch_begin = on_epoch_begin
+    fitting.Saver.on_train_batch_end = on_train_batch_end
 
 
 def train(folder, settings, moment):
@@ -80,16 +80,16 @@ def train(folder, settings, moment):
     def on_epoch(epoch, metrics):
         epochs.append([epoch, metrics])
         if saved:
-            saved.keep(f"epoch_{epoch:03d}", lambda path: path.write_text(build.sha256_weights(model)))
+            saved.keep(f"epoch_{epoch:03d}", lambda path: path.write_text(weights.sha256_weights(model)))
 
     stage_1 = stages.transfer(model, *sets, settings, backup=saved)
-    weights_before = build.sha256_weights(model)
+    weights_before = weights.sha256_weights(model)
     if moment == "between the stages":
         kill()
     history = stages.fine_tune(model, *sets, settings, on_epoch=on_epoch, backup=saved)
     return {
         "before": weights_before,
-        "after": build.sha256_weights(model),
+        "after": weights.sha256_weights(model),
         "seeds": [np.asarray(v).tolist() for v in model.variables if "seed" in v.path],
         "histories": [t.drop(columns="seconds").to_dict("list") for t in (stage_1.history, history)],
         "heads": [[np.asarray(a, np.float64).tolist() for a in head] for head in stage_1.heads],

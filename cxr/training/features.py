@@ -26,13 +26,13 @@ from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
 from cxr.data import loading
-from cxr.models import build, compact, graph
+from cxr.models import build, compact, flatten, foreign, graph, preprocessing, weights
 
 Images = np.ndarray | arrays.Subset  # uint8 [n, side, side], in memory or not
-
 _IN_MEMORY = 2**25  # bytes of features; more stay in a file
 _OUTPUT_BYTES = 2**24  # of what a model says in one call
 _DIGEST_BYTES = 32  # of a SHA-256
+_CODE = (build, compact, flatten, foreign, graph, preprocessing)  # the modules that make a network
 
 
 def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: Path | None = None) -> Images:
@@ -108,11 +108,11 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
     ]
     parts = {
         "images": [digest.hexdigest(), list(images.shape), str(images.dtype)],
-        "weights": build.sha256_weights(network),
+        "weights": weights.sha256_weights(network),
         "graph": _configuration(json.loads(network.to_json())["config"]["layers"]),  # not the model's own name
         "layers": [[type(layer).__name__, layer.name, layer.compute_dtype] for layer in network.layers],
         "computing": [settings.architecture, settings.batch_size, settings.xla, settings.deterministic],
-        "code": [build.sha256_file(file) for file in (__file__, compact.__file__, graph.__file__, build.__file__)],
+        "code": [weights.sha256_file(file) for file in (__file__, *(module.__file__ for module in _CODE))],
         "libraries": [keras.__version__, tf.__version__, np.__version__],
         "machine": [platform.machine(), platform.processor(), *devices],
     }
