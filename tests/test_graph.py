@@ -439,7 +439,7 @@ def test_an_open_size_and_a_network_of_vectors():
     ours = foreign.adapt(base, preprocessing="unit", image_size=32)
     assert ours.input_shape == (None, 32, 32, 1) and graph.targets(ours)["final"].grid == (15, 15)
     flat = foreign.adapt(keras.Sequential([image(1), layers.Flatten(), layers.Dense(2)]), preprocessing="unit")
-    with pytest.raises(InputError, match="has no feature map on which alone its logits depend"):
+    with pytest.raises(InputError, match="has no feature map that all paths to its logits go through"):
         graph.targets(flat)
     with pytest.raises(InputError, match="has no layer 'logits': make it with cxr.models.foreign.adapt"):
         graph.targets(backbone())

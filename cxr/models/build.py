@@ -1,10 +1,10 @@
-"""Architectures: the paper's three and their compact networks, every other classifier of keras.applications, and
-the user's own; their preprocessing, target layers and weights.
+"""Networks by name: the paper's, their compact networks, those of keras.applications, the user's own.
 
-A model is one flat functional graph from grey values in [0, 255], shape [n, side, side, 1], to class
-probabilities: preprocessing, the backbone's own layers, `pool`, `dropout`, `logits`, `probabilities`. Any of its
-layers can be named as a target, and a saved checkpoint needs no code of ours to be used. A whole classifier of the
-user's keeps the head that it has, between `preprocessing` and `logits` (`cxr.models.foreign.adapt`).
+A model is one flat functional graph. It takes grey values in [0, 255], shape [n, side, side, 1], and returns class
+probabilities. Its layers are: preprocessing, the backbone's own layers, `pool`, `dropout`, `logits`,
+`probabilities`. Any layer can be named as a target, and a saved checkpoint loads without code of this package. A
+whole classifier of the user's keeps its own head, between `preprocessing` and `logits`
+(`cxr.models.foreign.adapt`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cxr.models.preprocessing import preprocessing_layer
 
 @dataclass(frozen=True)
 class Architecture:
-    """What sets one architecture apart: `features` maps a preprocessed image tensor to the last feature map."""
+    """How one architecture is built: `features` maps a preprocessed image tensor to the last feature map."""
 
     features: Callable[[KerasTensor], KerasTensor]
     channels: int
@@ -54,23 +54,24 @@ ARCHITECTURES: dict[str, Architecture] = {
 def build(
     architecture: str, *, n_classes: int, image_size: int, dropout: float = 0.0, devices: int = 0
 ) -> keras.Model:
-    """A flat classifier with fresh random weights (seed Keras first for repeatable ones).
+    """A flat classifier with random weights. Seed Keras first if you want the same ones again.
 
-    Input [n, image_size, image_size, 1] grey values in [0, 255]; output [n, n_classes] probabilities. The model is
-    named after its architecture. With `devices` it will be trained on so many GPUs (see `strategy`).
+    It takes grey values in [0, 255], [n, image_size, image_size, 1], and returns probabilities, [n, n_classes].
+    The model is named after its architecture. `devices` is the number of GPUs that it will be trained on (see
+    `strategy`).
 
-    `architecture` is one of ARCHITECTURES, another classifier of keras.applications, or `package.module:function`,
-    which is called as function(n_classes=n_classes, image_size=image_size) and returns a keras.Model: a classifier
-    whose classes exclude each other, a backbone, to which a head is added, or what `graph.adapt` made of one.
-    Its weights are those that the function gives it.
+    `architecture` is one of ARCHITECTURES, another classifier of keras.applications, or `package.module:function`.
+    The function is called as function(n_classes=n_classes, image_size=image_size). It returns a keras.Model: a
+    classifier whose classes exclude each other; a backbone, to which a head is added; or what
+    `cxr.models.foreign.adapt` made of one. The model keeps the weights that the function gives it.
 
-    Raises InputError for an unknown architecture, an image too small for it, more devices than there are, and for
-    what `cxr.models.foreign.adapt` cannot take.
+    Raises InputError for an unknown architecture, an image that is too small for it, more devices than there are,
+    and a model that `cxr.models.foreign.adapt` refuses.
     """
-    # InceptionV3's convolutions are numbered by a global counter: start it afresh, so that a
-    # layer has one name whatever was built before.
+    # A global counter numbers InceptionV3's convolutions. Reset it, so that a layer has the same name whatever was
+    # built before.
     keras.utils.clear_session(free_memory=False)
-    with strategy(devices).scope():  # which would not outlive the clearing
+    with strategy(devices).scope():  # after `clear_session`, which would end it
         if architecture in ARCHITECTURES:
             return _build_own(architecture, n_classes, image_size, dropout)
         options = {"classes": n_classes, "dropout": dropout, "name": architectures.plain(architecture)}
@@ -151,13 +152,14 @@ def _build_by_user(architecture: str, image_size: int, options: Mapping[str, Any
 
 
 def strategy(devices: int) -> tf.distribute.Strategy:
-    """What a model is built under to be trained on so many GPUs.
+    """The strategy under which a model is built, to be trained on several GPUs. 0 and 1: TensorFlow's default.
 
-    Each batch is shared between them, each has all weights, and gradients are averaged (Keras' own way of data
-    parallelism with TensorFlow, `tf.distribute.MirroredStrategy`). Without GPUs virtual CPU devices do as well
-    (`tf.config.set_logical_device_configuration`). 0 and 1: TensorFlow's default. Keras then draws an order of
-    images more, so that the batches are not those of one device, and equal seeds give similar weights, not equal
-    ones. Raises InputError for more devices than there are.
+    The GPUs share each batch, each has all weights, and gradients are averaged (data parallelism with
+    `tf.distribute.MirroredStrategy`). Without GPUs, virtual CPU devices work too
+    (`tf.config.set_logical_device_configuration`). With several devices Keras draws one more order of images.
+    Batches then differ from those of one device: equal seeds give similar weights, not equal ones.
+
+    Raises InputError for more devices than there are.
     """
     if devices <= 1:
         return tf.distribute.get_strategy()
@@ -177,14 +179,18 @@ def backbone(model: keras.Model) -> keras.Model:
 
 
 def to_features(model: keras.Model) -> keras.Model:
-    """From images to what the head starts from, [n, d]: the output of `pool`, or of what a foreign classifier has
-    in its place, such as Flatten. Shares the model's layers."""
+    """The part of `model` from images to the input of the head, [n, d]. Shares the model's layers.
+
+    The head starts from the output of `pool`, or of what a foreign classifier has in its place, such as Flatten.
+    """
     return keras.Model(model.input, graph.head_input(model))
 
 
 def head(model: keras.Model) -> keras.Model:
-    """From there, [n, d], to the logits, [n, n_classes]: `dropout` and `logits`, and in a foreign classifier
-    whatever stands in between. Shares the model's layers."""
+    """The part of `model` from the output of `to_features`, [n, d], to the logits, [n, n_classes].
+
+    It has `dropout` and `logits`, and in a foreign classifier all layers in between. Shares the model's layers.
+    """
     return keras.Model(graph.head_input(model), model.get_layer("logits").output)
 
 
@@ -198,10 +204,10 @@ def head_layers(model: keras.Model) -> list[keras.Layer]:
 
 @contextlib.contextmanager
 def computing(model: keras.Model, precision: str) -> Iterator[None]:
-    """Have the backbone's layers compute in `precision` meanwhile: float32, mixed_float16 or mixed_bfloat16.
+    """Within the context, the backbone's layers compute in `precision`: float32, mixed_float16 or mixed_bfloat16.
 
-    Weights stay float32, and so does what is made of the last feature map and of grey values: pooling, logits,
-    probabilities, preprocessing. Functions that were traced before keep the precision that they were traced in.
+    Weights stay float32. So do preprocessing, pooling, logits and probabilities. Functions that were traced before
+    keep the precision that they were traced in.
     """
     inside = {layer.name for layer in backbone(model).layers} - {"image", "grey_to_rgb", "preprocessing"}
     policies = {layer: layer.dtype_policy for layer in model.layers if layer.name in inside}

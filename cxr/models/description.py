@@ -1,4 +1,4 @@
-"""What is found of a network before it is trained: a description, and everything that can fail."""
+"""What is known of a network before it is trained: its description, and a check of all that can fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cxr.models.weights import find_weights, load_backbone
 
 @dataclass(frozen=True)
 class Description:
-    """What was found of a model, to be shown and logged."""
+    """What was found in a model, to be shown and logged."""
 
     architecture: str
     input: str
@@ -26,12 +26,12 @@ class Description:
     targets: dict[str, graph.Target]  # as found, on whatever grid
 
     def tags(self) -> dict[str, str]:
-        """For a run: `preprocessing`, and `layer_<target>` with its grid."""
+        """Tags of a run: `preprocessing`, and `layer_<target>` with its grid."""
         layers = {f"layer_{key}": f"{t.layer} {t.grid[0]}x{t.grid[1]}" for key, t in self.targets.items()}
         return {"preprocessing": self.preprocessing, **layers}
 
     def lines(self) -> str:
-        """As a person reads it."""
+        """Text of a few lines, for a person."""
         rows = [
             ("input", self.input),
             ("preprocessing", f"{self.preprocessing}: {self.preprocessing_why}"),
@@ -45,7 +45,7 @@ class Description:
         return "\n".join([self.architecture, *(f"  {key:16} {text}" for key, text in rows)])
 
     def markdown(self) -> str:
-        """As a row of a table under MARKDOWN."""
+        """A row of the table whose head is MARKDOWN."""
         layers = [
             f"`{t.layer}` {t.grid[0]}x{t.grid[1]}{' ±' if t.signed else ''}" if t else ""
             for t in map(self.targets.get, ("shallower", "penultimate", "penultimate_cut", "final"))
@@ -65,7 +65,10 @@ def _too_coarse(target: graph.Target) -> str:
 
 
 def describe(model: keras.Model) -> Description:
-    """What was found of a model that `build` or `cxr.models.foreign.adapt` made."""
+    """What was found in a model that `cxr.models.build` or `cxr.models.foreign.adapt` made.
+
+    Raises InputError for a model that was loaded from a file.
+    """
     adapted = getattr(model, "adapted", None)
     spec = ARCHITECTURES.get(model.name)
     if adapted is not None:
@@ -91,7 +94,10 @@ def describe(model: keras.Model) -> Description:
 def check(
     architecture: str, *, weights: str, target: str, image_size: int, n_classes: int, fine_tune_from: str = ""
 ) -> str:
-    """Everything about a model that can fail, before training starts. Returns the target layer's name."""
+    """Try everything about a model that can fail, before training starts. Returns the target layer's name.
+
+    Raises InputError as `build`, `target_layer`, `frozen_layers` and `load_backbone` do.
+    """
     find_weights(architecture, weights)  # first, as it fails fast
     model = build(architecture, n_classes=n_classes, image_size=image_size)
     layer = target_layer(model, target)

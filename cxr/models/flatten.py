@@ -1,4 +1,9 @@
-"""Nested Keras models as one flat graph, in which every layer can be named."""
+"""Nested Keras models as one flat graph, in which every layer can be named.
+
+A user's network may be nested: a backbone inside a Sequential, as in transfer-learning tutorials. In Keras, the
+layers inside a nested model have outputs in a graph of their own, which is not connected to the outer model's
+input ("Graph disconnected"). `flatten` builds one graph anew.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +21,17 @@ from cxr.models.graph import has_weights
 def flatten(model: keras.Model) -> keras.Model:
     """`model` as one flat graph without nested models: the same function, with the same weights.
 
-    Sequential and functional models within one another, to any depth; layers and models that are called several
-    times, with several inputs. Layers keep their names; where two have one name, the later is put behind its
-    model's (`backbone_conv1`), and numbered if need be. Augmentation layers stay: in inference they do nothing.
-    Calls lose their argument `training`, which Keras overrides by that of the whole model's call.
+    It takes Sequential and functional models within one another, to any depth, and layers and models that are
+    called several times or with several inputs. Layers keep their names. If two have the same name, the later one
+    gets its model's name in front (`backbone_conv1`), and a number if needed. Augmentation layers stay: in
+    inference they do nothing. Calls lose their argument `training`: Keras overrides it by that of the whole
+    model's call.
 
-    It is a copy, with the weights that `model` has now: a layer's `output` in Keras is that of its first call, so
-    that a layer that is in the old graph cannot be named in the new one.
+    The result is a copy with the weights that `model` has now. It must be a copy: in Keras a layer's `output` is
+    that of its first call, so a layer of the old graph cannot be named in the new one.
 
-    Raises InputError for subclassed models, which have no graph; Lambda layers, whose code a safely loaded
-    checkpoint cannot hold; and layers that cannot be copied.
+    Raises InputError for subclassed models, which have no graph; for Lambda layers, whose code a safely loaded
+    checkpoint cannot hold; and for layers that cannot be copied.
     """
     require_graph(model)
     inputs = keras.tree.map_structure(
@@ -38,7 +44,7 @@ def flatten(model: keras.Model) -> keras.Model:
 
 
 def operations(model: keras.Model) -> Iterator[keras.Operation]:
-    """Layers and other operations of a model and of the models within, each once, in the order of the graph."""
+    """Layers and other operations of a model and of its nested models, each once, in the order of the graph."""
     for op in members(model):
         if isinstance(op, keras.Model):
             yield from operations(op)
@@ -47,7 +53,7 @@ def operations(model: keras.Model) -> Iterator[keras.Operation]:
 
 
 def models_within(model: keras.Model) -> Iterator[keras.Model]:
-    """The model and those within it, outer ones first."""
+    """The model and its nested models, outer ones first."""
     yield model
     for op in members(model):
         if isinstance(op, keras.Model):
@@ -71,14 +77,15 @@ def require_graph(model: keras.Model) -> None:
 
 
 class Copies:
-    """Lays out models as one graph of copies of their layers: one copy a layer, however often it is called."""
+    """Rebuilds models as one graph of copies of their layers: one copy of each, however often it is called."""
 
     def __init__(self, taken: Iterable[str]) -> None:
         self.taken = set(taken)
-        self.copies: dict[int, tuple[keras.Operation, keras.Operation]] = {}  # the first keeps its id in use
+        # By the original's id. The original is kept beside the copy, so that its id is not used again.
+        self.copies: dict[int, tuple[keras.Operation, keras.Operation]] = {}
 
     def run(self, model: keras.Model, inputs: Any) -> Any:
-        """The outputs of `model` for symbolic inputs of the structure of its own."""
+        """The outputs of `model` for symbolic inputs, which have the structure of its own inputs."""
         require_graph(model)
         call = partial(self._call, model)
         if isinstance(model, keras.Sequential):
@@ -86,11 +93,11 @@ class Copies:
             for layer in model.layers:
                 x = call(layer, x)
             return x
-        # as `keras.models.clone_model` does it, which does not go into nested models
+        # `keras.models.clone_model` does the same, but does not enter nested models
         return model._run_through_graph(inputs, operation_fn=lambda op: op, call_fn=call)
 
     def _call(self, parent: keras.Model, op: keras.Operation, *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("training", None)  # which whoever calls the model decides for all of it
+        kwargs.pop("training", None)  # the call of the whole model decides it
         if isinstance(op, keras.Model):
             return self.run(op, args[0])
         if id(op) in self.copies:
@@ -100,7 +107,7 @@ class Copies:
         if has_weights(op):
             copy.set_weights(op.get_weights())
             if isinstance(op, layers.Normalization):
-                copy.finalize_state()  # its mean and variance are made of the weights
+                copy.finalize_state()  # computes its mean and variance from the weights
         self.copies[id(op)] = op, copy
         return outputs
 

@@ -1,4 +1,4 @@
-"""A classifier of the user's as the package's own are: one flat graph from grey values to probabilities."""
+"""The user's classifier, rebuilt like those of the package: one flat graph from grey values to probabilities."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cxr.models.flatten import Copies, model_inputs, require_graph
 from cxr.models.graph import GLOBAL_POOLING, activation_of, producer
 from cxr.models.preprocessing import PREPROCESSING, find_preprocessing, given, preprocessing_layer
 
-RESERVED = ("image", "grey_to_rgb", "preprocessing", "pool", "logits", "probabilities")  # names of layers of ours
+RESERVED = ("image", "grey_to_rgb", "preprocessing", "pool", "logits", "probabilities")  # names of added layers
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """What `adapt` found in a model, and did with it: its attribute `adapted`, until it is saved."""
+    """What `adapt` found in a model and did with it: the model's attribute `adapted`, which saving loses."""
 
     preprocessing: str  # a key of PREPROCESSING
     preprocessing_why: str
     head: str  # what the model's own head was
-    multi_label: bool  # probabilities are sigmoids, each class for itself
-    channels: int  # that the foreign network takes
+    multi_label: bool  # probabilities are sigmoids, one for each class
+    channels: int  # of the images that the network takes
 
 
 def adapt(
@@ -36,28 +36,29 @@ def adapt(
     dropout: float = 0.0,
     name: str | None = None,
 ) -> keras.Model:
-    """A foreign classifier as `cxr.models.build` makes them, with the same probabilities.
+    """A flat classifier like those of `cxr.models.build`, with the same probabilities as the user's `model`.
 
     Args:
-        model: takes images [n, side, side, 1 or 3]; nested or flat. Its head: Dense with softmax, or with a linear
-            output, which is the logits, by itself or before an Activation or Softmax; Dense(1) with sigmoid or
-            linear, whose one logit z becomes two, -z/2 and z/2, with the softmax (1 - sigmoid(z), sigmoid(z));
-            Dense with sigmoid, for labels that do not exclude each other. Or none, a backbone, which gets `pool`,
-            `dropout`, `logits` and `probabilities`, if `classes` is given.
-        preprocessing: what the model expects of grey values in [0, 255]: a key of PREPROCESSING (`none`: it does
-            that itself), the name of a classifier of keras.applications, or `auto`, which finds it: see
-            `find_preprocessing`.
-        classes: how many there are to be; None: as many as the model has.
-        image_size: side in pixels, where the model leaves it open.
+        model: takes images [n, side, side, 1 or 3]; nested or flat. Its head is one of these:
+            - Dense with softmax; or with a linear output (the logits), alone or before an Activation or Softmax;
+            - Dense(1) with sigmoid or linear: its logit z becomes two, -z/2 and z/2, whose softmax is
+              (1 - sigmoid(z), sigmoid(z));
+            - Dense with sigmoid, for labels that do not exclude each other;
+            - none (a backbone): it gets `pool`, `dropout`, `logits` and `probabilities`, if `classes` is given.
+        preprocessing: how grey values in [0, 255] become what the model expects: a key of PREPROCESSING
+            (`none`: the model does it itself), the name of a classifier of keras.applications, or `auto` (see
+            `find_preprocessing`).
+        classes: the number of classes that is wanted; None: as many as the model has.
+        image_size: side in pixels, if the model leaves it open.
         dropout: rate, for a backbone.
         name: of the new model; None: the model's.
 
-    Returns: a copy, flat, all of it trainable, from `image` [n, side, side, 1] (grey values, 0 to 255) through
-        `grey_to_rgb` (for three channels), `preprocessing` and the model's own layers to `logits` [n, classes] and
-        `probabilities`. Its attribute `adapted` says what was found. With several labels `probabilities` are
-        sigmoids, and the score `probability` of `cxr.attribution.cams` (the softmax margin) is not about them: use
-        the logit.
-    Raises: InputError for what does not fit, with what to do.
+    Returns: a flat copy, all of it trainable. It goes from `image` [n, side, side, 1] (grey values, 0 to 255)
+        through `grey_to_rgb` (for three channels), `preprocessing` and the model's own layers to `logits` [n,
+        classes] and `probabilities`. Its attribute `adapted` says what was found. With several labels,
+        `probabilities` are sigmoids. The score `probability` of `cxr.attribution.cams` (the softmax margin) does
+        not suit them: use the logit.
+    Raises: InputError if the model does not fit; the message says what to do.
     """
     require_graph(model)
     side, channels = _input(model, image_size)
@@ -80,7 +81,7 @@ def adapt(
         raise InputError(f"{model.name} has {len(outputs)} outputs: give the model of one of them")
     probabilities, head, multi_label = _head(outputs[0], model.name, classes, dropout)
     flat = keras.Model(image, probabilities, name=name or model.name)
-    for layer in flat.layers:  # which of them train is for the stages of training to say
+    for layer in flat.layers:  # the stages of training decide which layers train
         layer.trainable = True
     flat.adapted = Adapted(mode, why, head, multi_label, channels)
     return flat
@@ -105,7 +106,7 @@ def _input(model: keras.Model, image_size: int | None) -> tuple[int, int]:
 
 
 def _head(output: KerasTensor, name: str, classes: int | None, dropout: float) -> tuple[KerasTensor, str, bool]:
-    """(probabilities, what the model's own head was, whether labels do not exclude each other)."""
+    """(probabilities, a description of the model's own head, whether labels do not exclude each other)."""
     op = producer(output)
     if len(output.shape) == 4 or isinstance(op, (*GLOBAL_POOLING, layers.Flatten)):
         if classes is None:

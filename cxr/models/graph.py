@@ -1,4 +1,7 @@
-"""The graph of a flat classifier: its target layers, and what its head starts from."""
+"""The graph of a flat classifier: its target layers, and the input of its head.
+
+A *cut* is a layer that every path from the image to the logits goes through.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _IDENTITY = (  # in inference
     layers.ActivityRegularization,
     layers.Identity,
 )
-_FRAMES = (layers.ZeroPadding2D, layers.Cropping2D)  # on a grid that is no feature map's own
+_FRAMES = (layers.ZeroPadding2D, layers.Cropping2D)  # their grids are not those of feature maps
 _NORMALISING = (
     layers.BatchNormalization,
     layers.LayerNormalization,
@@ -35,7 +38,7 @@ _RECTIFIED = {"relu", "relu6", "sigmoid", "hard_sigmoid", "softplus", "exponenti
 
 @dataclass(frozen=True)
 class Target:
-    """One of a model's target layers, and why it is that one."""
+    """One of a model's target layers, and why this layer was chosen."""
 
     layer: str
     grid: tuple[int, int]
@@ -52,7 +55,7 @@ def producer(tensor: KerasTensor) -> keras.Operation:
 
 
 def activation_of(op: keras.Operation) -> str:
-    """The name of the activation that an operation is, or ends with; "linear" if none."""
+    """The name of the activation that an operation is or ends with; "linear" if there is none."""
     if isinstance(op, layers.ReLU):
         return "leaky_relu" if op.negative_slope or op.threshold else "relu"
     function = getattr(op, "activation", None)
@@ -64,40 +67,45 @@ def activation_of(op: keras.Operation) -> str:
 
 
 def target_layers(model: keras.Model) -> dict[str, str]:
-    """The layers of `targets` by name, without the reasons."""
+    """The names of the layers that `targets` finds, without the reasons."""
     return {name: target.layer for name, target in targets(model).items()}
 
 
 def targets(model: keras.Model) -> dict[str, Target]:
     """The target layers of any flat classifier, found in its graph.
 
-    - `final`: the last feature map before the head, which begins with flattening or with pooling to one position.
-    - `penultimate`: on the next finer grid (about twice that of `final`: a sixteenth of the image's side in most
-      networks), the last feature map on which alone all that follows depends, a *cut* of the graph, in a rectified
-      form where there is one, since CAMs assume activations that are not negative: itself; its successor through
-      normalisation and an activation, which a shortcut may bypass (pre-activation ResNets); or its predecessor
-      through layers of one input (DenseNet). Without a cut on that grid (NASNet, whose cells see the last two) the
-      last sum or concatenation there.
-    - `penultimate_cut`: that cut itself, where `penultimate` is another layer.
-    - `shallower`: to the grid of `penultimate` what `penultimate` is to that of `final`.
+    - `final`: the last feature map before the head. The head begins with flattening or with pooling to one
+    position.
+    - `penultimate`: on the next finer grid (about twice that of `final`; a sixteenth of the image's side in most
+      networks), the last cut of the graph. CAMs assume activations that are not negative, so the rectified form of
+      the cut is taken if there is one: the cut itself; its successor through normalisation and an activation,
+      which a shortcut may bypass (pre-activation ResNets); or its predecessor through layers of one input
+      (DenseNet). If no layer on that grid is a cut (in NASNet each cell sees the last two), the last sum or
+      concatenation there.
+    - `penultimate_cut`: the cut itself, if `penultimate` is another layer.
+    - `shallower`: the same as `penultimate`, one grid finer.
     - `last_conv`: the last convolution of all, a cut or not.
 
-    Returns those that there are, on whatever grid: whether one is fine enough is asked when it is used. Raises
-    InputError when the model has no layer `logits`, or no feature map on which alone they depend.
+    Returns those that exist, on whatever grid; whoever uses one asks whether its grid is fine enough. Raises
+    InputError if the model has no layer `logits`, or no feature map that is a cut.
     """
     return _Graph(model).targets()
 
 
 def head_input(model: keras.Model) -> KerasTensor:
-    """What the head of a flat classifier starts from, [n, d]: the first vector behind the last feature map on
-    which alone the logits depend, such as the output of global pooling or Flatten. Raises InputError as `targets`.
+    """The input of a flat classifier's head, [n, d], such as the output of global pooling or Flatten.
+
+    It is the first vector after `final` that is a cut. Raises InputError as `targets` does.
     """
     return _Graph(model).head_input()
 
 
 def feeds_pooling(model: keras.Model, layer: str) -> bool:
-    """Whether `layer` is the last feature map, of which the head of a flat classifier sees the mean alone: the
-    gradient is then the same at all positions."""
+    """Whether `layer` is the last feature map and the head sees only its mean over positions.
+
+    The gradient is then the same at all positions: Grad-CAM++ and LayerCAM give the same map up to a factor, and
+    comparing these methods compares nothing.
+    """
     tensor, averaged = head_input(model), False
     while (op := producer(tensor)).name != layer:
         if _is_global_average(op):
@@ -129,13 +137,13 @@ class _Graph:
             for parent in node.parent_nodes:
                 self.consumers[parent].append(node)
         self.cuts = self._cuts()
-        # what is in front of the first weights is an image still, and no feature map
+        # before the first weights there are images, not feature maps
         first = next(i for i, node in enumerate(self.nodes) if has_weights(node.operation))
         calls = Counter(node.operation for node in self.nodes)
         self.maps = [node for node in self.nodes[first:] if calls[node.operation] == 1 and _is_map(node)]
 
     def _cuts(self) -> set[Any]:
-        """Nodes through which all paths from the image to the logits go: as many as there are at all."""
+        """Nodes that every path from the image to the logits goes through, found by counting paths."""
         into: dict[Any, int] = {}
         for node in self.nodes:
             into[node] = sum(into[parent] for parent in node.parent_nodes) or 1
@@ -179,12 +187,14 @@ class _Graph:
             if node in self.cuts and node in maps and not isinstance(node.operation, _IDENTITY):
                 found = node
         if found is None:
-            raise InputError(f"{self.name} has no feature map on which alone its logits depend")
+            raise InputError(f"{self.name} has no feature map that all paths to its logits go through")
         return found
 
     def _next_finer(self, level: Any) -> Any | None:
-        """The last cut before `level` on the next grid of about twice its side (odd sides are halved upwards);
-        without one the last sum or concatenation on that grid."""
+        """The last cut before `level` on the next grid of about twice its side (odd sides are halved upwards).
+
+        If no layer on that grid is a cut: the last sum or concatenation there.
+        """
         before = self.maps[: self.maps.index(level)]
         finer = [node for node in before if _side(node) > _side(level) and _side(node) >= 2 * _side(level) - 1]
         if not finer:
@@ -213,7 +223,7 @@ class _Graph:
         return last, f"{what}; there is no rectified one beside it"
 
     def _rectified_successor(self, node: Any) -> Any | None:
-        """The first rectified map that is made of `node` by normalisation and activation alone."""
+        """The first rectified map after `node`, with nothing but normalisation and activation in between."""
         waiting = [node]
         while waiting:
             for consumer in self.consumers[waiting.pop(0)]:
@@ -236,11 +246,11 @@ def _target(node: Any, why: str) -> Target:
 
 
 def _ordered(tensor: KerasTensor) -> list[Any]:
-    """The nodes that `tensor` is made by, each behind all that it depends on."""
+    """The nodes that compute `tensor`, each after all that it depends on."""
     order: list[Any] = []
     seen: set[Any] = set()
     stack = [(_node(tensor), False)]
-    while stack:  # no recursion: a deep network is deeper than Python's stack
+    while stack:  # no recursion: a deep network has more layers than Python's stack has frames
         node, done = stack.pop()
         if done:
             order.append(node)
@@ -257,7 +267,7 @@ def _node(tensor: KerasTensor) -> Any:
 
 
 def _is_map(node: Any) -> bool:
-    """A layer's feature map, on the grid of its own."""
+    """Whether the node's output is a feature map on a grid of its own."""
     if not isinstance(node.operation, keras.Layer) or isinstance(node.operation, _FRAMES):
         return False
     shapes = [tuple(tensor.shape) for tensor in node.output_tensors]
@@ -269,7 +279,7 @@ def _side(node: Any) -> int:
 
 
 def _begins_head(node: Any) -> bool:
-    """Flattens feature maps, or pools them to one position."""
+    """Whether the node flattens feature maps, or pools them to one position."""
     shape = node.output_tensors[0].shape
     pools = isinstance(node.operation, _POOLING + GLOBAL_POOLING) or type(node.operation).__name__ in (
         "Mean",

@@ -1,4 +1,4 @@
-"""What a network expects of an image's values, and the layer that gives it."""
+"""How a network expects the values of an image, and the layer that makes them so."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from cxr.models.graph import has_weights
 
 _IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 _IMAGENET_STD = np.array([0.229, 0.224, 0.225])
-# What each mode makes of grey values in [0, 255]: `scale * grey + offset`, one number or one a channel. `caffe`
-# swaps red and blue too, which three equal channels do not show; its means are of blue, green and red.
+# What each mode makes of grey values in [0, 255]: `scale * grey + offset`, with one number or one for each
+# channel. `caffe` also swaps red and blue, which makes no difference to three equal channels; its means are of
+# blue, green, red.
 PREPROCESSING: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((1.0,), (0.0,)),
     "tf": ((1 / 127.5,), (-1.0,)),
@@ -23,10 +24,10 @@ PREPROCESSING: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "caffe": ((1.0,) * 3, (-103.939, -116.779, -123.68)),
     "unit": ((1 / 255,), (0.0,)),
 }
-# Families of keras.applications: how the name begins (the first that fits), the mode of its `preprocess_input`,
-# and layers by which it is known when its own layers stand in the model without the family's name.
+# Families of keras.applications: how the name begins (the first that fits counts), the mode of its
+# `preprocess_input`, and names of layers that identify the family if no model in the graph has its name.
 _FAMILIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("ConvNeXt", "none", ()),  # includes its preprocessing, as the other two of "none" do
+    ("ConvNeXt", "none", ()),  # it preprocesses itself, as the other two of "none" do
     ("DenseNet", "torch", ("conv1_relu", "conv5_block1_concat", "pool4_relu")),
     ("EfficientNet", "none", ("stem_activation", "block6a_expand_conv", "top_activation")),
     ("InceptionResNetV2", "tf", ("mixed_7a", "conv_7b_ac")),
@@ -53,11 +54,12 @@ def preprocessing_layer(mode: str) -> keras.Layer:
 
 
 def find_preprocessing(model: keras.Model) -> tuple[str, str]:
-    """What `model` expects of an image's values (a key of PREPROCESSING), and why.
+    """How `model` expects the values of an image (a key of PREPROCESSING), and why.
 
-    `none`, if it begins with Rescaling, Normalization or arithmetic, as `preprocess_input(x)` in a model leaves
-    it. Otherwise that of the classifier of keras.applications that it holds, by a model's or its layers' names.
-    Raises InputError when neither tells: there is no guess that could be right without a sign.
+    `none`, if the model begins with Rescaling, Normalization or arithmetic (`preprocess_input(x)` in a model
+    leaves arithmetic). Otherwise the mode of the classifier of keras.applications that it holds, which is
+    recognised by the names of models or layers. Raises InputError if nothing is recognised, since a guess could be
+    wrong.
     """
     names = set()
     for op in operations(model):
@@ -82,8 +84,11 @@ def find_preprocessing(model: keras.Model) -> tuple[str, str]:
 
 
 def family_of(name: str) -> tuple[str, str] | None:
-    """The family of keras.applications to which the name of a classifier, or the one that Keras gives its model,
-    belongs, and the family's mode of preprocessing: MobileNetV2 and mobilenetv2_1.00_224 to (MobileNetV2, tf)."""
+    """The family of keras.applications that a name belongs to, and the family's mode of preprocessing.
+
+    The name is that of a classifier, or the one that Keras gives its model:
+    MobileNetV2 and mobilenetv2_1.00_224 both give (MobileNetV2, tf). None if the name belongs to no family.
+    """
     plain = "".join(c for c in name.lower() if c.isalnum())
     return next(((family, mode) for family, mode, _ in _FAMILIES if plain.startswith(family.lower())), None)
 

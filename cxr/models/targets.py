@@ -1,4 +1,4 @@
-"""Target layers by name: those at which maps are made, and those that fine-tuning leaves as they are."""
+"""Layers by name: those at which maps are computed, and those that stay frozen in fine-tuning."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from cxr.core.errors import InputError
 from cxr.models import graph
 
 MIN_GRID = 4
-TARGETS = ("shallower", "penultimate", "penultimate_cut", "last_conv", "final")  # names of layers, anywhere
+TARGETS = ("shallower", "penultimate", "penultimate_cut", "last_conv", "final")  # names for any network's layers
 
 
 def target_layer(model: keras.Model, name: str) -> str:
-    """The layer of `model` meant by one of TARGETS (`shallower`, `penultimate`, `penultimate_cut`, `last_conv`,
-    `final`) or a layer's name.
+    """The layer of `model` that `name` means: one of TARGETS (see `cxr.models.graph.targets`) or a layer's name.
 
-    Raises InputError when there is none, when its output is not a feature map, or when its grid is under
-    4x4 (a map of fewer positions localises nothing).
+    Raises InputError if there is no such layer, if its output is not a feature map, or if its grid is smaller than
+    4x4 (such a map localises nothing).
     """
     if name in TARGETS:
         found = graph.target_layers(model)
@@ -49,7 +48,7 @@ def target_layer(model: keras.Model, name: str) -> str:
 
 
 def target_layers(model: keras.Model) -> dict[str, str]:
-    """The model's layer for each of TARGETS that it has, on a grid of at least 4x4; several may be one layer."""
+    """The model's layer for each of TARGETS that it has on a grid of at least 4x4. Two may be the same layer."""
     found = {}
     for name in TARGETS:
         with contextlib.suppress(InputError):
@@ -58,10 +57,10 @@ def target_layers(model: keras.Model) -> dict[str, str]:
 
 
 def frozen_layers(model: keras.Model, name: str) -> list[keras.Layer]:
-    """The layers that `fine_tune_from: name` keeps as they are: the one of that name and all that it depends on.
+    """The layers that `fine_tune_from: name` freezes: the layer of that name and all layers that it depends on.
 
-    `name`: what `target_layer` knows, or any layer's name; "" for none. Raises InputError for an
-    unknown one, and for one that leaves nothing to train.
+    `name` is one of TARGETS or any layer's name; "" freezes nothing. Raises InputError for an unknown name, and
+    for a layer that leaves nothing to train.
     """
     if not name:
         return []

@@ -20,10 +20,10 @@ from cxr.models.build import ARCHITECTURES, application_network, backbone
 
 
 def load(path: str | Path, architecture: str) -> keras.Model:
-    """A checkpoint that a study saved, read without running code from it.
+    """Load a checkpoint that a study saved, without running code that it holds.
 
-    For a function of the user's its module is imported first, so that layers of its own that are registered
-    (`keras.saving.register_keras_serializable`) are known.
+    If `architecture` is the user's function, its module is imported first, so that Keras knows the layers that it
+    registers (`keras.saving.register_keras_serializable`).
     """
     if architectures.is_entry_point(architecture):
         architectures.function(architecture)
@@ -33,10 +33,12 @@ def load(path: str | Path, architecture: str) -> keras.Model:
 def load_backbone(model: keras.Model, weights: str) -> dict[str, str]:
     """Load pretrained backbone weights into `model`, in place; the head keeps its own.
 
-    `weights` is `imagenet`, `source`, `none`, or a file or folder. A function of the user's gives its model
-    weights itself, and these stay, unless `weights` is one file. Returns where they came from: keys `weights`
-    (`own`, of a function), `weights_file` (its name) and `weights_sha256`, empty for `none` and `own`.
-    Raises InputError when they cannot be had or do not fit.
+    `weights` is `imagenet`, `source`, `none`, or a file or folder. A model that the user's function made keeps the
+    weights that it has, unless `weights` is one file.
+
+    Returns where the weights came from: `weights` (`own` for those of the user's function), `weights_file` (a
+    name) and `weights_sha256`. The last two are empty for `none` and `own`. Raises InputError if the weights
+    cannot be had or do not fit.
     """
     path = find_weights(model.name, weights)
     if path is None:
@@ -61,10 +63,10 @@ def load_backbone(model: keras.Model, weights: str) -> dict[str, str]:
 
 
 def find_weights(architecture: str, weights: str) -> Path | None:
-    """The file that `weights` stands for, None for `none`; `imagenet` downloads it into Keras' cache. None too for
-    a function of the user's, unless `weights` is one file.
+    """The file that `weights` stands for. `imagenet` downloads it into Keras' cache.
 
-    Raises InputError, with what to fetch and where to put it, when it cannot be had.
+    None for `none`, and for the user's function, unless `weights` is one file. Raises InputError if the file
+    cannot be had; the message says what to fetch and where to put it.
     """
     architecture = architectures.plain(architecture)
     file = Path(weights).expanduser()
@@ -100,13 +102,16 @@ def find_weights(architecture: str, weights: str) -> Path | None:
 
 
 def source_folder() -> Path:
-    """Where `0_pretrain.ipynb` puts weights, and where `weights: source` looks first."""
+    """The folder to which `0_pretrain.ipynb` writes weights, and where `weights: source` looks first."""
     return default_cache() / "weights"
 
 
 def save_source(model: keras.Model, folder: Path, *, provenance: dict) -> Path:
-    """Write the backbone's weights in float16 to `folder/<architecture>.npz`, and how they were made
-    (`provenance`) with their SHA-256 to the `.json` beside it. Returns the `.npz` file."""
+    """Write the backbone's weights in float16 to `folder/<architecture>.npz`. Returns this file.
+
+    The `.json` file beside it gets their SHA-256 and how they were made (`provenance`). Raises InputError if two
+    weights have the same name, and ValueError if a weight does not fit float16.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kept = [v for v in backbone(model).weights if not _is_seed(v)]
     arrays = {_key(v): np.asarray(v, np.float16) for v in kept}
@@ -132,7 +137,7 @@ def sha256_file(path: str | Path) -> str:
 def sha256_weights(model: keras.Model) -> str:
     """SHA-256 over the names, shapes and values of a model's weights.
 
-    Equal for equal networks, where the hash of the `.keras` file also depends on the time it was saved.
+    Equal networks have equal hashes. The hash of a `.keras` file differs, since the file holds the time of saving.
     """
     digest = hashlib.sha256()
     for variable in model.weights:
@@ -144,7 +149,7 @@ def sha256_weights(model: keras.Model) -> str:
 
 
 def _is_users(name: str) -> bool:
-    """Whether an architecture, or the model named after it, is a function's of the user's."""
+    """Whether an architecture, or the model named after it, comes from the user's function."""
     return "." in architectures.plain(name)
 
 
@@ -176,12 +181,12 @@ def _load_keras(network: keras.Model, path: Path) -> None:
 
 
 def _load_application(model: keras.Model, path: Path) -> None:
-    """Weights of Keras' own, by way of the network as Keras makes it, whose layers may be nested."""
+    """Load Keras' own weights into the network as Keras builds it, maybe nested, and copy them from there."""
     side, n_classes = model.input_shape[1], model.output_shape[1]
     network = application_network(model.name, side)
     network.load_weights(path)
     other = foreign.adapt(network, preprocessing=model.name, classes=n_classes)
-    # in order: Keras numbers some layers by a global counter, and this is not the first network
+    # by order, not by name: Keras numbers some layers by a global counter
     mine, theirs = ([layer for layer in backbone(one).layers if layer.weights] for one in (model, other))
     for layer, other in zip(mine, theirs, strict=True):
         layer.set_weights(other.get_weights())

@@ -12,13 +12,13 @@ from cxr.training import features
 
 Images = features.Images
 Arrays = tuple[Images, np.ndarray]  # images or features, and labels int [n]
-_ITERATORS_PER_EPOCH = 2  # that `fit` makes of a data set: one to read, and one as the epoch ends, which it drops
+_ITERATORS_PER_EPOCH = 2  # `fit` opens one to read, and one at the end of the epoch, which it drops
 
 
 def augmentation_layers(side: int, seed: int) -> keras.Sequential:
-    """`light`: turns up to 7 degrees, shifts and zooms up to 6 %, contrast and brightness up to 15 %.
+    """Augmentation `light`: turns up to 7 degrees, shifts and zooms up to 6 %, contrast and brightness up to 15 %.
 
-    No mirroring: the heart's side is evidence.
+    Images are not mirrored: the heart's side is evidence.
     """
     options = {"fill_mode": "constant", "fill_value": 0.0}
     return keras.Sequential(
@@ -42,16 +42,20 @@ def dataset(
     augment: keras.Sequential | None = None,
     skip: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of an epoch. `augment` is to be given when its state matters; `skip`: epochs that are over already,
-    whose orders of images have been drawn."""
+    """Batches of one epoch.
+
+    Args:
+        augment: give it if its state matters; None: new layers, if the settings ask for augmentation.
+        skip: the number of epochs that are over; their orders of images are drawn and dropped.
+    """
     x, y = arrays
     seed = settings.seed if seed is None else seed
     is_image = x.ndim == 3
-    # Numbers are shuffled, and each batch's rows read when it is due: no copy of all, in memory or in the graph.
+    # Row numbers are shuffled, and a batch's rows are read when it is needed: images are never copied as a whole.
     data = tf.data.Dataset.range(len(y))
     if training:
         data = data.shuffle(len(y), seed=seed)
-        for _ in range(skip * _ITERATORS_PER_EPOCH):  # each draws an order, which `data` then is past
+        for _ in range(skip * _ITERATORS_PER_EPOCH):  # each draws one order of images
             next(iter(data))
     data = data.batch(settings.batch_size).map(lambda rows: (features.gather(x, rows), features.gather(y, rows)))
     if training and is_image and settings.augmentation != "none":

@@ -1,4 +1,4 @@
-"""The loop of one training: it logs every epoch, stops early, and goes on from its backup."""
+"""The loop of one training: it logs every epoch, stops early, and resumes from its backup."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cxr.training.checkpointing import Backup
 from cxr.training.optimisation import compile_model, graph_optimizers
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-_IMAGES_OF_START = 64  # images, by which a backup knows its data again
+_IMAGES_OF_START = 64  # images by which a backup recognises its data
 
 
 def fit(
@@ -42,10 +42,13 @@ def fit(
 ) -> pd.DataFrame:
     """Fit `model`, in place, and end with its best weights. Returns the history.
 
-    `backup`: where the state is saved, as `part` (else `stage`), at most every `every` seconds and at the end.
-    `start`: of what training it is the state; by default that is told by the weights now, and the data.
+    Args:
+        backup: the state is saved there as `part` (default: `stage`), at most every `every` seconds and at the
+            end.
+        start: hash of what the training begins with (`start_hash`). A state with another hash is not used. By
+            default it is computed from the weights now, the settings and the data.
     """
-    own = model.variables  # before `compile`, and so without those of the metrics
+    own = model.variables  # before `compile` adds the metrics' variables
     compile_model(model, learning_rate, settings)
     weights = None
     if settings.class_weights:
@@ -72,8 +75,8 @@ def fit(
             if saver.state.notes["over"]:
                 saver.restore_end(model)
                 return log.table()
-            progress(f"{part or stage}: goes on after epoch {skip}/{epochs} (backup in {backup.folder})")
-        callbacks.append(saver)  # the last, as it saves what the others have become
+            progress(f"{part or stage}: resumes after epoch {skip}/{epochs} (backup in {backup.folder})")
+        callbacks.append(saver)  # last, since it saves the state of the other callbacks
     with graph_optimizers(on=bool(tf.config.list_physical_devices("GPU"))):
         model.fit(
             dataset(train, settings, training=True, seed=seed, augment=augment, skip=skip),
@@ -91,7 +94,7 @@ def fit(
 
 
 def start_hash(variables: Sequence[keras.Variable], train: Arrays, val: Arrays, settings: TrainParams) -> str:
-    """SHA-256 of what a training begins with: weights, settings, labels, and some of the images."""
+    """SHA-256 (hex) of what a training begins with: weights, settings, labels, and some of the images."""
     digest = hashlib.sha256(settings.model_dump_json(exclude={"name", "data"}).encode())
     for variable in variables:
         digest.update(np.ascontiguousarray(variable).tobytes())
@@ -104,14 +107,16 @@ def start_hash(variables: Sequence[keras.Variable], train: Arrays, val: Arrays, 
 
 
 def _discard(backup: Backup) -> None:
-    progress("backup: is of other weights, settings or data: training begins anew")
+    progress(
+        "backup: it belongs to other weights, settings or data, and is deleted: training starts from the beginning"
+    )
     backup.clear()
 
 
 class Saver(keras.callbacks.Callback):
-    """Saves all that the next epochs depend on, and brings it back when training begins.
+    """Saves all that the next epochs depend on, and restores it when training begins.
 
-    `variables`: of the model (with the states of its random numbers), the optimizer and the augmentation.
+    `variables`: those of the model (with the states of its random numbers), the optimizer and the augmentation.
     `state`: what an earlier process saved of the same training, or None.
     """
 
@@ -153,7 +158,7 @@ class Saver(keras.callbacks.Callback):
             for group, variables in self.variables.items()
             for k, variable in enumerate(variables)
         }
-        if self.stopping.best_epoch != epoch:  # else they are the weights
+        if self.stopping.best_epoch != epoch:  # else the best weights are the current ones
             arrays |= {f"best_{k}": weight for k, weight in enumerate(self.stopping.best_weights)}
         stop = bool(self.model.stop_training) or epoch + 1 == self.log.epochs
         best = {
@@ -164,12 +169,12 @@ class Saver(keras.callbacks.Callback):
         self._save(arrays, over=stop, best=best)
 
     def save_end(self) -> None:
-        """Save the weights that training ended with: they are all that is needed from here on."""
+        """Save the weights that training ended with. Nothing else is needed from here on."""
         arrays = {f"model_{k}": np.array(variable) for k, variable in enumerate(self.variables["model"])}
         self._save(arrays, over=True, best=None)
 
     def restore_end(self, model: keras.Model) -> None:
-        """Bring back what training ended with, or would have when its last epoch had been saved."""
+        """Restore the weights that training ended with, or would have ended with after its last saved epoch."""
         self._restore({"model": self.variables["model"]})
         if self.state.notes["best"] and (best := self._best()):
             model.set_weights(best)
@@ -186,13 +191,13 @@ class Saver(keras.callbacks.Callback):
                 variable.assign(self.state.arrays[f"{group}_{k}"])
 
     def _best(self) -> list[np.ndarray] | None:
-        """Weights of the best epoch; None when it is the last one, whose weights the model has."""
+        """Weights of the best epoch. None if it is the last one: the model has its weights."""
         found = [name for name in self.state.arrays if name.startswith("best_")]
         return [self.state.arrays[f"best_{k}"] for k in range(len(found))] or None
 
 
 class EpochLog(keras.callbacks.Callback):
-    """Rows for the history, progress lines (with a `stage`), and the caller's `on_epoch(epoch, metrics)`."""
+    """Collects the history, prints progress lines (if `stage` is given), and calls `on_epoch(epoch, metrics)`."""
 
     def __init__(self, stage: str, epochs: int, on_epoch: OnEpoch | None) -> None:
         super().__init__()
@@ -214,11 +219,11 @@ class EpochLog(keras.callbacks.Callback):
                 f"val_loss {metrics['val_loss']:.3f}, at most {left:.0f} s left"
             )
         if self.on_epoch is not None:
-            with graph_optimizers(on=True):  # as outside of `fit`
+            with graph_optimizers(on=True):  # as outside `fit`
                 self.on_epoch(epoch + 1, metrics)
 
     def replay(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Take up epochs that an earlier process went through."""
+        """Add epochs that an earlier process trained."""
         self.rows = [dict(row) for row in rows]
         self.started -= sum(row["seconds"] for row in rows)
         for row in rows if self.on_epoch is not None else ():

@@ -1,4 +1,4 @@
-"""Extra heads of the transfer stage: their seeds, and the file that holds them."""
+"""Extra heads of the transfer stage, which differ only by seed: their seeds, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import numpy as np
 
 from cxr.core.errors import InputError
 
-Head = tuple[np.ndarray, ...]  # weights of `models.head`: kernel float32 [d, n_classes], bias float32 [n_classes]
+Head = tuple[np.ndarray, ...]  # weights of `build.head`: kernel float32 [d, n_classes], bias float32 [n_classes]
 MAX_HEADS = 1000
-_HEAD_SEEDS = 2**31  # the seeds of runs end where those of heads begin
+_HEAD_SEEDS = 2**31  # seeds of heads begin here; seeds of runs are smaller
 
 
 def another(head: keras.Model, seed: int) -> keras.Model:
-    """A head like `head` with new weights, from seeds of its own, where the layers' defaults would draw from the
-    global ones. Layers of one kind have different seeds, the last of each kind `seed` itself."""
+    """A head like `head`, with new weights from seeds of its own.
+
+    Keras' defaults would draw from the global seed instead. Layers of the same kind get different seeds; the last
+    one of each kind gets `seed` itself.
+    """
     kinds = [type(layer) for layer in head.layers]
 
     def anew(layer: keras.Layer) -> keras.Layer:
@@ -30,7 +33,7 @@ def another(head: keras.Model, seed: int) -> keras.Model:
 
 
 def _reseeded(config: Any, seed: int) -> Any:
-    """A layer's configuration with `seed` for every seed in it, those of its initializers too."""
+    """A layer's configuration with every seed in it replaced by `seed`, also in its initializers."""
     if not isinstance(config, dict):
         return config
     return {key: seed if key == "seed" else _reseeded(value, seed) for key, value in config.items()}
@@ -39,7 +42,8 @@ def _reseeded(config: Any, seed: int) -> Any:
 def head_seed(seed: int, number: int) -> int:
     """Seed of extra head `number` (0 to MAX_HEADS - 1) of a run: 2^31 + (MAX_HEADS seed + number) mod 2^31.
 
-    No run has it, as theirs are under 2^31; two runs share one only if their seeds are two million apart.
+    It is the seed of no run: those are below 2^31. Two runs share a head's seed only if their own seeds are two
+    million apart.
     """
     return _HEAD_SEEDS + (MAX_HEADS * seed + number) % _HEAD_SEEDS
 
@@ -52,12 +56,12 @@ def save_heads(path: str | Path, heads: Sequence[Head]) -> None:
 
 
 def load_heads(path: str | Path) -> list[Head]:
-    """What `save_heads` wrote, in order. Raises InputError when it is no such file."""
+    """Read the heads that `save_heads` wrote, in order. Raises InputError if the file is not one of these."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as heads ({error}): run 1_train anew") from None
+        raise InputError(f"{path}: cannot be read as heads ({error}): run 1_train again") from None
     heads = []
     while f"{len(heads)}_0" in arrays:
         names = [f"{len(heads)}_{i}" for i in range(len(arrays))]

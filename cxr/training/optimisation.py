@@ -14,8 +14,10 @@ from cxr.training.flat_adam import FlatAdam
 
 
 def compile_model(model: keras.Model, learning_rate: float, settings: TrainParams) -> None:
-    """For a quick first step: few operations, and variables that are there before it, as it is traced anew
-    when it makes any."""
+    """Compile a model in a way that makes its first step quick.
+
+    There are few operations, and all variables exist before the step: it would be traced again if it made any.
+    """
     with model.distribute_strategy.scope():
         optimizer = make_optimizer(learning_rate, settings)
         optimizer.build(model.trainable_variables)
@@ -29,11 +31,11 @@ def compile_model(model: keras.Model, learning_rate: float, settings: TrainParam
 
 @contextlib.contextmanager
 def graph_optimizers(*, on: bool) -> Iterator[None]:
-    """Whether TensorFlow rewrites the graphs that are first run meanwhile, those of data sets among them.
+    """Within the context, say whether TensorFlow rewrites graphs that run for the first time, also of data sets.
 
-    For a deep network's step it takes seconds, and saves none of its time on a CPU (measured: DenseNet201). On a
-    GPU it chooses the layout of tensors. It may change bits: off for a part of `fit` alone, an epoch would depend
-    on which of them came first in its process.
+    Rewriting a deep network's step takes seconds, and saves no time on a CPU (measured with DenseNet201). On a GPU
+    it chooses the layout of tensors. It may change bits. So it is switched for all of `fit`: if only a part of it
+    were rewritten, an epoch would depend on which epoch came first in its process.
     """
     options = tf.config.optimizer
     before = options.get_experimental_options().get("disable_meta_optimizer", False)
@@ -45,14 +47,14 @@ def graph_optimizers(*, on: bool) -> Iterator[None]:
 
 
 def make_optimizer(learning_rate: float, settings: TrainParams) -> keras.optimizers.Optimizer:
-    """Under a strategy with several replicas Adam is Keras' own."""
+    """The optimizer that the settings ask for. With several replicas, Adam is Keras' own instead of `FlatAdam`."""
     if settings.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9)
     elif tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        progress("training on several devices: with Keras' own Adam, whose first step takes longer")
+        progress("training on several devices uses Keras' own Adam: its first step takes longer")
         optimizer = keras.optimizers.Adam(learning_rate)
     else:
         optimizer = FlatAdam(learning_rate)
-    if settings.precision == "mixed_float16":  # whose small gradients would be zero
+    if settings.precision == "mixed_float16":  # without scaling, small gradients would become zero
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

@@ -15,11 +15,18 @@ from cxr.training.fitting import EpochLog, OnEpoch
 
 
 def pretrain(settings: PretrainParams, *, on_epoch: OnEpoch | None = None) -> tuple[keras.Model, pd.DataFrame]:
-    """Train an architecture from scratch on the procedural source task (`source_task`): two softmax heads, the
-    texture and the object, Adam with cosine decay, pictures flipped and turned by right angles at random.
+    """Train an architecture from scratch on the procedural source task (`cxr.training.source_task`).
 
-    Returns the model (its head untrained: only the backbone is meant to be kept) and one row an epoch, among
-    them val_texture_accuracy and val_object_accuracy on pictures not trained on.
+    There are two softmax heads, one for the texture and one for the object. The optimizer is Adam with cosine
+    decay. Pictures are flipped and turned by right angles at random.
+
+    Args:
+        settings: the notebook's parameters.
+        on_epoch: called as on_epoch(epoch, metrics) after each epoch.
+
+    Returns:
+        The model, whose own head is untrained: keep only its backbone. And the history, one row an epoch, with
+        val_texture_accuracy and val_object_accuracy of pictures that were not trained on.
     """
     n_val = max(64, settings.source_images // 12)
     progress(f"pretrain: {settings.source_images + n_val} pictures of the source task")
@@ -43,7 +50,7 @@ def pretrain(settings: PretrainParams, *, on_epoch: OnEpoch | None = None) -> tu
     trainee.compile(
         keras.optimizers.Adam(schedule),
         loss={name: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for name in heads},
-        loss_weights={"texture": 1.0, "object": 2.0},  # the object is the harder of the two
+        loss_weights={"texture": 1.0, "object": 2.0},  # the object is harder
         metrics={name: ["accuracy"] for name in heads},
     )
 

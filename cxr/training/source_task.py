@@ -1,6 +1,6 @@
 """The procedural source task on which the compact backbones are pretrained.
 
-Grey pictures of one object on a textured ground, both at random scale, orientation, contrast and blur; the task
+Grey pictures show one object on a textured ground, both at random scale, orientation, contrast and blur. The task
 is to name the texture and the object. It shares no class and no anatomy with chest radiographs.
 """
 
@@ -18,8 +18,8 @@ OBJECTS = (
 def render(seed: int, index: int, size: int = 96) -> tuple[np.ndarray, int, int]:
     """Picture `index` of the source task.
 
-    Returns (image uint8 [size, size], number of its texture in TEXTURES, number of its object in OBJECTS),
-    the same for the same (seed, index, size).
+    Returns (image uint8 [size, size], number of its texture in TEXTURES, number of its object in OBJECTS). The
+    same seed, index and size give the same picture.
     """
     rng = np.random.default_rng([seed, index])
     texture, thing = int(rng.integers(len(TEXTURES))), int(rng.integers(len(OBJECTS)))
@@ -106,7 +106,7 @@ def _spectral(shape: tuple[int, int], slope: float, rng: np.random.Generator) ->
 
 
 def _object(name: str, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Coverage in [0, 1] of the object, from its signed distance."""
+    """How much of each pixel the object covers, in [0, 1], computed from its signed distance."""
     radius = np.exp(rng.uniform(np.log(0.1), np.log(0.32)))
     u, v = _turn(x - rng.uniform(-0.3, 0.3), y - rng.uniform(-0.3, 0.3), rng)
     v = v * rng.uniform(1.0, 1.5)

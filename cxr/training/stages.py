@@ -1,5 +1,4 @@
-"""The two stages: a new head on a frozen backbone, then every layer; and the pretraining of the compact
-networks."""
+"""The two stages of training: a new head on a frozen backbone, then every layer."""
 
 from __future__ import annotations
 
@@ -24,18 +23,18 @@ from cxr.training.fitting import OnEpoch, fit, start_hash
 from cxr.training.heads import MAX_HEADS, Head, another, head_seed
 
 STAGES = ("transfer", "fine_tuning")
-_SECONDS_BETWEEN_BACKUPS = 5.0  # on cached features, where an epoch takes milliseconds and so may be lost
+_SECONDS_BETWEEN_BACKUPS = 5.0  # on cached features: an epoch takes milliseconds, and losing a few costs little
 
 
 class Transfer(NamedTuple):
-    """What `transfer` returns: one row an epoch, and extra heads on the same features."""
+    """What `transfer` returns: the history, one row an epoch, and the extra heads."""
 
     history: pd.DataFrame
     heads: list[Head]
 
 
 def seed_everything(seed: int, *, deterministic: bool = True) -> None:
-    """Seed Python, NumPy and TensorFlow; with `deterministic`, ops give the same bits every time."""
+    """Seed Python, NumPy and TensorFlow. With `deterministic`, operations give the same bits every time."""
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -51,26 +50,35 @@ def transfer(
     backup: Backup | None = None,
     cache: Path | None = None,
 ) -> Transfer:
-    """Stage 1, in place: train the head (`models.head`) on the frozen backbone, which is in inference mode.
+    """Stage 1, in place: train the head (`build.head`) on the frozen backbone, which is in inference mode.
 
-    Without augmentation the backbone's pooled features are computed once, or found in the folder `cache` (see
-    `features.pooled`), and the head alone is fitted to them, which is the same arithmetic. Ends with the weights
-    of the epoch with the lowest validation loss.
+    Without augmentation the backbone's pooled features are computed once, or read from the folder `cache` (see
+    `features.pooled`). Only the head is fitted to them, which is the same arithmetic. The model ends with the
+    weights of the epoch with the lowest validation loss.
 
-    `settings.extra_heads` extra heads are then trained on those features in the same way, from `head_seed`: what
-    two heads that differ by their seed alone disagree on is noise. They leave `model`, and every random number
-    that it or the next stage draws, as they are without them. With augmentation, where there are no features
-    to share and each head would cost as much as the stage, there are none, and a progress line says so.
+    Then `settings.extra_heads` extra heads are trained on the same features in the same way, with seeds of their
+    own (`head_seed`). They are the baseline *two heads*. They change neither `model` nor any random number that it
+    or the next stage draws. With augmentation there are no features to share, and each head would cost as much as
+    the stage: there are no extra heads then, and a progress line says so.
 
-    Returns (history, heads): history with one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss,
-    val_accuracy, seconds; heads as (kernel float32 [d, n_classes], bias float32 [n_classes]), or all weights of
-    the head of a foreign classifier, in the order of its layers.
-    Raises InputError for more than MAX_HEADS heads.
+    Args:
+        model: from `cxr.models.build`.
+        train, val: images uint8 [n, side, side] and labels int [n].
+        settings: the notebook's parameters.
+        on_epoch: called as on_epoch(epoch, metrics) after each epoch.
+        backup: the stage and each extra head are saved there. What an earlier process saved is restored, and the
+            rest is trained as it would have been: on a CPU with `deterministic`, to the bit. On cached features
+            the state is saved every few seconds and at the end, otherwise after every epoch. Restored epochs are
+            given to `on_epoch` before the next one begins (see `fine_tune`).
+        cache: folder of features.
 
-    With a `backup`, the stage and each extra head are kept there. What an earlier process saved is
-    taken from it, and the rest is trained as it would have been then: on a CPU with `deterministic` to the bit. On
-    cached features the state is saved every few seconds and at the end, otherwise after every epoch. Epochs that
-    are restored are given to `on_epoch` before the next one begins (see `fine_tune`).
+    Returns:
+        history: one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss, val_accuracy, seconds.
+        heads: of each extra head (kernel float32 [d, n_classes], bias float32 [n_classes]), or all weights of the
+            head of a foreign classifier, in the order of its layers.
+
+    Raises:
+        InputError: more than MAX_HEADS heads.
     """
     if settings.extra_heads > MAX_HEADS:
         raise InputError(f"extra_heads: at most {MAX_HEADS}, got {settings.extra_heads}")
@@ -96,7 +104,7 @@ def transfer(
         )
         heads = []
         for number in range(settings.extra_heads):
-            progress(f"before: head {number + 1}/{settings.extra_heads} for the baseline two heads")
+            progress(f"transfer: extra head {number + 1}/{settings.extra_heads} for the baseline two heads")
             seed = head_seed(settings.seed, number)
             with model.distribute_strategy.scope():
                 other = another(head, seed)
@@ -105,7 +113,7 @@ def transfer(
             heads.append(tuple(np.array(v, np.float32) for layer in other.layers for v in layer.weights))
         return Transfer(history, heads)
     if settings.extra_heads:
-        progress("before: no extra heads: with augmentation there are no features to share")
+        progress("transfer: no extra heads: with augmentation there are no features to share")
     head_layers = build.head_layers(model)
     trainable = [layer for layer in model.layers if layer not in head_layers and layer.trainable]
     for layer in trainable:
@@ -137,18 +145,21 @@ def fine_tune(
     on_epoch: OnEpoch | None = None,
     backup: Backup | None = None,
 ) -> pd.DataFrame:
-    """Stage 2, in place: train every layer, at a low learning rate; with `fine_tune_from` only those behind it.
+    """Stage 2, in place: train every layer at a low learning rate, or only those after `fine_tune_from`.
 
-    With `batchnorm: inference` BatchNorm layers are frozen: pretrained statistics, scale and offset stay
-    (Keras' advice for fine-tuning on few images); with `training` they follow the batches, except in
-    `frozen_layers`. While `on_epoch(epoch, metrics)` runs, `model` has the weights at the end of that epoch.
-    Ends with the weights of the epoch with the lowest validation loss; returns rows as `before`'s history.
-    Raises InputError as `frozen_layers` does.
+    With `batchnorm: inference`, BatchNorm layers are frozen: they keep their pretrained statistics, scale and
+    offset (Keras' advice for fine-tuning on few images). With `training` they follow the batches, except frozen
+    ones. The model ends with the weights of the epoch with the lowest validation loss.
 
-    With a `backup` the state is saved after every epoch, when `on_epoch` has returned, and training goes on after
-    the epoch that an earlier process saved last, as it would have gone on then: on a CPU with `deterministic` to
-    the bit. Epochs that are restored are given to `on_epoch` first, all at once: `model` does not have their
-    weights then, so that what `on_epoch` makes of the weights must have been kept with `backup.keep`.
+    Args:
+        model, train, val, settings: as for `transfer`.
+        on_epoch: called as on_epoch(epoch, metrics) after each epoch; `model` has the weights of that epoch then.
+        backup: the state is saved there after every epoch, when `on_epoch` has returned. Training resumes after
+            the last epoch that an earlier process saved, as it would have gone on: on a CPU with `deterministic`,
+            to the bit. Restored epochs are given to `on_epoch` first, all at once. `model` does not have their
+            weights then: whatever `on_epoch` makes of weights must be kept with `backup.keep`.
+
+    Returns the history, with columns as for `transfer`. Raises InputError as `targets.frozen_layers` does.
     """
     frozen = targets.frozen_layers(model, settings.fine_tune_from)
     if settings.batchnorm == "inference":
@@ -182,8 +193,11 @@ def predict(model: keras.Model, images: Images, batch_size: int) -> np.ndarray:
 
 
 def prediction_table(manifest: pd.DataFrame, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    """One row an image, in the manifest's order: image_id, patient_id, split, label, predicted, correct, and the
-    probability of class k as `p_<k>` (names may hold any character, so columns go by number)."""
+    """One row an image, in the manifest's order.
+
+    Columns: image_id, patient_id, split, label, predicted, correct, and the probability of class k as `p_<k>`.
+        These columns have numbers, since names of classes may hold any character.
+    """
     predicted = np.array(classes)[probabilities.argmax(1)]
     table = manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
     table["predicted"] = predicted
@@ -194,17 +208,17 @@ def prediction_table(manifest: pd.DataFrame, probabilities: np.ndarray, classes:
 
 
 def _to_logits(model: keras.Model, *, head_alone: bool = False) -> keras.Model:
-    """From images to logits, as a model of its own; with `head_alone` gradients end before the head."""
+    """A model from images to logits that shares the layers. With `head_alone`, gradients stop before the head."""
     with model.distribute_strategy.scope():
         if not head_alone:
             return keras.Model(model.input, model.get_layer("logits").output)
-        # Layers that are not trainable would do, but the backward pass through them all would be traced.
+        # Freezing the layers would give the same, but the backward pass through all of them would be traced.
         pooled = keras.ops.stop_gradient(graph.head_input(model))
         return keras.Model(model.input, build.head(model)(pooled))
 
 
 def _in_float32(model: keras.Model, on_epoch: OnEpoch | None) -> OnEpoch | None:
-    """`on_epoch`, with a model that is saved, and predicts, as it does when training is over."""
+    """`on_epoch`, with `model` computing in float32 meanwhile, as it does after training."""
     if on_epoch is None:
         return None
 
