@@ -258,7 +258,7 @@ USERS = """
 import keras
 from keras import layers
 
-from cxr.models import graph
+from cxr.models import foreign
 
 
 @keras.saving.register_keras_serializable("theirs")
@@ -284,7 +284,7 @@ def classifier(n_classes, image_size):
 
 
 def backbone(n_classes, image_size):
-    return graph.adapt(body(image_size), preprocessing="tf", classes=n_classes)
+    return foreign.adapt(body(image_size), preprocessing="tf", classes=n_classes)
 
 
 def silent(n_classes, image_size):
@@ -296,7 +296,7 @@ def number(n_classes, image_size):
 
 
 def other_classes(n_classes, image_size):
-    return graph.adapt(body(image_size), preprocessing="tf", classes=n_classes + 1)
+    return foreign.adapt(body(image_size), preprocessing="tf", classes=n_classes + 1)
 
 
 def multi_label(n_classes, image_size):

@@ -130,7 +130,7 @@ class _Graph:
     def __init__(self, model: keras.Model) -> None:
         self.name = model.name
         if "logits" not in {layer.name for layer in model.layers}:
-            raise InputError(f"{model.name} has no layer 'logits': make it with cxr.models.graph.adapt")
+            raise InputError(f"{model.name} has no layer 'logits': make it with cxr.models.foreign.adapt")
         self.nodes = _ordered(model.get_layer("logits").output)
         self.consumers: dict[Any, list[Any]] = {node: [] for node in self.nodes}
         for node in self.nodes:
