@@ -123,13 +123,13 @@ def test_a_map_set_with_a_pickle_is_refused(tmp_path):
 @pytest.mark.slow
 def test_weights_with_code_inside_are_refused(tmp_path):
     keras = pytest.importorskip("keras")
-    from cxr.models import build
+    from cxr.models import build, weights
 
     network = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Lambda(lambda x: x + 1)])
     network.save(tmp_path / "x.keras")
     model = build.build("CompactDenseNet", n_classes=2, image_size=32)
     with pytest.raises(InputError, match=r"x\.keras.*(unsafe|lambda|Lambda)"):
-        build.load_backbone(model, str(tmp_path / "x.keras"))
+        weights.load_backbone(model, str(tmp_path / "x.keras"))
 
 
 def test_the_ui_listens_where_it_is_told(tmp_path):

@@ -373,10 +373,10 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
 _CHECK_MODELS = """
 import json, sys
 from cxr.core.errors import InputError
-from cxr.models import build
+from cxr.models import description
 try:
     for check in json.loads(sys.argv[1]):
-        build.check(check.pop("architecture"), **check)
+        description.check(check.pop("architecture"), **check)
 except InputError as error:
     print("\\n" + json.dumps(str(error)), file=sys.stderr)
     sys.exit(2)
