@@ -15,7 +15,7 @@ from cxr import tracking
 from cxr.attribution import maps
 from cxr.cli import main
 from cxr.metrics import regions
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report import methods
 
 pytestmark = pytest.mark.slow

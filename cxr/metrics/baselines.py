@@ -10,7 +10,7 @@ floor     the map before against that of a checkpoint that differs by its seed o
 
 `corrected` puts a value on the scale from shuffled to identical.
 
-Signed metrics (`similarity.Metric.signed`). Their references are means of the ABSOLUTE value, in all three
+Signed metrics (`metric_table.Metric.signed`). Their references are means of the ABSOLUTE value, in all three
 levels: the signed ones average out to next to nothing, and the question is how large a change such a
 comparison gives. Compare them with the absolute value of the metric. They do not depend on where a map lies,
 so that moving it changes them only by what bilinear upsampling does at the edges: their chance level is about
@@ -25,7 +25,10 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError
-from cxr.metrics.similarity import METRICS, Features, compare_maps, in_parts, is_empty, prepare, score
+from cxr.metrics.map_features import Features
+from cxr.metrics.map_grids import is_empty, prepare
+from cxr.metrics.metric_table import METRICS
+from cxr.metrics.similarity import compare_maps, in_parts, score
 
 
 def partners(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int = 0) -> np.ndarray:
