@@ -4,6 +4,7 @@ import math
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,8 @@ from scipy import ndimage, stats
 from skimage.metrics import structural_similarity
 
 from cxr.core.errors import InputError
-from cxr.metrics import map_features, map_grids, metric_table, similarity
+from cxr.metrics import baselines, map_features, map_grids, metric_table, similarity
+from cxr.report import comparison, score_summary
 
 SIGNED = [m.name for m in metric_table.METRICS.values() if m.signed]
 SYMMETRIC = [m.name for m in metric_table.METRICS.values() if not m.signed]
@@ -50,6 +52,52 @@ def test_metrics_are_the_designs_table():
     for name, metric in metric_table.METRICS.items():
         assert metric.name == name
         assert metric.higher_is_more_stable is (None if metric.signed else metric.identical == 1.0)
+
+
+def test_a_metric_is_one_function_and_one_entry(monkeypatch):
+    """Values, baselines, summary and overview go through the table."""
+    calls = []
+
+    def mean_of(features):
+        calls.append(features)
+        return float(features.flat.mean())
+
+    def mean_change(before, after):
+        return after.once(mean_of) - before.once(mean_of)
+
+    mine = metric_table.Metric(
+        name="mean_change",
+        label="Change in mean",
+        compute=mean_change,
+        identical=0.0,
+        higher_is_more_stable=None,
+        signed=True,
+        bounds=(-1, 1),
+    )
+    monkeypatch.setitem(metric_table.METRICS, "mean_change", mine)
+    before, after = relu_maps(4, 5, 5), relu_maps(4, 5, 5, seed=1)
+    values = similarity.compare_maps(before, after, size=8)
+    prepared = [map_grids.prepare(maps, 8).astype(float).mean((1, 2)) for maps in (before, after)]
+    np.testing.assert_allclose(values["mean_change"], prepared[1] - prepared[0], atol=1e-12)
+    assert len(calls) == 8, "each map once"
+    values |= baselines.baselines(before, after, [0] * 4, range(4), size=8, draws=2)
+    images = pd.DataFrame({"image_id": list("abcd"), "patient_id": range(4)})
+    table = comparison.score_table(values, images, architecture="Net", seed=0, method="layercam")
+    row = score_summary.overview(comparison.summarise(table, n_boot=20)).set_index("metric").loc["mean_change"]
+    assert row["median"] == np.median(values["mean_change"])
+    assert row["two_patients"] == np.median(values["mean_change_two_patients"]) > 0
+
+
+def test_what_a_metric_needs_of_one_map_is_computed_once():
+    features, calls = map_features.Features(map_grids.prepare(relu_maps(1, 4, 4), 8)[0]), []
+
+    def scaled(of, factor):
+        calls.append(factor)
+        return of.flat * factor
+
+    assert features.once(scaled, 2) is features.once(scaled, 2)
+    np.testing.assert_array_equal(features.once(scaled, 3), features.flat * 3)
+    assert calls == [2, 3]
 
 
 # ---------------------------------------------------------------- upsampling

@@ -140,7 +140,7 @@ def summary(
     n_patients; area, energy_before, energy_after, hit_before, hit_after, the means over rows;
     energy_change, the mean over seeds of the mean over images, with its interval energy_change_ci_low and
     _ci_high: with one seed percentiles of a bootstrap over patients, with several over new trainings and new
-    patients (`hypotheses.estimate`), NaN with fewer than two patients; direction of the evidence: "towards"
+    patients (`estimates.estimate`), NaN with fewer than two patients; direction of the evidence: "towards"
     the region if that interval lies above 0, "away" if below, else "unclear" (also without an interval). Not
     corrected for the number of groups and regions.
 

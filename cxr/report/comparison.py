@@ -77,7 +77,7 @@ def summarise(
     metric and of its shuffled level) with its interval.
 
     Intervals of one seed: percentiles of a bootstrap over patients, about these two checkpoints. Of several:
-    over new trainings and new patients (`hypotheses.estimate`), as percentiles of so few seeds are too short.
+    over new trainings and new patients (`estimates.estimate`), as percentiles of so few seeds are too short.
     Intervals end where the metric's values do.
 
     Counts: n_images, n_scored (neither map empty), n_empty, n_empty_before,

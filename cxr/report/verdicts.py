@@ -68,8 +68,8 @@ class Evidence:
     shift: per architecture and method, the median centroid shift.
     excess: the median overlap of two checkpoints that differ by seed alone minus that of before and after;
         against: what those checkpoints are (empty: neither is there).
-    pairs: `hypotheses.compare_architectures` with `estimate` and `p_equivalent`.
-    crossings: `hypotheses.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b, `estimate_a`,
+    pairs: `contrasts.compare_architectures` with `estimate` and `p_equivalent`.
+    crossings: `contrasts.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b, `estimate_a`,
         `estimate_b` and `p_same_order`: the larger p value of one order under both.
     """
 
@@ -169,7 +169,7 @@ def _performance(
 
 
 def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of both kinds in the form that `hypotheses.contrast` takes: the drift of before and after under the
+    """Rows of both kinds in the form that `contrasts.contrast` takes: the drift of before and after under the
     method's name, that between seeds under "<method> noise". A pair of seeds stands under its first seed; of two
     seeds' only pair, under both, so that how far another pair would lie elsewhere is not in the interval."""
     own = scores[score_rows.KEYS].assign(value=scores[metric])
@@ -223,7 +223,7 @@ def power_table(
         pairs: of `Evidence`, with `estimate`.
         effects: differences of the primary metric between two architectures.
 
-    Returns: effect, seeds, patients (those of this study, and four times as many), power (`hypotheses.power`,
+    Returns: effect, seeds, patients (those of this study, and four times as many), power (`planning.power`,
         the mean over pairs of architectures and methods). Empty with one seed, which does not show how seeds vary.
     """
     known = [est for est in pairs.get("estimate", []) if est.n_seeds > 1 and est.se > 0]
@@ -309,7 +309,7 @@ def beyond_seeds(excess: Cells, margins: Margins, *, against: str) -> Verdict:
 
 def depends_on_architecture(pairs: pd.DataFrame, metric: str, margins: Margins) -> Verdict:
     """Some two architectures differ in the metric under some method; `pairs`:
-    `hypotheses.compare_architectures`."""
+    `contrasts.compare_architectures`."""
     claim = "Overlap shows reorganisation that depends on the architecture"
     if pairs.empty:
         return Verdict(claim, OPEN, "One architecture", "at least two architectures")
@@ -358,7 +358,7 @@ def extremes(pairs: pd.DataFrame, metric: str, margins: Margins) -> Verdict:
 def reversal(crossings: pd.DataFrame, metric: str, margins: Margins, *, coincide: bool) -> Verdict:
     """Two architectures whose order under LayerCAM and under Grad-CAM++ are both significant, with opposite signs.
 
-    `crossings`: `hypotheses.crossover` of the two methods.
+    `crossings`: `contrasts.crossover` of the two methods.
     """
     claim = "The stability ranking can reverse under Grad-CAM++"
     if coincide:
