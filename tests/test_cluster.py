@@ -25,7 +25,7 @@ from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
 from cxr.data import loading
-from cxr.study import cluster, runner, shared_files
+from cxr.study import cluster, preflight, runner, shared_files
 from cxr.study import worker as study_worker
 
 # ------------------------------------------------------------------------------------------- parameters
@@ -404,7 +404,7 @@ def hosts(tmp_path, monkeypatch):
         workers={name: worker(name) for name in ("left", "right")},
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
-    monkeypatch.setattr(runner, "preflight", lambda *_: None)
+    monkeypatch.setattr(preflight, "check", lambda *_: None)
     _wait(lambda: _answers(server) and _answers(scheduler))
     yield found
     for process in running:
@@ -454,7 +454,7 @@ def two_seeds(tmp_path, images, monkeypatch):
     """Options and parameters of a study of two cells, with a relative path in them."""
     for name, own in {"1_train": {"data": "phantom"}, "2_attribute": {"data": ""}}.items():
         monkeypatch.setitem(test_study.PARAMETERS, name, {**test_study.PARAMETERS[name], **own})
-    monkeypatch.setattr(runner, "preflight", lambda *_: None)
+    monkeypatch.setattr(preflight, "check", lambda *_: None)
     monkeypatch.chdir(tmp_path)  # workers are in other folders: there is nothing of that name
     return write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"], data="images", jobs=2)
 
@@ -493,7 +493,7 @@ def test_a_study_on_two_workers_goes_on_when_one_is_killed(tmp_path, two_seeds, 
     thread.join()
     out = capsys.readouterr().out
     assert code == 0, out + (tmp_path / "left" / "log.txt").read_text()[-3000:]
-    assert "its worker was lost; goes on here" in out
+    assert "its worker was lost; it restarts here" in out
     assert not killed["left over"].is_running() or killed["left over"].status() == psutil.STATUS_ZOMBIE
 
     # one run a step, the lost one's too

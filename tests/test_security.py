@@ -14,7 +14,7 @@ from cxr.cli import main
 from cxr.core import tables
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams, TrainParams
-from cxr.study import runner
+from cxr.study import report_page
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = ["<script>alert(1)</script>", "../../x", "a/b", "'; drop table runs; --", '" onload="x', "{{7*7}}"]
@@ -40,7 +40,7 @@ def test_the_report_lets_no_markup_of_names_through(tmp_path):
     ]
     cells = [nbformat.v4.new_code_cell("x", outputs=outputs)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
-    runner.export_report(tmp_path / "n.ipynb", tmp_path / "n.html")
+    report_page.export(tmp_path / "n.ipynb", tmp_path / "n.html")
     page = (tmp_path / "n.html").read_text(encoding="utf-8")
     assert "alert(1)" in page  # it is there, as text
     assert "<script>alert" not in page and "<img src=x" not in page
