@@ -10,7 +10,7 @@ import pytest
 
 from cxr import tracking
 from cxr.attribution import maps
-from cxr.cli import main
+from cxr.cli import main, ui
 from cxr.core import tables
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams, TrainParams
@@ -133,10 +133,10 @@ def test_weights_with_code_inside_are_refused(tmp_path):
 
 
 def test_the_ui_listens_where_it_is_told(tmp_path):
-    words = main._ui_command("sqlite:///x", main._parser().parse_args(["ui"]))
+    words = ui.command("sqlite:///x", main.parser().parse_args(["ui"]))
     assert words[words.index("--host") + 1] == "127.0.0.1" and "--allowed-hosts" not in words
     given = ["ui", "--host", "0.0.0.0", "--allowed-hosts", "a.b", "--cors-allowed-origins", "https://c.d"]
-    words = main._ui_command("sqlite:///x", main._parser().parse_args(given))
+    words = ui.command("sqlite:///x", main.parser().parse_args(given))
     assert words[words.index("--host") + 1] == "0.0.0.0"
     assert words[words.index("--allowed-hosts") + 1] == "a.b"
     assert words[words.index("--cors-allowed-origins") + 1] == "https://c.d"
