@@ -38,12 +38,12 @@ from cxr.study import worker as study_worker
         ("workers: 2", "cluster: Field required"),
         ("cluster: a.B\nworkers: 0", "workers: Input should be greater than or equal to 1, got 0"),
         ("cluster: a.B\nworker: 2", "worker: Extra inputs are not permitted"),
-        ("cluster: a.B\nworkers: 2\nminimum: 3", r"file: .*minimum is at most workers \(2\), got 3"),
-        ("cluster: a.B\nminimum: 0", r"minimum is at most workers \(None\)"),
+        ("cluster: a.B\nworkers: 2\nminimum: 3", r"file: .*minimum must be at most workers \(2\), got 3"),
+        ("cluster: a.B\nminimum: 0", r"minimum must be at most workers \(None\)"),
         ("- slurm", "not a YAML file of 'key: value' lines"),
         ("", "not a YAML file"),
         ("a: [", "not a YAML file"),
-        ("cluster: distributed.NoCluster", "the module distributed has no NoCluster: mend `cluster`"),
+        ("cluster: distributed.NoCluster", "the module distributed has no NoCluster: correct `cluster`"),
         ("cluster: distributed.none.Cluster", "distributed.none.Cluster cannot be imported: No module named"),
         ("cluster: not_there.here.Cluster", "needs not_there: pip install not-there"),
     ],
@@ -181,7 +181,7 @@ def test_a_cluster_that_does_not_start_is_one_message_and_is_closed(own_classes)
     environment = {**os.environ, "PYTHONPATH": str(Path(file).parent)}
     words = [sys.executable, "-c", code, file]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
-    said = f"--scheduler {file}: own_clusters.NotStarting does not start: no credentials: mend `options`"
+    said = f"--scheduler {file}: own_clusters.NotStarting does not start: no credentials: correct `options`"
     assert done.stdout.startswith(f"closed\n{said}") and done.stdout.count("closed") == 1
     assert not done.stderr
 
@@ -323,7 +323,7 @@ def test_a_file_that_a_worker_lacks_or_has_otherwise_is_named(shared, kind):
 def test_the_folder_for_notebooks_must_be_the_very_same_and_let_one_write(tmp_path, shared, monkeypatch):
     probe = tmp_path / "out" / ".running"
     probe.write_text("another study, on another disk")
-    assert shared_files.trouble(shared).startswith(f"does not see {probe}, which the study has written: all")
+    assert shared_files.trouble(shared).startswith(f"does not see {probe}, which the study wrote: all")
     probe.unlink()
     assert shared_files.trouble(shared).startswith(f"does not see {probe}")
     probe.write_text("runner")
@@ -333,13 +333,13 @@ def test_the_folder_for_notebooks_must_be_the_very_same_and_let_one_write(tmp_pa
 
     monkeypatch.setattr(shared_files.tempfile, "NamedTemporaryFile", refuse)
     assert shared_files.trouble(shared) == (
-        f"cannot write to {tmp_path}/out (Permission denied): let it, or choose another folder with --out"
+        f"cannot write to {tmp_path}/out (Permission denied): allow it, or choose another folder with --out"
     )
 
 
 def test_another_version_and_a_store_for_one_machine_are_refused(shared):
     other = dataclasses.replace(shared, version="other")
-    assert shared_files.trouble(other).startswith("has another version of the package cxr: install the one")
+    assert shared_files.trouble(other).startswith("has another version of the package cxr: install the version")
     other = dataclasses.replace(shared, host="elsewhere")
     assert re.match(r"is on another machine .* than the study \(elsewhere\), and the store sqlite:.*MLflow server",
                     shared_files.trouble(other))  # fmt: skip
