@@ -1,4 +1,4 @@
-"""The scripts of `cxr completion` in real shells, where there are any."""
+"""The scripts of `cxr completion`, in the shells that this machine has."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 from cxr.cli import main
 from cxr.cli.parser import commands_of
 
-# How each reads the script that its last argument names.
+# Arguments with which each shell reads a script, whose path follows.
 READ = {
     "bash": ["-n"],
     "zsh": ["-fc", 'autoload -U compinit; compinit -u -D; eval "$(<$0)"'],

@@ -1,4 +1,4 @@
-"""Kills, full disks, and stores that go away: nothing is lost, and it is said."""
+"""Kills, full disks, and stores that do not answer: nothing is lost, and a message says what happened."""
 
 import errno
 import json
@@ -54,7 +54,7 @@ def parent_of(tmp_path, runner: str, **tags) -> str:
 
 
 def dead() -> str:
-    """The record of a process on this machine that is gone."""
+    """The identity of a process on this machine that has ended."""
     return f"{socket.gethostname()}:{os.getpid()}:12345"
 
 
@@ -93,7 +93,7 @@ def test_what_a_killed_study_left_running_is_stopped_and_its_runs_end(tmp_path, 
         tracking.end_run(runs[2], "FINISHED")
         resuming.stop_abandoned(session(tmp_path))
         assert started[0].poll() is not None and started[1].poll() is not None
-        assert started[2].poll() is None  # another run's
+        assert started[2].poll() is None  # it belongs to another run
     finally:
         for process in started:
             process.kill()
@@ -109,7 +109,7 @@ def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_
         InputError, match=r"run already, by process 12 on elsewhere \(last sign of life . s ago; .*15 min"
     ):
         resuming.stop_abandoned(session(tmp_path))
-    resuming.stop_abandoned(session(tmp_path, seed=[7]))  # same name, other settings: none of its business
+    resuming.stop_abandoned(session(tmp_path, seed=[7]))  # same name, other settings: not the same study
     assert tracking.run_info(child).status == "RUNNING"
     tracking.set_tags(parent, {"cxr.alive": (moment - timedelta(minutes=20)).isoformat()})
     resuming.stop_abandoned(session(tmp_path))
@@ -125,7 +125,7 @@ def test_two_studies_do_not_write_into_one_folder(tmp_path):
         ):
             pass
         other.communicate(b"\n")
-    with resuming.claimed(tmp_path):  # that one is dead
+    with resuming.claimed(tmp_path):  # the other study is dead
         assert (tmp_path / ".running").read_text() == own_identity()
     assert list(tmp_path.iterdir()) == []
 
@@ -168,7 +168,7 @@ def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store,
     monkeypatch.setattr(Session, "fingerprint_of", lambda *_: left)
     resuming.find_done(own, state)
     assert (step.key in state.runs) == (left != "nothing")
-    # and that is what a worker finds when its turn comes
+    # a worker finds the same when it comes to this step
     assert existing.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
 
 
@@ -208,7 +208,7 @@ def test_several_processes_make_one_new_store(tmp_path):
 
 @contextmanager
 def server(*statuses: int, port: int = 0):
-    """Answers each request with the next of these, the last for good; yields its address and what was asked."""
+    """Answers each request with the next status; repeats the last. Yields its address and the requested paths."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -233,7 +233,7 @@ def server(*statuses: int, port: int = 0):
 
 @pytest.fixture
 def ask(monkeypatch):
-    """Asks the store at an address, as notebooks do. MLflow then waits 0, 2, 4, ... s between attempts."""
+    """Asks the store at an address as notebooks do, but MLflow waits only 0, 2, 4, ... s between attempts."""
     before = tracking.mlflow.get_tracking_uri()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")

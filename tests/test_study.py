@@ -66,7 +66,7 @@ print("the verdict:", len(settings.score_run_ids))
 
 
 def write_notebooks(folder: Path, **extra: str) -> Path:
-    """Four small notebooks; `extra` maps names of stages to a cell before the last."""
+    """Write four small notebooks. `extra`: the source of a cell before the last, by stage."""
     folder.mkdir(exist_ok=True)
     for stage, name in tracking.STAGES.items():
         if name not in PARAMETERS:
@@ -111,7 +111,7 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture
 def go(tmp_path, store, monkeypatch):
-    """Run a study; the networks are not built (tests of `preflight.check` and of the real notebooks do that)."""
+    """Run a study without building networks; other tests do that."""
     monkeypatch.setattr(preflight, "check", lambda *_: None)
 
     def run(params: Path, notebooks: Path, overrides=None, **options) -> int:
@@ -125,7 +125,7 @@ def go(tmp_path, store, monkeypatch):
 
 
 def undated(name: str) -> str:
-    """The name of a run without the date that a study's has."""
+    """The name of a run without the date, which the study's own run has."""
     return re.sub(r" \d{4}-\d\d-\d\d", "", name)
 
 
@@ -180,7 +180,7 @@ def test_command(tmp_path):
         *("notebooks/2_attribute.ipynb", "a b/attribute-CompactDenseNet-s0.ipynb", *common),
         *("-r", "train_run_id", "<train/CompactDenseNet/s0>"),
     ]
-    # a run id that is a number to YAML and to papermill's -p has to arrive as it is
+    # YAML and papermill's -p would read this run id as a number
     assert words("score", {"n_boot": 200}, {"attribute/CompactDenseNet/s0": "123e4567"})[-8:] == [
         *("-y", '{"n_boot": 200}', "-p", "method", "gradcampp", "-r", "attribute_run_id", "123e4567"),
     ]
@@ -201,7 +201,7 @@ def test_settings_are_those_that_the_notebook_will_have(tmp_path, notebooks):
 
 
 def test_a_parameter_that_the_notebook_lacks_is_refused(tmp_path, notebooks):
-    params = write_params(tmp_path / "study.yaml", level=0.9)  # papermill would only warn
+    params = write_params(tmp_path / "study.yaml", level=0.9)  # papermill only warns of it
     steps = grid.plan(StudyParams.read(params))
     with pytest.raises(InputError, match=r"3_score.ipynb: its parameters cell .* lacks level"):
         Setup(params, {}, notebooks, tmp_path / "out").settings(steps[2], {})
@@ -234,7 +234,7 @@ def test_a_notebook_without_parameters_cell_or_at_all(tmp_path):
 
 def test_a_default_of_a_notebook_that_differs_from_the_study_s_is_refused(tmp_path, store, notebooks):
     params = tmp_path / "study.yaml"
-    params.write_text("name: fake\n")  # phantom_images: 60 in the notebook, 1000 in StudyParams
+    params.write_text("name: fake\n")  # phantom_images: 60 in the notebook, 2000 in StudyParams
     with pytest.raises(InputError, match=r"phantom_images = 60 where a study has 2000.*add it there"):
         runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks)
 
@@ -358,7 +358,7 @@ def test_a_study_that_is_being_run_is_not_started_twice(store):
     child = tracking.create_run(experiment="fake", name="train", tags={}, params={}, parent=parent)
     with pytest.raises(InputError, match=f"being run already, by process {os.getpid()}"):
         resuming.check_abandoned(tracking.run_info(parent), "fake")
-    # the same process id, but of a process that started at another time: the runner was killed
+    # same process id, other start time: another process, so the runner was killed
     host, pid, created = session.runner().rsplit(":", 2)
     tracking.set_tags(parent, {"cxr.runner": f"{host}:{pid}:{int(created) - 99}"})
     resuming.check_abandoned(tracking.run_info(parent), "fake")
@@ -408,17 +408,17 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert {stage: len(runs) for stage, runs in second.items()} == {
         **{"train": 1, "attribute": 1, "score": 4, "compare": 2, "study": 2},
     }
-    # and back: nothing to do
+    # back to the first value: nothing to do
     assert go(params, notebooks) == 0
     assert len(tracking.find(experiment="fake", complete=False)) == 10
-    # nor where the same notebook was run by hand since
+    # also if the same notebook was run by hand meanwhile
     tags = {"cxr.stage": "train", "cxr.fingerprint": train.fingerprint, "cxr.complete": "true"}
     tracking.end_run(tracking.create_run(experiment="fake", name="by hand", tags=tags, params={}), "FINISHED")
     capsys.readouterr()
     assert go(params, notebooks) == 0
     assert "5 done already, 0 to run" in capsys.readouterr().out
 
-    # steps that are done are comments, with their runs
+    # in a dry run, done steps are comments with their runs
     runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks, out=tmp_path / "out")
     assert f"# train/CompactDenseNet/s0: done already, run {train.run_id}" in capsys.readouterr().out
 
@@ -476,10 +476,7 @@ def test_a_notebook_that_is_not_finished_or_fails_after_finish_is_not_done(tmp_p
     params = write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"])
     assert go(params, notebooks) == 1
     runs = {run.name: run for run in tracking.find("train", experiment="fake", complete=False)}
-    assert (
-        runs["train CompactDenseNet s0"].tags["cxr.error"]
-        == "the notebook ended without `run.finish()`"
-    )
+    assert runs["train CompactDenseNet s0"].tags["cxr.error"] == "the notebook ended without `run.finish()`"
     assert runs["train CompactDenseNet s1"].tags["cxr.error"] == "ZeroDivisionError: division by zero"
     assert {run.status for run in runs.values()} == {"FAILED"}
     assert tracking.find("train", experiment="fake") == []
@@ -505,7 +502,7 @@ def test_a_printed_command_works_when_typed(tmp_path, notebooks, store, capsys):
     tracking.connect(store)
     run = tracking.run_info(tracking.latest("train", experiment="fake", seed=5))
     assert run.params["architecture"] == "CompactDenseNet"
-    assert "notebook.ipynb" in tracking.artifacts(run.run_id)  # by hand too
+    assert "notebook.ipynb" in tracking.artifacts(run.run_id)  # also for a notebook that is run by hand
 
 
 @pytest.mark.slow
