@@ -11,7 +11,7 @@ from PIL import Image
 from cxr.core.errors import InputError
 from cxr.core.params import DriftParams
 from cxr.metrics import baselines, similarity
-from cxr.pair import compare, models
+from cxr.pair import compare, models, result
 from cxr.pair import images as pair_images
 from cxr.report import comparison
 
@@ -340,7 +340,7 @@ def test_summary_names_and_words(scored, tmp_path):
     parts = ("median", "two_patients_median", "two_seeds_median")
     expected = baselines.corrected(*(summary[f"overlap_{part}"] for part in parts))
     assert summary["overlap_share_of_two_seeds"] == pytest.approx(expected, nan_ok=True)
-    overview = compare.overview(summary)
+    overview = result.overview(summary)
     assert overview["metric"].tolist() == list(similarity.METRICS)
     assert {"chance", "two patients", "two seeds of A", "two seeds of B", "corrected"} < set(overview)
 
@@ -372,11 +372,11 @@ def test_where_every_map_is_empty_all_is_missing_and_nothing_breaks(scored):
     assert summary["n_empty"] == 11 and np.isnan(summary["overlap_median"])
     assert not gates.judge([gates.parse("overlap_median>=0")], summary)[0]["passed"]
     pixels = np.zeros((12, 20, 20), np.uint8)
-    assert compare.panels(table, pixels, empty, chosen) == []
+    assert result.panels(table, pixels, empty, chosen) == []
     row = pd.DataFrame([{"architecture": "a -> b", "method": "layercam", **summary}])
     figures.pixels(figures.pair(row, ["overlap", "centroid_shift"], []))
     figures.pixels(figures.drift_by_class(table, ["overlap"]))
-    assert compare.overview(summary)["value_median"].isna().all()
+    assert result.overview(summary)["value_median"].isna().all()
 
 
 def test_methods_that_are_one_are_told(tmp_path):

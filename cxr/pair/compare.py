@@ -1,4 +1,4 @@
-"""Two models compared: maps of both, their drift and its baselines, the summary, and the result in words.
+"""Two models compared: the maps of both, their drift and its baselines, and the summary.
 
 Columns and metrics have the names that a study's score runs have: *before* is model A and *after* is model B
 (`overlap_median`, `auc_macro_before`, `empty_after`, ...). The notebook `3_score` computes them in the same way.
@@ -11,29 +11,47 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from cxr.core import tables
+from cxr import tracking
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
 from cxr.data import loading
 from cxr.metrics import baselines, similarity
-from cxr.pair import images, models
+from cxr.pair import gates, images, models
 from cxr.pair.models import CHECKPOINTS, Model
 from cxr.report import comparison
-from cxr.report import methods as report_methods
 
 LEVELS = {"A": "two_heads", "B": "two_seeds"}
 """The baseline that further models give, by the model that they are like."""
-PRIMARY = "overlap"
-"""The metric by which examples are chosen."""
-_SHOWN_LEVELS = {
-    "chance": "chance",
-    "two_patients": "two patients",
-    "two_heads": "two seeds of A",
-    "two_seeds": "two seeds of B",
-}
 
 
-# ------------------------------------------------------------------------------------------------ maps and drift
+def start(settings: DriftParams, manifest: pd.DataFrame) -> tracking.Run:
+    """Open the run of a comparison, and log the hashes of the models and the manifest.
+
+    What needs no computing is checked first: the models' files and the metrics of the gates.
+
+    Args: manifest: `images.find`.
+    Raises: InputError: a file is not a whole Keras model, or a gate names no metric that will be measured.
+    """
+    files = models.files(settings)
+    gates.check([gates.parse(text) for text in settings.gate], metric_names(settings, manifest))
+    hashes = {name: models.sha256(path) for name, path in files.items()}
+    run = tracking.start(
+        "drift",
+        settings,
+        name=f"drift {models.label(files)}",
+        inputs={
+            "manifest": loading.manifest_hash(manifest),
+            **{f"model_{name}": value for name, value in hashes.items()},
+        },
+        params={
+            "architecture": models.label(files),
+            **{f"checkpoint_sha256_{checkpoint}": hashes[name] for name, checkpoint in CHECKPOINTS.items()},
+        },
+    )
+    path = tracking.scratch() / "manifest.csv"
+    loading.write_manifest(manifest, path)
+    run.file(path)
+    return run
 
 
 def explain(
@@ -113,16 +131,16 @@ def score(
 
 def score_methods(
     maps: Mapping[str, Mapping[str, np.ndarray]],
+    networks: Mapping[str, Model],
     chosen: pd.DataFrame,
     classes: Sequence[str],
     settings: DriftParams,
-    *,
-    size: int,
 ) -> pd.DataFrame:
     """The table of all results: a row per method and scored image (`score`, `comparison.score_table`).
 
     Args: maps: `explain`. The others as for `score`.
     """
+    size = models.common_size(networks)
     scored = chosen[chosen["scored"]].reset_index(drop=True)
     cell = {"architecture": models.label(models.files(settings)), "seed": settings.seed}
     parts = [
@@ -132,9 +150,6 @@ def score_methods(
         for method, map_sets in maps.items()
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-# -------------------------------------------------------------------------------------------------- the summary
 
 
 def summarise(table: pd.DataFrame, settings: DriftParams) -> dict[str, float]:
@@ -187,97 +202,3 @@ def metric_names(settings: DriftParams, manifest: pd.DataFrame) -> list[str]:
     uniform = np.full((len(manifest), len(classes)), 1 / max(1, len(classes)))
     performances = images.measured(manifest, dict.fromkeys(CHECKPOINTS, uniform), classes)
     return list(metrics(dict.fromkeys(settings.method, summary), performances))
-
-
-# ---------------------------------------------------------------------------------------- in words and pictures
-
-
-def overview(summary: Mapping[str, float]) -> pd.DataFrame:
-    """One row per metric: its median with interval, its value for identical maps, the medians of the baselines
-    that there are, and the corrected median."""
-    levels = {name: level for level, name in _SHOWN_LEVELS.items() if f"{PRIMARY}_{level}_median" in summary}
-    return pd.DataFrame(
-        [
-            {
-                "metric": name,
-                **{f"value_{part}": summary[f"{name}_{part}"] for part in ("median", "ci_low", "ci_high")},
-                "identical": metric.identical,
-                **{shown: summary[f"{name}_{level}_median"] for shown, level in levels.items()},
-                "corrected": summary.get(f"{name}_corrected_median", np.nan),
-            }
-            for name, metric in similarity.METRICS.items()
-        ]
-    )
-
-
-def text(
-    networks: Mapping[str, Model],
-    chosen: pd.DataFrame,
-    summaries: Mapping[str, Mapping[str, float]],
-    performances: Mapping[str, float],
-    settings: DriftParams,
-    *,
-    notes: Sequence[str] = (),
-) -> str:
-    """What the command prints: the models, the images, a table per method, missing baselines, and `notes`."""
-    from cxr.report.figures import METHOD_LABELS  # Matplotlib takes a second to import
-
-    lines = []
-    for name, model in networks.items():
-        known = [
-            f"{words} {performances[f'{metric}_{CHECKPOINTS[name]}']:.3f}"
-            for metric, words in (("accuracy", "accuracy"), ("auc_macro", "AUC"))
-            if name in CHECKPOINTS and f"{metric}_{CHECKPOINTS[name]}" in performances
-        ]
-        adapted = model.network.adapted
-        known += [f"{model.size} px, preprocessing {adapted.preprocessing}: {adapted.preprocessing_why}"]
-        lines.append(f"{name:2}  {model.path} (sha256 {model.sha256[:12]}): {', '.join(known)}")
-    lines.append(_which_images(chosen, settings))
-    for method, summary in summaries.items():
-        table = overview(summary)
-        shown = tables.readable(table).rename(columns={"value": f"median [{settings.level:.0%} interval]"})
-        a, b = networks["A"], networks["B"]
-        where = f"{a.layer} ({a.grid})" + ("" if a.layer == b.layer else f" and {b.layer} ({b.grid})")
-        lines += ["", f"{METHOD_LABELS[method]} at {where}", tables.text(shown)]
-        empty = [f"{name} {summary[f'n_empty_{checkpoint}']:.0f}" for name, checkpoint in CHECKPOINTS.items()]
-        lines.append(f"empty maps (excluded from medians): {summary['n_empty']:.0f} images ({', '.join(empty)})")
-    missing = [
-        f"no baseline '{_SHOWN_LEVELS[level]}': add --like-{model.lower()} {model}2.keras: {model}, trained again "
-        "with another seed"
-        for model, level in LEVELS.items()
-        if f"{model}2" not in networks
-    ]
-    last = [*missing, *(f"CAUTION: {note}" for note in notes)]
-    return "\n".join([*lines, *([""] if last else []), *last])
-
-
-def _which_images(chosen: pd.DataFrame, settings: DriftParams) -> str:
-    scored = chosen[chosen["scored"]]
-    labelled = "label" in chosen
-    explain = settings.explain if settings.explain != "auto" else "true" if labelled else "predicted"
-    what = "the true class" if explain == "true" else f"what {'B' if explain == 'predicted' else 'A'} predicts"
-    by_image = (chosen["patient_id"] == chosen["image_id"]).all()
-    patients = "each treated as a separate patient" if by_image else f"{scored['patient_id'].nunique()} patients"
-    return (
-        f"explained: {what}, on {len(scored)} of {len(chosen)} images ({patients}); both models predict "
-        f"{'the true class' if labelled else 'it'} of {chosen['both_correct'].sum()}"
-    )
-
-
-def panels(
-    table: pd.DataFrame, pixels: np.ndarray, map_sets: Mapping[str, np.ndarray], chosen: pd.DataFrame
-) -> list[dict]:
-    """What `figures.examples` draws of one method: the images with the least, the median and the most drift.
-
-    Args:
-        table: the method's rows. pixels: uint8 [n, side, side], map_sets: raw maps by model, both in the order of
-            `chosen` (`images.select`).
-    """
-    from cxr.report.figures import METHOD_LABELS
-
-    found = report_methods.examples(table.assign(label=METHOD_LABELS[table["method"].iloc[0]]), PRIMARY)
-    rows = pd.Index(chosen["image_id"]).get_indexer(found["image_id"])
-    if not len(rows):
-        return []
-    map_sets = {name: map_sets[name][rows] for name in CHECKPOINTS}
-    return report_methods.panels(found, pixels[rows], map_sets["A"], map_sets["B"], metric=PRIMARY)

@@ -165,6 +165,11 @@ def load_all(settings: DriftParams) -> dict[str, Model]:
     return {name: load(name, path, layer=layers[name[0]], **options) for name, path in files(settings).items()}
 
 
+def common_size(models: Mapping[str, Model]) -> int:
+    """The side of the grid, in pixels, on which maps are compared: the larger of A's and B's images."""
+    return max(models["A"].size, models["B"].size)
+
+
 def _why(error: Exception) -> str:
     """Keras' message in one line, and what to do if that is known."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -199,6 +204,12 @@ def describe(models: Mapping[str, Model]) -> pd.DataFrame:
             for name, model in models.items()
         ]
     )
+
+
+def facts(models: Mapping[str, Model]) -> dict[str, str | int]:
+    """What a run logs of the models as parameters: layer, layer_b, grid (of A's maps) and size (`common_size`)."""
+    a, b = models["A"], models["B"]
+    return {"layer": a.layer, "layer_b": b.layer, "grid": a.grid, "size": common_size(models)}
 
 
 def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]:
@@ -252,7 +263,7 @@ def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]
     if a.size != b.size:
         notes.append(
             f"A takes images of {a.size} px and B of {b.size} px: each gets the images at its own size, and the "
-            f"maps are compared at {max(a.size, b.size)} px"
+            f"maps are compared at {common_size(models)} px"
         )
     if a.layer != b.layer or a.grid != b.grid:
         notes.append(
