@@ -8,6 +8,7 @@ import pytest
 from cxr.core.errors import InputError
 from cxr.metrics.similarity import METRICS
 from cxr.report import figures
+from cxr.report.figures import style
 
 
 @pytest.fixture(autouse=True)
@@ -164,11 +165,9 @@ def test_a_method_looks_the_same_whatever_stands_beside_it():
         line = next(line for line in figure.axes[0].get_lines() if line.get_label() == "occlusion")
         styles.add((line.get_color(), line.get_marker()))
     assert len(styles) == 1
-    own = [figures._method_style(method, [*METHODS, "new"]) for method in [*METHODS, "new"]]
+    own = [style.method_style(method, [*METHODS, "new"]) for method in [*METHODS, "new"]]
     assert len(set(own[:8])) == 8
-    beside = [
-        figures._method_style(method, ["layercam", "new", "newer"]) for method in ("layercam", "new", "newer")
-    ]
+    beside = [style.method_style(method, ["layercam", "new", "newer"]) for method in ("layercam", "new", "newer")]
     assert len(set(beside)) == 3
 
 

@@ -29,8 +29,7 @@ from cxr.core.params import DriftParams
 from cxr.core.progress import progress
 from cxr.data import layouts, loading
 from cxr.metrics import baselines, classification, similarity
-from cxr.report import comparison
-from cxr.report import methods as report_methods
+from cxr.report import comparison, pictures
 
 if TYPE_CHECKING:
     import keras
@@ -589,9 +588,9 @@ def panels(
     """
     from cxr.report.figures import METHOD_LABELS
 
-    found = report_methods.examples(table.assign(label=METHOD_LABELS[table["method"].iloc[0]]), PRIMARY)
+    found = pictures.examples(table.assign(label=METHOD_LABELS[table["method"].iloc[0]]), PRIMARY)
     rows = pd.Index(chosen["image_id"]).get_indexer(found["image_id"])
     if not len(rows):
         return []
     map_sets = {name: map_sets[name][rows] for name in CHECKPOINTS}
-    return report_methods.panels(found, pixels[rows], map_sets["A"], map_sets["B"], metric=PRIMARY)
+    return pictures.panels(found, pixels[rows], map_sets["A"], map_sets["B"], metric=PRIMARY)

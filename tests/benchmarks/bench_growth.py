@@ -117,7 +117,7 @@ def score(folder: Path):
 
 def compare(folder: Path):
     from cxr.metrics import similarity
-    from cxr.report import comparison
+    from cxr.report import comparison, rankings
     from cxr.statistics import hypotheses
 
     images = _identities(folder)
@@ -136,7 +136,7 @@ def compare(folder: Path):
 
     def run() -> None:
         summary = comparison.pooled(scores, runs)
-        comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
+        rankings.ranking(summary, "overlap", rankings.replicates(scores, "overlap"))
         hypotheses.compare_architectures(scores, "overlap")
         hypotheses.interaction(scores, "overlap")
         hypotheses.paired_tests(scores, "overlap")
