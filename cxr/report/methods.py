@@ -1,19 +1,53 @@
-"""What the report of a study says besides its numbers: examples chosen by rule, and the methods section."""
+"""The text of the report, written from what the runs logged: its heading and its methods section."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from cxr import tracking
 from cxr.core import architectures
 from cxr.metrics.similarity import METRICS
+
+if TYPE_CHECKING:
+    from cxr.core.params import CompareParams
+    from cxr.report.scores import Study
 
 _WEIGHTS = {
     "imagenet": "pretrained on ImageNet (Keras' own weights)",
     "source": "pretrained on this project's procedural source task of textures and shapes",
     "none": "random, which makes the maps meaningless",
 }
+
+
+def heading(study: Study, *, name: str, url: str) -> str:
+    """The title of the report and what it covers, in Markdown.
+
+    `name`: of the study; `url`: of the comparison's own run.
+    """
+    runs, one = study.runs, study.params
+    return (
+        f"# Does the evidence move under fine-tuning? Study `{name}`\n\n"
+        f"{runs['architecture'].nunique()} architectures, {runs['seed'].nunique()} seeds and "
+        f"{runs['method'].nunique()} attribution methods, at `{one['target_layer']}` (grids "
+        f"{', '.join(sorted(set(runs['grid'])))}), on {one['images']} images of the test set. Weights before "
+        f"transfer: `{one['weights']}`; images {one['image_size']} px. In MLflow: [this comparison]({url}); links "
+        "to the runs behind every number stand beside it and at the end."
+    )
+
+
+def of_study(study: Study, settings: CompareParams) -> str:
+    """`methods_text` of a study."""
+    names = ["tensorflow", "keras", "tf-keras-vis", "numpy", "scipy", "cxr"]
+    return methods_text(
+        [run.params for run in study.training_runs.values()],
+        study.params,
+        compare=settings.model_dump(),
+        counts=study.splits(),
+        versions=tracking.versions(study.score_runs[0].run_id, names),
+    )
 
 
 def _networks(names: list[str], weights: str, dropout: str) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from cxr.attribution import maps
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
 from cxr.metrics.similarity import METRICS, prepare
+
+if TYPE_CHECKING:
+    from cxr.report.scores import Study
 
 RULES = ("least drift", "median drift", "most drift")
 
@@ -75,3 +81,21 @@ def panels(
         }
         for number, row in enumerate(chosen.itertuples())
     ]
+
+
+def of_study(study: Study, metric: str) -> Iterator[tuple[Any, list[dict]]]:
+    """The examples of every architecture and method under the study's first seed.
+
+    Yields a row of `Study.runs` (architecture, method, seed, ...) and its `panels`.
+    """
+    first = study.runs["seed"].astype(int).min()
+    for row in study.runs[study.runs["seed"].astype(int) == first].itertuples():
+        rows = study.rows_of(row.architecture, row.method)
+        chosen = examples(rows[rows["seed"] == first], metric)
+        ids = chosen["image_id"].to_numpy()
+        before, after = (
+            maps.take(study.maps_of(row.attribute_run, row.method, checkpoint), ids).maps
+            for checkpoint in ("before", "after")
+        )
+        small = thumbnails(study.attribute_runs[row.attribute_run].file("thumbnails.npz"), ids)
+        yield row, panels(chosen, small, before, after, metric=metric)

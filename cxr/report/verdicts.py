@@ -67,6 +67,13 @@ def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "verdict", "evidence", "what it would take"])
 
 
+def tags(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """The verdicts as tags of the compare run: cxr.verdict.1, ..."""
+    return {
+        f"cxr.verdict.{number}": f"{item.verdict}: {item.claim}" for number, item in enumerate(verdicts, start=1)
+    }
+
+
 def scope(n_architectures: int, n_seeds: int) -> str:
     """What the verdicts hold for, in two or three sentences."""
     networks = f"{n_architectures} architecture{'s' * (n_architectures > 1)}"
