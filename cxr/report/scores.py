@@ -151,9 +151,7 @@ def _named(settings: CompareParams) -> list[StoredRun]:
     runs = [tracking.stored(run_id) for run_id in settings.score_run_ids]
     for run in runs:
         if run.stage != "score" or not run.complete:
-            raise InputError(
-                f"score_run_ids: run {run.run_id} ({run.name}) is no finished score run: name others"
-            )
+            raise InputError(f"score_run_ids: run {run.run_id} ({run.name}) is no finished score run: name others")
         if reason := tracking.misfit(run, settings):
             raise InputError(
                 f"score_run_ids: run {run.run_id} ({run.name}) {reason}: leave it out, or change the filter"

@@ -6,12 +6,13 @@ marked "n/a" where a reader would look for it, and never drawn as a number. A me
 in every figure, whichever others are shown beside it.
 """
 
+from cxr.core.display import show_figure as show
 from cxr.report.figures.checks import map_checks, perturbation_curves, randomisation
 from cxr.report.figures.drifts import corrected, drift, drift_by_class, pair
 from cxr.report.figures.epochs import course
 from cxr.report.figures.example_images import examples
 from cxr.report.figures.maps import overlay, regions, tiles
-from cxr.report.figures.output import pixels, show
+from cxr.report.figures.output import pixels
 from cxr.report.figures.rankings import ranking, specification_curve
 from cxr.report.figures.statistics import metrics_seen, power
 from cxr.report.figures.style import CHECKPOINT_LABELS, COLOURS, METHOD_LABELS

@@ -1,25 +1,10 @@
-"""A figure as a picture: shown in a notebook, or as an array."""
+"""A figure as an array."""
 
 from __future__ import annotations
-
-import io
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-
-
-def show(figure: Figure) -> None:
-    """Display a figure in a notebook and close it.
-
-    As an image, for with `MPLBACKEND=Agg` in the environment `plt.show()` would show nothing.
-    """
-    from IPython.display import Image, display
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-    plt.close(figure)
-    display(Image(buffer.getvalue()))
 
 
 def pixels(figure: Figure, *, dpi: int = 90) -> np.ndarray:
