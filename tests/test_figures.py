@@ -440,7 +440,7 @@ def test_examples_name_empty_maps_and_gaps():
     assert label.get_window_extent().x0 >= 0
     with pytest.raises(InputError, match="two panels for the class 'b'"):
         figures.examples([panel("b", "most drift")] * 2)
-    with pytest.raises(InputError, match="map before of panel 0 leaves 0 to 1"):
+    with pytest.raises(InputError, match="map before of panel 0 has values outside 0 to 1"):
         figures.examples([panel("b", "most drift", np.full((6, 6), 3.0))])
     with pytest.raises(InputError, match="no panels"):
         figures.examples([])
@@ -468,9 +468,9 @@ def test_a_pair_without_an_example():
     figure = figures.pair(cells(["a"], ["layercam"], **LEVELS), ["overlap"], [])
     assert not [axis for axis in figure.axes if axis.images]
     inside_the_page(figure)
-    with pytest.raises(InputError, match="plots.pair: .* lacks ssim_median"):
+    with pytest.raises(InputError, match="figures.pair: .* lacks ssim_median"):
         figures.pair(cells(["a"], ["layercam"], **LEVELS), ["ssim"], [])
-    with pytest.raises(InputError, match="plots.pair: two panels for the class 'b'"):
+    with pytest.raises(InputError, match="figures.pair: two panels for the class 'b'"):
         figures.pair(cells(["a"], ["layercam"], **LEVELS), ["overlap"], [panel("b", "most drift")] * 2)
 
 

@@ -1,9 +1,10 @@
-"""Figures. Maps that are compared share one colour scale; intervals are drawn; colours suit any colour vision.
+"""Figures of tables and maps, for notebooks and the report.
 
-Every function takes tables or arrays and returns a Matplotlib figure, at most 9 inches wide, so that its text
-stays readable on a page or in a report some 900 pixels wide. What is missing (NaN, or a cell without a row) is
-marked "n/a" where a reader would look for it, and never drawn as a number. A method has the same colour and marker
-in every figure, whichever others are shown beside it.
+Every function takes tables or arrays and returns a Matplotlib figure, at most 9 inches wide: its text stays
+    readable on a page, or in a report about 900 pixels wide. Maps that are compared share one colour scale.
+    Intervals are always drawn. The colours suit any colour vision, and a method has the same colour and marker in
+    every figure. Missing values (NaN, or a cell without a row) are marked "n/a" in their place; they are never
+    drawn as a number.
 """
 
 from cxr.core.display import show_figure as show

@@ -1,4 +1,4 @@
-"""Whether maps pass their checks."""
+"""Figures of the checks of maps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cxr.report.figures.style import CHECKPOINT_LABELS, METHOD_LABELS, WIDTH, me
 
 
 def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
-    """Does a map pass its checks? Gain over a random map in the deletion and insertion games.
+    """Whether maps pass their checks: the gain over a random map in the deletion and insertion games.
 
     Parameters
     ----------
@@ -33,13 +33,13 @@ def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
         passes_checks (bool).
     level : of the intervals, for the axis label.
 
-    A panel a game and a checkpoint; seeds stand side by side. Filled: the map passes; hollow and crossed: it
-    fails.
+    There is one panel for each game and checkpoint; seeds stand side by side. A filled point passes, a hollow and
+    crossed one fails.
 
     Raises
     ------
-    InputError : a column is missing, there are no rows, or two rows for one architecture, method, checkpoint and
-    seed.
+    InputError : a column is missing, there are no rows, or two rows have the same architecture, method, checkpoint
+        and seed.
     """
     games = [f"{game}_gain{part}" for game in ("deletion", "insertion") for part in ("", "_ci_low", "_ci_high")]
     keys = ["architecture", "method", "checkpoint", "seed"]
@@ -80,9 +80,9 @@ def perturbation_curves(curves: pd.DataFrame, *, title: str = "") -> Figure:
 
     Parameters
     ----------
-    curves : method (also "random" and "centre", maps that know nothing of the model), kind ("deletion" or
-        "insertion"), share (of the pixels changed, 0 to 1), probability (mean over
-        images); where random maps are on several grids, `grid` tells them apart, and each has its line.
+    curves : method (also "random" and "centre", maps that do not depend on the model), kind ("deletion" or
+        "insertion"), share (of the pixels changed, 0 to 1), probability (mean over images). Where random maps are
+        on several grids, `grid` names them, and each has its own line.
     title : of the whole figure.
 
     Raises
@@ -94,7 +94,7 @@ def perturbation_curves(curves: pd.DataFrame, *, title: str = "") -> Figure:
     kinds = {"deletion": "deleted", "insertion": "inserted"}
     unknown = sorted(set(curves["kind"]) - set(kinds))
     if unknown:
-        raise InputError(f"plots.perturbation_curves: unknown kind {unknown[0]!r}; use {' or '.join(kinds)}.")
+        raise InputError(f"figures.perturbation_curves: unknown kind {unknown[0]!r}; use {' or '.join(kinds)}.")
     require_unique(curves, "perturbation_curves", [c for c in ("method", "grid", "kind", "share") if c in curves])
     shown = [kind for kind in kinds if (curves["kind"] == kind).any()]
     methods = [method for method in dict.fromkeys(curves["method"]) if method not in ("random", "centre")]
@@ -129,16 +129,16 @@ def perturbation_curves(curves: pd.DataFrame, *, title: str = "") -> Figure:
 
 
 def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
-    """Cascading randomisation (Adebayo et al. 2018): how like itself a map stays as weights are lost, head first.
+    """Cascading randomisation (Adebayo et al. 2018): how similar maps stay as weights are randomised, head first.
 
     Parameters
     ----------
     cascade : many rows (images) a method, checkpoint and level: method, checkpoint, level (0, 1, ...: how far
         randomisation has gone), up_to (the name of that level's last layer), spearman (rank correlation with the
         map of the intact network; NaN for an empty map).
-    limit : a map whose median is above this at the last level has survived what it should not.
+    limit : a map whose median is above this at the last level does not depend on the weights as it should.
 
-    Medians are lines, the quartiles bands; a panel a checkpoint.
+    Lines are medians, bands quartiles; there is one panel for each checkpoint.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
     if (levels.map(len) > 1).any():
         level = levels.index[(levels.map(len) > 1).argmax()]
         raise InputError(
-            f"plots.randomisation: level {level} is called {' and '.join(map(str, levels[level]))}; "
+            f"figures.randomisation: level {level} is called {' and '.join(map(str, levels[level]))}; "
             "draw one architecture at a time."
         )
     methods, checkpoints = (list(dict.fromkeys(cascade[column])) for column in ("method", "checkpoint"))

@@ -1,4 +1,4 @@
-"""How far the evidence moved, beside its baselines."""
+"""Figures of how far the evidence moved, beside the baselines."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cxr.report.figures.style import BASELINES, COLOURS, WIDTH, wrapped
 
 
 def drift_by_class(table: pd.DataFrame, metrics: Sequence[str], *, title: str = "") -> Figure:
-    """Per-image values of `metrics` by class: box (median, quartiles), whiskers at 5 and 95 %, and every image.
+    """Per-image values of `metrics` by class: a box (median, quartiles), whiskers at 5 and 95 %, a point an image.
 
-    The dashed line is the value of two identical maps.
+    `table` has a row an image, with `label` and the metrics. The dashed line is the value of two identical maps.
     """
     classes = sorted(table["label"].unique())
     figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics), 4.2), squeeze=False)
@@ -45,17 +45,16 @@ def drift(summary: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95)
     Parameters
     ----------
     summary : one row an architecture and method: architecture, method, and for each metric `<name>_median`,
-        `<name>_ci_low`, `<name>_ci_high`. Optional, each with `_median`, `_ci_low`, `_ci_high`, and drawn behind
-        the point of its own cell: `<name>_two_patients` (map before of one patient against the map after of
-        another of the same class), `<name>_two_heads` (heads of two seeds), `<name>_two_seeds` (two
-        fine-tuned checkpoints that differ by seed), as bands; `<name>_chance` (independent maps), as a dotted
-        line, for which `_median` is enough.
+        `<name>_ci_low`, `<name>_ci_high`. Optional baselines, each with `_median`, `_ci_low` and `_ci_high`, are
+        drawn as bands behind the point of their cell: `<name>_two_patients` (the map before of one patient against
+        the map after of another of the same class), `<name>_two_heads` (heads of two seeds), `<name>_two_seeds`
+        (fine-tuned checkpoints of two seeds). `<name>_chance_median` (independent maps) is a dotted line.
     metrics : names in `cxr.metrics.similarity.METRICS`.
     level : of the intervals, for the axis label.
 
     Raises
     ------
-    InputError : a column is missing, there are no rows, or two rows for one cell (pool seeds first).
+    InputError : a column is missing, there are no rows, or a cell has two rows (pool seeds first).
     """
     parts = [f"{metric}_{part}" for metric in metrics for part in ("median", "ci_low", "ci_high")]
     names, methods, cells, slot = arrange(summary, "drift", parts)
@@ -84,13 +83,13 @@ def pair(
     title: str = "",
     level: float = 0.95,
 ) -> Figure:
-    """The drift between two models, A and B: above as `drift` has it, below examples as `examples` has them.
+    """The drift between two models, before (A) and after (B), as in `drift`; below it examples, as in `examples`.
 
     Parameters
     ----------
     summary, metrics, level : as for `drift`, of one architecture (the pair) and its methods. `<name>_two_heads`
-        is of models that differ from A by their seed, `<name>_two_seeds` of models that differ from B by theirs.
-    panels : as for `examples`, with before for A's map and after for B's; none: nothing is drawn below.
+        compares A with models that differ from it by their seed, `<name>_two_seeds` B likewise.
+    panels : as for `examples`, with A's map as before and B's as after; without any, nothing is drawn below.
     title : of the whole figure.
 
     Raises
@@ -124,8 +123,9 @@ def corrected(index: pd.DataFrame, *, level: float = 0.95) -> Figure:
     Parameters
     ----------
     index : one row an architecture and method: architecture, method, corrected, ci_low, ci_high. 0: no more
-        overlap than two patients have; 1: identical maps. Optional: share_of_two_heads (1: as much as two heads
-        that differ by seed), with share_of_two_heads_ci_low and _ci_high where known: a second panel, same scale.
+        overlap than two patients have; 1: identical maps. Optional: share_of_two_heads (1: the overlap of two
+        heads that differ by seed), with share_of_two_heads_ci_low and _ci_high where known. It has a second panel
+        with the same scale.
     level : of the intervals, for the axis label.
 
     Raises

@@ -1,4 +1,4 @@
-"""Drift and performance, epoch by epoch."""
+"""The figure of drift and performance, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
     ----------
     course : one row an architecture, method, seed and epoch (0: before fine-tuning): architecture, method,
         seed, epoch, value (median of `metric`), ci_low, ci_high, auc (macro AUC on the test set at that epoch).
-        Optional: two_patients and two_heads, the baselines, whose values at the last epoch stand at the right
-            edge.
+        Optional: the baselines two_patients and two_heads; their values at the last epoch are drawn at the right
+        edge.
     metric : a name in `cxr.metrics.similarity.METRICS`.
 
-    A colour an architecture, a line style a method, a thin line with its interval a seed; with several seeds their
-    mean is a thick line, over the epochs that all of them have. More than three methods take a panel each.
+    Colours stand for architectures, line styles for methods. Each seed is a thin line with its interval; with
+    several seeds, a thick line is their mean over the epochs that all of them have. More than three methods have a
+    panel each.
 
     Raises
     ------
@@ -108,7 +109,7 @@ def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
 
 
 def _seed_lines(axis: Axes, table: pd.DataFrame, column: str, *, colour: str, style: str) -> None:
-    """A line a seed over the epochs, with its interval (for drift); several are thin, with their mean."""
+    """Draw a line for each seed, for drift with its interval; of several seeds also the mean, as a thick line."""
     seeds = table["seed"].unique()
     for seed in seeds:
         run = table[table["seed"] == seed].sort_values("epoch")

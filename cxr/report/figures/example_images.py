@@ -1,4 +1,4 @@
-"""Example images with their maps, in a grid of classes and rules."""
+"""The figure of example images with their maps: a grid of classes and rules."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def examples(panels: Sequence[Mapping[str, object]], *, title: str = "") -> Figu
     Parameters
     ----------
     panels : dicts with class, rule (such as "least drift"), image (uint8 [h, w]), before and after (maps
-        [h, w] in [0, 1]; NaN for an empty one, which is named), text (shown above the three; id and value).
-        Classes and rules stand in the order in which they come; a class without a panel for a rule has a gap.
+        [h, w] in [0, 1]; NaN for an empty map, which is labelled), text (id and value; shown above the three).
+        Classes and rules keep the order of `panels`; where a class has no panel for a rule, the figure says so.
     title : of the whole figure.
 
     All maps are on one colour scale, 0 to 1.
 
     Raises
     ------
-    InputError : no panels, two for one class and rule, a missing key, or a map outside [0, 1].
+    InputError : there are no panels, or two for one class and rule; a key is missing; or a map leaves [0, 1].
     """
     block = ExampleGrid.of(panels, "examples", top=0.62 if title else 0.38)
     figure = plt.figure(figsize=(block.width, block.height))
@@ -41,7 +41,7 @@ def examples(panels: Sequence[Mapping[str, object]], *, title: str = "") -> Figu
 
 @dataclass(frozen=True)
 class ExampleGrid:
-    """Example images, laid out in inches: what `examples` draws, wherever in a figure it stands."""
+    """Example images, laid out in inches, to be drawn anywhere in a figure."""
 
     placed: dict[tuple[str, str], Mapping[str, object]]  # by class and rule
     left: float
@@ -57,21 +57,23 @@ class ExampleGrid:
     def of(cls, panels: Sequence[Mapping[str, object]], what: str, *, top: float = 0.38) -> ExampleGrid:
         panels = list(panels)
         if not panels:
-            raise InputError(f"plots.{what}: there are no panels; select at least one image.")
+            raise InputError(f"figures.{what}: there are no panels: give at least one image.")
         placed = {}
         for number, panel in enumerate(panels):
             wanted = ("class", "rule", "image", "before", "after", "text")
             if missing := [key for key in wanted if key not in panel]:
-                raise InputError(f"plots.{what}: panel {number} lacks {', '.join(missing)}.")
+                raise InputError(f"figures.{what}: panel {number} lacks {', '.join(missing)}.")
             place = (panel["class"], panel["rule"])
             if place in placed:
-                raise InputError(f"plots.{what}: two panels for the class '{place[0]}' and the rule '{place[1]}'.")
+                raise InputError(
+                    f"figures.{what}: two panels for the class '{place[0]}' and the rule '{place[1]}'."
+                )
             for checkpoint in ("before", "after"):
                 values = np.asarray(panel[checkpoint])
                 if np.nanmin(values, initial=0) < 0 or np.nanmax(values, initial=0) > 1 + 1e-6:
                     raise InputError(
-                        f"plots.{what}: map {checkpoint} of panel {number} leaves 0 to 1, the colour scale of all "
-                        "maps; bring it there with cxr.metrics.similarity.prepare."
+                        f"figures.{what}: map {checkpoint} of panel {number} has values outside 0 to 1, the "
+                        "colour scale of all maps: scale it with cxr.metrics.similarity.prepare."
                     )
             placed[place] = panel
         height, width = np.shape(panels[0]["image"])
@@ -102,7 +104,7 @@ class ExampleGrid:
         return self.tall + 0.26
 
     def draw(self, figure: Figure, *, at: tuple[float, float], names: tuple[str, str]) -> None:
-        """Draw it into `figure`, `at` inches from its left and from its top; `names` are those of the two maps."""
+        """Draw the grid into `figure`, `at` inches from its left and top; `names` are those of the two maps."""
         size = figure.get_size_inches()
         tile, tall = self.tile, self.tall
 
@@ -128,7 +130,7 @@ class ExampleGrid:
                     style = {"ha": "center", "va": "center", "fontsize": 8, "color": "0.4"}
                     figure.text(*spot(middle, y + tall / 2), "no such image", **style)
                     continue
-                # The text belongs to all three, and may be wider than one of them.
+                # the text belongs to all three pictures and may be wider than one of them
                 figure.text(*spot(middle, y - 0.03), panel["text"], ha="center", va="bottom", fontsize=7.5)
                 for number, part in enumerate(("image", "before", "after")):
                     axis = place(x + number * tile + 0.015, y, tile - 0.03, tall)
@@ -144,7 +146,7 @@ class ExampleGrid:
 
 
 def _example(axis: Axes, image: np.ndarray, values: np.ndarray | None, heat: plt.cm.ScalarMappable) -> None:
-    """An image, under a map where there is one."""
+    """Draw an image, and a map over it where there is one; an empty map is named."""
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     shape = np.shape(image)

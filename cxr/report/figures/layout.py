@@ -1,4 +1,4 @@
-"""Panels, axes and legends of figures about architectures and methods; checks of the tables they show."""
+"""Panels, axes and legends of figures about architectures and methods, and checks of their tables."""
 
 from __future__ import annotations
 
@@ -16,22 +16,28 @@ from cxr.report.figures.style import WIDTH
 
 
 def require_columns(table: pd.DataFrame, what: str, columns: Sequence[str]) -> None:
+    """Raise InputError, naming the figure `what`, unless `table` has rows and all `columns`."""
     missing = [column for column in columns if column not in table]
     if missing:
-        raise InputError(f"plots.{what}: the table lacks {', '.join(missing)}; it has {', '.join(table.columns)}.")
+        raise InputError(
+            f"figures.{what}: the table lacks {', '.join(missing)}; it has {', '.join(table.columns)}."
+        )
     if table.empty:
-        raise InputError(f"plots.{what}: the table has no rows; nothing was scored, or a filter left nothing.")
+        raise InputError(
+            f"figures.{what}: the table has no rows: nothing was scored, or a filter removed all rows."
+        )
 
 
 def require_unique(table: pd.DataFrame, what: str, keys: list[str]) -> None:
+    """Raise InputError, naming the figure `what`, if two rows of `table` have the same `keys`."""
     twice = table.duplicated(keys)
     if twice.any():
         cell = ", ".join(f"{key} {table.loc[twice, key].iloc[0]}" for key in keys)
-        raise InputError(f"plots.{what}: several rows for {cell}; pool them first.")
+        raise InputError(f"figures.{what}: several rows for {cell}: pool them first.")
 
 
 def slot_width(methods: Sequence[str]) -> float:
-    """The width that a method has beside each architecture's tick; ticks are 1 apart."""
+    """The width of a method's place at an architecture's tick; ticks are 1 apart."""
     return min(0.3, 0.86 / len(methods))
 
 
@@ -42,8 +48,19 @@ def arrange(
     names: list[str] | None = None,
     methods: list[str] | None = None,
 ) -> tuple[list[str], list[str], pd.DataFrame, float]:
-    """Architectures, methods, and the table with one row each of their pairs (NaN where there was none) and the
-    column `x`: where the pair stands. Last the width of a pair's slot."""
+    """Give each architecture and method its place along x.
+
+    Args:
+        table: one row an architecture and method, with `columns`.
+        what: the figure, for error messages.
+        columns: that `table` must have.
+        names, methods: their order; None: that of the table.
+
+    Returns: architectures, methods, a table with one row for every pair of them (NaN where `table` has none) and
+        its place as the column `x`, and the width of a pair's place.
+
+    Raises: InputError as `require_columns` and `require_unique`.
+    """
     keys = ["architecture", "method"]
     require_columns(table, what, [*keys, *columns])
     require_unique(table, what, keys)
@@ -56,7 +73,10 @@ def arrange(
 
 
 def fit_columns(count: int, cells: int, *, most: int = 3) -> tuple[int, float]:
-    """How many of `count` panels of so many cells (architectures x methods) stand side by side, and how wide."""
+    """How many of `count` panels stand side by side, and the width of each in inches.
+
+    `cells`: architectures x methods in a panel; `most`: never more panels in a row.
+    """
     tight, ample = (float(np.clip(1.2 + room * cells, 2.9, WIDTH)) for room in (0.13, 0.27))
     columns = max(1, min(count, most, int(WIDTH // tight)))
     return columns, min(ample, WIDTH / columns)
@@ -71,7 +91,10 @@ def make_panels(
     most: int = 3,
     height: float = 3.1,
 ) -> tuple[Figure, list[Axes]]:
-    """`count` panels wide enough for architectures x methods, side by side as a page allows, at most `most`."""
+    """A figure with `count` panels, each wide enough for all architectures and methods; `height` in inches a row.
+
+    At most `most` panels stand side by side, and fewer where the page is too narrow.
+    """
     columns, width = fit_columns(count, len(names) * len(methods), most=most)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
@@ -90,7 +113,7 @@ def make_panels(
 
 
 def name_axis(axis: Axes, names: Sequence[str], *, labels: bool = True) -> None:
-    """Architectures along x, a faint line between them; their names turned where they would overlap."""
+    """Name the architectures along x, with a faint line between them; long names are turned."""
     figure = axis.get_figure()
     columns = axis.get_subplotspec().get_gridspec().ncols
     room = (figure.get_figwidth() / columns - 0.9) / len(names)
@@ -113,13 +136,15 @@ def shared_legend(
     rename: Mapping[str, str] | None = None,
     above: float | None = None,
 ) -> None:
-    """One legend under the figure (or above that share of its height) for all its panels: every label once, by its
-    name in `rename` where it has one, `extra` at the end."""
+    """Add one legend for all panels, under the figure, or with its lower edge at the share `above` of the height.
+
+    Every label occurs once. `rename` gives labels another name; `extra` handles come last.
+    """
     handles = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault((rename or {}).get(label, label), handle)
-    # Points (the methods) come first, lines and bands (what they are read against) after them.
+    # first the points (methods), then lines and bands (baselines)
     lines = {label for label, h in handles.items() if not (isinstance(h, Line2D) and h.get_marker() != "None")}
     handles = dict(sorted(handles.items(), key=lambda item: item[0] in lines)) | (extra or {})
     place_legend(figure, handles.values(), handles, above=above)
@@ -128,9 +153,9 @@ def shared_legend(
 def place_legend(
     figure: Figure, handles: Iterable[object], labels: Iterable[str], *, above: float | None = None
 ) -> None:
-    """A legend under the figure, or above a share of its height, in as many columns as its width holds."""
+    """Add a legend as `shared_legend` does, with as many columns as fit the width."""
     labels = list(labels)
-    # 8-point text is some 0.063 inches a letter, a handle with its gaps 0.6.
+    # a letter of 8-point text is about 0.063 inches wide, a handle with its gaps 0.6
     for columns in range(len(labels), 0, -1):
         parts = np.array_split(np.array([len(label) for label in labels]), columns)  # as Matplotlib fills them
         if sum(0.6 + 0.063 * part.max() for part in parts) < figure.get_figwidth():

@@ -1,11 +1,15 @@
-"""Maps of one image, and where the evidence of many lies."""
+"""Figures of the maps of one image, and of the regions in which evidence lies."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from cxr.report.figures.layout import arrange, fit_columns, name_axis, require_columns, shared_legend
@@ -21,12 +25,12 @@ def overlay(
     title: str = "",
     outline: np.ndarray | None = None,
 ) -> Figure:
-    """Image, map before, map after and their difference, side by side.
+    """An image, its map before, its map after and their difference, side by side.
 
     Args:
         image: uint8 [h, w].
-        before, after: maps [h, w] in [0, 1] (`similarity.prepare`); NaN for an empty one, which stays
-            blank and is named.
+        before, after: maps [h, w] in [0, 1] (`similarity.prepare`); an empty map (NaN) stays blank and is
+            labelled.
         title: of the whole figure.
         outline: bool [h, w], drawn as a contour on the image (the phantom's lesion).
 
@@ -49,8 +53,8 @@ def tiles(
 ) -> Figure:
     """The panels of `overlay` as four square tiles, for MLflow's image grid.
 
-    The grid makes 256 pixels of a picture and, in a run's own page, cuts its lower half off. So there are no
-    margins, names are inside the tiles, and the two maps stand above: before, after; image, difference.
+    The grid shrinks a picture to 256 pixels, and a run's page cuts off its lower half. So there are no margins,
+    names are inside the tiles, and the maps before and after are in the upper row, image and difference below.
     """
     figure = plt.figure(figsize=(6, 6))
     where = [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 0)]
@@ -58,13 +62,15 @@ def tiles(
     names, *_ = _draw_maps(axes, image, before, after, outline)
     box = {"facecolor": "black", "edgecolor": "none", "pad": 2}
     for axis, name in zip(axes, names, strict=True):
-        axis.set_aspect("auto")  # which the tiles have already, unless the image is no square
+        axis.set_aspect("auto")  # fills the tile, also for an image that is not square
         axis.text(0.03, 0.97, name, transform=axis.transAxes, va="top", color="white", fontsize=13, bbox=box)
     return figure
 
 
-def _draw_maps(axes, image, before, after, outline):
-    """Draw image, both maps and their difference; returns their names, and what the two colour scales are of."""
+def _draw_maps(
+    axes: Sequence[Axes], image: np.ndarray, before: np.ndarray, after: np.ndarray, outline: np.ndarray | None
+) -> tuple[list[str], AxesImage, AxesImage]:
+    """Draw the pictures of `overlay`; returns their names, and a map and the difference for colour bars."""
     names = ["image", "before", "after", "after minus before"]
     for axis in axes:
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
@@ -82,12 +88,12 @@ def _draw_maps(axes, image, before, after, outline):
 
 
 def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
-    """Where the evidence is: its share inside each region before and after fine-tuning, and the change.
+    """The share of the evidence inside each region, before and after fine-tuning, and the change.
 
     Parameters
     ----------
     summary : one row an architecture, method and region: architecture, method, region, area (the region's share of
-        the image, which is what a uniform map has inside), energy_before, energy_after (mean shares of the
+        the image, and so the share of a uniform map), energy_before, energy_after (mean shares of the
         map's sum inside), energy_change (mean of after minus before), energy_change_ci_low,
         energy_change_ci_high.
     level : of the intervals, for the axis label.

@@ -1,4 +1,4 @@
-"""What stands in a panel of architectures and methods: points with intervals, and baselines."""
+"""Marks in a panel of architectures and methods: points with intervals, and baselines."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from cxr.report.figures.style import BASELINES, METHOD_LABELS, method_style
 def dots(
     axis: Axes, cells: pd.DataFrame, middle: str, low: str, high: str, *, passed: pd.Series | None = None
 ) -> None:
-    """A point and its interval for each cell. The interval is drawn where it is, even when the point lies outside.
-    Where `passed` is given and False, the point is hollow and crossed."""
+    """Draw a point with its interval for each cell.
+
+    Args:
+        cells: of `cxr.report.figures.layout.arrange`.
+        middle, low, high: columns of `cells`. The point may lie outside its interval.
+        passed: bool for each cell; where False, the point is hollow and crossed.
+    """
     methods = list(cells.index.unique("method"))
     for method, part in cells.groupby(level="method", sort=False):
         colour, marker = method_style(method, methods)
@@ -41,13 +46,17 @@ def dots(
 
 
 def mark_missing(axis: Axes, x: float) -> None:
+    """Write "n/a" at `x`, at the bottom of the panel."""
     style = {"rotation": 90, "ha": "center", "fontsize": 7, "color": "0.35"}
     paper = {"facecolor": "white", "linewidth": 0, "pad": 0.5}
     axis.text(x, 0.02, "n/a", transform=axis.get_xaxis_transform(), bbox=paper, zorder=4, **style)
 
 
 def bands(axis: Axes, cells: pd.DataFrame, metric: str, slot: float) -> None:
-    """Each cell's baselines behind its point: bands (interval) with a line (median); chance: a line."""
+    """Draw the baselines of each cell behind its point: bands (interval) with a line (median), chance as a line.
+
+    `cells` and `slot` are those of `cxr.report.figures.layout.arrange`.
+    """
     wide = 0.92 * slot
     for suffix, (label, colour, line, hatch) in BASELINES.items():
         stem = f"{metric}_{suffix}"
@@ -60,7 +69,7 @@ def bands(axis: Axes, cells: pd.DataFrame, metric: str, slot: float) -> None:
             for end in ("ci_low", "ci_high")
         )
         sure = np.isfinite(low + high)
-        # Without one known interval the band has no height, but it keeps its place in the legend.
+        # without any known interval the band has no height, but stays in the legend
         axis.bar(
             x[sure] if sure.any() else x,
             (high - low)[sure] if sure.any() else np.zeros(len(x)),

@@ -1,4 +1,4 @@
-"""How architectures rank under each method, and in every analysis of the multiverse."""
+"""Figures of rankings: under each method, and in every analysis of the multiverse."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from cxr.core.errors import InputError
 from cxr.report.figures.layout import place_legend, require_columns
 from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, plain
 
-# The choices of an analysis, in the order of the rows under a specification curve.
+# the choices of an analysis, in the order of the rows under a specification curve
 _CHOICES = {"variant": "variant", "q": "area q", "grid": "grid", "images": "images"}
 
 
 def ranking(ranks: pd.DataFrame, *, title: str = "") -> Figure:
-    """How architectures rank from most stable (1) down, under each method: crossing lines are reversals.
+    """The ranks of the architectures under each method (1: most stable). Crossing lines are reversals.
 
-    `ranks`: one row an architecture, one column a method, and, where given, `P(<method>)`: the bootstrap
-    probability of that very rank, written beside the point.
+    `ranks` has one row an architecture, one column a method, and optionally `P(<method>)`: the bootstrap
+    probability of that rank, which is written beside the point.
     """
     methods = [column for column in ranks.columns if not column.startswith("P(")]
     figure, axis = plt.subplots(figsize=(2.4 + 1.8 * len(methods), 0.9 + 0.7 * len(ranks)))
@@ -55,20 +55,20 @@ def specification_curve(
 
     Parameters
     ----------
-    analyses : one row an analysis x architecture x method: variant, q, grid, images (the choices that make a
+    analyses : one row an analysis x architecture x method: variant, q, grid, images (the choices of an
         analysis), architecture, method, value (higher is more stable; NaN where missing), complete (bool),
         is_default (bool, one analysis a method); optional borrowed (bool: the variant exists for another method
-        only), whose rows are left out, since they repeat the default variant's.
+        only); these rows are left out, as they repeat those of the default variant.
     rankings : `multiverse.rankings`: the choices, method_a, method_b and reversal (bool, missing where it
-        cannot be asked). Where `method` is one of the two, a last row marks the analyses in which they rank some
-        pair of architectures in opposite ways. None: no such row.
+        cannot be asked). Where `method` is one of the two, a last row marks the analyses in which the two methods
+        rank some pair of architectures in opposite ways. None: no such row.
     method : the one to show.
-    label : what `value` is.
+    label : the name of `value`, for the axis.
 
-    Analyses stand from left to right by the difference between the architectures that the default analysis finds
-    most and least stable; negative ones reverse that finding; those that lack either value come last. The upper
-    panel has a dot an architecture, hollow where the analysis is incomplete; below are the difference and the
-    choices.
+    The default analysis finds one architecture most stable and one least stable. Analyses are sorted by the
+    difference between these two; a negative difference reverses the finding. Analyses without one of the two
+    values come last. The upper panel has a point for each architecture, hollow where the analysis is incomplete.
+    Below are the difference and the choices.
 
     Raises
     ------
@@ -82,13 +82,13 @@ def specification_curve(
         table = table[~table["borrowed"].astype(bool)]
     if table.empty:
         raise InputError(
-            f"plots.specification_curve: no analysis has the method '{method}'; "
+            f"figures.specification_curve: no analysis has the method '{method}'; "
             f"the table has {', '.join(analyses['method'].unique())}."
         )
     keys = list(_CHOICES)
     if table.duplicated([*keys, "architecture"]).any():
         raise InputError(
-            f"plots.specification_curve: '{method}' has several rows for one analysis and architecture; "
+            f"figures.specification_curve: '{method}' has several rows for one analysis and architecture; "
             "pool them first."
         )
     codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
@@ -97,13 +97,13 @@ def specification_curve(
     values = table.assign(analysis=codes).pivot(index="analysis", columns="architecture", values="value")[names]
     if len(default) != 1 or values.loc[default[0]].isna().all():
         raise InputError(
-            f"plots.specification_curve: '{method}' has {len(default)} default analyses; mark exactly one with "
+            f"figures.specification_curve: '{method}' has {len(default)} default analyses; mark exactly one with "
             "is_default, one that has values."
         )
     ranked = values.loc[default[0]].dropna().sort_values(ascending=False, kind="stable").index
     first, last = ranked[0], ranked[-1]
     difference = values[first] - values[last]
-    # With one architecture all differences are 0: its values then give the order.
+    # with one architecture all differences are 0: sort by its values
     order = (difference if first != last else values[first]).sort_values(kind="stable", na_position="last").index
     values, difference = values.loc[order], difference.loc[order]
     chosen = table.assign(analysis=codes).groupby("analysis")[keys].first().loc[order]
@@ -169,8 +169,8 @@ def specification_curve(
         axis.bar(x[known], height[known], width=0.8, color=colours)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_ylabel(f"{first}\n\N{MINUS SIGN} {last}", fontsize=8)
-        ranks = values.rank(axis=1)  # ties share a rank, and are another order than none
-        whole = values.notna().all(axis=1).to_numpy() & complete  # what is not complete is not ranked
+        ranks = values.rank(axis=1)  # ties share a rank: another order than one without ties
+        whole = values.notna().all(axis=1).to_numpy() & complete  # incomplete analyses have no ranks
         same = (ranks.to_numpy() == ranks.loc[default[0]].to_numpy()).all(1) & whole
         negative, asked = height < 0, known & complete
         text = f"reversed in {int((negative & asked).sum())} of {int(asked.sum())} complete analyses"
@@ -206,7 +206,7 @@ def specification_curve(
 
 
 def _option(key: str, value: object) -> str:
-    """A choice as a reader would write it."""
+    """A choice, as text for readers."""
     if key == "q":
         return f"top {float(value):.0%}"
     return plain(value)
@@ -215,8 +215,11 @@ def _option(key: str, value: object) -> str:
 def _reversed_analyses(
     rankings: pd.DataFrame | None, chosen: pd.DataFrame, method: str
 ) -> tuple[str, np.ndarray] | None:
-    """A label, and for each row of `chosen` whether the two methods of `rankings` rank some pair of architectures
-    in opposite ways there; None where `method` is not one of the two, or it is nowhere known."""
+    """Where two methods rank some pair of architectures in opposite ways.
+
+    Returns: a label, and a bool for each row of `chosen`. None where `method` is not one of the two of `rankings`,
+        or no analysis has an answer.
+    """
     if rankings is None or rankings.empty:
         return None
     require_columns(rankings, "specification_curve (rankings)", [*_CHOICES, "method_a", "method_b", "reversal"])

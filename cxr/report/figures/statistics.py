@@ -1,4 +1,4 @@
-"""Which metrics see a change, and what a study can see."""
+"""Figures of what metrics and studies can see."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, sig
 
 
 def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
-    """Which metrics see a change that is known to be there: effect sizes, outlined where the metric sees it.
+    """Effect sizes of a known change under every metric; outlined where the metric sees it.
 
     Parameters
     ----------
     table : one row a metric, architecture and method: metric, architecture, method, standardised (effect size of
         the observed drift against two heads; NaN where missing), sees (bool).
-    limit : the colours span -limit to limit, always the same, so that two studies can be compared.
+    limit : colours span -limit to limit, whatever the data: two studies can be compared.
 
     Raises
     ------
@@ -82,12 +82,12 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
 
 
 def power(table: pd.DataFrame, *, wanted: float = 0.8) -> Figure:
-    """Power against the number of seeds: a line a number of patients, a panel an effect.
+    """Power against the number of seeds, with a line for each number of patients and a panel for each effect.
 
     Parameters
     ----------
     table : seeds, patients, effect (a number or its name), power (0 to 1).
-    wanted : the power at which a dashed line stands.
+    wanted : the power of the dashed line.
 
     Raises
     ------

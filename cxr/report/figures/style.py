@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-# Okabe and Ito's palette (2008): distinguishable with any colour vision. Grey for their yellow, lost on white.
+# The palette of Okabe and Ito (2008) suits any colour vision. Grey replaces its yellow: it is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 
 
@@ -33,7 +33,7 @@ DASHES = ("-", "--", ":", "-.")
 WIDTH = 9.0  # inches: at 100 dpi the 900 pixels of a report's column
 
 
-# Baselines of drift: suffix of the columns, legend, colours of the band and of its median, hatch.
+# by the suffix of the columns: label, colour of the band, colour of its median, hatch
 BASELINES = {
     "two_patients": ("two patients (same class)", "#BDBDBD", "#8A8A8A", None),
     "two_heads": ("two heads", "#56B4E9", "#2E8BC0", None),
@@ -42,11 +42,12 @@ BASELINES = {
 
 
 def wrapped(label: str) -> str:
+    """A label in lines of at most 30 characters."""
     return textwrap.fill(label, 30)
 
 
 def method_style(method: str, methods: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker: a known method's own; others take those that no known one of the figure uses."""
+    """Colour and marker of a method: fixed for a known one; others take those that no method of the figure has."""
     known = list(METHOD_LABELS)
     if method in known:
         place = known.index(method)
@@ -58,8 +59,10 @@ def method_style(method: str, methods: Sequence[str]) -> tuple[str, str]:
 
 
 def plain(name: object) -> str:
+    """A name with spaces in place of underscores."""
     return str(name).replace("_", " ")
 
 
 def signed(value: float) -> str:
+    """A number with one decimal and a typographic minus sign; never "-0.0"."""
     return f"{round(value, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")

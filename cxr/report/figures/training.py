@@ -1,4 +1,4 @@
-"""Images of a data set, and what training and performance look like."""
+"""Figures of images, training and performance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cxr.report.figures.style import CHECKPOINT_LABELS, COLOURS
 
 
 def contact_sheet(images: np.ndarray, titles: Sequence[str], *, columns: int = 8, heading: str = "") -> Figure:
-    """Grey images [n, h, w] (uint8) in rows of `columns`, all on the scale 0 to 255, each under its title."""
+    """Grey images, uint8 [n, h, w], in rows of `columns`, each with its title; black is 0, white 255."""
     columns = max(1, min(columns, len(images)))
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(
@@ -59,8 +59,10 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
 
 
 def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Reliability diagram: accuracy against confidence, before and after; marker areas show how many images a bin
-    has."""
+    """Reliability diagram: accuracy against confidence, before and after.
+
+    `tables`: for each checkpoint confidence, accuracy and n, one row a bin; a marker's area grows with n.
+    """
     figure, axis = plt.subplots(figsize=(4.2, 4))
     axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfect calibration")
     for colour, (checkpoint, table) in zip(COLOURS, tables.items(), strict=False):
@@ -79,8 +81,10 @@ def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def performance(runs: pd.DataFrame) -> Figure:
-    """Macro AUC before and after, a line a seed. `runs`: architecture, seed, auc_macro_before,
-    auc_macro_after; one row a trained pair."""
+    """Macro AUC before and after, with a line for each seed.
+
+    `runs`: architecture, seed, auc_macro_before, auc_macro_after; one row a training.
+    """
     names = list(dict.fromkeys(runs["architecture"]))
     figure, axis = plt.subplots(figsize=(1.6 + 1.5 * len(names), 3.4))
     for position, name in enumerate(names):
