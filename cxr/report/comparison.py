@@ -14,8 +14,9 @@ from scipy import stats
 
 from cxr.attribution import maps
 from cxr.metrics import baselines
-from cxr.metrics.similarity import METRICS, compare_maps
-from cxr.statistics import bootstrap, hypotheses
+from cxr.metrics.metric_table import METRICS
+from cxr.metrics.similarity import compare_maps
+from cxr.statistics import bootstrap, estimates
 
 if TYPE_CHECKING:
     from cxr.attribution.maps import MapSet
@@ -51,14 +52,14 @@ def summarise(
 ) -> dict[str, float]:
     """Summary of the per-image rows of one cell, of one seed or several.
 
-    For every metric of `similarity.METRICS`, and every baseline of it that is a column of `table`
+    For every metric of `METRICS`, and every baseline of it that is a column of `table`
     (`<metric>_two_patients`, ...: `LEVELS`): `<name>_median` over images (with several seeds the mean of the
     seeds' medians), `_q25`, `_q75` (over all rows), and `_ci_low`, `_ci_high`. For metrics that are 1 for
     identical maps also the headline index `<metric>_corrected` (`baselines.corrected` of the medians of the
     metric and of its shuffled level) with its interval.
 
     Intervals of one seed: percentiles of a bootstrap over patients, about these two checkpoints. Of several:
-    over new trainings and new patients (`hypotheses.estimate`), as percentiles of so few seeds are too short.
+    over new trainings and new patients (`estimates.estimate`), as percentiles of so few seeds are too short.
     Intervals end where the metric's values do.
 
     Counts: n_images, n_scored (neither map empty), n_empty, n_empty_before,
@@ -122,7 +123,7 @@ def _located(
         return (float("nan"),) * 3
     if len(per_seed) == 1:
         return (float(per_seed[0]), *bootstrap.interval(draws[:, 0], level))
-    found = hypotheses.estimate(per_seed, draws, n_patients=n_patients, level=level)
+    found = estimates.estimate(per_seed, draws, n_patients=n_patients, level=level)
     return found.value, found.low, found.high
 
 
@@ -256,5 +257,5 @@ def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
     if not rows:
         return pd.DataFrame(columns=[*CELL, "metric", "standardised", "p", "sees"])
     out = pd.DataFrame(rows)
-    out["p"] = out.groupby(CELL, sort=False)["p"].transform(hypotheses.holm)
+    out["p"] = out.groupby(CELL, sort=False)["p"].transform(estimates.holm)
     return out.assign(sees=out["p"] < 0.05)

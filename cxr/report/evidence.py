@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from cxr.metrics import classification
-from cxr.metrics.similarity import METRICS
-from cxr.statistics import bootstrap, hypotheses
-from cxr.statistics.hypotheses import Estimate
+from cxr.metrics.metric_table import METRICS
+from cxr.statistics import bootstrap, contrasts, estimates, planning, score_rows
+from cxr.statistics.estimates import Estimate
 
 Cells = Mapping[tuple[str, str], Estimate]
 
@@ -38,8 +38,8 @@ class Evidence:
     shift: per architecture and method, the median centroid shift.
     excess: the median overlap of two checkpoints that differ by seed alone minus that of before and after;
         against: what those checkpoints are (empty: neither is there).
-    pairs: `hypotheses.compare_architectures` with `estimate` and `p_equivalent`.
-    crossings: `hypotheses.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b, `estimate_a`,
+    pairs: `contrasts.compare_architectures` with `estimate` and `p_equivalent`.
+    crossings: `contrasts.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b, `estimate_a`,
         `estimate_b` and `p_same_order`: the larger p value of one order under both.
     coincide: whether LayerCAM and Grad-CAM++ are the same map at the layer of this study.
     """
@@ -86,9 +86,9 @@ def gather(
         margins=margins,
         auc=auc,
         auc_change=change,
-        shift={cell: hypotheses.contrast(scores, "centroid_shift", {cell: 1}, **options) for cell in cells},
+        shift={cell: contrasts.contrast(scores, "centroid_shift", {cell: 1}, **options) for cell in cells},
         excess={
-            (a, m): hypotheses.contrast(noise, "value", {(a, f"{m} noise"): sign, (a, m): -sign}, **options)
+            (a, m): contrasts.contrast(noise, "value", {(a, f"{m} noise"): sign, (a, m): -sign}, **options)
             for a, m in cells
             if len(noise) and (noise["method"] == f"{m} noise").any()
         },
@@ -124,15 +124,15 @@ def _performance(
         for out, number in ((auc, 0), (change, 1)):
             draws = np.stack([run[number] for run in runs], axis=1)
             kept = draws[1:][np.isfinite(draws[1:]).all(axis=1)]  # a replicate may lack a small class altogether
-            out[architecture] = hypotheses.estimate(draws[0], kept, n_patients=max(patients), level=level)
+            out[architecture] = estimates.estimate(draws[0], kept, n_patients=max(patients), level=level)
     return auc, change
 
 
 def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of both kinds in the form that `hypotheses.contrast` takes: the drift of before and after under the
+    """Rows of both kinds in the form that `contrasts.contrast` takes: the drift of before and after under the
     method's name, that between seeds under "<method> noise". A pair of seeds stands under its first seed; of two
     seeds' only pair, under both, so that how far another pair would lie elsewhere is not in the interval."""
-    own = scores[hypotheses.KEYS].assign(value=scores[metric])
+    own = scores[score_rows.KEYS].assign(value=scores[metric])
     if len(two_seeds):
         noise = two_seeds.rename(columns={"seed_a": "seed"}).assign(value=two_seeds[metric])
         if two_seeds.groupby(["architecture", "method"])["seed_b"].nunique().max() == 1:
@@ -141,17 +141,17 @@ def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.Dat
         noise = scores.assign(value=scores[f"{metric}_two_heads"])
     else:
         return own.iloc[:0]
-    noise = noise.assign(method=noise["method"] + " noise")[[*hypotheses.KEYS, "value"]].dropna(subset=["value"])
+    noise = noise.assign(method=noise["method"] + " noise")[[*score_rows.KEYS, "value"]].dropna(subset=["value"])
     return pd.concat([own, noise], ignore_index=True)
 
 
 def _pairs(scores: pd.DataFrame, metric: str, margins: Margins, options: Mapping) -> pd.DataFrame:
-    table = hypotheses.compare_architectures(scores, metric, **options)
+    table = contrasts.compare_architectures(scores, metric, **options)
     table["estimate"] = [
-        hypotheses.contrast(scores, metric, {(row.a, row.method): 1, (row.b, row.method): -1}, **options)
+        contrasts.contrast(scores, metric, {(row.a, row.method): 1, (row.b, row.method): -1}, **options)
         for row in table.itertuples()
     ]
-    table["p_equivalent"] = [hypotheses.equivalence(est, margins.overlap) for est in table["estimate"]]
+    table["p_equivalent"] = [estimates.equivalence(est, margins.overlap) for est in table["estimate"]]
     return table
 
 
@@ -159,17 +159,17 @@ def _crossings(scores: pd.DataFrame, metric: str, options: Mapping) -> pd.DataFr
     methods = ("layercam", "gradcampp")
     if not set(methods) <= set(scores["method"]) or scores["architecture"].nunique() < 2:
         return pd.DataFrame()
-    table = hypotheses.crossover(scores, metric, *methods, **options).assign(
+    table = contrasts.crossover(scores, metric, *methods, **options).assign(
         method_a=methods[0], method_b=methods[1]
     )
     for end, method in (("_a", methods[0]), ("_b", methods[1])):
         table[f"estimate{end}"] = [
-            hypotheses.contrast(scores, metric, {(row.a, method): 1, (row.b, method): -1}, **options)
+            contrasts.contrast(scores, metric, {(row.a, method): 1, (row.b, method): -1}, **options)
             for row in table.itertuples()
         ]
     same = []
     for first, second in zip(table["estimate_a"], table["estimate_b"], strict=True):
-        ways = [max(hypotheses.p_value(e, 0, way) for e in (first, second)) for way in ("greater", "less")]
+        ways = [max(estimates.p_value(e, 0, way) for e in (first, second)) for way in ("greater", "less")]
         same.append(min(1.0, 2 * min(ways)))
     return table.assign(p_same_order=same)
 
@@ -183,7 +183,7 @@ def power_table(
         pairs: of `Evidence`, with `estimate`.
         effects: differences of the primary metric between two architectures.
 
-    Returns: effect, seeds, patients (those of this study, and four times as many), power (`hypotheses.power`,
+    Returns: effect, seeds, patients (those of this study, and four times as many), power (`planning.power`,
         the mean over pairs of architectures and methods). Empty with one seed, which does not show how seeds vary.
     """
     known = [est for est in pairs.get("estimate", []) if est.n_seeds > 1 and est.se > 0]
@@ -191,6 +191,6 @@ def power_table(
     for effect in effects if known else []:
         for patients in (pairs["n_patients"].max(), 4 * pairs["n_patients"].max()):
             for k in seeds:
-                chances = [hypotheses.power(est, effect=effect, seeds=k, patients=patients) for est in known]
+                chances = [planning.power(est, effect=effect, seeds=k, patients=patients) for est in known]
                 rows.append({"effect": effect, "seeds": k, "patients": int(patients), "power": np.mean(chances)})
     return pd.DataFrame(rows, columns=["effect", "seeds", "patients", "power"])

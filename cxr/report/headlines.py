@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 
 # What a study prints; `cxr.core.tables.HEADINGS` says how it heads it.
 HEADLINE = (

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cxr.report.evidence import Cells
-from cxr.statistics import hypotheses
-from cxr.statistics.hypotheses import Estimate
+from cxr.statistics import planning
+from cxr.statistics.estimates import Estimate
 
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "cannot tell"
 MORE_SEEDS = "at least two training seeds: with one, a difference may be the luck of that training"
@@ -65,11 +65,11 @@ def seeds_for(est: Estimate, null: float, *, tests: int = 1) -> str:
     if not est.se > 0:
         return NO_SPREAD
     alpha = 0.05 / tests
-    seeds = hypotheses.seeds_needed(est, effect=effect, alpha=alpha)
+    seeds = planning.seeds_needed(est, effect=effect, alpha=alpha)
     if seeds is not None:
         seeds = max(seeds, est.n_seeds + 1)  # the seeds of this study did not show it
         return f"about {seeds} training seeds on these patients (80 % power to see {effect:.3f})"
-    patients = hypotheses.patients_needed(est, effect=effect, alpha=alpha, at_most=_MOST_PATIENTS)
+    patients = planning.patients_needed(est, effect=effect, alpha=alpha, at_most=_MOST_PATIENTS)
     if patients is not None:
         return f"about {patients} patients in the test set: more seeds alone would not show {effect:.3f}"
     return f"no realistic sample would settle this: an effect of {effect:.3f} is too small"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxr import tracking
 from cxr.core import architectures
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 
 if TYPE_CHECKING:
     from cxr.core.params import CompareParams

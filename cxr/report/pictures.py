@@ -12,7 +12,8 @@ import pandas as pd
 from cxr.attribution import maps
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
-from cxr.metrics.similarity import METRICS, prepare
+from cxr.metrics.map_grids import prepare
+from cxr.metrics.metric_table import METRICS
 
 if TYPE_CHECKING:
     from cxr.report.scores import Study

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report.comparison import CELL
-from cxr.statistics import bootstrap
+from cxr.statistics import bootstrap, stability_ranks
 
 
 def replicates(scores: pd.DataFrame, metric: str, *, n_boot: int = 2000) -> pd.DataFrame:
@@ -31,17 +31,17 @@ def ranking(
         draws: `replicates` of the metric, or None if they could not be had.
 
     Returns: (one row an architecture; a column a method, and `P(<method>)`, the bootstrap probability of that
-        rank), and the reversals of `cxr.statistics.bootstrap.reversals` with `method_a`, `method_b` added.
+        rank), and the reversals of `cxr.statistics.stability_ranks.reversals` with `method_a`, `method_b` added.
     Raises: InputError for a metric without a direction.
     """
     higher = METRICS[metric].higher_is_more_stable
     if higher is None:
         raise InputError(f"primary_metric: {metric} has no direction of stability: use another, such as overlap")
     values = summary[CELL].assign(value=summary[f"{metric}_median"], higher_is_more_stable=higher)
-    ranks = bootstrap.order(values)
+    ranks = stability_ranks.order(values)
     methods = list(ranks.columns)
     if draws is not None:
-        probability = bootstrap.rank_probabilities(draws, higher_is_more_stable=higher)
+        probability = stability_ranks.rank_probabilities(draws, higher_is_more_stable=higher)
         for method in methods:
             ranks[f"P({method})"] = [
                 probability.at[(method, name), int(rank)] if rank == rank and rank == int(rank) else np.nan
@@ -50,6 +50,6 @@ def ranking(
     found = []
     for number, method_a in enumerate(methods):
         for method_b in methods[number + 1 :]:
-            for row in bootstrap.reversals(values, method_a, method_b, replicates=draws):
+            for row in stability_ranks.reversals(values, method_a, method_b, replicates=draws):
                 found.append({"method_a": method_a, "method_b": method_b, **row})
     return ranks, found

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cxr.core.errors import InputError
-from cxr.metrics import multiverse as analysis
+from cxr.metrics import multiverse_rankings
 from cxr.metrics import regions as places
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
+from cxr.metrics.multiverse import DEFAULT
 from cxr.report import comparison, epochs, rankings, scores
 from cxr.report.evidence import Evidence, power_table
 from cxr.report.scores import Study
-from cxr.statistics import hypotheses
+from cxr.statistics import contrasts
+from cxr.statistics.rank_tests import paired_tests
 
 PAIR = ("layercam", "gradcampp")
 """The two methods whose rankings the paper compares."""
@@ -65,16 +67,16 @@ def differences(evidence: Evidence) -> pd.DataFrame:
 
 
 def interactions(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
-    """Whether a difference between architectures depends on the method (`hypotheses.interaction`)."""
-    table = hypotheses.interaction(study.scores, metric, n_boot=n_boot, level=level)
+    """Whether a difference between architectures depends on the method (`cxr.statistics.contrasts.interaction`)."""
+    table = contrasts.interaction(study.scores, metric, n_boot=n_boot, level=level)
     if table.empty:
         say("Not asked: it needs two architectures and two methods.")
     return table
 
 
 def rank_tests(study: Study, metric: str) -> pd.DataFrame:
-    """Rank tests over patients (`hypotheses.paired_tests`)."""
-    table = hypotheses.paired_tests(study.scores, metric)
+    """Rank tests over patients (`cxr.statistics.rank_tests.paired_tests`)."""
+    table = paired_tests(study.scores, metric)
     if table.empty:
         say("Not asked: there is one architecture.")
     return table
@@ -114,9 +116,9 @@ def multiverse(study: Study) -> Multiverse:
         )
         return Multiverse(*(pd.DataFrame() for _ in range(4)), methods=())
     same = {"layer-final", *(["default", "score-softmax", "norm-positive"] if study.methods_coincide else [])}
-    analyses = analysis.analyses(rows, default={**analysis.DEFAULT, "images": study.params["images"]})
-    orders = analysis.rankings(analyses, coincide=same)
-    shares = analysis.summary(orders)
+    analyses = multiverse_rankings.analyses(rows, default={**DEFAULT, "images": study.params["images"]})
+    orders = multiverse_rankings.rankings(analyses, coincide=same)
+    shares = multiverse_rankings.summary(orders)
     total = shares.iloc[0]
     say(
         f"There are {len(orders)} analyses. The order of this study holds in {total['share_a']:.0%} of them under "
@@ -124,7 +126,7 @@ def multiverse(study: Study) -> Multiverse:
         "architectures change places between the two methods. Analyses share images and networks: these "
         "percentages are counts, not probabilities."
     )
-    return Multiverse(analyses, orders, shares, analysis.influence(orders), PAIR)
+    return Multiverse(analyses, orders, shares, multiverse_rankings.influence(orders), PAIR)
 
 
 def regions(study: Study) -> pd.DataFrame:

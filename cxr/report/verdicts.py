@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report.evidence import Evidence
 from cxr.report.judgement import (
     CONTRADICTED,
@@ -31,7 +31,7 @@ from cxr.report.judgement import (
     pair_text,
     seeds_for,
 )
-from cxr.statistics import hypotheses
+from cxr.statistics import estimates
 
 PAPER_AUC = 0.99
 FAMILIES = {
@@ -94,44 +94,48 @@ def scope(n_architectures: int, n_seeds: int) -> str:
 
 def high_auc(evidence: Evidence) -> Judgement:
     """Macro AUC after fine-tuning is above `PAPER_AUC` for every architecture."""
-    estimates, alpha = list(evidence.auc.values()), evidence.margins.alpha
-    above = [hypotheses.p_value(est, PAPER_AUC, "greater") < alpha for est in estimates]
-    under = [hypotheses.p_value(est, PAPER_AUC, "less") < alpha for est in estimates]
+    found, alpha = list(evidence.auc.values()), evidence.margins.alpha
+    above = [estimates.p_value(est, PAPER_AUC, "greater") < alpha for est in found]
+    under = [estimates.p_value(est, PAPER_AUC, "less") < alpha for est in found]
     text = "; ".join(f"{name} {number(est, bounds=(0, 1))}" for name, est in evidence.auc.items())
-    return judge_all(above, under, text, estimates, PAPER_AUC)
+    return judge_all(above, under, text, found, PAPER_AUC)
 
 
 def stable_performance(evidence: Evidence) -> Judgement:
     """AUC after minus AUC before is within the margin: an equivalence test."""
-    estimates, margin, alpha = list(evidence.auc_change.values()), evidence.margins.auc, evidence.margins.alpha
-    same = [hypotheses.equivalence(est, margin) < alpha for est in estimates]
+    found, margin, alpha = list(evidence.auc_change.values()), evidence.margins.auc, evidence.margins.alpha
+    same = [estimates.equivalence(est, margin) < alpha for est in found]
     moved = [
-        min(hypotheses.p_value(est, margin, "greater"), hypotheses.p_value(est, -margin, "less")) < alpha / 2
-        for est in estimates
+        min(
+            estimates.p_value(est, margin, "greater"),
+            estimates.p_value(est, -margin, "less"),
+        )
+        < alpha / 2
+        for est in found
     ]
     text = "; ".join(f"{name} {number(est, sign=True)}" for name, est in evidence.auc_change.items())
-    return judge_all(same, moved, text, estimates, margin)
+    return judge_all(same, moved, text, found, margin)
 
 
 def still_centroid(evidence: Evidence) -> Judgement:
     """The median centroid shift is under the margin in every cell."""
-    estimates, margin, alpha = list(evidence.shift.values()), evidence.margins.centroid, evidence.margins.alpha
-    below = [hypotheses.p_value(est, margin, "less") < alpha for est in estimates]
-    over = [hypotheses.p_value(est, margin, "greater") < alpha for est in estimates]
+    found, margin, alpha = list(evidence.shift.values()), evidence.margins.centroid, evidence.margins.alpha
+    below = [estimates.p_value(est, margin, "less") < alpha for est in found]
+    over = [estimates.p_value(est, margin, "greater") < alpha for est in found]
     text = cells_text(evidence.shift, bounds=METRICS["centroid_shift"].bounds)
-    return judge_all(below, over, text, estimates, margin)
+    return judge_all(below, over, text, found, margin)
 
 
 def beyond_seeds(evidence: Evidence) -> Judgement:
     """The overlap before/after is lower than that of two checkpoints that differ by their seed only."""
     if not evidence.excess:
         return Judgement(OPEN, "Not measured", "several seeds, or extra_heads of 1 or more")
-    estimates, alpha = list(evidence.excess.values()), evidence.margins.alpha
-    more = [hypotheses.p_value(est, 0, "greater") < alpha / 2 for est in estimates]
-    less = [hypotheses.p_value(est, 0, "less") < alpha / 2 for est in estimates]
+    found, alpha = list(evidence.excess.values()), evidence.margins.alpha
+    more = [estimates.p_value(est, 0, "greater") < alpha / 2 for est in found]
+    less = [estimates.p_value(est, 0, "less") < alpha / 2 for est in found]
     cells = cells_text(evidence.excess, sign=True)
     text = f"Overlap of {evidence.against} minus overlap before/after: {cells}"
-    return judge_all(more, less, text, estimates, 0.0)
+    return judge_all(more, less, text, found, 0.0)
 
 
 def depends_on_architecture(evidence: Evidence) -> Judgement:
@@ -203,7 +207,7 @@ def reversal(evidence: Evidence) -> Judgement:
     best = crossings.loc[crossings["p"].fillna(1.0).idxmin()]
     if not (best["estimate_a"].se > 0 and best["estimate_b"].se > 0):
         return Judgement(OPEN, text, NO_SPREAD)
-    weaker = max((best["estimate_a"], best["estimate_b"]), key=lambda est: hypotheses.p_value(est))
+    weaker = max((best["estimate_a"], best["estimate_b"]), key=lambda est: estimates.p_value(est))
     crosses = best["difference_a"] * best["difference_b"] < 0
     needed = seeds_for(weaker, 0.0, tests=len(crossings)) if crosses else "no pair crosses here"
     return Judgement(OPEN, text, needed)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report.figures.example_images import ExampleGrid
 from cxr.report.figures.layout import arrange, make_panels, name_axis, shared_legend
 from cxr.report.figures.marks import bands, dots
@@ -49,7 +49,7 @@ def drift(summary: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95)
         drawn as bands behind the point of their cell: `<name>_two_patients` (the map before of one patient against
         the map after of another of the same class), `<name>_two_heads` (heads of two seeds), `<name>_two_seeds`
         (fine-tuned checkpoints of two seeds). `<name>_chance_median` (independent maps) is a dotted line.
-    metrics : names in `cxr.metrics.similarity.METRICS`.
+    metrics : names in `cxr.metrics.metric_table.METRICS`.
     level : of the intervals, for the axis label.
 
     Raises

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report.figures.layout import place_legend, require_columns
 from cxr.report.figures.style import BASELINES, COLOURS, DASHES, METHOD_LABELS, WIDTH, wrapped
 
@@ -23,7 +23,7 @@ def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
         seed, epoch, value (median of `metric`), ci_low, ci_high, auc (macro AUC on the test set at that epoch).
         Optional: the baselines two_patients and two_heads; their values at the last epoch are drawn at the right
         edge.
-    metric : a name in `cxr.metrics.similarity.METRICS`.
+    metric : a name in `cxr.metrics.metric_table.METRICS`.
 
     Colours stand for architectures, line styles for methods. Each seed is a thin line with its interval; with
     several seeds, a thick line is their mean over the epochs that all of them have. More than three methods have a

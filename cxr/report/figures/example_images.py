@@ -73,7 +73,7 @@ class ExampleGrid:
                 if np.nanmin(values, initial=0) < 0 or np.nanmax(values, initial=0) > 1 + 1e-6:
                     raise InputError(
                         f"figures.{what}: map {checkpoint} of panel {number} has values outside 0 to 1, the "
-                        "colour scale of all maps: scale it with cxr.metrics.similarity.prepare."
+                        "colour scale of all maps: scale it with cxr.metrics.map_grids.prepare."
                     )
             placed[place] = panel
         height, width = np.shape(panels[0]["image"])

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report.figures.layout import place_legend, require_columns, require_unique, shared_legend
 from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, signed
 
