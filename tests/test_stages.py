@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core.errors import InputError
 from cxr.core.params import ARCHITECTURES, PretrainParams, TrainParams
 from cxr.data import loading
@@ -422,7 +422,7 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
         result = fit(model, train, val, settings)
         history = result.history if checkpoint == "before" else result
         assert np.isfinite(history["loss"]).all()
-        maps[checkpoint] = cams.attribute(model, pixels[:4], labels[:4], layer="penultimate")
+        maps[checkpoint] = explaining.attribute(model, pixels[:4], labels[:4], layer="penultimate")
     for method in ("layercam", "gradcampp"):
         a, b = maps["before"][method], maps["after"][method]
         assert (
@@ -466,7 +466,7 @@ def test_the_whole_head_of_a_foreign_classifier_is_trained_and_nothing_else(augm
     assert len(result.heads) == (2 if augmentation == "none" else 0)
     for head in result.heads:
         assert [weight.shape for weight in head] == [(900, 6), (6,), (6, 6), (6,), (6, 2), (2,)]
-        with cams.head(model, *head):
+        with explaining.head(model, *head):
             assert np.array_equal(model.get_layer("hidden_2").get_weights()[0], head[2])
     if result.heads:
         stages.save_heads(tmp_path / "heads.npz", result.heads)

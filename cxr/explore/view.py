@@ -20,7 +20,7 @@ import pandas as pd
 from cxr import tracking
 from cxr.attribution import maps
 from cxr.core.errors import InputError, some
-from cxr.core.params import METHODS
+from cxr.core.methods import METHODS
 from cxr.metrics import regions, similarity
 from cxr.metrics.multiverse import QS
 from cxr.metrics.similarity import METRICS, Features
@@ -33,7 +33,7 @@ LEVELS = ("two_patients", "two_heads", "chance")
 """The baselines that a score run has (`cxr.report.comparison.LEVELS`)."""
 GRIDS = ("image", "native")
 _EPOCHS = 7  # as many maps of checkpoints during fine-tuning are shown
-# What a variant is beside the default (`cxr.attribution.cams.variants`).
+# What a variant is beside the default (`cxr.attribution.explaining.variants`).
 _VARIANTS = {
     "score-softmax": "gradient of the softmax, not of the logit",
     "norm-positive": "normalised over positive gradients",
@@ -343,7 +343,7 @@ def empty_in_words(raw: np.ndarray) -> str:
 
 
 def variant_in_words(variant: str, layer: str) -> str:
-    """A variant (`cxr.attribution.cams.variants`) at a real layer as a reader would name it."""
+    """A variant (`cxr.attribution.explaining.variants`) at a real layer as a reader would name it."""
     if variant == "default":
         return f"{layer} (as scored)"
     if variant.startswith("layer-"):

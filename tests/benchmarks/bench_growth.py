@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 from bench_memory import SHARES, SIDE, Steps, make_files, settings_for
 
+from cxr.core.methods import METHODS
 from cxr.report.figures import METHOD_LABELS
 
 SIZES = (100, 316, 1000, 3162, 10_000)
@@ -85,11 +86,11 @@ def fine_tune(folder: Path):
 
 
 def attribute(folder: Path, methods: int = 2):
-    from cxr.attribution import cams
+    from cxr.attribution import explaining
 
     _, images, labels, _, model = _loaded(folder)
-    options = {"layer": "penultimate", "methods": cams.METHODS[:methods]}
-    return lambda: cams.attribute(model, images, labels, **options)
+    options = {"layer": "penultimate", "methods": METHODS[:methods]}
+    return lambda: explaining.attribute(model, images, labels, **options)
 
 
 def _maps(n: int) -> np.ndarray:
@@ -163,8 +164,6 @@ def measure(stage: str, folder: Path, methods: int) -> None:
         run()
     found = steps.found[stage]
     if methods:
-        from cxr.attribution.cams import METHODS
-
         found["added"] = METHODS[methods - 1]
     print(json.dumps(found))
 
