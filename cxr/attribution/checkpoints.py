@@ -11,7 +11,7 @@ import numpy as np
 from cxr.attribution import maps
 from cxr.attribution.cases import Cases
 from cxr.core.errors import InputError
-from cxr.models import build
+from cxr.models import weights
 from cxr.models.heads import Head, load_heads
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ class Checkpoints:
             does not predict for these images what the train run logged (see `maps.verify_predictions`).
         """
         path = self._folder / f"{name}.keras"
-        if not path.is_file() or build.sha256_file(path) != self.sha256(name):
+        if not path.is_file() or weights.sha256_file(path) != self.sha256(name):
             raise InputError(
                 f"checkpoints/{name}.keras of run {self._train.run_id} is not the file that was trained: run "
                 "1_train again"
             )
-        model = build.load(path, self._train.params["architecture"])
+        model = weights.load(path, self._train.params["architecture"])
         if name in self._cases.predictions:
             self._verify(model, name)
         return model

@@ -25,7 +25,7 @@ from cxr.core.errors import InputError
 from cxr.core.methods import TABLE
 from cxr.core.methods import cams as cams_of
 from cxr.core.progress import progress
-from cxr.models import build
+from cxr.models import build, targets
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -156,7 +156,7 @@ def variants(
     """The default maps of CAMs, and those under other choices that a reader could have made as well.
 
     - `default`: what `attribute` returns.
-    - `layer-<name>`, for each of `cxr.models.build.TARGETS`: at that layer, if it is another one.
+    - `layer-<name>`, for each of `cxr.models.targets.TARGETS`: at that layer, if it is another one.
     - `score-softmax`: the gradient of the class' probability instead of its logit.
     - `norm-positive` (gradcampp): see `cams.gradcampp_positive`.
     - `layers-fused` (layercam): see `cams.fuse`; over those of `shallower`, `penultimate` and `final` that the
@@ -222,7 +222,7 @@ def _explainer(model: keras.Model, layer: str, methods: Sequence[str]):
     unknown = [name for name in methods if name not in TABLE]
     if unknown:
         raise InputError(f"method: unknown {', '.join(unknown)}: use {', '.join(TABLE)}")
-    layer = build.target_layer(model, layer)
+    layer = targets.target_layer(model, layer)
     all_cams = cams_of(methods)
     compute = cams.activations_and_gradients(model, [(layer, "logit")]) if all_cams else None
     others = {name: function_of(name)(model, layer) for name in methods if name not in all_cams}
@@ -244,7 +244,7 @@ def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str]):
     others = [name for name in methods if name not in all_cams]
     if others:
         raise InputError(f"method: {', '.join(others)} has no variants: use {', '.join(all_cams)}")
-    own = build.target_layer(model, layer)
+    own = targets.target_layer(model, layer)
     named, missing = _layers_beside(model, own)
     at = {"default": own, **{f"layer-{name}": real for name, real in named.items() if real != own}}
     variant_at = {real: variant for variant, real in at.items()}
@@ -276,9 +276,9 @@ def _layers_beside(model: keras.Model, own: str) -> tuple[dict[str, str], dict[s
     why a target has no variant of its own."""
     named: dict[str, str] = {}
     missing = {}
-    for name in build.TARGETS:
+    for name in targets.TARGETS:
         try:
-            real = build.target_layer(model, name)
+            real = targets.target_layer(model, name)
         except InputError as error:
             missing[f"layer-{name}"] = str(error)
             continue

@@ -17,7 +17,7 @@ from cxr.attribution.explaining import Explained
 from cxr.attribution.maps import MapSet
 from cxr.core.methods import cams
 from cxr.metrics import regions, similarity
-from cxr.models import build
+from cxr.models import targets
 
 if TYPE_CHECKING:
     from cxr.tracking import Run
@@ -57,7 +57,7 @@ class Keeper:
         """
         if not found.variants:
             return
-        layers = {f"layer-{name}": layer for name, layer in build.target_layers(model).items()}
+        layers = {f"layer-{name}": layer for name, layer in targets.target_layers(model).items()}
         layers["default"] = self._layer
         for (method, name), variant in found.variants.items():
             self._log(checkpoint, f"variants/{method}/{name}", method, variant.layer, variant.maps)

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxr.params import SCHEMA
+from cxr.core.params import SCHEMA
 
 _PREFIX = "mlflow.sharedViewState."
 

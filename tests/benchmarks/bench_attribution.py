@@ -3,14 +3,13 @@
     python tests/benchmarks/bench_attribution.py [--small]
 
 `forward` is a bare compiled forward pass. `cxr` are LayerCAM and Grad-CAM++ at `penultimate`
-(`cxr.attribution.explaining.attribute`). `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same
-layer, called as its documentation does, maps enlarged and normalised by it. `all four` adds Grad-CAM and
-HiResCAM to `cxr`, `variants` are all of `cams.variants`. Each is measured warm, its least time of some repeats
-of one batch, turn by turn; tracing is given apart. `difference`: the largest between maps of the two, each over
-its maximum, on the layer's own grid. `memory`: by how much a process that does nothing else grows at its peak,
-over what it had with the network loaded (Linux); `saved` is the share of tf-keras-vis' that `cxr` does without.
-Weights are random. `--small`: the compact architectures alone, small images. For a machine without an
-accelerator.
+(`cxr.attribution.explaining.attribute`). `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same layer,
+called as its documentation does, maps enlarged and normalised by it. `all four` adds Grad-CAM and HiResCAM to
+`cxr`, `variants` are all of `cams.variants`. Each is measured warm, its least time of some repeats of
+one batch, turn by turn; tracing is given apart. `difference`: the largest between maps of the two, each over its
+maximum, on the layer's own grid. `memory`: by how much a process that does nothing else grows at its peak, over
+what it had with the network loaded (Linux); `saved` is the share of tf-keras-vis' that `cxr` does without.
+Weights are random. `--small`: the compact architectures alone, small images. For a machine without an accelerator.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from tf_keras_vis.layercam import Layercam
 
 from cxr.attribution import explaining
 from cxr.core.params import ARCHITECTURES
-from cxr.models import build
+from cxr.models import build, targets
 
 METHODS = ("layercam", "gradcampp")
 FOUR = (*METHODS, "gradcam", "hirescam")
@@ -49,7 +48,7 @@ class Case:
         coarse = rng.integers(0, 256, (n, -(-side // 8), -(-side // 8)), np.uint8)
         self.images = coarse.repeat(8, 1).repeat(8, 2)[:, :side, :side]
         self.classes = np.arange(n) % 5
-        self.layer = build.target_layer(self.model, "penultimate")
+        self.layer = targets.target_layer(self.model, "penultimate")
         to_logits = keras.Model(self.model.input, self.model.get_layer("logits").output)
         self.theirs = {name: explainer(to_logits, clone=False) for name, explainer in THEIRS.items()}
         self.forward_pass = tf.function(lambda x: self.model(x, training=False), autograph=False)

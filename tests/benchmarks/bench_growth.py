@@ -32,7 +32,6 @@ import numpy as np
 import pandas as pd
 from bench_memory import SHARES, SIDE, Steps, make_files, settings_for
 
-from cxr.core.methods import METHODS
 from cxr.report.figures import METHOD_LABELS
 
 SIZES = (100, 316, 1000, 3162, 10_000)
@@ -87,6 +86,7 @@ def fine_tune(folder: Path):
 
 def attribute(folder: Path, methods: int = 2):
     from cxr.attribution import explaining
+    from cxr.core.methods import METHODS
 
     _, images, labels, _, model = _loaded(folder)
     options = {"layer": "penultimate", "methods": METHODS[:methods]}
@@ -164,6 +164,8 @@ def measure(stage: str, folder: Path, methods: int) -> None:
         run()
     found = steps.found[stage]
     if methods:
+        from cxr.core.methods import METHODS
+
         found["added"] = METHODS[methods - 1]
     print(json.dumps(found))
 
