@@ -1,4 +1,7 @@
-"""Deletion and insertion."""
+"""Deletion and insertion: does the class probability follow the pixels that a map ranks high?
+
+After RISE (Petsiuk, Das and Saenko 2018, arXiv 1806.07421), against maps that know nothing of the model.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,6 @@ from cxr.core.progress import progress
 from cxr.metrics import similarity
 
 RANDOM, CENTRE = "random", "centre"
-
-
 KINDS = ("deletion", "insertion")
 
 

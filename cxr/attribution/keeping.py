@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxr.attribution import thumbnails
 from cxr.attribution.cases import Cases
-from cxr.attribution.explaining import Explained
+from cxr.attribution.explaining import Explained, Variant
 from cxr.attribution.maps import MapSet
 from cxr.core.methods import cams
 from cxr.metrics import regions, similarity
@@ -22,12 +22,9 @@ from cxr.models import targets
 if TYPE_CHECKING:
     from cxr.tracking import Run
 
-MapSets = dict[str, dict[str, MapSet]]
-"""Sets of maps by method and checkpoint: `sets["layercam"]["before"]`."""
-
 
 class Keeper:
-    """Logs maps and images of `cases` to `run`, and holds the maps of `before` and `after`.
+    """Logs sets of maps of `cases` to `run`.
 
     Args:
         run: the run of the notebook.
@@ -49,22 +46,25 @@ class Keeper:
             for method, values in maps.items()
         }
 
-    def keep_variants(self, checkpoint: str, model: keras.Model, found: Explained) -> None:
-        """Log the variants of a checkpoint's maps as `variants/<method>/<variant>/<checkpoint>.npz`.
+    def keep_variants(self, checkpoint: str, variants: Mapping[tuple[str, str], Variant]) -> None:
+        """Log variants by (method, name) as `variants/<method>/<name>/<checkpoint>.npz`."""
+        for (method, name), variant in variants.items():
+            self._log(checkpoint, f"variants/{method}/{name}", method, variant.layer, variant.maps)
 
-        `variants.json` gets the methods that have variants, and the layer of each variant: that of all target
-        layers of the model, and `default`. Prints why a variant is missing.
+    def log_layers(self, model: keras.Model, found: Explained) -> None:
+        """Log `variants.json`: the methods that have variants, and the layer of each variant.
+
+        The layers are those of all target layers that the model has, of `default`, and of the variants. Prints why
+        a variant is missing. Does nothing if there are no variants.
         """
         if not found.variants:
             return
         layers = {f"layer-{name}": layer for name, layer in targets.target_layers(model).items()}
         layers["default"] = self._layer
-        for (method, name), variant in found.variants.items():
-            self._log(checkpoint, f"variants/{method}/{name}", method, variant.layer, variant.maps)
-            layers[name] = variant.layer
+        layers |= {name: variant.layer for (_, name), variant in found.variants.items()}
         self._run.json({"methods": cams(found.maps), "layers": layers}, "variants.json")
         for name, why in found.missing.items():
-            print(f"{checkpoint}: no maps of their own for {name}: {why}")
+            print(f"no maps of their own for {name}: {why}")
 
     def _log(self, checkpoint: str, folder: str, method: str, layer: str, values: np.ndarray) -> MapSet:
         map_set = MapSet(

@@ -1,27 +1,77 @@
 """Does an attribution map pass its checks? Two tests of each method on each checkpoint, and a verdict.
 
-`perturbation` asks whether the pixels that a map ranks high carry the class probability: deletion and insertion
-(Petsiuk, Das and Saenko 2018, RISE, arXiv 1806.07421), against maps that know nothing of the model.
+`deleting.perturbation` asks whether the pixels that a map ranks high carry the class probability.
+`randomising.cascade` asks whether the map depends on what the model has learned. `check` runs both on all checkpoints
+and methods, and `verdict` says which methods pass.
 
-`cascade` asks whether the map depends on what the model has learned: cascading randomisation of its weights
-(Adebayo et al. 2018, Sanity Checks for Saliency Maps, arXiv 1810.03292). A map that outlives the weights describes
-the image, not the model.
-
-Neither proves that a map is right; a map that fails either is no basis for a statement about the model.
+Neither test proves that a map is right. A map that fails one of them supports no statement about the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import keras
 import numpy as np
 import pandas as pd
 
+from cxr.attribution import deleting, explaining, randomising
+from cxr.attribution.cases import Cases
 from cxr.attribution.deleting import CENTRE, KINDS, RANDOM
+from cxr.attribution.maps import MapSet
 from cxr.core.errors import InputError
 from cxr.statistics import bootstrap
 
 SURVIVES = 0.5  # the limit of `verdict`
+
+
+class Checked(NamedTuple):
+    """What `check` found, for all checkpoints; each table has a column `checkpoint`."""
+
+    verdicts: pd.DataFrame  # `verdict`
+    areas: pd.DataFrame  # `deleting.perturbation`
+    curves: pd.DataFrame  # `deleting.perturbation`
+    cascades: pd.DataFrame  # `randomising.cascade`
+
+
+def check(
+    networks: Mapping[str, keras.Model],
+    map_sets: Mapping[str, Mapping[str, MapSet]],
+    cases: Cases,
+    rows: np.ndarray,
+    *,
+    layer: str,
+    batch_size: int = 32,
+) -> Checked:
+    """Both tests of every method on every checkpoint, on some of the images.
+
+    Args:
+        networks: by checkpoint.
+        map_sets: by checkpoint and method; their rows are those of `cases`.
+        rows: int [m], the images that are used (`Cases.checked`).
+        layer: the target layer of the maps.
+        batch_size: images per pass.
+    """
+    images, classes = cases.pixels[rows], cases.class_index[rows]
+    patients = cases.table["patient_id"].to_numpy()[rows]
+    found = []
+    for checkpoint, model in networks.items():
+        maps = {method: map_set.maps[rows] for method, map_set in map_sets[checkpoint].items()}
+        areas, curves = deleting.perturbation(
+            model, images, classes, maps, batch_size=batch_size, label=f"{checkpoint}, deletion and insertion"
+        )
+        again = explaining.explainer(model, layer=layer, methods=tuple(maps), batch_size=batch_size)
+        cascade = randomising.cascade(
+            model,
+            lambda _, again=again: again(images, classes),  # compiled once; it reads the weights as they are
+            layer=layer,
+            size=cases.size,
+            label=f"{checkpoint}, randomisation",
+        )
+        tables = (verdict(areas, cascade, patients), areas, curves, cascade)
+        found.append([table.assign(checkpoint=checkpoint) for table in tables])
+    return Checked(*(pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True)))
 
 
 def verdict(
@@ -34,7 +84,7 @@ def verdict(
     n_boot: int = 2000,
     rng_seed: int = 0,
 ) -> pd.DataFrame:
-    """Which methods pass their checks on this checkpoint.
+    """Which methods pass their checks on one checkpoint.
 
     `passes_deletion`, `passes_insertion`: the interval of the mean gain over random maps lies above 0. Both must
     hold, so that testing twice makes passing harder, not easier. `passes_randomisation`: with all weights

@@ -22,12 +22,12 @@ def save_heads(path: str | Path, heads: Sequence[Head]) -> None:
 
 
 def load_heads(path: str | Path) -> list[Head]:
-    """What `save_heads` wrote, in order. Raises InputError when it is no such file."""
+    """Read the heads that `save_heads` wrote, in order. Raises InputError if the file is not one of these."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as heads ({error}): run 1_train anew") from None
+        raise InputError(f"{path}: cannot be read as heads ({error}): run 1_train again") from None
     heads = []
     while f"{len(heads)}_0" in arrays:
         names = [f"{len(heads)}_{i}" for i in range(len(arrays))]

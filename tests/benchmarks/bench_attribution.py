@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_attribution.py [--small]
 
 `forward` is a bare compiled forward pass. `cxr` are LayerCAM and Grad-CAM++ at `penultimate`
-(`cxr.attribution.explaining.attribute`). `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same layer,
+(`explaining.attribute`). `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same layer,
 called as its documentation does, maps enlarged and normalised by it. `all four` adds Grad-CAM and HiResCAM to
 `cxr`, `variants` are all of `cams.variants`. Each is measured warm, its least time of some repeats of
 one batch, turn by turn; tracing is given apart. `difference`: the largest between maps of the two, each over its
