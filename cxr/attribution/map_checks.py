@@ -1,8 +1,8 @@
 """Does an attribution map pass its checks? Two tests of each method on each checkpoint, and a verdict.
 
 `deleting.perturbation` asks whether the pixels that a map ranks high carry the class probability.
-`randomising.cascade` asks whether the map depends on what the model has learned. `check` runs both on all checkpoints
-and methods, and `verdict` says which methods pass.
+`randomising.cascade` asks whether the map depends on what the model has learned. `check` runs both on all
+checkpoints and methods, and `verdict` says which methods pass.
 
 Neither test proves that a map is right. A map that fails one of them supports no statement about the model.
 """

@@ -1,7 +1,7 @@
 """Randomisation: does a map depend on what the model has learned?
 
-Cascading randomisation of the weights (Adebayo et al. 2018, Sanity Checks for Saliency Maps, arXiv 1810.03292). A map
-that survives it describes the image, not the model.
+Cascading randomisation of the weights (Adebayo et al. 2018, Sanity Checks for Saliency Maps, arXiv 1810.03292). A
+map that survives it describes the image, not the model.
 """
 
 from __future__ import annotations
