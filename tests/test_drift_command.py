@@ -16,7 +16,7 @@ from foreign_models import cnn, train_cnn, write_phantom
 
 from cxr import tracking
 from cxr.cli import main
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 
 BIN = Path(sys.executable).parent
 PAIR = ("cnn_s0_epoch2.keras", "cnn_s0_epoch4.keras", "phantom/manifest.csv")

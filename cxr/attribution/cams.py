@@ -146,7 +146,7 @@ def fuse(maps: Sequence[np.ndarray]) -> np.ndarray:
     """One map from LayerCAM maps of several layers, as torch-cam makes it.
 
     Each map is scaled to [0, 1] by its minimum and maximum, passed through tanh(2 M) (Jiang et al. 2021,
-    equation 7), and enlarged bilinearly to the largest grid (half-pixel centres, as `similarity.upsample`). The
+    equation 7), and enlarged bilinearly to the largest grid (half-pixel centres, as `map_grids.upsample`). The
     fused map is their maximum. A constant map adds nothing; a map that is not finite makes the fused map not
     finite.
 

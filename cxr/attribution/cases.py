@@ -12,7 +12,7 @@ import pandas as pd
 from cxr.attribution import maps
 from cxr.core.params import AttributeParams
 from cxr.data import loading
-from cxr.metrics import similarity
+from cxr.metrics import map_grids
 
 if TYPE_CHECKING:
     from cxr.tracking import StoredRun
@@ -114,7 +114,7 @@ def examples(cases: Cases, map_sets: Mapping[str, maps.MapSet], *, per_class: in
     rows = cases.shown(per_class)
     if not len(rows):
         return
-    prepared = {name: similarity.prepare(map_sets[name].maps[rows], cases.size) for name in CHECKPOINTS}
+    prepared = {name: map_grids.prepare(map_sets[name].maps[rows], cases.size) for name in CHECKPOINTS}
     labels = cases.table.loc[rows, "label"]
     ranks = labels.groupby(labels).cumcount().to_numpy()
     outline = cases.regions.get("lesion")

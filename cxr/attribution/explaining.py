@@ -59,7 +59,7 @@ def attribute(
         label: name of the work in progress lines; empty: no progress lines.
 
     Returns: per method, maps float32 [n, h, w], not normalised, at least 0: on the layer's own grid for CAMs and
-        Score-CAM, else on the method's. A map may be all zero or hold NaN: see `similarity.is_empty`.
+        Score-CAM, else on the method's. A map may be all zero or hold NaN: see `map_grids.is_empty`.
     Raises: InputError for an unknown layer or method, a grid under 4x4, or no image.
     """
     explain = _explainer(model, layer, tuple(methods))

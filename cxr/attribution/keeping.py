@@ -16,7 +16,7 @@ from cxr.attribution.cases import Cases
 from cxr.attribution.explaining import Explained, Variant
 from cxr.attribution.maps import MapSet
 from cxr.core.methods import cams
-from cxr.metrics import regions, similarity
+from cxr.metrics import map_grids, regions
 from cxr.models import targets
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def log_images(run: Run, cases: Cases) -> None:
 
 
 def count_empty(map_sets: Mapping[str, Mapping[str, MapSet]]) -> pd.DataFrame:
-    """How many maps are empty (`similarity.is_empty`): columns method, checkpoint, maps, empty.
+    """How many maps are empty (`map_grids.is_empty`): columns method, checkpoint, maps, empty.
 
     Args: map_sets: by checkpoint and method.
     """
@@ -115,4 +115,4 @@ def empty_metrics(counts: pd.DataFrame) -> dict[str, int]:
 
 
 def _n_empty(found: MapSet) -> int:
-    return int(similarity.is_empty(found.maps).sum())
+    return int(map_grids.is_empty(found.maps).sum())

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.progress import progress
-from cxr.metrics import similarity
+from cxr.metrics import map_features, map_grids, similarity
 from cxr.models import targets
 
 Explain = Callable[[keras.Model], Mapping[str, np.ndarray]]
@@ -94,11 +94,11 @@ def cascade(
     return pd.DataFrame(rows)
 
 
-def _features(maps: np.ndarray, size: int) -> list[similarity.Features | None]:
+def _features(maps: np.ndarray, size: int) -> list[map_features.Features | None]:
     """Of each map, None where empty."""
-    bad = similarity.is_empty(maps)
+    bad = map_grids.is_empty(maps)
     return [
-        None if b else similarity.Features(m) for b, m in zip(bad, similarity.prepare(maps, size), strict=True)
+        None if b else map_features.Features(m) for b, m in zip(bad, map_grids.prepare(maps, size), strict=True)
     ]
 
 
