@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from test_stages import BASE, images_and_labels, make
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams, TrainParams
 from cxr.models import build, targets, weights
@@ -80,7 +80,7 @@ def test_mixed_training_leaves_a_float32_model(sets, precision, tmp_path):
     loaded = keras.models.load_model(tmp_path / "x.keras")
     images, labels = sets[1]
     maps = [
-        cams.attribute(each, images, labels, layer="penultimate", methods=["layercam"])["layercam"]
+        explaining.attribute(each, images, labels, layer="penultimate", methods=["layercam"])["layercam"]
         for each in (model, loaded)
     ]
     np.testing.assert_array_equal(*maps)

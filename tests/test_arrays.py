@@ -391,7 +391,7 @@ def test_without_locks_it_says_so(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_training_data_and_predictions_are_the_same_from_disk(tmp_path, monkeypatch):
-    from cxr.attribution import cams
+    from cxr.attribution import explaining
     from cxr.core.params import TrainParams
     from cxr.models import build
     from cxr.training import batches, features, stages
@@ -415,7 +415,7 @@ def test_training_data_and_predictions_are_the_same_from_disk(tmp_path, monkeypa
     monkeypatch.setattr(features, "_OUTPUT_BYTES", 20 * 3 * 4)  # blocks of two batches
     assert (stages.predict(model, rows, 8) == whole).all()
     maps = [
-        cams.attribute(model, images, labels[:20], layer="penultimate", methods=["layercam"], batch_size=32)[
+        explaining.attribute(model, images, labels[:20], layer="penultimate", methods=["layercam"], batch_size=32)[
             "layercam"
         ]
         for images in (rows[:20], array[:20])

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxr.attribution import thumbnails
 from cxr.core.errors import InputError
 from cxr.report import epochs, methods, pictures
 
@@ -29,10 +30,10 @@ def test_examples_are_chosen_by_rule():
 
 def test_thumbnails_come_in_the_order_asked_for(tmp_path):
     images = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
-    pictures.save_thumbnails(tmp_path / "t.npz", ["i", "j", "k"], images)
-    assert pictures.thumbnails(tmp_path / "t.npz", np.array(["k", "i"]))[:, 0, 0].tolist() == [2, 0]
+    thumbnails.save_thumbnails(tmp_path / "t.npz", ["i", "j", "k"], images)
+    assert thumbnails.thumbnails(tmp_path / "t.npz", np.array(["k", "i"]))[:, 0, 0].tolist() == [2, 0]
     with pytest.raises(InputError, match="lacks image z"):
-        pictures.thumbnails(tmp_path / "t.npz", np.array(["z"]))
+        thumbnails.thumbnails(tmp_path / "t.npz", np.array(["z"]))
 
 
 def test_settled_says_what_came_first():

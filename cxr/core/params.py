@@ -12,7 +12,7 @@ import ast
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -26,22 +26,12 @@ from pydantic import (
     model_validator,
 )
 
-from cxr.core import architectures
+from cxr.core import architectures, methods
 from cxr.core.errors import InputError
 
 Architecture = Annotated[str, AfterValidator(architectures.check)]
-Method = Literal[
-    "layercam",
-    "gradcampp",
-    "gradcam",
-    "hirescam",
-    "scorecam",
-    "smoothgrad",
-    "integrated_gradients",
-    "occlusion",
-]
+Method = Literal[*methods.METHODS]
 ARCHITECTURES: tuple[str, ...] = architectures.KNOWN
-METHODS: tuple[str, ...] = get_args(Method)
 DEFAULT_METHODS: tuple[str, ...] = ("layercam", "gradcampp")
 
 SCHEMA = "2"

@@ -68,12 +68,12 @@ def explain(
     Args:
         pixels: `images.load`. chosen: `images.select`, with the class explained; both have the same order.
     """
-    from cxr.attribution import cams
+    from cxr.attribution import explaining
 
     class_index = loading.class_index(chosen["explained"], classes)
     options = {"methods": settings.method, "batch_size": settings.batch_size}
     found = {
-        name: cams.attribute(
+        name: explaining.attribute(
             model.network,
             pixels[model.size],
             class_index,

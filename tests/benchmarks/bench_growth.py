@@ -85,11 +85,12 @@ def fine_tune(folder: Path):
 
 
 def attribute(folder: Path, methods: int = 2):
-    from cxr.attribution import cams
+    from cxr.attribution import explaining
+    from cxr.core.methods import METHODS
 
     _, images, labels, _, model = _loaded(folder)
-    options = {"layer": "penultimate", "methods": cams.METHODS[:methods]}
-    return lambda: cams.attribute(model, images, labels, **options)
+    options = {"layer": "penultimate", "methods": METHODS[:methods]}
+    return lambda: explaining.attribute(model, images, labels, **options)
 
 
 def _maps(n: int) -> np.ndarray:
@@ -163,7 +164,7 @@ def measure(stage: str, folder: Path, methods: int) -> None:
         run()
     found = steps.found[stage]
     if methods:
-        from cxr.attribution.cams import METHODS
+        from cxr.core.methods import METHODS
 
         found["added"] = METHODS[methods - 1]
     print(json.dumps(found))

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core.params import ARCHITECTURES, TrainParams
 from cxr.data import loading
 from cxr.metrics import similarity
@@ -168,7 +168,7 @@ def precision(n: str, side: str, epochs: str, ways: str) -> list:
         stages.fine_tune(model, train, val, way)
         seconds = clock.read()[0]
         accuracy = (stages.predict(model, test[0], 32).argmax(1) == test[1]).mean()
-        maps = cams.attribute(model, *test, layer="penultimate", methods=["layercam"])["layercam"]
+        maps = explaining.attribute(model, *test, layer="penultimate", methods=["layercam"])["layercam"]
         reference = maps if reference is None else reference
         drifts = similarity.compare_maps(reference, maps, size=side)
         middle = [float(np.nanmedian(drifts[metric])) for metric in ("pearson", "overlap")]

@@ -31,7 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pandas as pd
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core.params import StudyParams, TrainParams
 from cxr.metrics import baselines, metric_table, similarity
 from cxr.models import build
@@ -68,9 +68,9 @@ def network(architecture: str, side: str, batch: str) -> dict:
     found["forward"] = timed(lambda: forward(tensor).numpy()) / batch
 
     options = {"layer": "penultimate", "methods": ("layercam", "gradcampp"), "batch_size": batch}
-    every = cams.variants_explainer(model, **options)
+    every = explaining.variants_explainer(model, **options)
     found["explain"] = timed(lambda: every(images, labels)) / batch
-    plain = cams.explainer(model, **options)
+    plain = explaining.explainer(model, **options)
     found["explain a head"] = timed(lambda: plain(images, labels)) / batch
 
     with tempfile.TemporaryDirectory() as folder:
