@@ -23,8 +23,10 @@ from test_images import NOISE, dicom, encoded
 
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams
-from cxr.data.images import Unusable, decode, header, square
-from cxr.data.loading import build_manifest, check_images, data_root
+from cxr.data.formats import Unusable
+from cxr.data.images import decode, header, square
+from cxr.data.manifest import build_manifest, data_root
+from cxr.data.usable import check_images
 
 PNG, JPEG, TIFF, DICOM = encoded(NOISE), encoded(NOISE, "JPEG"), encoded(NOISE, "TIFF"), dicom()
 OK = ""  # is read

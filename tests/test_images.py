@@ -18,7 +18,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from cxr.data.images import Unusable, decode, header, inside_mask, square
+from cxr.data.formats import Unusable
+from cxr.data.images import decode, header, inside_mask, square
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 16), dtype=np.uint8)
 

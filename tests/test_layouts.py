@@ -12,8 +12,9 @@ from PIL import Image
 
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams, StudyParams
-from cxr.data import layouts
-from cxr.data.loading import build_manifest, check_images, data_root
+from cxr.data import tables
+from cxr.data.manifest import build_manifest, data_root
+from cxr.data.usable import check_images
 
 
 def put(path, seed=None):
@@ -130,7 +131,7 @@ def test_nih(nih):
     assert counts(manifest) == dict.fromkeys(("normal", "cardiomegaly", "effusion", "pneumothorax"), 10)
     assert whole_patients(manifest) and manifest["patient_id"].nunique() == 20
     assert "images_001/images/00000000_000.png" in set(manifest["path"])
-    extra = layouts.extra_columns(settings)
+    extra = tables.extra_columns(settings)
     assert len(extra) == 60 and extra.loc["images_002/images/00000000_001.png", "View Position"] == "PA"
     assert list(extra) == [
         "Follow-up #",
@@ -295,7 +296,7 @@ def test_columns_of_any_name(tmp_path, rows, kind):
     manifest = build_manifest(settings)
     assert len(manifest) == 24 and manifest["patient_id"].nunique() == 12
     assert set(manifest["path"]) == {f"pictures/{k}.png" for k in range(24)}
-    extra = layouts.extra_columns(settings)
+    extra = tables.extra_columns(settings)
     assert list(extra) == ["age"] and extra.loc["pictures/3.png", "age"] == ""
     assert float(extra.loc["pictures/4.png", "age"]) == 54
 
@@ -336,12 +337,12 @@ def test_masks_stay_where_the_table_says(tmp_path, rows):
     rows.to_csv(tmp_path / "list.csv", index=False)
     settings = DataParams(data=str(tmp_path / "list.csv"), path_template="pictures/{}", **MAPPED)
     assert "lung_mask_sha256" in build_manifest(settings)
-    assert list(layouts.extra_columns(settings)) == ["age"]
+    assert list(tables.extra_columns(settings)) == ["age"]
 
 
 def test_no_table_no_extra_columns(tmp_path):
-    assert layouts.extra_columns(DataParams()) is None
-    assert layouts.extra_columns(folder(split_folders(tmp_path, ("train", "test")))) is None
+    assert tables.extra_columns(DataParams()) is None
+    assert tables.extra_columns(folder(split_folders(tmp_path, ("train", "test")))) is None
 
 
 @pytest.mark.parametrize(

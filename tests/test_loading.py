@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -20,24 +21,25 @@ from skimage.color import rgb2gray
 
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams
-from cxr.data import images, loading, phantom
-from cxr.data.loading import (
+from cxr.data import dicom, formats, images, reading, tables
+from cxr.data.cache import default_cache
+from cxr.data.loading import load_images, load_regions
+from cxr.data.manifest import (
     COLUMNS,
     build_manifest,
-    check_images,
     class_index,
     classes,
     data_root,
-    default_cache,
-    load_images,
-    load_regions,
     manifest_hash,
     manifest_text,
     read_manifest,
-    with_markers,
     write_manifest,
 )
+from cxr.data.phantom import cases, rendering
+from cxr.data.phantom import rows as phantom_rows
+from cxr.data.phantom.rows import with_markers
 from cxr.data.splits import SPLITS, assign_splits, limit_per_class
+from cxr.data.usable import check_images
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real-cxr5"
 FRACTIONS = {"train": 0.55, "val": 0.15, "test": 0.30}
@@ -197,9 +199,9 @@ def test_given_splits_are_honoured(table):
 def test_phantom():
     chosen = params(phantom_images=60, phantom_seed=4)
     manifest = build_manifest(chosen)
-    expected = phantom.catalogue(60, 4).set_index("image_id")
+    expected = cases.catalogue(60, 4).set_index("image_id")
     assert tuple(manifest.columns) == COLUMNS and len(manifest) == 60
-    assert classes(manifest) == sorted(phantom.CLASSES)
+    assert classes(manifest) == sorted(cases.CLASSES)
     for row in manifest.itertuples():
         assert row.path == f"phantom://4/{expected.loc[row.image_id, 'index']}"
         assert row.label == expected.loc[row.image_id, "label"]
@@ -217,12 +219,15 @@ def test_smallest_phantoms_can_be_split(seed):
         assert pd.crosstab(manifest["label"], manifest["split"]).to_numpy().min() >= 1
 
 
-def test_phantom_hash_depends_on_contrast_and_on_the_generators_source(monkeypatch, tmp_path):
+@pytest.mark.parametrize("module", [path.name for path in sorted(phantom_rows.FOLDER.glob("*.py"))])
+def test_phantom_hash_depends_on_contrast_and_on_the_generators_source(module, monkeypatch, tmp_path):
     first = build_manifest(params(phantom_images=60))
     assert (first["sha256"] != build_manifest(params(phantom_images=60, lesion_contrast=0.9))["sha256"]).all()
-    changed = tmp_path / "phantom.py"
-    changed.write_bytes(Path(phantom.__file__).read_bytes() + b"\n")
-    monkeypatch.setattr(phantom, "__file__", str(changed))
+    changed = shutil.copytree(phantom_rows.FOLDER, tmp_path / "phantom")
+    monkeypatch.setattr(phantom_rows, "FOLDER", changed)
+    pd.testing.assert_frame_equal(first, build_manifest(params(phantom_images=60)))
+    with (changed / module).open("a") as file:
+        file.write("\n")
     assert (first["sha256"] != build_manifest(params(phantom_images=60))["sha256"]).all()
     with pytest.raises(InputError, match="60 of 60 images changed since the manifest was made"):
         load_images(first, root=None, size=32, cache=None, lesion_contrast=1.0)
@@ -584,18 +589,18 @@ def test_resize(tmp_path, shape, size):
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 75])
 def test_rows_come_in_order_and_all_are_tried(count, cores, monkeypatch):
     """Threads are handed several rows at once."""
-    monkeypatch.setattr(loading, "_cores", lambda: cores)
+    monkeypatch.setattr(reading, "cores", lambda: cores)
     rows = pd.DataFrame({"path": [str(number) for number in range(count)]})
-    assert loading._for_each(lambda row: int(row.path) ** 2, rows, what="") == [k * k for k in range(count)]
+    assert reading.for_each(lambda row: int(row.path) ** 2, rows, what="") == [k * k for k in range(count)]
     tried = []
 
     def work(row):
         tried.append(row.path)
         if int(row.path) % 3 == 0:
-            raise images.Unusable("third")
+            raise formats.Unusable("third")
 
     with pytest.raises(InputError, match=f"^{-(-count // 3)} of {count} images cannot be used: 0 .third."):
-        loading._for_each(work, rows, what="")
+        reading.for_each(work, rows, what="")
     assert sorted(tried, key=int) == list(rows["path"])
 
 
@@ -745,7 +750,7 @@ def test_phantom_images_and_masks():
     regions = load_regions(manifest, root=None, size=48, lesion_contrast=1.5)
     assert images.dtype == np.uint8 and list(regions) == ["lesion", "lung", "marker"]
     for row, path in enumerate(manifest["path"]):
-        expected = phantom.render(2, int(path.rsplit("/", 1)[1]), 48, lesion_contrast=1.5)
+        expected = rendering.render(2, int(path.rsplit("/", 1)[1]), 48, lesion_contrast=1.5)
         assert (images[row] == expected.image).all()
         for name, masks in regions.items():
             assert masks.dtype == bool and masks.shape == (10, 48, 48)
@@ -779,7 +784,7 @@ def test_shortcut(stage, tmp_path):
     regions = load_regions(both, **options)
     for row, path in enumerate(both["path"]):
         number, _, marker = path.rsplit("/", 1)[1].partition("?marker=")
-        expected = phantom.render(0, int(number), 48, lesion_contrast=1.5, marker=marker or "side")
+        expected = rendering.render(0, int(number), 48, lesion_contrast=1.5, marker=marker or "side")
         assert (images[row] == expected.image).all()
         assert (regions["marker"][row] == expected.marker_mask).all()
     check_images(at_random, None)
@@ -860,7 +865,7 @@ def test_a_manifest_without_masks_has_the_text_it_always_had(folder, table, mask
     rows = [row[:3] for row in rows_of(masked)]
     plain = build_manifest(params(write_table(folder.parent / "plain.csv", rows)))
     assert manifest_text(plain).splitlines()[0] == "image_id,path,label,patient_id,split,sha256"
-    blank = write_table(folder.parent / "blank.csv", [[*row, " ", ""] for row in rows], (*HEADER, *loading.MASKS))
+    blank = write_table(folder.parent / "blank.csv", [[*row, " ", ""] for row in rows], (*HEADER, *tables.MASKS))
     assert manifest_text(build_manifest(params(blank))) == manifest_text(plain)
     assert load_regions(plain, root=folder.parent, size=8) == {}
     with_mask = build_manifest(params(masked))
@@ -942,7 +947,7 @@ def test_small_regions_do_not_vanish(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(loading._cores() < 2, reason="one core: nothing is rendered in processes")
+@pytest.mark.skipif(reading.cores() < 2, reason="one core: nothing is rendered in processes")
 def test_rendering_in_processes_from_an_unguarded_script(tmp_path):
     """joblib's processes do not run the script a second time."""
     script = tmp_path / "script.py"
@@ -951,11 +956,12 @@ def test_rendering_in_processes_from_an_unguarded_script(tmp_path):
             """
             print("ran")
             from cxr.core.params import DataParams
-            from cxr.data import loading, phantom
-            loading._PIXELS_A_PROCESS = 1
-            manifest = loading.build_manifest(DataParams(phantom_images=30, lesion_contrast=1.0))
+            from cxr.data import loading, manifest
+            from cxr.data.phantom import rendering, rows
+            rows._PIXELS_A_PROCESS = 1
+            manifest = manifest.build_manifest(DataParams(phantom_images=30, lesion_contrast=1.0))
             images = loading.load_images(manifest, root=None, size=48, cache=None, lesion_contrast=1.0)
-            alone = phantom.render_stack(0, [29, 0], 48, lesion_contrast=1.0)[0]
+            alone = rendering.render_stack(0, [29, 0], 48, lesion_contrast=1.0)[0]
             assert (images[[29, 0]] == alone).all()
             """
         )
@@ -1009,11 +1015,12 @@ def test_cache_key(folder, tmp_path, monkeypatch):
     load(manifest, size=17)
     load(manifest[::-1])
     assert entries() == 3
-    changed = tmp_path / "images.py"
-    changed.write_bytes(Path(images.__file__).read_bytes() + b"\n")
-    monkeypatch.setattr(images, "__file__", str(changed))
-    load(manifest)
-    assert entries() == 4
+    for number, module in enumerate((images, dicom, formats), start=4):
+        changed = tmp_path / "changed.py"
+        changed.write_bytes(Path(module.__file__).read_bytes() + b"\n")
+        monkeypatch.setattr(module, "__file__", str(changed))
+        load(manifest)
+        assert entries() == number
 
 
 def test_unverified_images_do_not_touch_the_cache(folder, tmp_path):

@@ -9,6 +9,7 @@ from cxr.attribution import cams
 from cxr.core.errors import InputError
 from cxr.core.params import ARCHITECTURES, PretrainParams, TrainParams
 from cxr.data import loading
+from cxr.data import manifest as data_manifest
 from cxr.models import build, graph
 from cxr.training import features, stages
 
@@ -407,12 +408,12 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
         fine_tune_epochs=1,
         fine_tune_learning_rate=1e-4,
     )
-    manifest = loading.build_manifest(settings)
-    classes = loading.classes(manifest)
+    manifest = data_manifest.build_manifest(settings)
+    classes = data_manifest.classes(manifest)
     pixels = loading.load_images(
         manifest, root=None, size=size, cache=None, lesion_contrast=settings.lesion_contrast
     )
-    labels = loading.class_index(manifest["label"], classes)
+    labels = data_manifest.class_index(manifest["label"], classes)
     train, val = (
         (pixels[rows], labels[rows]) for rows in (manifest["split"] == "train", manifest["split"] == "val")
     )

@@ -28,7 +28,7 @@ from keras import KerasTensor, layers
 from cxr.core import architectures
 from cxr.core.errors import InputError, first_line
 from cxr.core.files import atomic
-from cxr.data.loading import default_cache
+from cxr.data.cache import default_cache
 from cxr.models import compact, graph
 
 MIN_GRID = 4

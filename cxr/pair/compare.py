@@ -27,7 +27,8 @@ from cxr.core import tables
 from cxr.core.errors import InputError, some
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
-from cxr.data import layouts, loading
+from cxr.data import layouts
+from cxr.data import manifest as data_manifest
 from cxr.metrics import baselines, classification, similarity
 from cxr.report import comparison
 from cxr.report import methods as report_methods
@@ -269,17 +270,17 @@ def images(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame,
     """The manifest of the images, all labels "" where none are known, and what a reader should know of them.
 
     With `use_split`, the images of that split: as the data say, or, where they do not, as a study with the same
-    parameters splits them. `hashed` as for `cxr.data.loading.list_images`. Raises InputError.
+    parameters splits them. `hashed` as for `cxr.data.manifest.list_images`. Raises InputError.
     """
     labelled = settings.image_labels == "auto" and layouts.has_labels(settings)
     notes = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        manifest = loading.list_images(settings, labelled=labelled, hashed=hashed)
+        manifest = data_manifest.list_images(settings, labelled=labelled, hashed=hashed)
         if settings.use_split and (manifest["split"] == "").any():
             if not labelled:
                 raise InputError("use_split: without labels there are no splits but those that a table names")
-            manifest = loading.build_manifest(settings)
+            manifest = data_manifest.build_manifest(settings)
     notes += [str(warning.message) for warning in caught if warning.category is UserWarning]
     if settings.use_split:
         manifest = manifest[manifest["split"] == settings.use_split].reset_index(drop=True)
@@ -339,7 +340,7 @@ def measured(
     """
     if not is_labelled(manifest):
         return {}
-    labels = loading.class_index(manifest["label"], classes)
+    labels = data_manifest.class_index(manifest["label"], classes)
     found = {}
     for name, checkpoint in CHECKPOINTS.items():
         p = probabilities[name]
@@ -355,7 +356,7 @@ def doubts(manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], clas
     """What the predictions say against the order of classes, or against how the images are read."""
     if not is_labelled(manifest):
         return []
-    labels = loading.class_index(manifest["label"], classes)
+    labels = data_manifest.class_index(manifest["label"], classes)
     one = np.eye(len(classes))
     tables = [one[labels].T @ one[probabilities[name].argmax(axis=1)] for name in CHECKPOINTS]  # true, predicted
     accuracy = [float(np.trace(table) / len(labels)) for table in tables]
@@ -451,7 +452,7 @@ def score(
     values |= baselines.baselines(
         scored["A"],
         scored["B"],
-        loading.class_index(chosen.loc[counts, "explained"], classes),
+        data_manifest.class_index(chosen.loc[counts, "explained"], classes),
         chosen.loc[counts, "patient_id"].to_numpy(),
         size=size,
         draws=settings.baseline_draws,

@@ -43,7 +43,7 @@ from cxr.tracking import descriptions
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cxr.data import checks
+    from cxr.data.checks import findings
 
 _ON_GPU = frozenset({"train", "attribute"})  # stages that use one, if there is one
 _LOOK_SECONDS = 0.3
@@ -241,7 +241,7 @@ def _run_waiting(session: _Session, steps: list[Step], waiting: list[Step], wher
     session.parent = _open_parent(session)
     _say(f"  {where.slots} at a time; dashboard: {where.dashboard}")
     if report is not None:
-        from cxr.data import checks_page
+        from cxr.data.checks import page as checks_page
 
         page = checks_page.write(report, session.out / "checks.html")
         tracking.log_file_as(session.parent, page, "checks.html")
@@ -319,7 +319,7 @@ def _executed(notebook: Path) -> bool:
     return bool(record.get("end_time")) and not record.get("exception")
 
 
-def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> checks.Report:
+def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> findings.Report:
     """Find out what would fail later on, before training starts: data, unreadable images, weights, target layers.
 
     The networks of `architectures` are built in another process, as TensorFlow takes seconds and memory.
@@ -330,9 +330,11 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
     Raises:
         InputError: the first thing that is wrong.
     """
-    from cxr.data import checks, loading
+    from cxr.data import manifest as data_manifest
+    from cxr.data import usable
+    from cxr.data.checks import checklist
 
-    report = checks.run(study, manifest=manifest)
+    report = checklist.run(study, manifest=manifest)
     if errors := report.of("error"):
         more = f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
         named = f": {', '.join(map(repr, errors[0].files[:3]))}" if errors[0].files else ""
@@ -340,14 +342,14 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
         raise InputError(f"data: {errors[0].text}{named}{more}. `cxr check PARAMS.yaml` shows all")
     for finding in report.of("warning"):
         _say(f"  {finding.check}: {finding.text}")
-    loading.check_images(manifest, loading.data_root(study))
+    usable.check_images(manifest, data_manifest.data_root(study))
     if not architectures:
         return report
     common = {
         "weights": study.weights,
         "target": study.target_layer,
         "image_size": study.image_size,
-        "n_classes": len(loading.classes(manifest)),
+        "n_classes": len(data_manifest.classes(manifest)),
         "fine_tune_from": study.fine_tune_from,
     }
     wanted = json.dumps([{"architecture": name, **common} for name in architectures])
@@ -478,10 +480,10 @@ def _validated(session: _Session) -> list[Step]:
 
 
 def _read_manifest(session: _Session) -> pd.DataFrame:
-    from cxr.data import loading
+    from cxr.data import manifest as data_manifest
 
-    session.manifest = loading.build_manifest(session.study)
-    session.manifest_hash = loading.manifest_hash(session.manifest)
+    session.manifest = data_manifest.build_manifest(session.study)
+    session.manifest_hash = data_manifest.manifest_hash(session.manifest)
     return session.manifest
 
 
@@ -892,7 +894,7 @@ def _describe(session: _Session, steps: list[Step]) -> None:
     tracking.describe_run(session.parent, text)
     last = tracking.link(session.parent)
     text = descriptions.experiment(experiment, data=data, headline=numbers, last=last)
-    from cxr.data.loading import classes
+    from cxr.data.manifest import classes
 
     tracking.describe_experiment(name, text, methods=session.study.method, classes=classes(session.manifest))
 

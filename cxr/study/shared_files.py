@@ -59,7 +59,7 @@ def used_by(
 
     Args:
         runner: identity of the process that runs it. notebooks: the files.
-        manifest: of `cxr.data.loading.build_manifest(study)`.
+        manifest: of `cxr.data.manifest.build_manifest(study)`.
     """
     files = [params_file, *notebooks, *_images(study, manifest), *_weights(study.weights)]
     return Shared(

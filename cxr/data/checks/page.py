@@ -1,8 +1,4 @@
-"""What `cxr.data.checks` found, as lines for a terminal and as one self-contained page.
-
-Names of files, classes and columns come from the data and may hold anything: on the page all text is escaped, and
-nothing but inline styles and inline pictures may load.
-"""
+"""TODO"""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cxr.data.checks import Finding, Picture, Report
+from cxr.data.checks.findings import Finding, Picture, Report
 
 _ROWS = 500  # of a table on the page: the rest is counted
 _BLUE, _GREY, _ORANGE = "#0072B2", "#7F7F7F", "#D55E00"  # Okabe and Ito: any colour vision
