@@ -2,6 +2,7 @@
 
 import shutil
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -134,7 +135,7 @@ def uri(tmp_path_factory):
     tags = {"cxr.stage": "score", "cxr.complete": "true"}
     of_earlier_version = tracking.create_run(experiment="old", name="score", tags=tags, params={})
     tracking.end_run(of_earlier_version, "FINISHED")
-    tracking.mlflow.MlflowClient().delete_tag(of_earlier_version, "cxr.schema")
+    mlflow.MlflowClient().delete_tag(of_earlier_version, "cxr.schema")
     return f"sqlite:///{folder}/mlflow.db"
 
 
@@ -424,7 +425,7 @@ def test_a_run_is_read_once(explorer, monkeypatch):
     def fail(*_):
         raise AssertionError("read again")
 
-    for name in ("fetch", "read_table", "artifacts", "find"):
+    for name in ("fetch", "read_table", "artifact_names", "find"):
         monkeypatch.setattr(tracking, name, fail)
     for _ in range(3):
         explorer.step(1)

@@ -93,7 +93,7 @@ def test_the_train_run_holds_what_it_should(store):
         predictions = tracking.read_table(info.run_id, f"predictions_{checkpoint}.parquet")
         np.testing.assert_allclose(predictions.filter(regex=r"^p_\d+$").sum(axis=1), 1, atol=1e-5)
         assert len(predictions) == 100
-    held = set(tracking.artifacts(info.run_id))
+    held = set(tracking.artifact_names(info.run_id))
     figures = {"contact_sheet.png", "reliability.png", "confusion_before.png", "confusion_after.png"}
     assert (
         figures | {"manifest.csv", "notebook.ipynb", "parameters.yaml", "environment.json", "checkpoints/"} <= held
@@ -125,7 +125,7 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
             assert map_set.image_id.tolist() == images["image_id"].tolist() and (images["split"] == "test").all()
             assert [map_set.classes[k] for k in map_set.class_index] == images["label"].tolist()
             assert map_set.maps.shape[1:] == (4, 4)
-    assert "images/" in tracking.artifacts(info.run_id), "the image grid has overlays"
+    assert "images/" in tracking.artifact_names(info.run_id), "the image grid has overlays"
     ids, masks = regions.load(tracking.fetch(info.run_id, "regions.npz"))
     assert ids.tolist() == images["image_id"].tolist() and set(masks) == {"lesion", "lung", "marker"}
     assert (masks["lesion"].any(axis=(1, 2)) == (images["label"] != "normal")).all()
@@ -164,7 +164,7 @@ def test_the_comparison_judges_every_claim(store):
     assert (
         claims.loc[claims["claim"].str.contains("depends on the architecture"), "verdict"].item() == "cannot tell"
     )
-    held = set(tracking.artifacts(info.run_id))
+    held = set(tracking.artifact_names(info.run_id))
     tables = {
         "summary.csv",
         "pairs.csv",
@@ -196,7 +196,7 @@ def test_score_runs_share_one_set_of_metric_names(store):
         )
         course = tracking.read_table(info.run_id, "course.parquet")
         assert set(course["epoch"]) == {1, 2} and len(course) == 2 * len(table)
-        assert {"multiverse.parquet", "drift_by_class.png"} <= set(tracking.artifacts(info.run_id))
+        assert {"multiverse.parquet", "drift_by_class.png"} <= set(tracking.artifact_names(info.run_id))
     assert {name for name in runs[0].metrics if "undefined" not in name} == set(runs[1].metrics)
 
 
@@ -258,7 +258,7 @@ def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
     by_hand = [
         info for info in tracking.find("score", experiment="smoke") if "mlflow.parentRunId" not in info.tags
     ]
-    assert len(by_hand) == 1 and "notebook.ipynb" in tracking.artifacts(by_hand[0].run_id)
+    assert len(by_hand) == 1 and "notebook.ipynb" in tracking.artifact_names(by_hand[0].run_id)
     planned = only("score", architecture=by_hand[0].params["architecture"], method="layercam")
     a, b = (tracking.read_table(info.run_id, "drift.parquet") for info in (by_hand[0], planned))
     pd.testing.assert_frame_equal(a, b)

@@ -381,7 +381,7 @@ class _MapSet:
 
 @lru_cache(maxsize=256)
 def _held(run_id: str) -> frozenset[str]:
-    return frozenset(tracking.artifacts(run_id))
+    return frozenset(tracking.artifact_names(run_id))
 
 
 @lru_cache(maxsize=128)

@@ -144,14 +144,14 @@ def sha256(path: str) -> str:
 
 
 def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image_size: int = 0) -> Model:
-    """Load a model, with code in it refused (`safe_mode`), and adapt it (`cxr.models.graph.adapt`).
+    """Load a model, with code in it refused (`safe_mode`), and adapt it (`cxr.models.foreign.adapt`).
 
     Raises InputError: it cannot be loaded (custom layers, Lambda layers with code), is no image classifier, or has
     no such layer.
     """
     import keras
 
-    from cxr.models import build, graph
+    from cxr.models import foreign, targets
 
     file = Path(path).expanduser()
     progress(f"model {name}: loading {path}")
@@ -160,8 +160,8 @@ def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image
     except Exception as error:  # Keras raises what its layers, h5py and zipfile do
         raise InputError(f"model {name}: {path} cannot be loaded: {_why(error)}") from None
     try:
-        network = graph.adapt(loaded, preprocessing=preprocessing, image_size=image_size or None)
-        return Model(name, path, sha256(path), network, build.target_layer(network, layer))
+        network = foreign.adapt(loaded, preprocessing=preprocessing, image_size=image_size or None)
+        return Model(name, path, sha256(path), network, targets.target_layer(network, layer))
     except InputError as error:
         raise InputError(f"model {name} ({path}): {error}") from None
 
@@ -236,7 +236,7 @@ def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]
         notes.append(
             "labels do not exclude each other in these models (sigmoid): the most probable one counts as predicted"
         )
-    from cxr.models.build import feeds_pooling
+    from cxr.models.graph import feeds_pooling
 
     if {"layercam", "gradcampp"} <= set(methods) and any(feeds_pooling(m.network, m.layer) for m in (a, b)):
         notes.append(
