@@ -88,7 +88,7 @@ def test_damaged_cache_is_made_anew(folder, tmp_path, damage):
     manifest = build_manifest(grouped(folder))
     fresh = np.array(load_images(manifest, root=folder, size=16, cache=tmp_path / "cache"))
     damage(only_entry(tmp_path / "cache"))
-    with pytest.warns(UserWarning, match="cached images are damaged .* made anew"):
+    with pytest.warns(UserWarning, match="cached images are damaged .* loaded again"):
         found = load_images(manifest, root=folder, size=16, cache=tmp_path / "cache")
         assert (np.asarray(found) == fresh).all()
     with warnings.catch_warnings():

@@ -164,7 +164,9 @@ def test_jpeg_in_dicom():
 
 def test_lossless_jpeg_says_what_to_install():
     content = dicom(syntax=JPEGLosslessSV1, pixels=encapsulate([b"\xff\xd8" + bytes(50)]))
-    with pytest.raises(Unusable, match="JPEG Lossless.* no installed decoder reads: decompress it .*pip install"):
+    with pytest.raises(
+        Unusable, match="JPEG Lossless.* no installed decoder can read: decompress it .*pip install"
+    ):
         decode(content)
 
 

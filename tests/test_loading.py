@@ -237,7 +237,7 @@ def test_load_refuses_what_it_cannot_make_sense_of(folder):
         load_images(made, root=None, size=32, cache=None)
     with pytest.raises(InputError, match="lesion_contrast is needed"):
         load_regions(made, root=None, size=32)
-    with pytest.raises(InputError, match="do not mix"):
+    with pytest.raises(InputError, match="it mixes phantom images and files"):
         load_images(pd.concat([made, manifest]), root=folder, size=32, cache=None, lesion_contrast=1.0)
 
 
@@ -342,7 +342,7 @@ def test_changed_masks_are_noticed(masked):
         (encoded(noise(1), "JPEG"), "a mask has to be a PNG"),
         (encoded(noise(1))[:60], "damaged"),
         (b"", "empty: the file has 0 bytes"),
-        (encoded(noise(1, (9, 12))), "has 12x9 pixels, other proportions than 9x12"),
+        (encoded(noise(1, (9, 12))), "has 12x9 pixels, other proportions than the image .9x12."),
     ],
 )
 def test_unusable_masks(masked, content, match):

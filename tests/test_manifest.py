@@ -82,7 +82,7 @@ def test_folder_takes_nested_files_and_any_case_and_leaves_hidden_ones(folder):
 
 
 def test_folder_without_pattern_warns_and_every_image_is_a_patient(folder):
-    with pytest.warns(UserWarning, match="every image counts as a patient of its own.*patient_pattern"):
+    with pytest.warns(UserWarning, match="each file is treated as a separate patient.*patient_pattern"):
         manifest = build_manifest(params(folder))
     assert manifest["patient_id"].nunique() == 24
 
@@ -270,7 +270,7 @@ def test_markers_of_other_manifests_are_refused(folder):
 
 def test_shortcut_needs_the_phantom(folder):
     refused(
-        "shortcut: 'transfer' needs the phantom's markers, and .*images holds",
+        "shortcut: 'transfer' needs the markers of the phantom, but .*images holds",
         grouped(folder, shortcut="transfer"),
     )
 
@@ -285,7 +285,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_no_data_named():
-    refused("data: empty: give", params(""))
+    refused("data: it is empty: give", params(""))
 
 
 def test_neither_folder_nor_csv(tmp_path):
@@ -294,12 +294,12 @@ def test_neither_folder_nor_csv(tmp_path):
 
 def test_empty_folder(tmp_path):
     put(tmp_path / "data" / ".DS_Store", b"")
-    refused("the folder is empty: expected one sub-folder a class", params(tmp_path / "data"))
+    refused("the folder is empty: expected one sub-folder per class", params(tmp_path / "data"))
 
 
 def test_no_class_folders(tmp_path):
     put(tmp_path / "data" / "a.png", noise(0))
-    refused(r"no class folders \(1 images lie in the folder itself\)", params(tmp_path / "data"))
+    refused(r"no class folders \(1 images are in the folder itself\)", params(tmp_path / "data"))
 
 
 def test_class_folder_without_images(folder):
@@ -367,7 +367,7 @@ TABLE_ERRORS = {
         lambda rows: [[";".join(HEADER)], *([";".join(row)] for row in rows)],
         "no column path, label, patient_id.*found path;label;patient_id",
     ),
-    "column twice": (lambda rows: [["path", "label", "label"], *rows], "occurs twice in path, label, label"),
+    "column twice": (lambda rows: [["path", "label", "label"], *rows], "appears twice in path, label, label"),
     "no rows": (with_rows(lambda rows: []), "no rows"),
     "empty": (lambda rows: [], "the file is empty"),
     "ragged": (

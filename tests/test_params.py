@@ -55,7 +55,8 @@ def test_a_study_file_drives_one_notebook_with_scalars():
     train = TrainParams.check({**study, "architecture": "InceptionV3", "seed": 1}, where="nb")
     assert (train.architecture, train.seed) == ("InceptionV3", 1)
     with pytest.raises(
-        InputError, match="architecture: this notebook takes one value.*choose one with `-p architecture ResNet50V2`"
+        InputError,
+        match="architecture: this notebook takes one value.*choose one with `-p architecture ResNet50V2`",
     ):
         TrainParams.check({**study, "seed": 0}, where="nb")
     assert AttributeParams.check(study, where="nb").method == ["layercam"]

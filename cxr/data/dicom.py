@@ -35,7 +35,7 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 def is_dicom(start: bytes) -> bool:
-    """With the preamble that the standard wants, or beginning at once with group 0002 or 0008, as old files do."""
+    """Whether a file has the preamble of DICOM, or begins with group 0002 or 0008 as old files do."""
     if start[128:132] == b"DICM":
         return True
     group, element, kind = start[:2], start[2:4], start[4:6]
@@ -45,11 +45,13 @@ def is_dicom(start: bytes) -> bool:
 
 
 def _dicom_read(file: BinaryIO, start: bytes, *, pixels: bool) -> Any:
-    """A pydicom Dataset that has an image. Raises Unusable, and whatever pydicom does."""
-    import pydicom  # here, since most data sets have none, and it takes a while
+    """A pydicom Dataset with an image. Raises Unusable, and any error of pydicom."""
+    import pydicom  # here: it is slow to import, and most data sets need none
 
     if _DEFLATED in start:
-        raise Unusable("a deflated DICOM (transfer syntax 1.2.840.10008.1.2.1.99) is not read: save it inflated")
+        raise Unusable(
+            "a deflated DICOM (transfer syntax 1.2.840.10008.1.2.1.99) cannot be read: save it inflated"
+        )
     dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=start[128:132] != b"DICM")
     if dataset.get("Rows") is None or dataset.get("Columns") is None:
         kind = " ".join(str(dataset.get("Modality") or "").split())[:16]
@@ -88,21 +90,23 @@ def _dicom_decoded(dataset: Any) -> Image.Image:
         raise Unusable("a DICOM file without pixels (no Pixel Data)")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
-        raise Unusable(f"{frames} frames in one DICOM file: save the one that is meant by itself")
+        raise Unusable(f"{frames} frames in one DICOM file: save the one to use as a file of its own")
     _check_decoder(dataset)
     kind = str(dataset.get("PhotometricInterpretation") or "")
     if not kind.startswith(("MONOCHROME1", "MONOCHROME2", "RGB", "YBR")):
-        raise Unusable(f"DICOM with the photometric interpretation {kind or '(none)'}: only grey and RGB are read")
+        raise Unusable(
+            f"DICOM of the photometric interpretation {kind or '(none)'}: only grey and RGB can be read"
+        )
     try:
         values = pixel_array(dataset)  # YBR becomes RGB
-    except RuntimeError as error:  # by every decoder that is there: 12-bit JPEG, for one, Pillow does not know
+    except RuntimeError as error:  # all installed decoders failed; Pillow, for example, does not know 12-bit JPEG
         raise Unusable(
-            f"DICOM compressed as {_syntax(dataset)} that does not decode ({one_line(error)}): {_INFLATE}"
+            f"DICOM compressed as {_syntax(dataset)} that cannot be decoded ({one_line(error)}): {_INFLATE}"
         ) from None
     if values.ndim == 3:
         if values.dtype != np.uint8 or values.shape[-1] != 3:
             raise Unusable(
-                f"colour DICOM with {values.shape[-1]} channels of {values.dtype}: only 8 bits are read"
+                f"colour DICOM with {values.shape[-1]} channels of {values.dtype}: only 8-bit RGB can be read"
             )
         return Image.fromarray(values)
     if values.ndim != 2:
@@ -112,7 +116,7 @@ def _dicom_decoded(dataset: Any) -> Image.Image:
         raise Unusable("has values that are not finite (NaN or infinity)")
     if low_high := _voi_range(dataset):
         low, high = low_high
-        if dataset.get("VOILUTSequence"):  # a table is entered by whole numbers
+        if dataset.get("VOILUTSequence"):  # a table takes whole numbers
             values = np.rint(values).astype(np.int64)
         values = apply_voi_lut(values, dataset, index=0)
         grey = ((values.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.float32)
@@ -122,7 +126,7 @@ def _dicom_decoded(dataset: Any) -> Image.Image:
 
 
 def _voi_range(dataset: Any) -> tuple[float, float] | None:
-    """What the VOI LUT or window makes of the lowest and the highest value; None: there is none."""
+    """The lowest and the highest output of the VOI LUT or window; None if the file has neither."""
     from pydicom.pixels import apply_windowing
 
     if tables := dataset.get("VOILUTSequence"):
@@ -142,7 +146,7 @@ def _check_decoder(dataset: Any) -> None:
     from pydicom.pixels import get_decoder
 
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
-    if syntax is None:  # no meta header: pydicom has told implicit from explicit by looking
+    if syntax is None:  # no meta header: pydicom found out whether it is implicit or explicit
         dataset.file_meta.TransferSyntaxUID = _guessed_syntax(dataset)
         return
     if not syntax.is_compressed:
@@ -152,7 +156,7 @@ def _check_decoder(dataset: Any) -> None:
     except NotImplementedError:
         usable = False
     if not usable:
-        raise Unusable(f"DICOM compressed as {_syntax(dataset)}, which no installed decoder reads: {_INFLATE}")
+        raise Unusable(f"DICOM compressed as {_syntax(dataset)}, which no installed decoder can read: {_INFLATE}")
 
 
 def _syntax(dataset: Any) -> str:

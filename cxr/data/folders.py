@@ -22,9 +22,9 @@ SPLIT_FOLDERS = {
 
 
 def folder_rows(root: Path, settings: DataParams) -> pd.DataFrame:
-    """image_id, path, label, patient_id of the images in class folders, str.
+    """image_id, path, label and patient_id of the images in class folders, str.
 
-    And split where these lie in folders train, val and test (`SPLIT_FOLDERS`; "val" may be absent, see
+    Also split, if the class folders lie in folders train, val and test (see `SPLIT_FOLDERS`; without val see
     `cxr.data.splits.val_from_train`). Raises InputError.
     """
     refuse_table_options(root, settings)
@@ -44,21 +44,24 @@ def folder_rows(root: Path, settings: DataParams) -> pd.DataFrame:
 
 
 def refuse_table_options(root: Path, settings: DataParams) -> None:
+    """Raise InputError for parameters that only tables have."""
     for name in ("path_template", "label_separator"):
         if getattr(settings, name):
-            raise InputError(f"{name}: is for tables, and {root} is read as folders of classes: leave it empty")
+            raise InputError(f"{name}: it is for tables, but {root} is read as folders of classes: leave it empty")
 
 
 def subfolders(parent: Path) -> list[Path]:
+    """The folders in `parent` that are not hidden, sorted."""
     return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not is_hidden(entry.name))
 
 
 def is_hidden(name: str) -> bool:
+    """Whether a file or folder is ignored by its name: hidden ones, and those that macOS adds to archives."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _split_folders(root: Path) -> dict[str, Path] | None:
-    """Train, val and test folders by split; None where there is no train with a test."""
+    """The folders of train, val and test by split; None unless there are at least train and test."""
     known = {alias: split for split, aliases in SPLIT_FOLDERS.items() for alias in aliases}
     folders = subfolders(root)
     parts: dict[str, Path] = {}
@@ -69,7 +72,7 @@ def _split_folders(root: Path) -> dict[str, Path] | None:
             others.append(folder.name)
         elif split in parts:
             raise InputError(
-                f"{root}: {parts[split].name} and {folder.name} both say {split}: keep one folder a split"
+                f"{root}: {parts[split].name} and {folder.name} both stand for {split}: keep one folder per split"
             )
         else:
             parts[split] = folder
@@ -78,22 +81,21 @@ def _split_folders(root: Path) -> dict[str, Path] | None:
     if others:
         raise InputError(
             f"{root}: beside {' and '.join(sorted(folder.name for folder in parts.values()))} there is "
-            f"{some(others)}: a folder holds either splits or classes; move these away, or give the folder that "
-            "is meant"
+            f"{some(others)}: a folder holds either splits or classes; move these away, or give another folder"
         )
     return parts
 
 
 def _class_rows(root: Path, parent: Path, settings: DataParams) -> list[dict[str, str]]:
-    """path, label of the images in the class folders below `parent`, paths relative to `root`."""
+    """path and label of the images in the class folders of `parent`; paths are relative to `root`."""
     entries = sorted(entry for entry in parent.iterdir() if not is_hidden(entry.name))
     folders = subfolders(parent)
     loose = [entry.name for entry in entries if entry.is_file() and entry.suffix.lower() in SUFFIXES]
-    layout = f"expected one sub-folder a class with {FORMATS} files in it, or a manifest.csv"
+    layout = f"expected one sub-folder per class with {FORMATS} files, or a manifest.csv"
     if not entries:
         raise InputError(f"{parent}: the folder is empty: {layout}")
     if not folders:
-        more = f" ({len(loose)} images lie in the folder itself)" if loose else ""
+        more = f" ({len(loose)} images are in the folder itself)" if loose else ""
         raise InputError(f"{parent}: no class folders{more}: {layout}")
     if loose:
         warnings.warn(
@@ -102,7 +104,7 @@ def _class_rows(root: Path, parent: Path, settings: DataParams) -> list[dict[str
     above = {parent.resolve(), *parent.resolve().parents}
     loops = [folder.name for folder in folders if folder.resolve() in above]
     if loops:
-        raise InputError(f"{parent}: {some(loops)} is a link to a folder that holds it: remove the link")
+        raise InputError(f"{parent}: {some(loops)} is a link to a folder above it: remove the link")
     rows = [
         {"path": path, "label": folder.name}
         for folder in folders
@@ -113,14 +115,15 @@ def _class_rows(root: Path, parent: Path, settings: DataParams) -> list[dict[str
         below = f" below a folder '{settings.image_folder}' (image_folder)" if settings.image_folder else ""
         raise InputError(
             f"{parent}: no {FORMATS} files{below} in {some(without)}: every sub-folder is a class; put its "
-            f"images there (files without one of the suffixes {', '.join(SUFFIXES)} are found by a table only) or "
-            "move the folder away",
+            f"images there (only a table finds files with other suffixes than {', '.join(SUFFIXES)}), or move the "
+            "folder away",
             items=without,
         )
     return rows
 
 
 def images_below(root: Path, folder: Path, image_folder: str) -> list[str]:
+    """Paths of image files below `folder`, relative to `root`, sorted; with `image_folder` only those in it."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
@@ -143,7 +146,7 @@ def images_below(root: Path, folder: Path, image_folder: str) -> list[str]:
 
 
 def _is_device(path: str) -> bool:
-    """Whether it is a pipe or a device, which may be read for ever. (What is not there is told of later.)"""
+    """Whether it is a pipe or a device, which may never end. (Missing files are reported later.)"""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -164,7 +167,7 @@ def _labels_by_name(frame: pd.DataFrame, pattern: str) -> list[str]:
     found = [match.group(1) if match else None for match in matches]
     if not any(found):
         raise InputError(
-            f"label_pattern: {pattern!r} finds no label in any of {len(frame)} file names, e.g. "
+            f"label_pattern: {pattern!r} finds no label in {len(frame)} file names, e.g. "
             f"{some(frame['path'].iloc[:1])}: change the pattern, or leave it empty"
         )
     return [name or folder for name, folder in zip(found, frame["label"], strict=True)]

@@ -1,4 +1,4 @@
-"""What all readers of image files share: the formats, the header, and the words for a file that cannot be used."""
+"""What all readers of image files share: formats, headers, and messages about files that cannot be used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 FORMATS = "PNG, JPEG, TIFF or DICOM"
-MAX_PIXELS = 2 * 89_478_485  # of one image: Pillow's own limit; a radiograph has 30 million at most
-# How files begin that are often among images: what to call them.
+MAX_PIXELS = 2 * 89_478_485  # of one image: Pillow's own limit; radiographs have at most 30 million
+# First bytes of other files that are often found among images, and their names.
 _OTHERS = {
     b"GIF8": "a GIF",
     b"BM": "a BMP",
@@ -25,19 +25,19 @@ _OTHERS = {
 
 
 class Unusable(Exception):
-    """One file's trouble, in words; `for_each` gathers them into one InputError."""
+    """What is wrong with one file. `cxr.data.reading` gathers several into one InputError."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image without its pixels being decoded.
+    """What a file says about its image before its pixels are decoded.
 
     format : "PNG", "JPEG", "TIFF" or "DICOM".
     width, height : pixels, upright (an EXIF orientation is applied).
     mode : Pillow's mode, or DICOM's photometric interpretation ("MONOCHROME2", ...).
-    bits : stored bits a channel.
-    frames : images in the file; `decode` refuses more than one.
-    details : what else could tell one hospital's files from another's, by name, one line each.
+    bits : stored bits per channel.
+    frames : number of images in the file; `images.decode` refuses more than one.
+    details : name to text, one line each: what else may differ between the files of hospitals.
     """
 
     format: str
@@ -50,6 +50,7 @@ class Header:
 
 
 def as_unusable(error: Exception, start: bytes) -> Unusable:
+    """Any error of a reader as Unusable. `start`: the first bytes of the file."""
     if isinstance(error, Unusable):
         return error
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
@@ -64,31 +65,32 @@ def _what_else(start: bytes) -> str:
         return "empty: the file has 0 bytes"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
-        return f"not a {FORMATS} file, but HTML or XML: what a download saves when it fails"
+        return f"not a {FORMATS} file, but HTML or XML: perhaps the page of a failed download"
     for magic, name in _OTHERS.items():
         if start.startswith(magic):
             return f"not a {FORMATS} file, but {name}"
     if not start.strip(b"\0"):
-        return f"not a {FORMATS} file: it begins with zeros, as one does whose copying broke off"
+        return f"not a {FORMATS} file: it begins with zeros: perhaps its copy was interrupted"
     return f"not a {FORMATS} file, or its beginning is damaged"
 
 
 def one_line(error: Exception) -> str:
-    """An exception's text as one line of moderate length."""
+    """The text of an exception on one line, at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def check_size(width: int, height: int) -> None:
+    """Raise Unusable for images that are too small or too large to be read."""
     if width < 1 or height < 1:
         raise Unusable(f"damaged: {width}x{height} pixels")
     if min(width, height) == 1:
-        raise Unusable(f"{width}x{height} pixels: a line or a dot, no picture")
+        raise Unusable(f"{width}x{height} pixels: a line or a dot, not a picture")
     if width * height > MAX_PIXELS:
-        raise Unusable(f"too large: {width}x{height} pixels, and more than {MAX_PIXELS} are not read")
+        raise Unusable(f"too large: {width}x{height} pixels; at most {MAX_PIXELS} are read")
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
-    """min..max as 0..255, float32; a constant image is black."""
+    """Scale values from min..max to 0..255, float32. A constant image becomes black."""
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise Unusable("has values that are not finite (NaN or infinity)")
@@ -97,7 +99,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
 
 
 def detail_lines(found: dict[str, Any]) -> dict[str, str]:
-    """Those that say something, each as one line of moderate length."""
+    """The entries that are not empty, each as one line of at most 200 characters."""
     lines = {
         name: " ".join(str(value).split()).strip("\0 ")[:200] for name, value in found.items() if value is not None
     }

@@ -1,15 +1,15 @@
 """One image file: from the bytes to what the network sees, and masks of regions.
 
-There is one path, whatever the format (docs/data.md):
+All formats take the same path (docs/data.md):
 
     stored values -> presentation values -> grey, float32 0..255 -> square -> uint8 [size, size]
 
-    stored          PNG, JPEG, TIFF and DICOM, recognised by content, never by suffix
+    stored          PNG, JPEG, TIFF and DICOM, recognised by their content, not by suffix
     presentation    DICOM: modality LUT or rescale, then the first VOI LUT or window; MONOCHROME1 inverted
-    grey            8 bits: as they are; 16 bits: by 255/65535; TIFF of other types: min..max of the image;
-                    colour: ITU-R BT.709 luminance; transparency: on black; an EXIF orientation is applied
-    square          the whole image resized, aspect ratio not kept (`cxr.data.loading.load_images`)
-    uint8           rounded; what the networks do to these is `cxr.models.build`' work
+    grey            8 bits: unchanged; 16 bits: times 255/65535; other types of TIFF: min..max of the image;
+                    colour: ITU-R BT.709 luminance; transparent: on black; an EXIF orientation is applied
+    square          the whole image is resized, its aspect ratio not kept (`cxr.data.loading.load_images`)
+    uint8           rounded; the networks scale these values themselves (`cxr.models.build`)
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def decoder_versions() -> list[str]:
 
 
 def header(file: BinaryIO) -> Header:
-    """The header of an open image file; reads no more of it than that takes. Raises Unusable."""
+    """The header of an open image file. It reads only what it needs. Raises Unusable."""
     start = file.read(512)
     file.seek(0)
     if is_dicom(start):
@@ -48,10 +48,15 @@ def header(file: BinaryIO) -> Header:
     try:
         with Image.open(file, formats=_PILLOW) as image:
             check_size(*image.size)
-            turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)  # Pillow turns a TIFF's size
+            turned = image.format != "TIFF" and _orientation(image) in (
+                5,
+                6,
+                7,
+                8,
+            )  # Pillow has already turned a TIFF
             width, height = image.size[::-1] if turned else image.size
             return Header(
-                # "MPO" is a JPEG with further pictures behind it
+                # "MPO" is a JPEG that holds more pictures
                 format="JPEG" if image.format == "MPO" else image.format,
                 width=width,
                 height=height,
@@ -65,10 +70,11 @@ def header(file: BinaryIO) -> Header:
 
 
 def decode(content: bytes) -> Image.Image:
-    """The image with all its pixels decoded, upright; what is grey with other than 1, 8 or 16 bits, and every grey
-    DICOM, is of mode "F" with values from 0 to 255.
+    """The image with all pixels decoded, upright.
 
-    Raises Unusable for files that are no `FORMATS`, damaged, of more than one image, or too large.
+    A grey DICOM, and a grey image without 1, 8 or 16 bits, has mode "F" and values from 0 to 255.
+
+    Raises Unusable if a file is damaged, too large, of another format than `FORMATS`, or holds several images.
     """
     if is_dicom(content[:512]):
         return dicom_image(content)
@@ -76,13 +82,13 @@ def decode(content: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=_PILLOW)
         check_size(*image.size)
         if _frames(image) > 1:
-            raise Unusable(f"{_frames(image)} images in one file: save the one that is meant by itself")
+            raise Unusable(f"{_frames(image)} images in one file: save the one to use as a file of its own")
         if image.mode not in _MODES and not image.mode.startswith("I;16"):
-            raise Unusable(f"colours of the kind {image.mode} are not read: save it as grey or RGB")
+            raise Unusable(f"its colour mode {image.mode} cannot be read: save it as grey or RGB")
         bits, inverted = _bits(image, content), _is_inverted(image)
         image.load()
         if image.format == "TIFF" and image.mode not in ("1", "L", "LA", "P", "PA") and len(image.getbands()) == 1:
-            return _tiff_grey(image, bits, inverted)  # which Pillow has turned upright
+            return _tiff_grey(image, bits, inverted)  # Pillow has already turned it upright
         if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return image  # exif_transpose would copy it
         return ImageOps.exif_transpose(image)
@@ -91,16 +97,18 @@ def decode(content: bytes) -> Image.Image:
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """A decoded image as the networks get it, uint8 [size, size]."""
+    """A decoded image as the networks see it, uint8 [size, size], grey values 0 to 255."""
     values = np.rint(_grey(image).resize((size, size), Image.Resampling.BILINEAR))
-    return values.clip(0, 255, out=values).astype(np.uint8)  # in place: in threads each new array is page faults
+    return values.clip(0, 255, out=values).astype(
+        np.uint8
+    )  # in place: new arrays are slow in threads (page faults)
 
 
 def inside_mask(content: bytes) -> np.ndarray:
     """Where a mask image is neither black nor transparent, bool [height, width]."""
     image = decode(content)
     if not content.startswith(b"\x89PNG"):
-        raise Unusable("a mask has to be a PNG: JPEG's noise leaves pixels that are not quite black")
+        raise Unusable("a mask has to be a PNG: the noise of a JPEG leaves pixels that are not quite black")
     if image.has_transparency_data:
         values = np.asarray(image.convert("RGBA"))
         return values[..., :3].any(axis=-1) & (values[..., 3] > 0)
@@ -109,14 +117,17 @@ def inside_mask(content: bytes) -> np.ndarray:
 
 
 def square_mask(inside: np.ndarray, size: int) -> np.ndarray:
-    """Where at least half of a pixel's area is inside, or the largest share if that is less; bool [size, size]."""
+    """Pixels with at least half of their area inside; if there is none, those with the largest share.
+
+    `inside`: bool [height, width]. Returns bool [size, size].
+    """
     whole = Image.fromarray(inside.astype(np.float32))
     share = np.asarray(whole.resize((size, size), Image.Resampling.BOX))
     return share >= np.clip(share.max(), 1e-6, 0.5) - 1e-6 if inside.any() else np.zeros((size, size), bool)
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """Mode "F", 0..255."""
+    """The image in mode "F", values 0 to 255."""
     if image.mode == "F":
         return image
     if image.mode.startswith("I;16"):
@@ -133,7 +144,7 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def _frames(image: Image.Image) -> int:
-    """Pages of a TIFF, pictures of an animated PNG; a camera's JPEG with previews behind it counts as one."""
+    """Pages of a TIFF or pictures of an animated PNG. A camera's JPEG with previews counts as one."""
     return 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
 
 
@@ -146,12 +157,12 @@ def _bits(image: Image.Image, start: bytes) -> int:
 
 
 def _is_inverted(image: Image.Image) -> bool:
-    """Whether a TIFF's zero is white. (Pillow turns those of 1 and 8 bits itself.)"""
+    """Whether zero is white in a TIFF. (Pillow inverts those of 1 and 8 bits itself.)"""
     return image.format == "TIFF" and image.tag_v2.get(262) == 0
 
 
 def _tiff_grey(image: Image.Image, bits: int, inverted: bool) -> Image.Image:
-    """16 bits and fewer, unsigned: by their range; signed, longer and floating: min..max of the image."""
+    """Scale unsigned values of up to 16 bits by their range; others by min..max of the image."""
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
         if bits == 16 and not inverted:
@@ -163,13 +174,14 @@ def _tiff_grey(image: Image.Image, bits: int, inverted: bool) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's; a PNG is asked only where that does not take decoding it."""
+    """The EXIF orientation; for a PNG 1 if reading it would decode the image."""
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
         return 1
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _details(image: Image.Image) -> dict[str, str]:
+    """What may differ between hospitals: camera, software, resolution, compression."""
     found: dict[str, Any] = {}
     if image.format != "PNG" or "exif" in image.info:
         exif = image.getexif()

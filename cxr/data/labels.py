@@ -16,7 +16,7 @@ from cxr.core.params import DataParams
 
 
 def identities(paths: list[str], settings: DataParams, where: Path) -> dict[str, list[str]]:
-    """image_id, and patient_id by `patient_pattern`, or each image its own, with a warning."""
+    """image_id and patient_id of files. Without a `patient_pattern` each file is a patient, with a warning."""
     ids = image_ids(paths)
     if settings.patient_pattern:
         return {"image_id": ids, "patient_id": _patients(paths, settings.patient_pattern, where)}
@@ -26,16 +26,15 @@ def identities(paths: list[str], settings: DataParams, where: Path) -> dict[str,
 
 def _warn_of_single_patients(where: Path) -> None:
     warnings.warn(
-        f"{where}: every image counts as a patient of its own. If a patient can have several images, they "
-        "may now lie on both sides of a split, and intervals are too short: set patient_pattern (a regular "
-        "expression whose first group in a file's name is the patient), or add a manifest.csv with the columns "
-        "path, label, patient_id",
+        f"{where}: each file is treated as a separate patient. If a patient has several images, they may now be "
+        "in two splits, and intervals are too short: set patient_pattern (a regular expression; its first group "
+        "in a file's name is the patient), or add a manifest.csv with the columns path, label, patient_id",
         stacklevel=5,
     )
 
 
 def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> pd.DataFrame:
-    """The rows that have a class, with it as the label: by `label_map`, `label_separator` and `multi_label`."""
+    """The rows that have one class, by `label_map`, `label_separator` and `multi_label`; `label` is the class."""
     separator, mapping = settings.label_separator, settings.label_map
     cells = [
         [part.strip() for part in label.split(separator) if part.strip()] if separator else [label]
@@ -44,9 +43,11 @@ def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> 
     seen = sorted({label for labels in cells for label in labels})
     strange = [label for label in mapping if label not in seen]
     if strange:
-        raise InputError(f"{where}: label_map has {some(strange)}, which no image has: found {some(seen)}")
+        raise InputError(
+            f"{where}: label_map has {some(strange)}, but no image has this label: found {some(seen)}"
+        )
     wanted = mapping or {label: label for label in seen}
-    # in the order of label_map, each class once
+    # The classes of each image, once each, in the order of label_map.
     hits = [
         list(dict.fromkeys(wanted[label] for label in wanted if label in labels)) for labels in map(set, cells)
     ]
@@ -54,7 +55,7 @@ def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> 
     if several and settings.multi_label == "refuse":
         raise InputError(
             f"{where}: {len(several)} images have several classes: {some(several)}: set multi_label to single "
-            "(leave them out) or first_of_priority (the first in label_map)",
+            "(leave them out) or first_of_priority (take the first in label_map)",
             items=several,
         )
     most = 1 if settings.multi_label == "single" else len(wanted)
@@ -63,7 +64,7 @@ def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> 
         none = sum(not hit for hit in hits)
         more = sum(len(hit) > most for hit in hits)
         unmapped = pd.Series([label for labels in cells for label in labels if label not in wanted]).value_counts()
-        reasons = [f"{none} have no label of label_map"] * (none > 0) + [f"{more} have several classes"] * (
+        reasons = [f"{none} have no label in label_map"] * (none > 0) + [f"{more} have several classes"] * (
             more > 0
         )
         found = f" (not in label_map: {some(f'{name} {n}x' for name, n in unmapped.items())})" * bool(
@@ -74,13 +75,15 @@ def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> 
             stacklevel=4,
         )
     if not keep.any():
-        raise InputError(f"{where}: no image is left: every one has several classes or none")
+        raise InputError(
+            f"{where}: no image is left, as all have several classes or none: change label_map or multi_label"
+        )
     frame = frame[keep].assign(label=[hit[0] for hit in hits if 1 <= len(hit) <= most]).reset_index(drop=True)
     alike = pd.Series(sorted(set(frame["label"])))
     clash = alike[alike.str.casefold().duplicated(keep=False)].tolist()
     if clash:
         raise InputError(
-            f"{where}: classes {some(clash)} differ in upper and lower case only: give them one name (label_map)"
+            f"{where}: classes {some(clash)} differ only in upper and lower case: give them one name in label_map"
         )
     return frame
 
@@ -99,6 +102,7 @@ def _patients(paths: list[str], pattern: str, root: Path) -> list[str]:
 
 
 def compiled_pattern(name: str, pattern: str, what: str) -> re.Pattern:
+    """A regular expression with a group; InputError, with the parameter's `name`, for anything else."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -109,12 +113,14 @@ def compiled_pattern(name: str, pattern: str, what: str) -> re.Pattern:
 
 
 def normalised(path: str) -> str:
+    """A path with "/" and without "." and ".." parts."""
     return PurePath(os.path.normpath(path)).as_posix()
 
 
 def image_ids(paths: Sequence[str]) -> list[str]:
+    """The id of each image: its path without the suffix, or with it if two files differ only in the suffix."""
     stems = [path[: -len(PurePath(path).suffix)] if PurePath(path).suffix else path for path in paths]
     counts = pd.Series(stems).value_counts()
     ids = [stem if counts[stem] == 1 else path for stem, path in zip(stems, paths, strict=True)]
-    # "a.png" keeping its suffix may now be what "a.png.png" lost it for.
+    # "a.png", which keeps its suffix, may equal "a.png.png" without it.
     return ids if len(set(ids)) == len(ids) else list(paths)

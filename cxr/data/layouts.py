@@ -1,4 +1,4 @@
-"""Where a user's images are and what is known of them: folders of classes, and manifest tables."""
+"""Where the images are: the phantom, folders of classes, or a table."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from cxr.data.tables import MASKS, PARQUET, file_paths, read_csv, read_parquet, 
 
 
 def source(settings: Any) -> tuple[Path | None, Path | None]:
-    """(data root, manifest CSV): (None, None) for the phantom, (folder, None) for folders of classes."""
+    """(data root, table): (None, None) for the phantom, (folder, None) for folders. Raises InputError."""
     if settings.data == "phantom":
         return None, None
     if not settings.data:
-        raise InputError("data: empty: give 'phantom', a folder with one sub-folder a class, or a manifest CSV")
+        raise InputError("data: it is empty: give 'phantom', a folder with one sub-folder per class, or a table")
     path = Path(settings.data).expanduser().absolute()
     if path.is_dir():
         table = path / "manifest.csv"
         return path, table if table.is_file() else None
     if not path.exists():
         raise InputError(
-            f"data: {path} does not exist: give 'phantom', a folder with one sub-folder a class, or a manifest CSV"
+            f"data: {path} does not exist: give 'phantom', a folder with one sub-folder per class, or a table"
         )
     if path.suffix.lower() not in (".csv", *PARQUET):
         raise InputError(
-            f"data: {path} is neither a folder nor a .csv or .parquet file: give the folder that holds one "
-            "sub-folder a class, or a table"
+            f"data: {path} is neither a folder nor a .csv or .parquet file: give a folder with one sub-folder "
+            "per class, or a table"
         )
     return path.parent, path
 
 
 def has_labels(settings: Any) -> bool:
-    """Whether images have labels: class folders, or a table with the label column.
+    """Whether the images have labels: there are class folders, or a table has the label column.
 
-    A table is also taken for labelled where it lacks the column, other than "label", that `label_column` names:
-    `table_rows` says then what is wrong. Raises InputError as `source` does, and where the table cannot be read.
+    A table that lacks a `label_column` other than "label" also counts as labelled: `tables.table_rows` then says
+    what is wrong. Raises InputError like `source`, and if the table cannot be read.
     """
     root, table = source(settings)
     if root is None:
@@ -53,9 +53,9 @@ def has_labels(settings: Any) -> bool:
 
 
 def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.DataFrame:
-    """image_id, path, label (""), patient_id of a table's images, or of all below a folder, at any depth; str.
+    """image_id, path, label ("") and patient_id of a table's images, or of all images below a folder, str.
 
-    And split, lesion_mask and lung_mask where a table has them. Raises InputError.
+    Also split, lesion_mask and lung_mask, if a table has them. Raises InputError.
     """
     if table is not None:
         return table_rows(table, settings, labelled=False)
@@ -63,17 +63,17 @@ def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.
     paths = images_below(root, root, settings.image_folder)
     if not paths:
         raise InputError(
-            f"{root}: no {FORMATS} files: give a folder that holds some, with one of the suffixes "
+            f"{root}: no {FORMATS} files: give a folder with files that have one of the suffixes "
             f"{', '.join(SUFFIXES)}, or a table (CSV or Parquet) with the column path"
         )
     return pd.DataFrame({"path": paths, "label": ""}).assign(**identities(paths, settings, root))
 
 
 def extra_columns(settings: DataParams) -> pd.DataFrame | None:
-    """What a user's table says beyond path, label, patient, split and masks, str, "" where it says nothing.
+    """All other columns of a table (not path, label, patient, split or masks), str, "" for no value.
 
-    Index: path as in the manifest, every row of the table, in its order; None for folders and the phantom.
-    Raises InputError as `table_rows` does where the table cannot be read.
+    The index is the path as in the manifest; all rows of the table are there, in its order. None for folders and
+    the phantom. Raises InputError like `tables.table_rows` if the table cannot be read.
     """
     _, table = source(settings)
     if table is None:

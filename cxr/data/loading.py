@@ -1,20 +1,4 @@
-"""Images, their labels and their splits: the manifest, patient-grouped splits, and loading.
-
-A manifest is a DataFrame with the columns `COLUMNS`, one row an image, sorted by `image_id`:
-
-    image_id    str, unique: the path without its suffix (with it where two files differ in the suffix only)
-    path        str, '/'-separated, relative to the data root, or absolute; "phantom://<seed>/<index>", with
-                "?marker=class" or "?marker=random" behind it for images with a token
-    label       str, the class
-    patient_id  str, what splits are grouped by
-    split       "train", "val" or "test"
-    sha256      of the file's bytes; for the phantom of everything that its pixels depend on
-
-and, where the source has them, `lesion_mask`, `lung_mask` or both (a path like `path`; empty: no mask for this
-image), each followed by the sha256 of the masks' bytes, `lesion_mask_sha256` and `lung_mask_sha256`.
-
-The manifest says which bytes a study used; `load_images` refuses bytes that have changed since.
-"""
+"""Pixels and masks of the images in a manifest (see `cxr.data.manifest`)."""
 
 from __future__ import annotations
 
@@ -44,32 +28,36 @@ def load_images(
     lesion_contrast: float | None = None,
     verify: bool = True,
 ) -> np.ndarray:
-    """The images in the manifest's row order, uint8 [n, size, size], grey values over 0..255; read-only.
+    """All images in the order of the manifest, uint8 [n, size, size], grey values 0 to 255, read-only.
 
-    With a `cache` nothing but the images in work is in memory, however many there are: they go to a file as they
-    are decoded, and the array returned is that file, mapped into memory. Otherwise an array in memory.
+    With a `cache` the array is a file that is mapped into memory; images are written to it as they are decoded, so
+    that any number of images needs little memory. Without a cache the array is in memory.
 
-    Colour becomes luminance with the weights of `skimage.color.rgb2gray`; transparency is composited on black;
-    palettes are expanded; 16-bit grey is scaled from 0..65535; an EXIF orientation is applied. The whole image
-    is resized to the square, its aspect ratio not kept, by Pillow's BILINEAR filter in float32: a triangle as
-    wide as the scale when shrinking (anti-aliased), bilinear interpolation when enlarging, half-pixel centres,
-    as `tf.image.resize(method="bilinear", antialias=True)` has it. Then rounded to the nearest integer.
+    From file to pixels: colour becomes luminance with the weights of `skimage.color.rgb2gray`. Transparent pixels
+    become black. Palettes are expanded. 16-bit grey is scaled from 0..65535. An EXIF orientation is applied. The
+    whole image is resized to the square without keeping its aspect ratio, by Pillow's BILINEAR filter in float32,
+    with half-pixel centres: anti-aliased when shrinking (a triangle as wide as the scale), bilinear interpolation
+    when enlarging, as in `tf.image.resize(method="bilinear", antialias=True)`. The result is rounded.
 
-    With `verify` each file's sha256 is compared with the manifest's. What was verified is cached as `.npy` in
-    the folder `cache` (None: no cache) under a key that depends on the ids and hashes of all rows, the size,
-    and the code; a hit reads no image file. Without `verify` the cache is neither read nor written. Who wants an
-    entry that another process is writing waits for it. The cache keeps to `$CXR_CACHE_GIB` (50): before an entry
-    is written, those least recently used go until there is room; one that is still being read from is lost to
-    others only (on Windows it stays).
+    Args:
+        manifest: the rows to load.
+        root: the folder of the paths (`cxr.data.manifest.data_root(settings)`); None for the phantom.
+        size: side in pixels, at least 1.
+        cache: folder of the cache; None: no cache. The key of an entry depends on the ids and hashes of all
+            rows, the size and the code. A hit reads no image file. If another process is writing the entry, this
+            one waits for it. Before an entry is written, the least recently used entries are removed until the
+            cache fits into `$CXR_CACHE_GIB` GiB (50); a process that still reads a removed entry can go on (on
+            Windows such an entry stays).
+        lesion_contrast: that of the settings; only the phantom needs it.
+        verify: compare each file's hash with the manifest. Without it the cache is neither read nor written.
 
-    `root`: `data_root(settings)`. `lesion_contrast` is needed for the phantom and for nothing else.
-    Raises InputError, with a count and up to five names, for files that are missing, cannot be decoded
-    to the end, or have changed since the manifest was made; and when the cache cannot be written.
+    Raises InputError with a count and up to five names if files are missing, cannot be decoded to the end, or
+    changed since the manifest was made; and if the cache cannot be written.
     """
     if size < 1:
-        raise InputError(f"size: at least 1 pixel, got {size}")
+        raise InputError(f"size: expected at least 1 pixel, got {size}")
     if not len(manifest):
-        raise InputError("manifest: no rows: there is no image to load")
+        raise InputError("manifest: it has no rows: give a manifest with at least one image")
     if is_phantom(manifest):
         contrast = need_contrast(lesion_contrast)
         if verify:
@@ -96,23 +84,25 @@ def load_images(
 def load_regions(
     manifest: pd.DataFrame, *, root: Path | None, size: int, lesion_contrast: float | None = None
 ) -> dict[str, np.ndarray]:
-    """Masks by region in the manifest's row order, each bool [n, size, size]; {} when there are none.
+    """Masks by region, each bool [n, size, size] in the order of the manifest; {} if there are none.
 
-    The phantom has "lesion", "lung" and "marker" (`phantom.render`); it needs `lesion_contrast`, no `root`.
-    Files have "lesion" and "lung" where the manifest has the columns `lesion_mask` and `lung_mask`: PNG images in
-    which every pixel that is neither black nor transparent is inside; all False where the cell is empty. They are
-    resized to the square as the images are: a pixel is inside when at least half of its area is, or, in a region
-    too small for that, when no other pixel has a larger share, so that a lesion never vanishes.
+    The phantom has "lesion", "lung" and "marker" (see `cxr.data.phantom.rendering.render`). It needs
+    `lesion_contrast` and no `root`. Files have "lesion" and "lung" if the manifest has the columns `lesion_mask`
+    and `lung_mask`. Masks of files are PNG images; pixels that are neither black nor transparent are
+    inside. An image without a mask gets False everywhere.
 
-    Raises InputError as `load_images` does: for files that are missing, damaged, or have changed since the
-    manifest was made; and for a mask that is not a PNG (a JPEG's noise would lie inside).
+    Masks are resized to the square like the images. A pixel is inside if at least half of its area is. In a
+    region too small for that, the pixels with the largest share are inside, so that a lesion never vanishes.
+
+    Raises InputError like `load_images` if files are missing, damaged or changed, and if a mask is not a PNG (the
+    noise of a JPEG would lie inside).
     """
     if size < 1:
-        raise InputError(f"size: at least 1 pixel, got {size}")
+        raise InputError(f"size: expected at least 1 pixel, got {size}")
     if is_phantom(manifest):
         contrast = need_contrast(lesion_contrast)
         verify_phantom(manifest, contrast)
-        # the pictures are dropped at once: with those of all rows in memory, as many bytes again
+        # Drop the pictures of each part at once: they need as much memory as a mask.
         parts = [masks for _, *masks in render_rows(manifest, size, contrast, what="masks")]
         lesion, lung, marker = (np.concatenate(stack) for stack in zip(*parts, strict=True))
         return {"lesion": lesion, "lung": lung, "marker": marker}
@@ -136,7 +126,7 @@ def load_regions(
 
 
 def _read_all(manifest: pd.DataFrame, root: Path, size: int, verify: bool) -> Iterator[np.ndarray]:
-    """The images in blocks of one, uint8 [1, size, size]."""
+    """The images in the order of the manifest, as blocks uint8 [1, size, size]."""
 
     def work(row: Any) -> np.ndarray:
         content = read_file(root, row.path)

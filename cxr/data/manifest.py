@@ -1,4 +1,19 @@
-"""TODO"""
+"""The manifest: which images a study uses, and each one's class, patient, split and hash.
+
+A manifest is a DataFrame with the columns `COLUMNS`, one row an image, sorted by `image_id`:
+
+    image_id    str, unique: the path without its suffix; with the suffix if two files differ only in it
+    path        str, with "/", relative to the data root, or absolute; for the phantom see `cxr.data.phantom.rows`
+    label       str, the class
+    patient_id  str; no patient is in two splits
+    split       "train", "val" or "test"
+    sha256      hash of the file's bytes; for the phantom a hash of everything that its pixels depend on
+
+If the source has masks, there are also `lesion_mask` or `lung_mask` or both: paths like `path`, empty if an image
+has no mask. After each follows the hash of the masks' bytes, `lesion_mask_sha256` and `lung_mask_sha256`.
+
+The manifest says which bytes a study used. `cxr.data.loading.load_images` refuses files that changed since.
+"""
 
 from __future__ import annotations
 
@@ -25,30 +40,31 @@ COLUMNS = ("image_id", "path", "label", "patient_id", "split", "sha256")
 
 
 def build_manifest(settings: DataParams) -> pd.DataFrame:
-    """The manifest of `settings.data`; the same settings and files give the identical frame.
+    """The manifest of `settings.data`. The same settings and files give the identical frame.
 
     `settings.data` is one of
-    - "phantom": the embedded data set (`phantom`). With a `shortcut`, every path ends in "?marker=class": the
-      images of the stage that has the shortcut, and those of the test; `with_markers` gives the other stage's;
-    - a folder that holds a `manifest.csv`, or the path of a table, CSV or Parquet: columns path (relative to the
-      table's folder, or absolute), label, patient_id and optionally split, lesion_mask, lung_mask (see
-      `load_regions`); further columns are ignored. `path_column` and the like name other columns;
-    - a folder with one sub-folder a class; image files (`images.SUFFIXES`) at any depth below it belong to
-      the class, hidden ones are left out. The patient is the first group of `patient_pattern`, searched for in the
-      file's name; without a pattern every image is its own patient, and a warning says so;
-    - a folder with the folders train, test and, as a rule, val, each with one sub-folder a class.
+    - "phantom": the synthetic data set. With a `shortcut` every path ends in "?marker=class": these are the images
+      of the stage that has the shortcut, and of the test. `cxr.data.phantom.rows.with_markers` gives the images of
+      the other stage;
+    - a table (CSV or Parquet), or a folder with a `manifest.csv`: columns path (relative to the table's folder, or
+      absolute), label, patient_id, and optionally split, lesion_mask and lung_mask. Other columns are ignored.
+      `path_column`, `label_column`, `patient_column` and `split_column` give other names;
+    - a folder with one sub-folder per class. All image files (`cxr.data.formats.SUFFIXES`) at any depth of a
+      sub-folder belong to its class; hidden files are ignored. The first group of `patient_pattern` in a file's
+      name is the patient. Without a pattern each image is treated as a separate patient, with a warning;
+    - a folder with folders train, test and usually val, each with one sub-folder per class.
 
-    docs/data.md has examples, and what `label_map`, `label_separator` and `multi_label` make of labels.
+    docs/data.md has examples and explains `label_map`, `label_separator` and `multi_label`.
 
-    With `on_bad_image: skip` files that do not decode to the end, or whose masks do not fit, are left out before
-    anything else, with a warning; `manifest.attrs["skipped"]` lists them as {"path", "reason"} ([] otherwise).
-    With `max_images_per_class` at most so many images of each class are kept, see `limit_per_class`.
-    Given splits are honoured as they are unless `given_splits` says ignore; otherwise see `assign_splits`.
+    With `on_bad_image: skip`, files that cannot be decoded and images whose masks do not fit are left out first,
+    with a warning. `manifest.attrs["skipped"]` lists them as {"path", "reason"}; otherwise it is []. Then
+    `max_images_per_class` limits each class (see `splits.limit_per_class`). Given splits are kept unless
+    `given_splits` is ignore; otherwise `splits.assign_splits` makes them.
 
-    Returns a DataFrame with the columns `COLUMNS` and those of masks, if any, all str, sorted by image_id, with a
-    RangeIndex. Raises InputError when the data are missing, incomplete, or cannot be split so that every class is
-    in every split. Reads every file for its sha256 but, unless bad ones are to be skipped, decodes
-    none: that is `check_images`' work.
+    Every file is read for its hash. No file is decoded unless bad ones are skipped; `usable.check_images` does it.
+
+    Returns a DataFrame with the columns `COLUMNS` and those of masks, all str, sorted by image_id, with a
+    RangeIndex. Raises InputError if data are missing or incomplete, or if the splits cannot all have every class.
     """
     root, table, manifest, skipped = _listed(settings, labelled=True)
     if "split" in manifest:
@@ -72,13 +88,16 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
 
 
 def list_images(settings: DataParams, *, labelled: bool, hashed: bool = True) -> pd.DataFrame:
-    """A manifest of all images of `settings.data`, as `build_manifest` makes it, that is not split: nothing is
-    trained on them. `split` is what folders or a column say ("honour"), or else "".
+    """All images of `settings.data` as in `build_manifest`, but without making splits: for use without training.
+
+    `split` is what folders or a column give, if `given_splits` is honour, and "" otherwise.
 
     Args:
-        labelled: whether labels are read (see `layouts.has_labels`), or all are "". Without them a folder's
-            images may lie at any depth.
-        hashed: with the sha256 of every file; without (""), no file is read, and none can be loaded from it.
+        settings: which data.
+        labelled: read labels (see `layouts.has_labels`). Otherwise all labels are "", and the images of a folder
+            may lie at any depth.
+        hashed: compute the hash of every file. Otherwise hashes are "", no file is read, and images cannot be
+            loaded from this manifest.
     """
     root, _, manifest, skipped = _listed(settings, labelled=labelled)
     if "split" not in manifest or settings.given_splits == "ignore":
@@ -95,12 +114,12 @@ def list_images(settings: DataParams, *, labelled: bool, hashed: bool = True) ->
 def _listed(
     settings: DataParams, *, labelled: bool
 ) -> tuple[Path | None, Path | None, pd.DataFrame, list[dict[str, str]]]:
-    """Data root, table, the rows that `settings` ask for, sorted by image_id, and what was skipped of them."""
+    """Data root, table, the rows that `settings` select, sorted by image_id, and skipped files."""
     root, table = source(settings)
     if settings.shortcut != "none" and root is not None:
         raise InputError(
-            f"shortcut: '{settings.shortcut}' needs the phantom's markers, and {root} holds other images: set "
-            "shortcut to none, or data to phantom"
+            f"shortcut: '{settings.shortcut}' needs the markers of the phantom, but {root} holds other images: "
+            "set shortcut to none, or data to phantom"
         )
     if root is None:
         rows = phantom_rows(settings) if labelled else phantom_rows(settings).assign(label="")
@@ -124,7 +143,7 @@ def _listed(
 
 
 def _hashed(manifest: pd.DataFrame, root: Path | None) -> pd.DataFrame:
-    """With the sha256 of every file and mask, where it is not known yet."""
+    """Add the hash of every file and mask that is not known yet."""
     if root is None:
         return manifest
     if "sha256" not in manifest:
@@ -140,55 +159,55 @@ def _hashed(manifest: pd.DataFrame, root: Path | None) -> pd.DataFrame:
 
 
 def data_root(settings: Any) -> Path | None:
-    """The absolute folder that the manifest's paths are relative to; None for the phantom.
+    """The absolute folder that paths in the manifest are relative to; None for the phantom.
 
-    `settings` is anything with a `data` attribute. Raises InputError when there is no such folder or CSV.
+    `settings` is any object with the attribute `data`. Raises InputError if there is no such folder or table.
     """
     return source(settings)[0]
 
 
 def classes(manifest: pd.DataFrame) -> list[str]:
-    """The class names, sorted: the position in this list is a class' number everywhere."""
+    """The names of the classes, sorted. The position in this list is the number of a class everywhere."""
     return sorted(set(manifest["label"]))
 
 
 def class_index(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
-    """The number of each label among `names` (`classes`), int32 [n]. Raises KeyError for any other label."""
+    """The position of each label in `names` (see `classes`), int32 [n]. Raises KeyError for other labels."""
     number = {name: k for k, name in enumerate(names)}
     return np.array([number[label] for label in labels], np.int32)
 
 
 def manifest_text(manifest: pd.DataFrame) -> str:
-    """Canonical CSV of a manifest: `COLUMNS` and those of masks in order, rows as they are, newline "\\n"."""
+    """The manifest as CSV: `COLUMNS` and columns of masks in this order, rows as they are, newline "\\n"."""
     return manifest[_columns(manifest)].to_csv(index=False, lineterminator="\n")
 
 
 def manifest_hash(manifest: pd.DataFrame) -> str:
-    """sha256 (hex) of `manifest_text` in UTF-8, which is also that of a file by `write_manifest`."""
+    """SHA-256 (hex) of `manifest_text` in UTF-8; a file by `write_manifest` has the same hash."""
     return hashlib.sha256(manifest_text(manifest).encode()).hexdigest()
 
 
 def write_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
-    """Write `manifest_text` to `path`; `read_manifest` gives back the identical frame."""
+    """Write `manifest_text` to `path`. `read_manifest` returns the identical frame."""
     Path(path).write_bytes(manifest_text(manifest).encode())
 
 
 def read_manifest(path: str | Path) -> pd.DataFrame:
-    """Read what `write_manifest` wrote. Raises InputError when it is no such file."""
+    """Read a file of `write_manifest`. Raises InputError for other files."""
     rows, found = read_csv(Path(path))
     if found != _columns(found):
         raise InputError(
             f"{path}: expected the columns {', '.join(COLUMNS)} of a manifest that cxr wrote, "
-            f"found {', '.join(found)}"
+            f"found {', '.join(found)}: give a file of write_manifest"
         )
     manifest = pd.DataFrame(rows, columns=found, dtype=str)
     if manifest.empty or manifest["image_id"].duplicated().any():
-        raise InputError(f"{path}: a manifest has at least one row and no image_id twice: write it anew")
+        raise InputError(f"{path}: no rows, or one image_id twice: write the manifest again")
     return manifest
 
 
 def _columns(present: Iterable[str]) -> list[str]:
-    """The columns of a manifest that has those `present`, in order."""
+    """The columns of a manifest in order, with those of masks that are `present`."""
     present = set(present)
     masks = [name for name in MASKS if name in present]
     return [*COLUMNS, *(column for name in masks for column in (name, f"{name}_sha256"))]
@@ -196,7 +215,7 @@ def _columns(present: Iterable[str]) -> list[str]:
 
 def _val_from_train(manifest: pd.DataFrame, root: Path, settings: DataParams) -> np.ndarray:
     warnings.warn(
-        f"{root}: no val folder: {settings.val_fraction:g} of train (val_fraction) becomes val, patients whole",
+        f"{root}: no val folder: {settings.val_fraction:g} of train (val_fraction) becomes val, by patient",
         stacklevel=3,
     )
     return val_from_train(
@@ -214,7 +233,7 @@ def _warn_of_copies(manifest: pd.DataFrame) -> None:
     if len(copies):
         first = copies.loc[copies["sha256"] == copies["sha256"].iloc[0], "path"].tolist()
         warnings.warn(
-            f"{len(copies)} files lie in one split and, byte for byte the same, in another, e.g. {some(first)}: "
-            "drop the copies or give them one patient_id",
+            f"{len(copies)} files are byte for byte the same in two splits, e.g. {some(first)}: remove the "
+            "copies, or give them one patient_id",
             stacklevel=3,
         )

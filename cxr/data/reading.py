@@ -1,4 +1,4 @@
-"""TODO"""
+"""Files of images are read and decoded in parallel, and trouble with single files is gathered into one error."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tqdm import tqdm
 from cxr.core.errors import InputError, some
 from cxr.data.formats import Unusable
 
-_ROWS_AT_ONCE = 8  # that a thread is handed
+_ROWS_AT_ONCE = 8  # rows that a thread takes at a time
 
 
 @contextmanager
 def naming(column: str, path: str) -> Iterator[None]:
-    """Say which of a row's files is unusable, where it is not the image."""
+    """Name the mask in the message if it is a mask, not the image, that cannot be used."""
     try:
         yield
     except Unusable as trouble:
@@ -31,15 +31,16 @@ def naming(column: str, path: str) -> Iterator[None]:
 
 
 def for_each(work: Callable[[Any], Any], manifest: pd.DataFrame, *, what: str) -> list[Any]:
-    """`work(row)` of every row, as `stream`."""
+    """`stream` as a list."""
     return list(stream(work, manifest, what=what))
 
 
 def stream(work: Callable[[Any], Any], manifest: pd.DataFrame, *, what: str) -> Iterator[Any]:
-    """`work(row)` of every row, in order, in threads: reading, hashing, decoding and resizing release the GIL.
+    """`work(row)` of every row of the manifest, in order, computed in threads, with a progress bar named `what`.
 
-    A few rows are in work at a time, so that results do not pile up before whoever takes them.
-    All rows are tried; at the end InputError names those for which `work` raised Unusable.
+    Threads are enough, as reading, hashing, decoding and resizing release the GIL. Only a few rows are computed
+    ahead, so that results do not pile up. If `work` raises Unusable, the other rows are still tried; at the end
+    InputError names the bad ones.
     """
 
     def attempt(row: Any) -> Any:
@@ -63,7 +64,7 @@ def stream(work: Callable[[Any], Any], manifest: pd.DataFrame, *, what: str) -> 
             else:
                 yield result
 
-    # Handing a row to a thread takes a tenth of the time that a small image does: several at once.
+    # Giving one row to a thread takes a tenth of the time of a small image, so give several at once.
     at_once = min(_ROWS_AT_ONCE, math.ceil(len(manifest) / (4 * cores())))
     with (
         ThreadPoolExecutor(cores()) as pool,
@@ -79,26 +80,31 @@ def stream(work: Callable[[Any], Any], manifest: pd.DataFrame, *, what: str) -> 
     if bad:
         raise InputError(
             f"{len(bad)} of {len(manifest)} images cannot be used: {some(bad)}: restore or remove them, then make "
-            "the manifest anew"
+            "a new manifest"
         )
 
 
 def read_file(root: Path, path: str) -> bytes:
+    """The bytes of a file of the manifest. Raises Unusable."""
     try:
         return (root / path).read_bytes()
     except FileNotFoundError:
         raise Unusable(f"not found in {root}") from None
     except OSError as error:
         raise Unusable(f"cannot be read: {error.strerror}") from None
-    except ValueError:  # of a path with a NUL character
-        raise Unusable("cannot be read: no name that a file can have") from None
+    except ValueError:  # a path with a NUL character
+        raise Unusable("cannot be read: not a valid file name") from None
 
 
 def need_root(root: Path | None) -> Path:
+    """`root` as a path; InputError if it is None, where images are files."""
     if root is None:
-        raise InputError("root: the images are files: give the folder their paths are relative to (data_root)")
+        raise InputError(
+            "root: the images are files, so root is needed: give the folder of their paths (manifest.data_root)"
+        )
     return Path(root)
 
 
 def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

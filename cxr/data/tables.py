@@ -21,19 +21,19 @@ PARQUET = (".parquet", ".pq")
 
 
 def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> pd.DataFrame:
-    """image_id, path, label, patient_id of the images that a table lists, str.
+    """image_id, path, label and patient_id of the images that a table lists, str.
 
-    And split, lesion_mask and lung_mask where it has them. Not `labelled`: every label is "", whatever the table
-    says. Raises InputError.
+    Also split, lesion_mask and lung_mask, if the table has them. If not `labelled`, every label is "". Raises
+    InputError.
     """
     if settings.patient_pattern and settings.patient_column:
         raise InputError(
-            f"patient_pattern: is for folders without a manifest, and {table} names the patients: leave it empty "
-            "(or patient_column, if the table names none)"
+            f"patient_pattern: it is for folders, but {table} names the patients: leave it empty (or leave "
+            "patient_column empty, if the table does not name them)"
         )
     for name in ("label_pattern", "image_folder"):
         if getattr(settings, name):
-            raise InputError(f"{name}: is for folders without a table, and {table} is one: leave it empty")
+            raise InputError(f"{name}: it is for folders, but {table} is a table: leave it empty")
     frame, found = read_table(table, settings, labelled=labelled)
     wanted = ["path"] + ["label"] * labelled + ["patient_id"] * bool(settings.patient_column)
     wanted += ["split"] * ("split" in frame)
@@ -51,10 +51,10 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
     masks = []
     for name in (name for name in MASKS if name in frame):
         frame[name] = [normalised(path.strip()) if path.strip() else "" for path in frame[name]]
-        if (frame[name] != "").any():  # else the column says nothing
+        if (frame[name] != "").any():  # an empty column says nothing
             masks.append(name)
     for name in ("path", *masks):
-        # those to be skipped are found out when they are read
+        # with "skip", missing files are found when they are read
         listed = frame[name][(frame[name] != "") & (settings.on_bad_image == "stop")]
         absent = [path for path in listed if not _is_file(table.parent / path)]
         if absent:
@@ -72,14 +72,14 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long, for one
+    except OSError:  # for example a name that is too long
         return False
 
 
 def read_table(table: Path, settings: DataParams, *, labelled: bool = True) -> tuple[pd.DataFrame, dict[str, str]]:
-    """All of a table as str, and the names that path, label (if `labelled`), patient_id and split have in it.
+    """A whole table as str, and the names of its columns for path, label (if `labelled`), patient_id and split.
 
-    The columns of those names are renamed to path, ...; "line" says where a row stands.
+    These columns are renamed to path, label, patient_id and split. The column "line" is the row's line number.
     """
     rows, found = read_parquet(table) if table.suffix.lower() in PARQUET else read_csv(table)
     names = {
@@ -103,15 +103,15 @@ def read_table(table: Path, settings: DataParams, *, labelled: bool = True) -> t
         names["split"] = ""
     chosen = {name: key for key, name in names.items() if name in found and name}
     frame = pd.DataFrame(rows, dtype=str)
-    # a column that has one of our names but is not the one that is meant
+    # A column with one of our names that the parameters do not choose.
     taken = [key for key in names if key in found and key not in chosen]
     return frame.drop(columns=taken).rename(columns=chosen), names
 
 
 def file_paths(cells: pd.Series, table: Path, settings: DataParams) -> list[str]:
-    """The cells of the path column as paths: as they are, or put into `path_template`.
+    """The cells of the path column as paths: unchanged, or filled into `path_template`.
 
-    Folders with wildcards are searched once. A file that is not found keeps its template.
+    Folders with wildcards are searched once. A file that is not found keeps the template.
     """
     template = settings.path_template.replace("\\", "/")
     if not template:
@@ -129,7 +129,7 @@ def file_paths(cells: pd.Series, table: Path, settings: DataParams) -> list[str]
     twice = [path for file in dict.fromkeys(files) if len(places.get(file, [])) > 1 for path in places[file]]
     if twice:
         raise InputError(
-            f"{table}: path_template: {template!r} finds more than one file of a name: {some(twice)}: remove "
+            f"{table}: path_template: {template!r} finds several files of one name: {some(twice)}: remove "
             "the copies, or make the template narrower",
             items=twice,
         )
@@ -143,12 +143,12 @@ def _path_hint(absent: list[str], column: str, settings: DataParams) -> str:
     if any("\\" in path for path in absent):
         return "; write / in place of \\"
     if column == "path" and not settings.path_template and not any("/" in path for path in absent):
-        return "; if they are names of files in other folders, set path_template, e.g. 'images*/**/{}'"
+        return "; if the files are in other folders, set path_template, e.g. 'images*/**/{}'"
     return ""
 
 
 def read_parquet(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """As `read_csv`; a cell without value is "", and "line" is the row's number from 1."""
+    """Like `read_csv`; a cell without a value is "", and "line" is the number of the row, from 1."""
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -157,15 +157,17 @@ def read_parquet(path: Path) -> tuple[list[dict[str, str]], list[str]]:
         ) from None
     columns = [str(name) for name in table.column_names]
     if len(set(columns)) < len(columns):
-        raise InputError(f"{path}: a column name occurs twice in {', '.join(columns)}: rename or drop one")
+        raise InputError(f"{path}: a column name appears twice in {', '.join(columns)}: rename or drop one")
     cells = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
     rows = zip(*cells, strict=True)
     return [{**dict(zip(columns, row, strict=True)), "line": str(k)} for k, row in enumerate(rows, 1)], columns
 
 
 def read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows, each with its line number under "line", and the column names. No value is interpreted, so "007"
-    stays "007" and a class may be called "NA"."""
+    """The rows of a CSV file, with the line number as "line", and the names of its columns.
+
+    All values stay text: "007" stays "007", and a class may be called "NA". Raises InputError.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -190,5 +192,5 @@ def read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     if not columns:
         raise InputError(f"{path}: the file is empty: expected the columns path, label, patient_id")
     if len(set(columns)) < len(columns):
-        raise InputError(f"{path}: a column name occurs twice in {', '.join(columns)}: rename or drop one")
+        raise InputError(f"{path}: a column name appears twice in {', '.join(columns)}: rename or drop one")
     return rows, columns

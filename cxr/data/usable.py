@@ -22,10 +22,10 @@ from cxr.data.tables import MASKS
 
 
 def check_images(manifest: pd.DataFrame, root: Path | None) -> None:
-    """Decode every pixel of every file, masks too. Raises InputError that counts the unusable images and lists up
-    to five; a mask is also unusable when it is not a PNG or its proportions are not those of its image.
+    """Decode every pixel of every image and mask of a manifest. For the phantom (`root` None) do nothing.
 
-    Nothing to do for the phantom (`root` None).
+    Raises InputError with the number of unusable images and up to five of them. An image is also unusable if its
+    mask is not a PNG or does not have the proportions of the image.
     """
     if is_phantom(manifest):
         return
@@ -35,24 +35,26 @@ def check_images(manifest: pd.DataFrame, root: Path | None) -> None:
 
 
 def _check(row: Any, content: bytes, folder: Path, masks: Sequence[str]) -> None:
-    """Decode a row's image and masks; raises Unusable."""
+    """Decode the image and the masks of a row. Raises Unusable."""
     width, height = decode(content).size
     for name in masks:
         if path := getattr(row, name):
             with naming(name, path):
                 rows, columns = inside_mask(read_file(folder, path)).shape
-                # Up to a pixel, since one may have been made on a smaller copy of the other.
+                # Allow one pixel: the mask may have been drawn on a smaller copy of the image.
                 if abs(columns * height - rows * width) > max(width, height, columns, rows):
-                    raise Unusable(f"has {columns}x{rows} pixels, other proportions than {width}x{height}")
+                    raise Unusable(
+                        f"has {columns}x{rows} pixels, other proportions than the image ({width}x{height})"
+                    )
 
 
 def drop_unusable(
     manifest: pd.DataFrame, root: Path, settings: DataParams
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """The rows whose files decode fully, with their sha256, and path and reason of the others.
+    """The rows whose files decode fully, with their sha256; and {"path", "reason"} of each of the others.
 
-    The bytes that were decoded once, by the same code, are not decoded again: a file in the cache holds their
-    hashes. Raises InputError where more than `max_skipped_fraction` are bad, or all of a class.
+    A file in the cache holds the hashes of images that this code has decoded; they are not decoded again.
+    Raises InputError if more than `max_skipped_fraction` of the images are bad, or all images of a class.
     """
     masks = [name for name in MASKS if name in manifest]
     parts = decoder_versions()
@@ -90,6 +92,9 @@ def drop_unusable(
         )
     lost = sorted(set(manifest["label"]) - set(kept["label"]))
     if lost:
-        raise InputError(f"{count}, among them all of {some(lost)}: {some(listed)}: restore them", items=listed)
+        raise InputError(
+            f"{count}, among them all of {some(lost)}: {some(listed)}: restore them, or leave the class out",
+            items=listed,
+        )
     warnings.warn(f"{count} and are left out (on_bad_image: skip): {some(listed)}", stacklevel=3)
     return kept, skipped

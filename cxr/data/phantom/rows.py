@@ -24,33 +24,39 @@ from cxr.data.cache import source_hash
 from cxr.data.phantom import cases, rendering
 from cxr.data.reading import cores
 
-# Rendering 128 x 128 takes about 10 ms, starting a process a second: give each at least two seconds' work.
+# Rendering 128 x 128 pixels takes 10 ms, starting a process 1 s: give each process at least 2 s of work.
 _PIXELS_A_PROCESS = 200 * 128**2
 FOLDER = Path(__file__).parent
 _PHANTOM = re.compile(r"(phantom://(\d+)/(\d+))(?:\?marker=(class|random))?")
 
 
 def with_markers(manifest: pd.DataFrame, marker: str, *, lesion_contrast: float) -> pd.DataFrame:
-    """The manifest of the same phantom images with the token of `marker`: "class" (it betrays the class) or
-    "random" (drawn whatever the class); see `phantom.render`. `path` and `sha256` differ, nothing else does.
+    """The manifest of the same images with other tokens (see `rendering.render`).
 
-    Raises InputError for images without tokens (files, and a phantom without `shortcut`), for another `marker`,
-    and when `lesion_contrast`, which the hashes depend on, is not the one that the manifest was made with.
+    Only `path` and `sha256` change.
+
+    Args:
+        manifest: of a phantom with a `shortcut`.
+        marker: "class" (the token shows the class) or "random" (it says nothing about the class).
+        lesion_contrast: the one that the manifest was made with; the hashes depend on it.
+
+    Raises InputError for images without tokens, for another marker, and for another lesion_contrast.
     """
     found = [_PHANTOM.fullmatch(path) for path in manifest["path"]]
     if not all(match and match.group(4) for match in found):
         raise InputError(
-            "markers: only images of a phantom with a shortcut have tokens, and these are others: make the "
+            "markers: only images of a phantom with a shortcut have tokens, but these are others: make the "
             "manifest with data: phantom and shortcut: transfer or fine_tune"
         )
     if marker not in ("class", "random"):
-        raise InputError(f"markers: class or random, got {marker!r}")
+        raise InputError(f"markers: expected class or random, got {marker!r}")
     verify_phantom(manifest, lesion_contrast)
     paths = [f"{match.group(1)}?marker={marker}" for match in found]
     return manifest.assign(path=paths, sha256=phantom_hashes(paths, lesion_contrast))
 
 
 def phantom_rows(settings: DataParams) -> pd.DataFrame:
+    """image_id, path, label, patient_id and sha256 of the phantom's images, str."""
     table = cases.catalogue(settings.phantom_images, settings.phantom_seed)
     token = "" if settings.shortcut == "none" else "?marker=class"
     paths = [f"phantom://{settings.phantom_seed}/{index}{token}" for index in table["index"]]
@@ -71,11 +77,13 @@ def generator_hash() -> str:
 
 
 def phantom_hashes(paths: Iterable[str], lesion_contrast: float) -> list[str]:
+    """A SHA-256 (hex) for each path, of all that its pixels depend on: path, contrast and the code that draws."""
     rest = f"lesion_contrast={float(lesion_contrast)!r} {generator_hash()}"
     return [hashlib.sha256(f"{path} {rest}".encode()).hexdigest() for path in paths]
 
 
 def verify_phantom(manifest: pd.DataFrame, lesion_contrast: float) -> None:
+    """Raise InputError if this code and contrast do not draw the images that the manifest names."""
     expected = phantom_hashes(manifest["path"], lesion_contrast)
     changed = (manifest["sha256"] != expected).sum()
     if changed:
@@ -89,16 +97,16 @@ def verify_phantom(manifest: pd.DataFrame, lesion_contrast: float) -> None:
 def render_rows(
     manifest: pd.DataFrame, size: int, lesion_contrast: float, *, what: str
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """(images, lesion, lung, marker masks) of up to 16 rows at a time, in order, in processes where that pays:
-    rendering holds the GIL.
+    """(images, lesion masks, lung masks, marker masks) of up to 16 rows at a time, in the order of the manifest.
 
-    joblib's processes, unlike multiprocessing's, do not run a caller's unguarded script a second time.
+    Many images are rendered in processes, as rendering holds the GIL. They are joblib's: those of multiprocessing
+    would run a caller's script a second time if it has no main guard.
     """
     found = [_PHANTOM.fullmatch(path) for path in manifest["path"]]
     if not all(found):
         raise InputError(
             "manifest: phantom paths read phantom://<seed>/<index>, or end in ?marker=class or ?marker=random: "
-            "make the manifest anew"
+            "make a new manifest"
         )
     keys = [(int(match.group(2)), match.group(4) or "side", int(match.group(3))) for match in found]
     chunks = [
@@ -118,13 +126,15 @@ def render_rows(
 
 
 def is_phantom(manifest: pd.DataFrame) -> bool:
+    """Whether the images are the phantom's. Raises InputError for a mixture with files."""
     own = manifest["path"].str.startswith("phantom://")
     if own.any() and not own.all():
-        raise InputError("manifest: phantom images and files do not mix: make two manifests")
+        raise InputError("manifest: it mixes phantom images and files: make two manifests")
     return bool(own.any())
 
 
 def need_contrast(lesion_contrast: float | None) -> float:
+    """`lesion_contrast`; InputError if it is None, where images are the phantom's."""
     if lesion_contrast is None:
-        raise InputError("phantom: lesion_contrast is needed: give that of the settings that made the manifest")
+        raise InputError("phantom: lesion_contrast is needed: give the one that the manifest was made with")
     return float(lesion_contrast)
