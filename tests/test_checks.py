@@ -291,7 +291,7 @@ def test_few_patients_and_one_seed_are_warned_of():
     phantom = StudyParams.check({"phantom_images": 60, "seed": [0]}, where="test")
     report = checklist.run(phantom)
     assert [f.check for f in report.of("warning")] == ["class counts", "seeds"]
-    assert "about these very networks" in found(report, "seeds")[0].text
+    assert "these checkpoints only" in found(report, "seeds")[0].text
     more = checklist.run(StudyParams.check({"phantom_images": 2000, "seed": [0, 1, 2, 3, 4]}, where="test"))
     assert not more.of("warning") and not more.of("error")
     assert found(more, "seeds", "note") and found(more, "phantom", "note")

@@ -226,11 +226,11 @@ def test_load_refuses_what_it_cannot_make_sense_of(folder):
     manifest = build_manifest(grouped(folder))
     with pytest.raises(InputError, match="root: the images are files"):
         load_images(manifest, root=None, size=8, cache=None)
-    with pytest.raises(InputError, match="size: at least 1"):
+    with pytest.raises(InputError, match="size: expected at least 1"):
         load_images(manifest, root=folder, size=0, cache=None)
     with pytest.raises(InputError, match="no rows"):
         load_images(manifest[:0], root=folder, size=8, cache=None)
-    with pytest.raises(InputError, match="size: at least 1"):
+    with pytest.raises(InputError, match="size: expected at least 1"):
         load_regions(manifest, root=folder, size=0)
     made = build_manifest(params(phantom_images=30))
     with pytest.raises(InputError, match="lesion_contrast is needed"):

@@ -390,7 +390,7 @@ TABLE_ERRORS = {
     ),
     "no test split": (
         with_split(lambda i: "val" if i % 12 < 4 else "train"),
-        "split column has train, val: it needs all of train, val and test",
+        "split column has train, val: it needs train, val and test",
     ),
     "other split": (
         with_split(lambda i: ("valid", "train", "test")[i % 12 // 4]),

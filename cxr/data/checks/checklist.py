@@ -1,4 +1,8 @@
-"""TODO"""
+"""All checks of a data set in order: what a study should know about its data before anything is trained.
+
+`run` reads the headers of the files and the user's table; with `full` it decodes every pixel. It needs neither
+TensorFlow nor MLflow. docs/checks.md explains the thresholds and the data that they were chosen on.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +26,15 @@ from cxr.data.checks.shortcuts import brightness, metadata
 
 
 def run(settings: StudyParams | DataParams, *, full: bool = False, manifest: pd.DataFrame | None = None) -> Report:
-    """Check the data of `settings`: their headers, or with `full` every pixel too.
+    """Check the data of `settings`.
 
-    Parameters
-    ----------
-    settings : of a study (then class counts are held against its margins too) or of the data alone.
-    full : decode every file: finds what is damaged in the middle, near duplicates, images that show nothing.
-    manifest : `data.build_manifest(settings)` if it is at hand; made here otherwise, which reads every byte.
+    Args:
+        settings: of a study (then the class counts are also compared with its margins), or of the data alone.
+        full: decode every file. This finds damage inside files, near duplicates and images that show nothing.
+        manifest: of `manifest.build_manifest(settings)`, if you have it. Otherwise it is made here, which reads
+            every byte.
 
-    Returns
-    -------
-    Report. Raises InputError, as `build_manifest`, where there is no data set to check.
+    Returns the report. Raises InputError like `build_manifest` if there is no data set to check.
     """
     began = time.perf_counter()
     found: list[Finding] = []
@@ -53,7 +55,7 @@ def run(settings: StudyParams | DataParams, *, full: bool = False, manifest: pd.
 
 
 def _manifest(settings: DataParams) -> tuple[pd.DataFrame | None, list[Finding]]:
-    """The manifest that a study would have, and what building it said."""
+    """The manifest of a study with these settings, and findings from building it; None with an error instead."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
@@ -61,15 +63,16 @@ def _manifest(settings: DataParams) -> tuple[pd.DataFrame | None, list[Finding]]
         except InputError as error:
             if not error.items:
                 raise
-            text = f"{error} (all of them are listed; the other checks wait until this is put right)"
+            text = f"{error} (the table lists all; the other checks run when this is corrected)"
             return None, [Finding("layout", "error", text, pd.DataFrame({"found": error.items}))]
     texts = [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
-    # Copies in two splits and files that are left out are findings of their own, with all their names.
+    # Other checks report copies in two splits and skipped files, with all their names.
     own = ("byte for byte", "(on_bad_image: skip)")
     return manifest, [Finding("layout", "warning", t) for t in texts if not any(words in t for words in own)]
 
 
 def _counts(manifest: pd.DataFrame | None) -> pd.DataFrame:
+    """Patients and images of each class in each split; one row a class."""
     if manifest is None:
         return pd.DataFrame()
     table = manifest.groupby(["label", "split"]).agg(
@@ -82,6 +85,7 @@ def _counts(manifest: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _files(manifest: pd.DataFrame, root: Path, settings: DataParams, full: bool) -> list[Finding]:
+    """The checks that need image files."""
     looks = look_at_all(manifest, root, full)
     good = np.array([not look.trouble for look in looks])
     found = [*unreadable(manifest, looks, settings), *exact_duplicates(manifest)]

@@ -12,12 +12,12 @@ from scipy.fft import dctn
 from cxr.data.checks.files import SHOWN, shown_images
 from cxr.data.checks.findings import Finding, Picture
 
-NEAR_BITS = 10  # of 63: candidates for near duplicates
-NEAR_CORRELATION = 0.95  # of the thumbnails without their coarse shading: what makes a candidate a near duplicate
+NEAR_BITS = 10  # of 63: at most so many different bits in candidates
+NEAR_CORRELATION = 0.95  # of thumbnails without coarse shading: from here candidates are near duplicates
 
 
 def exact_duplicates(manifest: pd.DataFrame) -> list[Finding]:
-    """Files that are the same byte for byte: one finding for those across splits, one for the others."""
+    """Files with the same bytes: one finding for those in several splits, one for the others."""
     copies = manifest[manifest["sha256"].duplicated(keep=False)]
     if copies.empty:
         return []
@@ -26,13 +26,13 @@ def exact_duplicates(manifest: pd.DataFrame) -> list[Finding]:
     labels = groups["label"].transform("nunique")
     found = []
     for rows, severity, where, advice in (
-        (copies[across], "error", "and lie in more than one split", "drop the copies or give them one patient_id"),
-        (copies[~across], "warning", "within one split", "drop the copies: they count twice"),
+        (copies[across], "error", "in more than one split", "remove the copies or give them one patient_id"),
+        (copies[~across], "warning", "within one split", "remove the copies, which count twice"),
     ):
         if len(rows):
             number = rows["sha256"].nunique()
             torn = rows.loc[labels[rows.index] > 1, "sha256"].nunique()
-            also = f"; {torn} under two classes" if torn else ""
+            also = f"; {torn} in two classes" if torn else ""
             same = "image" if number == 1 else f"{number} images"
             text = f"{len(rows)} files show the same {same}, byte for byte, {where}{also}: {advice}"
             table = rows.sort_values(["sha256", "path"]).assign(group=lambda r: r["sha256"].str[:8])
@@ -42,9 +42,9 @@ def exact_duplicates(manifest: pd.DataFrame) -> list[Finding]:
 
 
 def perceptual_hash(thumbs: np.ndarray) -> np.ndarray:
-    """63 bits of each image, uint64 [n]: the signs, about their median, of its lowest 8 x 8 cosine coefficients.
+    """63 bits of each image, uint64 [n]: which of its lowest 8 x 8 cosine coefficients exceed their median.
 
-    `thumbs`: uint8 [n, side, side]. The constant coefficient is left out, so brightness and contrast do not count.
+    `thumbs`: uint8 [n, side, side]. Brightness and contrast have no effect, as the constant is left out.
     """
     waves = dctn(thumbs.astype(np.float32), axes=(1, 2), norm="ortho")[:, :8, :8].reshape(len(thumbs), 64)[:, 1:]
     bits = waves > np.median(waves, axis=1, keepdims=True)
@@ -52,11 +52,12 @@ def perceptual_hash(thumbs: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(thumbs: np.ndarray) -> pd.DataFrame:
-    """Pairs of images that are copies of each other but for scale, compression, brightness or contrast.
+    """Pairs of images that are copies, apart from scale, compression, brightness or contrast.
 
-    Candidates differ in at most NEAR_BITS of their 63 bits; of these, copies are those whose thumbnails, freed
-    from coarse shading, correlate by NEAR_CORRELATION or more. Returns columns first, second (row numbers), bits,
-    correlation. All pairs, as blocks of XORed integers.
+    Candidates differ in at most NEAR_BITS of the 63 bits of `perceptual_hash`. Candidates are copies if their
+    thumbnails, without coarse shading, have a correlation of at least NEAR_CORRELATION. All pairs are compared.
+
+    `thumbs`: uint8 [n, side, side]. Returns the columns first, second (row numbers), bits and correlation.
     """
     hashes = perceptual_hash(thumbs)
     fine = thumbs.astype(np.float32)
@@ -92,6 +93,7 @@ def near_pairs(thumbs: np.ndarray) -> pd.DataFrame:
 
 
 def near_duplicates(rows: pd.DataFrame, thumbs: np.ndarray, root: Path) -> list[Finding]:
+    """Images that look like copies: a warning for those in two splits, a note for the others."""
     if len(rows) < 2:
         return []
     pairs = near_pairs(thumbs)
@@ -110,8 +112,8 @@ def near_duplicates(rows: pd.DataFrame, thumbs: np.ndarray, root: Path) -> list[
     across = table["splits"].str.contains(",")
     found = []
     for part, severity, where, advice in (
-        (table[across], "warning", "in two splits", "look at them; drop one or give both one patient_id"),
-        (table[~across], "note", "within one split", "look at them; drop one if it counts twice"),
+        (table[across], "warning", "in two splits", "look at them; remove one or give both one patient_id"),
+        (table[~across], "note", "within one split", "look at them; remove one if it counts twice"),
     ):
         if len(part):
             part = part.reset_index(drop=True)

@@ -12,11 +12,11 @@ from cxr.core.params import DataParams, StudyParams
 from cxr.data.checks.findings import Finding
 from cxr.statistics import hypotheses
 
-FEW_PATIENTS = 10  # of a class in the test split: fewer are warned of
+FEW_PATIENTS = 10  # of a class in the test split; warn of fewer
 
 
 def class_counts(manifest: pd.DataFrame, settings: DataParams) -> list[Finding]:
-    """What the patients of each class in the test split can show, beside what the study asks of them."""
+    """How precisely the test patients of each class can measure an AUC, next to what the study asks for."""
     patients = manifest[manifest["split"] == "test"].groupby("label")["patient_id"].nunique()
     patients = patients.reindex(sorted(set(manifest["label"])), fill_value=0)
     half = {name: 1.96 * auc_error(0.95, n, int(patients.sum() - n)) for name, n in patients.items()}
@@ -32,19 +32,19 @@ def class_counts(manifest: pd.DataFrame, settings: DataParams) -> list[Finding]:
     if len(few):
         names = ", ".join(f"{name} {n}" for name, n in few.items())
         text = (
-            f"fewer than {FEW_PATIENTS} patients in the test split: {names}: nothing can be said of these classes "
-            "by themselves; add patients, merge classes, or raise test_fraction"
+            f"fewer than {FEW_PATIENTS} patients in the test split: {names}: too few to say anything about these "
+            "classes alone: add patients, merge classes, or raise test_fraction"
         )
         found.append(Finding("class counts", "warning", text, table))
     if not isinstance(settings, StudyParams):
         return found
-    # Errors of a mean over classes that share their patients, from those of each: an upper bound is the mean
-    # (all errors alike), a lower one takes them as independent. The upper is the honest one here.
+    # The error of a mean over classes that share patients lies between that of independent errors and the mean
+    # error (all errors equal). Take the larger one.
     wide = float(np.mean(list(half.values())))
     text = (
-        f"{patients.sum()} test patients, {patients.min()} to {patients.max()} a class: a class' AUC of 0.95 is "
-        f"known to within ±{wide:.3f} or so, where auc_margin asks of its change ±{settings.auc_margin:g}; the "
-        "same patients in both stages make the change somewhat easier to know"
+        f"{patients.sum()} test patients, {patients.min()} to {patients.max()} a class: with so many patients "
+        f"an AUC of 0.95 is known to about ±{wide:.3f}; auc_margin is ±{settings.auc_margin:g}. A change between "
+        "stages is known a little better, as the patients are the same"
     )
     found.append(Finding("class counts", "note", text, None if few.size else table))
     found.append(_seeds(int(patients.sum()), settings))
@@ -52,27 +52,28 @@ def class_counts(manifest: pd.DataFrame, settings: DataParams) -> list[Finding]:
 
 
 def auc_error(auc: float, positive: int, negative: int) -> float:
-    """Standard error of an AUC from so many patients with and without the class; NaN without either.
+    """Standard error of an AUC with so many patients with and without the class; NaN if either is 0.
 
-    Hanley and McNeil's (1982) variance of the Mann-Whitney statistic, with normal scores of equal spread in place
-    of their exponential ones, which at an AUC of 0.95 make the error a third too large.
+    Source: Hanley and McNeil (1982), the variance of the Mann-Whitney statistic, but with normal scores of equal
+    spread. Their exponential scores make the error a third too large at an AUC of 0.95.
     """
     if not positive or not negative:
         return math.nan
     z = special.ndtri(auc)
-    both = auc - 2 * special.owens_t(z, 1 / math.sqrt(3))  # that two with the class pass one without, or one both
+    # The chance that two with the class score above one without it, or one with it above two without.
+    both = auc - 2 * special.owens_t(z, 1 / math.sqrt(3))
     variance = auc * (1 - auc) + (positive + negative - 2) * (both - auc**2)
     return math.sqrt(variance / (positive * negative))
 
 
 def _seeds(patients: int, settings: StudyParams) -> Finding:
-    """The chance to see a difference between architectures, with the spreads that docs/inference.md assumes."""
+    """The chance to detect a difference between architectures, with the spreads that docs/inference.md assumes."""
     seeds = len(settings.seed)
     if seeds == 1:
         text = "one seed: results describe these checkpoints only, not another training of the same networks"
         return Finding("seeds", "warning", text)
-    # Of a difference of medians: an image's own noise 0.15 in each network (a median's variance is pi/2 that of
-    # a mean), a seed's luck 0.02 in each; what patients have in common cancels.
+    # Spread of a difference of medians: noise of an image 0.15 in each network (the variance of a median is pi/2
+    # times that of a mean), noise of a seed 0.02 in each. What patients have in common cancels.
     residual = 2 * math.pi / 2 * 0.15**2 / max(patients, 2)
     between = 2 * 0.02**2 + residual
     plan = hypotheses.Estimate(
@@ -83,6 +84,6 @@ def _seeds(patients: int, settings: StudyParams) -> Finding:
     text = (
         f"{seeds} seeds and {patients} test patients: a difference of 0.05 in {settings.primary_metric} between "
         f"two architectures is found with a chance of {chances[0.05]:.2f}, one of 0.1 with {chances[0.1]:.2f}, if "
-        "seeds and images vary as docs/inference.md assumes"
+        "seeds and images vary as assumed in docs/inference.md"
     )
     return Finding("seeds", "note", text)

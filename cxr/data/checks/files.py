@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,16 +17,17 @@ from cxr.core.params import DataParams
 from cxr.data import images
 from cxr.data.checks.findings import Finding, Picture
 from cxr.data.formats import Unusable
+from cxr.data.reading import cores
 
-THUMB = 32  # side of the thumbnails that are hashed and compared
-CONSTANT = 4.0  # grey values of 255: an image whose thumbnail's standard deviation is smaller shows nothing
-SHOWN = 24  # pictures a finding
-_TAIL = 4096  # bytes in which a file's end mark has to lie: some writers leave a few behind it
+THUMB = 32  # side in pixels of the thumbnails that are compared
+CONSTANT = 4.0  # grey values: an image whose thumbnail has a smaller standard deviation shows nothing
+SHOWN = 24  # pictures with one finding
+_TAIL = 4096  # bytes at the end of a file where its end mark must be; some writers add a few bytes after it
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is known of one file. `thumb`: uint8 [THUMB, THUMB], None where no pixel was decoded."""
+    """What is known about one file. `thumb`: uint8 [THUMB, THUMB], or None if no pixel was decoded."""
 
     header: Any = None
     size: int = 0
@@ -36,8 +36,9 @@ class Look:
 
 
 def look_at_all(manifest: pd.DataFrame, root: Path, full: bool) -> list[Look]:
+    """Read the header of each file of the manifest, in its order; with `full` decode the files too."""
     what = "decoding" if full else "headers"
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         work = pool.map(lambda path: _look(root / path, full), manifest["path"])
         return list(tqdm(work, total=len(manifest), desc=what, unit="image", delay=2))
 
@@ -47,11 +48,11 @@ def _look(path: Path, full: bool) -> Look:
         with path.open("rb") as file:
             header = images.header(file)
             size = file.seek(0, 2)
-            # of files with several images only `decode` knows whether they will do
+            # only `decode` knows whether a file with several images can be used
             whole = header.frames == 1 and _has_end(file, header.format, size)
         if whole and not full:
             return Look(header, size)
-        # A file without its end mark is judged by decoding it, for some viewers' files lack it and are whole.
+        # Decode a file without an end mark: files of some programs lack it and are whole.
         thumb = images.square(images.decode(path.read_bytes()), THUMB)
         return Look(header, size, thumb=thumb)
     except Unusable as trouble:
@@ -61,7 +62,7 @@ def _look(path: Path, full: bool) -> Look:
 
 
 def _has_end(file: BinaryIO, kind: str, size: int) -> bool:
-    """Whether the end of the file is there, as far as its format has one to look for."""
+    """Whether the file has its end, if its format has an end that can be looked for."""
     if kind in ("JPEG", "PNG"):
         file.seek(max(0, size - _TAIL))
         return (b"\xff\xd9" if kind == "JPEG" else b"IEND") in file.read()
@@ -75,6 +76,7 @@ def _has_end(file: BinaryIO, kind: str, size: int) -> bool:
 
 
 def unreadable(manifest: pd.DataFrame, looks: Sequence[Look], settings: DataParams) -> list[Finding]:
+    """Files that cannot be used: an error, or a warning if they are skipped and few."""
     bad = [(path, look.trouble) for path, look in zip(manifest["path"], looks, strict=True) if look.trouble]
     skipped = [(item["path"], item["reason"]) for item in manifest.attrs.get("skipped", [])]
     if not bad and not skipped:
@@ -95,6 +97,7 @@ def unreadable(manifest: pd.DataFrame, looks: Sequence[Look], settings: DataPara
 
 
 def near_constant(rows: pd.DataFrame, thumbs: np.ndarray, root: Path) -> list[Finding]:
+    """Images that are nearly one grey; `thumbs` uint8 [n, THUMB, THUMB] are theirs."""
     if rows.empty:
         return []
     table = pd.DataFrame(
@@ -106,8 +109,8 @@ def near_constant(rows: pd.DataFrame, thumbs: np.ndarray, root: Path) -> list[Fi
         }
     )
     text = (
-        f"{_number(len(rows), 'image')} nearly one grey (standard deviation under {CONSTANT:g} of 255): blank, or "
-        "with values that use few of the file's bits, so that all is dark: leave out, or rescale"
+        f"{_number(len(rows), 'image')} nearly one grey (standard deviation under {CONSTANT:g} of 255): they are "
+        "blank, or their values use few of the file's bits, so that all is dark: leave them out, or rescale them"
     )
     pictures = [Picture(path, shown_images(root, path)) for path in table["file"].head(SHOWN)]
     return [Finding("near-constant images", "warning", text, table, table["file"].tolist(), pictures)]
@@ -118,4 +121,5 @@ def _number(n: int, what: str) -> str:
 
 
 def shown_images(root: Path, *paths: str, side: int = 160) -> tuple[np.ndarray, ...]:
+    """The images at these paths for a picture of a finding, each uint8 [side, side]."""
     return tuple(images.square(images.decode((root / path).read_bytes()), side) for path in paths)

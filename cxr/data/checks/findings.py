@@ -13,7 +13,7 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Picture:
-    """Images side by side, each uint8 [h, w], under one caption."""
+    """Images side by side with one caption, each uint8 [h, w]."""
 
     caption: str
     images: tuple[np.ndarray, ...]
@@ -33,7 +33,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, errors first. `counts`: patients and images by class and split; `patients`: all of them."""
+    """All findings, errors first. `counts`: patients and images by class and split; `patients`: their number."""
 
     name: str
     source: str
@@ -44,4 +44,5 @@ class Report:
     seconds: float
 
     def of(self, severity: Severity) -> list[Finding]:
+        """The findings of one severity."""
         return [finding for finding in self.findings if finding.severity == severity]

@@ -11,17 +11,17 @@ import pandas as pd
 
 from cxr.data.checks.files import Look
 
-_LEVELS = 20  # of a text variable; rarer ones are taken together
+_LEVELS = 20  # of a text variable; rarer ones are put together
 
 
 def variables(
     rows: pd.DataFrame, looks: Sequence[Look], extra: pd.DataFrame | None
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """What is known of each image but its pixels: name to (kind, values), values float64 [n] with NaN for unknown.
+    """What is known about each image besides its pixels: name to (kind, values float64 [n], NaN if unknown).
 
-    Kinds: "file" (headers), "table" (the user's further columns), "name" (of file, folder and patient, which no
-    network sees, but which say where an image comes from). What is the same for all images is left out, and so
-    is a text that is the label itself.
+    Kinds: "file" (headers), "table" (other columns of the user's table), "name" (of file, folder and patient: no
+    network sees them, but they may say where an image comes from). Variables with one value, and texts that equal
+    the label, are left out.
     """
     raw: dict[str, tuple[str, pd.Series]] = {}
     headers = [look.header for look in looks]
@@ -33,7 +33,7 @@ def variables(
     for name in sorted({key for header in headers for key in header.details}):
         raw[name] = "file", pd.Series([str(header.details.get(name, "")) for header in headers])
     for name in [] if extra is None else extra.columns:
-        # a column may be called "width" too, and says something else than the file
+        # a column may also be called "width"
         raw[f"column {name}"] = "table", extra[name].reindex(rows["path"]).fillna("").reset_index(drop=True)
     paths = [PurePosixPath(path) for path in rows["path"]]
     raw["name_prefix"] = "name", pd.Series([_letters(path.stem) for path in paths])
@@ -59,11 +59,11 @@ def _letters(text: str) -> str:
 
 
 def _varies(values: np.ndarray) -> bool:
-    return len(np.unique(values)) > 1  # NaN counts as one value
+    return len(np.unique(values)) > 1  # NaN is one value
 
 
 def _numbers(values: pd.Series) -> Iterable[tuple[str, np.ndarray]]:
-    """A text as numbers: as it reads, the numbers in it ("1024x800 L" has two), or one for each frequent text."""
+    """A text as numbers: itself, the numbers in it ("1024x800 L" has two), or a code for each frequent text."""
     values = values.str.strip()
     known = values[values != ""]
     plain = pd.to_numeric(values, errors="coerce")
@@ -80,7 +80,7 @@ def _numbers(values: pd.Series) -> Iterable[tuple[str, np.ndarray]]:
                 yield f" [{place + 1}]", numbers.to_numpy()
             return
     codes = {text: code for code, text in enumerate(counts.index[:_LEVELS], start=1)}
-    # Sorted by text where all fit, so that the codes do not depend on ties in the counts.
+    # Sort by text if all fit, so that codes do not depend on ties in the counts.
     if len(counts) <= _LEVELS:
         codes = {text: code for code, text in enumerate(sorted(counts.index), start=1)}
     yield "", np.array([codes.get(text, 0 if text == "" else _LEVELS + 1) for text in values], float)

@@ -1,4 +1,4 @@
-"""Whether metadata or brightness alone tell the class: what a network could learn in place of the disease."""
+"""Can metadata or brightness alone predict the class? Then a network may learn them instead of the disease."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from scipy import stats
 from cxr.data.checks.files import THUMB
 from cxr.data.checks.findings import Finding
 
-BETRAYS = 0.05  # balanced accuracy above chance from which metadata are reported, if significant too
-ALPHA = 0.01  # of that significance, over all variables and their joint test (Bonferroni)
-# Folds share training images, so where nothing betrays the class their accuracy varies by 1.2 to 1.5 times what
-# patients alone would give (simulated: docs/checks.md); a p value counts that.
+BETRAYS = 0.05  # report metadata with a balanced accuracy this far above chance, if it is significant
+ALPHA = 0.01  # level of significance, over all variables and their joint test (Bonferroni)
+# Folds share training images. So without any shortcut, accuracy varies 1.2 to 1.5 times as much as patients alone
+# would cause (simulated: docs/checks.md). The p value takes this into account.
 _SPREAD = 1.5
-_SAMPLE = 20_000  # images on which metadata are tested, patients whole
+_SAMPLE = 20_000  # about so many images are used to test metadata, all images of a patient or none
 
 
 def metadata(rows: pd.DataFrame, known: dict[str, tuple[str, np.ndarray]]) -> list[Finding]:
-    """Findings on how well the class is named by metadata alone, cross-validated over patients."""
+    """How well metadata alone predict the class, cross-validated over patients.
+
+    `known`: of `metadata.variables`, with a value for each row.
+    """
     sample = _sampled(rows["patient_id"])
     label_names, label = np.unique(rows["label"].to_numpy(dtype=str)[sample], return_inverse=True)
     patients = np.unique(rows["patient_id"].to_numpy(dtype=str)[sample], return_inverse=True)[1]
     folds = _folds(label, patients)
     if folds is None or not known:
         what = "nothing varies" if folds is not None else "a class has fewer than three patients"
-        return [Finding("metadata", "note", f"whether metadata name the class cannot be tested: {what}")]
+        return [Finding("metadata", "note", f"cannot test whether metadata predict the class: {what}")]
 
     def judge(names: list[str], together: bool, tests: int) -> dict[str, Any]:
         values = np.column_stack([known[name][1][sample] for name in names])
@@ -58,28 +61,28 @@ def metadata(rows: pd.DataFrame, known: dict[str, tuple[str, np.ndarray]]) -> li
         if joint["betrays"] or len(betrays):
             best = joint if joint["betrays"] else betrays.iloc[0]
             text = (
-                f"metadata alone name the class with a balanced accuracy of {_interval(best)} (chance "
-                f"{chance:.2f}){_alone(betrays)}: a network can learn where an image comes from in place of the "
-                "disease. Compare classes from the same source, or mind it in reading the maps"
+                f"metadata alone predict the class with a balanced accuracy of {_interval(best)} (chance "
+                f"{chance:.2f}){_alone(betrays)}: a network can learn where an image comes from instead of the "
+                "disease. Compare classes from the same source, or keep it in mind when reading the maps"
             )
             rows_ = pd.DataFrame([{"variable": "all of these together", "kind": "all"} | joint])
             whole = pd.concat([rows_, part], ignore_index=True)
             found.append(Finding("metadata", "warning", text, whole))
         else:
-            text = f"metadata do not name the class: balanced accuracy {_interval(joint)} (chance {chance:.2f})"
+            text = f"metadata do not predict the class: balanced accuracy {_interval(joint)} (chance {chance:.2f})"
             found.append(Finding("metadata", "note", text, part))
     names = table[(table["kind"] == "name") & table["betrays"]].reset_index(drop=True)
     if len(names):
         text = (
-            f"names say the class{_alone(names)}: harmless if files were named by class; if prefixes stand for "
-            "hospitals, each class comes from its own"
+            f"names predict the class{_alone(names)}: harmless if files were named by class; if names stand for "
+            "hospitals, each class comes from another hospital"
         )
         found.append(Finding("names", "note", text, names))
     return found
 
 
 def brightness(rows: pd.DataFrame, thumbs: np.ndarray) -> list[Finding]:
-    """What the coarsest look at the pixels says of the class: 8 x 8 grey values and a linear classifier."""
+    """How well 8 x 8 grey values and a linear classifier predict the class; `thumbs` uint8 [n, THUMB, THUMB]."""
     sample = _sampled(rows["patient_id"])
     label_names, label = np.unique(rows["label"].to_numpy(dtype=str)[sample], return_inverse=True)
     patients = np.unique(rows["patient_id"].to_numpy(dtype=str)[sample], return_inverse=True)[1]
@@ -89,9 +92,9 @@ def brightness(rows: pd.DataFrame, thumbs: np.ndarray) -> list[Finding]:
     coarse = thumbs[sample].reshape(-1, 8, THUMB // 8, 8, THUMB // 8).mean(axis=(2, 4)).reshape(-1, 64)
     judged = _judge(_linear, coarse, label, patients, folds, label_names, 1)
     text = (
-        "a linear classifier of 8 x 8 grey values names the class with a balanced accuracy of "
-        f"{_interval(judged)} (chance {1 / len(label_names):.2f}): what brightness, framing and build "
-        "give without any detail"
+        "a linear classifier of 8 x 8 grey values predicts the class with a balanced accuracy of "
+        f"{_interval(judged)} (chance {1 / len(label_names):.2f}): brightness, framing and build alone "
+        "give this"
     )
     table = pd.DataFrame([{"variable": "8 x 8 grey values", "kind": "pixels"} | judged])
     return [Finding("coarse brightness", "note", text, table)]
@@ -106,11 +109,11 @@ def _alone(table: pd.DataFrame) -> str:
         f"{row['variable']} {row['balanced accuracy']:.2f} (most: {row['most']})"
         for _, row in table.head(4).iterrows()
     ]
-    return f"; each by itself: {', '.join(parts)}" if parts else ""
+    return f"; alone: {', '.join(parts)}" if parts else ""
 
 
 def _sampled(patients: pd.Series) -> np.ndarray:
-    """Row numbers of at most about _SAMPLE images, patients whole."""
+    """Row numbers of about _SAMPLE images at most: all images of a patient or none."""
     if len(patients) <= _SAMPLE:
         return np.arange(len(patients))
     names, number = np.unique(patients.to_numpy(dtype=str), return_inverse=True)
@@ -143,7 +146,7 @@ def _forest(n: int) -> Any:
         max_features=None,
         class_weight="balanced",
         random_state=0,
-        n_jobs=-1 if n > 2000 else 1,  # threads cost more than they save on few
+        n_jobs=-1 if n > 2000 else 1,  # for few images threads cost more than they save
     )
 
 
@@ -166,8 +169,9 @@ def _judge(
 ) -> dict[str, Any]:
     """Cross-validated balanced accuracy with its 95 % interval over patients, and the AUC of each class.
 
-    Balanced accuracy is a mean of ratios, so its variance over patients is the sum of squares of each patient's
-    influence on it. p: one-sided, see _SPREAD. "betrays": above chance at ALPHA / tests and by BETRAYS or more.
+    Balanced accuracy is a mean of ratios. So its variance over patients is the sum of the squares of each
+    patient's influence on it. p is one-sided (see _SPREAD). "betrays" is true if the accuracy is above chance at
+    the level ALPHA / tests, and by BETRAYS or more.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -180,7 +184,7 @@ def _judge(
     of_class = np.bincount(label, minlength=k)
     recall = np.bincount(label, right, minlength=k) / of_class
     influence = np.bincount(patients, (right - recall[label]) / (k * of_class[label]))
-    # All right or all wrong in every class is no certainty: at least the binomial variance of shrunken recalls.
+    # If all are right or all wrong, the error is not 0: take at least the binomial variance of shrunken recalls.
     shrunk = (recall * of_class + 1) / (of_class + 2)
     least = (shrunk * (1 - shrunk) / of_class).sum() / k**2
     value, error = float(recall.mean()), math.sqrt(max((influence**2).sum(), least))
