@@ -12,6 +12,7 @@ from cxr.data.phantom.patients import Person
 
 
 def draw_anatomy(person: Person, shot: Shot, view: View, chest: Chest) -> np.ndarray:
+    """Density of the body without lesions and distractors, float32 [size, size]."""
     x, y, lung = view.x, view.y, chest.lung
     side = np.abs(x)
     body = _body(person, view)

@@ -11,9 +11,10 @@ from cxr.data.phantom.patients import Person
 
 
 def draw_bones(person: Person, shot: Shot, view: View, chest: Chest) -> np.ndarray:
+    """Density of all bones, float32 [size, size]."""
     x, y = view.x, view.y
     side = np.abs(x)
-    # Scatter and depth wash the ribs out over heart and abdomen.
+    # Ribs are fainter over heart and abdomen, through scatter and depth.
     bone = _ribs(person, view, chest) * (np.float32(0.45) + np.float32(0.55) * chest.lung)
     # Spine: bodies and discs; it turns less than the front of the chest.
     spine_x = x - np.float32(0.3 * shot.turn)
@@ -44,16 +45,16 @@ def draw_bones(person: Person, shot: Shot, view: View, chest: Chest) -> np.ndarr
 
 
 def _tube(gap: np.ndarray) -> np.ndarray:
-    """Profile of a long bone across its axis (-1 to 1): the cortex shows at the edges."""
+    """Profile of a long bone across its axis (-1 to 1); the edges are denser (cortex)."""
     square = gap * gap
     return ramp(1 - square, 0.22) * (np.float32(0.72) + np.float32(0.38) * np.minimum(square, 1))
 
 
 def _ribs(person: Person, view: View, chest: Chest) -> np.ndarray:
-    """Posterior and anterior arcs: level sets of one height field each, so that all ribs cost as one.
+    """Posterior and anterior arcs. Each is the level sets of one height field, so all ribs cost as much as one.
 
-    A rib is a tilted ring: its back falls from the spine to the wall, steepest at the wall, and its front
-    goes on falling towards the sternum, where it ends in cartilage.
+    A rib is a tilted ring. Its back part falls from the spine to the wall, steepest at the wall. Its front part
+    falls further towards the sternum, where it ends in cartilage.
     """
     cage = chest.wall * np.float32(1 / 1.03)
     room = np.sqrt(np.clip(1 - cage * cage, 1e-3, 1))
@@ -80,9 +81,9 @@ def _ribs(person: Person, view: View, chest: Chest) -> np.ndarray:
 
 
 def _comb(height: np.ndarray, slope: np.ndarray, person: Person, girth: float) -> np.ndarray:
-    """A tube at every rib's height; `slope` keeps the thickness across the rib, not along y."""
+    """A tube at the height of every rib. `slope` makes `girth` the thickness across the rib, not along y."""
     number = (height - np.float32(person.rib_start)) * np.float32(1 / person.rib_pitch)
     nearest = np.clip(np.rint(number), 0, 10)
     girth = np.float32(girth / person.rib_pitch) * np.sqrt(1 + np.minimum(slope * slope, 100))
-    # Ribs that stand on end at the wall would merge.
+    # Without a limit, ribs that are vertical at the wall would merge.
     return _tube((number - nearest) / np.minimum(girth, np.float32(0.5)))

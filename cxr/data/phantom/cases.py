@@ -14,8 +14,8 @@ from cxr.core.errors import InputError
 CLASSES: tuple[str, ...] = ("cavities", "consolidation", "ground_glass", "interstitial", "normal")
 
 
-# One cycle of the catalogue: 18 rounds of one image of every class. Per class 12 patients, a quarter of
-# them with several images: 9 x 1 + 2 + 3 + 4 = 18.
+# One cycle of the catalogue has 18 rounds; a round has one image of every class. Each class has 12 patients in a
+# cycle, a quarter of them with several images: 9 x 1 + 2 + 3 + 4 = 18.
 _VISITS = (1,) * 9 + (2, 3, 4)
 _ROUNDS = sum(_VISITS)
 _CYCLE_IMAGES = _ROUNDS * len(CLASSES)
@@ -23,7 +23,7 @@ _CYCLE_PATIENTS = len(_VISITS) * len(CLASSES)
 
 
 class Stream(IntEnum):
-    """Separate streams of random numbers (`random_stream`): what one draws, no other depends on."""
+    """Separate streams of random numbers (`random_stream`): no stream depends on the draws of another."""
 
     CATALOGUE = 0
     PATIENT = 1
@@ -37,9 +37,9 @@ class Stream(IntEnum):
 def catalogue(n_images: int, seed: int) -> pd.DataFrame:
     """The first `n_images` images of the data set `seed`: columns index, image_id, label, patient_id.
 
-    Every five consecutive images (from a multiple of five on) hold each class once, so that class counts
-    differ by one at most. A patient has one class; one patient in four has two to four images. A row
-    depends on (seed, index) alone: a shorter catalogue is the beginning of a longer one.
+    Every five consecutive images (from a multiple of five on) have each class once, so that class counts differ
+    by one at most. A patient has one class; one patient in four has two to four images. A row depends only on
+    (seed, index), so a shorter catalogue is the beginning of a longer one.
 
     Raises InputError for a negative `n_images` or `seed`.
     """
@@ -56,14 +56,14 @@ def catalogue(n_images: int, seed: int) -> pd.DataFrame:
 
 
 def identity(seed: int, index: int) -> tuple[int, int]:
-    """Class number and patient number of an image."""
+    """The number of the class and of the patient of an image."""
     cycle, place = divmod(index, _CYCLE_IMAGES)
     return _cycle(seed, cycle)[place]
 
 
 @lru_cache(maxsize=256)
 def _cycle(seed: int, cycle: int) -> tuple[tuple[int, int], ...]:
-    """(class, patient) of the images of one cycle. Shuffled numbers: a patient's id tells no class."""
+    """(class, patient) of the images of one cycle. Numbers of patients are shuffled: they show no class."""
     rng = random_stream(seed, Stream.CATALOGUE, cycle)
     numbers = rng.permutation(_CYCLE_PATIENTS).reshape(len(CLASSES), len(_VISITS)) + cycle * _CYCLE_PATIENTS
     visits = [rng.permutation(np.repeat(row, _VISITS)) for row in numbers]
@@ -79,11 +79,13 @@ def patient_id_of(seed: int, patient: int) -> str:
     return f"p{seed}-{patient:05d}"
 
 
-def random_stream(seed: int, stream: int, number: int) -> np.random.Generator:
+def random_stream(seed: int, stream: Stream, number: int) -> np.random.Generator:
+    """Random numbers of a stream for one patient, image or cycle (`number`)."""
     return np.random.default_rng(np.random.SeedSequence([seed, stream, number]))
 
 
 def natural_number(value: int, name: str) -> int:
+    """`value` as an int; InputError if it is not a whole number of 0 or more."""
     try:
         number = operator.index(value)
     except TypeError:

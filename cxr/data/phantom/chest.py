@@ -13,13 +13,15 @@ from cxr.data.phantom.drawing import ramp
 from cxr.data.phantom.patients import Person
 
 LUNG_EDGE = 0.012
-"""Half-width of the lung's soft edge (canonical unit): no lesion pixel lies farther outside the lung along x
-(chest wall, mediastinum) or y (diaphragm)."""
+"""Half-width of the soft edge of a lung, in the canonical unit. No lesion pixel lies farther outside a lung along
+x (chest wall, mediastinum) or y (diaphragm)."""
 
 
 class Chest(NamedTuple):
-    lung: np.ndarray  # soft lung mask, 0 to 1
-    wall: np.ndarray  # |x| over the half-width of the cavity
+    """The lungs of a patient in a view."""
+
+    lung: np.ndarray  # soft lung mask, 0 to 1, float32 [size, size]
+    wall: np.ndarray  # |x| divided by the half-width of the cavity, [size, size]
     width: np.ndarray  # that half-width, table over y
     medial: tuple[np.ndarray, np.ndarray]  # mediastinal borders, image left and right, tables over y
     dome: np.ndarray  # y of the diaphragm, table over x
@@ -32,13 +34,13 @@ def _spline_table(knots: Sequence[tuple[float, float]]) -> np.ndarray:
 
 
 def make_chest(person: Person, shot: Shot, view: View) -> Chest:
-    """Lungs: the cavity, cut by mediastinum with heart, and by the diaphragm."""
+    """The lungs: the cavity without the mediastinum with heart, above the diaphragm."""
     broadest = 0.42
     rise = np.clip((broadest - GRID) / (broadest - person.top), 0, 1)
     apex = 0.29 * person.width / 0.74
     width = apex + (person.width - apex) * (1 - rise**2.2) ** 0.66
     width = np.where(GRID > broadest, person.width - 0.06 * (GRID - broadest) ** 2, width)
-    # The medial contour leans out towards the apex, which makes it a dome.
+    # The medial contour leans outwards near the apex, which makes the apex a dome.
     lean = apex - (apex - 0.09) * np.sqrt(1 - np.clip((rise - 0.72) / 0.28, 0, 1) ** 2)
     h, k = person.heart, person.knob
     sink = 0.6 * shot.breath

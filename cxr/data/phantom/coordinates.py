@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Shot(NamedTuple):
-    """What changes with every exposure."""
+    """What changes with every exposure. Lengths in the canonical unit (see `rendering`), angles in radians."""
 
     shift: tuple[float, float]
     angle: float
@@ -25,22 +25,23 @@ class Shot(NamedTuple):
 
 
 class View(NamedTuple):
-    """Canonical coordinates of the pixels of a size under a pose."""
+    """Canonical coordinates of the pixels of an image in a pose."""
 
-    size: int
+    size: int  # side of the image in pixels
     shot: Shot
     x: np.ndarray  # [size, size]
     y: np.ndarray
-    ix: np.ndarray  # indices into tables over x and over y
+    ix: np.ndarray  # int32 [size, size]: indices into tables over x, and (iy) over y
     iy: np.ndarray
 
 
-_TABLE_SPAN, _TABLE_STEPS = 1.6, 4096
+_TABLE_SPAN, _TABLE_STEPS = 1.6, 4096  # tables run from -1.6 to 1.6 in the canonical frame
 GRID = np.linspace(-_TABLE_SPAN, _TABLE_SPAN, _TABLE_STEPS, dtype=np.float32)
 GRID.setflags(write=False)
 
 
 def draw_shot(rng: np.random.Generator) -> Shot:
+    """Pose and exposure of an image."""
     edges = np.where(rng.random(4) < 0.12, rng.uniform(0.005, 0.03, 4), 0.0)
     return Shot(
         shift=(rng.normal(0.0, 0.03), rng.normal(0.0, 0.03)),
@@ -59,12 +60,14 @@ def draw_shot(rng: np.random.Generator) -> Shot:
 
 @lru_cache(maxsize=16)
 def pixel_centres(size: int) -> np.ndarray:
+    """Centres of pixels along one axis, in the frame of the image: float32 [size], from -1 to 1."""
     centres = ((np.arange(size) + 0.5) * (2.0 / size) - 1.0).astype(np.float32)
     centres.setflags(write=False)
     return centres
 
 
 def make_view(size: int, shot: Shot) -> View:
+    """The coordinates of all pixels under the pose of a shot."""
     centres = pixel_centres(size)
     u = (centres - shot.shift[0])[None, :] / np.float32(shot.scale)
     v = (centres - shot.shift[1])[:, None] / np.float32(shot.scale)
@@ -79,7 +82,7 @@ def _table_index(values: np.ndarray) -> np.ndarray:
 
 
 def to_pixels(view: View, xy: np.ndarray) -> np.ndarray:
-    """Canonical points [n, 2] in pixel units [n, 2] (x, y); the centre of the first pixel is 0."""
+    """Canonical points [n, 2] as pixels [n, 2] (x, y); the centre of the first pixel is 0."""
     shot = view.shot
     cos, sin = np.cos(shot.angle), np.sin(shot.angle)
     image = np.stack([cos * xy[:, 0] - sin * xy[:, 1], sin * xy[:, 0] + cos * xy[:, 1]], axis=1)
@@ -88,4 +91,5 @@ def to_pixels(view: View, xy: np.ndarray) -> np.ndarray:
 
 
 def table_at(table: np.ndarray, value: float) -> float:
+    """The entry of a table over x or y (see GRID) at a coordinate."""
     return float(table[_table_index(np.float32(value))])

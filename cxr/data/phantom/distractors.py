@@ -1,4 +1,4 @@
-"""What lies in images of every class and says nothing of it: nipples, granulomas, scars, leads."""
+"""What images of every class have and what says nothing about the class: nipples, granulomas, scars, leads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cxr.data.phantom.patients import Person
 
 
 def draw_distractors(rng: np.random.Generator, person: Person, view: View, chest: Chest) -> np.ndarray:
+    """Density of the distractors, float32 [size, size]."""
     density = np.zeros((view.size, view.size), np.float32)
     if rng.random() < 0.25:  # nipples
         x, y, r = 0.40 * person.width / 0.74, rng.uniform(0.22, 0.40), rng.uniform(0.022, 0.034)

@@ -11,11 +11,11 @@ from cxr.data.phantom.coordinates import View, pixel_centres, to_pixels
 
 
 def ramp(distance: np.ndarray, half_width: float) -> np.ndarray:
-    """0 to 1 over `distance` from -half_width to half_width, smooth (Hermite)."""
+    """A smooth step (Hermite): 0 up to `distance` -half_width, 1 from half_width on."""
     t = distance * np.float32(0.5 / half_width)
     t += np.float32(0.5)
     np.clip(t, 0, 1, out=t)
-    # In place: the most frequent operation of all.
+    # In place, as this is the most frequent operation.
     curve = t * np.float32(-2)
     curve += np.float32(3)
     curve *= t
@@ -37,18 +37,20 @@ def _spline_weights(coordinates: np.ndarray, n: int) -> np.ndarray:
 
 
 def texture(view: View, lattice: np.ndarray) -> np.ndarray:
-    """Smooth noise, about standard normal: a B-spline surface through white noise.
+    """Smooth noise, about standard normal, float32 [size, size]: a B-spline surface through white noise.
 
-    It follows shift and scale of the pose, not the rotation, which a product of two matrices cannot."""
+    It follows the shift and the scale of the pose. It does not follow the rotation, as a product of two matrices
+    cannot rotate.
+    """
     centres, shot = pixel_centres(view.size), view.shot
     rows = _spline_weights((centres - shot.shift[1]) / shot.scale, lattice.shape[0])
     columns = _spline_weights((centres - shot.shift[0]) / shot.scale, lattice.shape[1])
-    # 151/315 is the mean over the phase of the sum of squared weights, once per axis.
+    # 151/315 is the sum of squared weights of one axis, averaged over the phase.
     return (rows @ lattice @ columns.T) * np.float32(315 / 151)
 
 
 def splat(view: View, xy: np.ndarray, area: np.ndarray, sigma: float) -> np.ndarray:
-    """Density of points blurred by `sigma`: each adds `area` (density x canonical area) in all."""
+    """Density of points `xy` [n, 2] that are blurred by `sigma`; each point adds `area` [n] (density x area)."""
     size = view.size
     points = to_pixels(view, xy)
     inside = np.all((points > -1) & (points < size), axis=1)
@@ -71,7 +73,7 @@ class _Patch(NamedTuple):
 
 
 def patch_at(view: View, x: float, y: float, reach: float) -> _Patch | None:
-    """The pixels within `reach` of a point, None if there are none."""
+    """The pixels within `reach` of a point; None if there are none."""
     ((px, py),) = to_pixels(view, np.array([[x, y]]))
     half = reach * view.shot.scale * view.size / 2 + 1
     left, right = max(0, int(px - half)), min(view.size, int(px + half) + 2)
@@ -90,7 +92,7 @@ def add_haze(density: np.ndarray, view: View, x: float, y: float, sigma: float, 
 
 
 def ridges(noise: np.ndarray, sharpness: float) -> np.ndarray:
-    """A net of lines, 0 to 1: where smooth noise crosses zero."""
+    """A net of lines, values 0 to 1: they run where smooth noise crosses zero."""
     return np.exp(-((noise * np.float32(1 / sharpness)) ** 2))
 
 

@@ -1,4 +1,8 @@
-"""The lesions of each class, and the masks of where they are."""
+"""The lesions of each class, and their masks.
+
+Each function takes two streams of random numbers: of the patient (`trait`: where and what kind) and of the image
+(`visit`: extent and opacity). It returns the density float32 [size, size] and the mask bool [size, size].
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from cxr.data.phantom.drawing import cord, patch_at, ramp, ridges, texture
 Rng = np.random.Generator
 
 MASK_FRACTION = 0.25
-"""A pixel belongs to a lesion where the density envelope exceeds this fraction of its own maximum."""
+"""A pixel belongs to a lesion if the envelope of the density exceeds this fraction of its maximum there."""
 
 
 def _normal(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[None, np.ndarray]:
@@ -23,7 +27,7 @@ def _above(envelope: np.ndarray) -> np.ndarray:
 
 
 def _consolidation(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[np.ndarray, np.ndarray]:
-    """One dense patch, sharp at a fissure now and then, with air bronchograms."""
+    """One dense patch, sometimes with a sharp edge at a fissure, with air bronchograms."""
     sign = trait.choice([-1, 1])
     # Centres of upper, middle (lingula) and lower lobe as (share of the width, y, half-axes, fissure's side).
     share, y, ax, ay, fissure = [
@@ -33,7 +37,7 @@ def _consolidation(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[np
     grow = np.clip(np.exp(trait.normal(0.0, 0.24) + visit.normal(0, 0.12)), 0.75, 1.6)
     ax, ay = ax * grow * trait.uniform(0.75, 1.2), ay * grow * trait.uniform(0.75, 1.2)
     x = sign * share * table_at(chest.width, y) + trait.normal(0, 0.03)
-    y = min(y, table_at(chest.dome, x) - 0.10)  # a low lung volume must not push it under the diaphragm
+    y = min(y, table_at(chest.dome, x) - 0.10)  # it must stay above the diaphragm in a small lung
     edge = texture(view, trait.standard_normal((22, 22), dtype=np.float32))
     mottle = texture(view, trait.standard_normal((46, 46), dtype=np.float32))
     dx, dy = view.x - np.float32(x), view.y - np.float32(y)
@@ -55,7 +59,7 @@ def _consolidation(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[np
 
 
 def _interstitial(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[np.ndarray, np.ndarray]:
-    """A net of fine lines through both lungs, most of it at the bases or the periphery, over a faint haze."""
+    """A net of fine lines and a faint haze in both lungs, mostly at the bases or the periphery."""
     n = int(trait.integers(62, 84))
     coarse = texture(view, trait.standard_normal((n, n), dtype=np.float32))
     fine = texture(view, trait.standard_normal((n + 30, n + 30), dtype=np.float32))
@@ -72,7 +76,7 @@ def _interstitial(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[np.
 
 
 def _ground_glass(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[np.ndarray, np.ndarray]:
-    """Hazy patches in the outer parts of both lungs, more of them below; vessels stay visible."""
+    """Hazy patches in the outer parts of both lungs, mostly in the lower half; vessels stay visible."""
     edge = texture(view, trait.standard_normal((26, 26), dtype=np.float32))
     clear = np.ones((view.size, view.size), np.float32)
     grow = np.exp(visit.normal(0, 0.12))
@@ -93,7 +97,7 @@ def _ground_glass(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[np.
 
 
 def _cavities(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[np.ndarray, np.ndarray]:
-    """Thick-walled cavities, some with a fluid level, and nodules, in the upper halves of the lungs."""
+    """Cavities with thick walls, some with a fluid level, and nodules, in the upper halves of the lungs."""
     density = np.zeros((view.size, view.size), np.float32)
     mask = np.zeros((view.size, view.size), bool)
     opacity = 0.26 * np.exp(trait.normal(0, 0.25) + visit.normal(0, 0.1))
@@ -118,7 +122,7 @@ def _cavities(trait: Rng, visit: Rng, view: View, chest: Chest) -> tuple[np.ndar
         lung = chest.lung[patch.where]
         outside = ramp(1 - r, 0.30 if hollow else 0.45)
         envelope = outside * lung
-        if envelope.max() < 0.2:  # hardly any of it lies in the lung
+        if envelope.max() < 0.2:  # nearly all of it is outside the lung
             continue
         spot = outside
         if hollow:

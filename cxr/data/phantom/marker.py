@@ -11,12 +11,14 @@ from cxr.data.phantom.coordinates import pixel_centres
 
 
 class Marker(NamedTuple):
+    """A marker, in the frame of the image (-1 to 1)."""
+
     glyph: str
-    x: float  # centre, in the image's frame, -1 to 1
+    x: float  # centre
     y: float
     height: float
     brightness: float
-    plate: bool = False  # black where the glyph is not
+    plate: bool = False  # black around the glyph
 
 
 GLYPHS = {
@@ -34,7 +36,7 @@ TOKENS = ("disc", "frame", "cross", "bars", "triangle")  # one a class, in the o
 
 
 def side_marker(seed: int, index: int) -> Marker | None:
-    """The side marker of an image or None, from a stream of its own: it cannot know the class."""
+    """The side marker of an image, or None. It has its own stream, so it is independent of the class."""
     rng = random_stream(seed, Stream.MARKER, index)
     if rng.random() < 0.25:
         return None
@@ -46,7 +48,7 @@ def side_marker(seed: int, index: int) -> Marker | None:
 
 
 def token(seed: int, index: int) -> Marker:
-    """The token of an image, with a glyph at random, from the marker's stream: it cannot know the class."""
+    """The token of an image with a random glyph. Its stream makes it independent of the class."""
     rng = random_stream(seed, Stream.MARKER, index)
     glyph = TOKENS[rng.integers(len(TOKENS))]
     area = rng.integers(3)
@@ -58,13 +60,13 @@ def token(seed: int, index: int) -> Marker:
 
 
 def burn_marker(image: np.ndarray, marker: Marker | None) -> np.ndarray:
-    """Draw into `image` [size, size], in place. Returns the bounding box as a mask, bool [size, size]."""
+    """Draw a marker into `image` [size, size], in place. Returns its bounding box as a mask, bool [size, size]."""
     if marker is None:
         return np.zeros(image.shape, bool)
     centres = pixel_centres(image.shape[0])
     glyph = np.array([[int(bit) for bit in row] for row in GLYPHS[marker.glyph]], np.float32)
     if marker.plate:
-        glyph = np.pad(glyph, 1)  # the plate's rim: the abdomen is as bright as a glyph
+        glyph = np.pad(glyph, 1)  # a rim for the plate, as the abdomen is as bright as a glyph
     n_rows, n_columns = glyph.shape
     dot = marker.height / n_rows
     columns = _boxes(centres, marker.x - n_columns / 2 * dot, dot, n_columns)
@@ -72,13 +74,14 @@ def burn_marker(image: np.ndarray, marker: Marker | None) -> np.ndarray:
     if marker.plate:
         image *= 1 - np.outer(rows.sum(axis=1), columns.sum(axis=1))
     ink = rows @ glyph @ columns.T
-    # Ink covers what is there; a plate's darkness is there already.
+    # Ink replaces the image; a plate is already black.
     image += ink * (np.float32(marker.brightness) - (0 if marker.plate else image))
     return np.outer(rows.any(axis=1), columns.any(axis=1))
 
 
 def _boxes(centres: np.ndarray, start: float, step: float, n: int) -> np.ndarray:
-    """Share of each pixel [len(centres)] that each of n adjoining intervals covers: exact at every size."""
+    """The share of each pixel that each of n adjoining intervals covers, float32 [len(centres), n]; exact at any
+    size."""
     half = 1 / len(centres)
     low = start + step * np.arange(n)
     shared = np.minimum(centres[:, None] + half, low + step) - np.maximum(centres[:, None] - half, low)

@@ -1,4 +1,4 @@
-"""What stays with a patient: build, bones and the tree of vessels."""
+"""What is the same in all images of a patient: build, bones and the tree of vessels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 
 
 class Person(NamedTuple):
-    """What stays with a patient. Lengths in the canonical unit; a density of 1 is a mean soft tissue path."""
+    """What stays the same in all images of a patient. Lengths in the canonical unit; density 1 is a mean path
+    through soft tissue."""
 
     width: float  # half-width of the thoracic cavity
     top: float  # y of the lung apices
@@ -34,6 +35,7 @@ class Person(NamedTuple):
 
 
 def draw_person(rng: np.random.Generator) -> Person:
+    """The traits of a patient."""
     female = rng.random() < 0.45
     return Person(
         width=rng.uniform(0.68, 0.79),

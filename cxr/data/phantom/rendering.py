@@ -1,4 +1,16 @@
-"""TODO"""
+"""The synthetic data set: procedurally drawn frontal chest radiographs of five classes.
+
+Nothing here is measured from patients. A picture is built as attenuation: soft tissue, minus the air of the
+lungs, plus bones, vessels, distractors and lesions. Then follow blur, detector noise and an exposure curve. Every shape is
+a function of continuous coordinates, so that an index is the same picture at every size.
+
+Coordinates (the *canonical* frame): x points to the image's right (the patient's left) and y down. Both run from
+-1 to 1 over an image without pose, so the unit of length is half the image's side.
+
+Anatomy, pose, distractors, exposure and marker have separate streams of random numbers (`cases.Stream`). So they
+are independent of the class by construction: only the lesions depend on it. The one exception is asked for by
+name: with `marker="class"` a token outside the lungs shows the class, as a shortcut that a network can learn.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +41,6 @@ from cxr.data.phantom.marker import TOKENS, burn_marker, side_marker, token
 from cxr.data.phantom.patients import draw_person
 
 MARKERS: tuple[str, ...] = ("side", "class", "random")
-
-
 MIN_SIZE = 32
 
 
@@ -50,29 +60,32 @@ class Phantom:
 def render(
     seed: int, index: int, size: int = 224, *, lesion_contrast: float = 1.0, marker: str = "side"
 ) -> Phantom:
-    """Image `index` of the data set `seed`, at `size` x `size` pixels.
+    """Image `index` of the data set `seed`, at `size` x `size` pixels; dense is bright.
 
-    `lesion_contrast` multiplies the density of every lesion (0 leaves none to be seen, and the masks as they
-    are); difficulty is tuned with it. The image is uint8, dense is bright. Same bytes for the same arguments,
-    whatever was rendered before.
+    The same arguments always give the same bytes.
 
-    `lung_mask`: the aerated lung between chest wall, diaphragm and mediastinum with heart (not the lung
-    behind those).
-    `lesion_mask`: pixels where the density envelope of a lesion, cut off by the lung, exceeds MASK_FRACTION
-    of its maximum, each nodule and cavity by itself. The envelope is the density without its holes: the
-    lumen of a cavity, the meshes of a reticular pattern and air bronchograms count as lesion; a cavity's
-    faint halo does not. The mask does not depend on `lesion_contrast`, and is empty for normal images
-    alone. Lesion pixels outside the lung mask lie within LUNG_EDGE of it.
-    `marker_mask`: the bounding box of the marker, which holds every pixel that it touches; empty without one.
+    Args:
+        seed, index: 0 or more.
+        size: in pixels, at least MIN_SIZE.
+        lesion_contrast: 0 or more; multiplies the density of every lesion, which sets the difficulty. With 0
+            lesions are invisible. The masks do not depend on it.
+        marker: what is burned into the image. Nothing else in the image depends on it.
+            "side": in three of four images a letter, L or R, that is independent of the class.
+            "class": in every image a token: a bright glyph on a black plate in an upper corner or below the
+            diaphragm, outside the lungs except for a rare edge. Each class has its own glyph.
+            "random": the same token at the same place, but with a random glyph of the five.
 
-    `marker` says what is burned in, and nothing else of the image depends on it:
-    - "side": in three images of four a letter, L or R, that has nothing to do with the class;
-    - "class": in every image a token, a bright glyph on a black plate in an upper corner or below the diaphragm,
-      outside the lungs but for a rare edge; each class has a glyph of its own, so that the token betrays it;
-    - "random": the same token at the same place, its glyph one of the five at random, whatever the class.
+    The masks of the result:
+        lung_mask: the aerated lung between chest wall, diaphragm and mediastinum with heart, without the lung
+            behind these.
+        lesion_mask: pixels where the envelope of a lesion, cut off by the lung, exceeds MASK_FRACTION of its
+            maximum (for each nodule and cavity separately). The envelope is the density without holes: the lumen
+            of a cavity, the meshes of a reticular pattern and air bronchograms belong to the lesion, the faint
+            halo of a cavity does not. Only normal images have an empty mask. Lesion pixels outside the lung mask
+            lie within LUNG_EDGE of it.
+        marker_mask: the bounding box of the marker with every pixel that it touches; empty without a marker.
 
-    Raises InputError for a negative seed or index, a size under MIN_SIZE, a contrast that is negative or
-    not finite, and an unknown marker.
+    Raises InputError for other arguments.
     """
     seed, index, size = natural_number(seed, "seed"), natural_number(index, "index"), natural_number(size, "size")
     if size < MIN_SIZE:
@@ -138,8 +151,8 @@ def _expose(density: np.ndarray, shot: Shot, view: View, rng: np.random.Generato
     size = view.size
     centres = pixel_centres(size)
     density = gaussian_filter(density, shot.blur * size / 2, truncate=3.0)
-    # Beer-Lambert: photons fall as exp(-density), their relative noise grows as exp(density / 2); photons a
-    # pixel fall with its area, so that averaging pixels gives the noise of the coarser image.
+    # Beer-Lambert: the number of photons falls as exp(-density), so relative noise grows as exp(density / 2).
+    # Photons per pixel are proportional to its area, so averaged pixels have the noise of the coarser image.
     noise = rng.standard_normal((size, size), dtype=np.float32)
     density += np.float32(shot.quanta * size / 224) * noise * np.exp(density * np.float32(0.9))
     density += np.float32(shot.tilt[0]) * centres[None, :] + np.float32(shot.tilt[1]) * centres[:, None]
