@@ -114,7 +114,7 @@ class Dataset:
         return {
             "name": data if data == "phantom" else Path(data).name,
             "digest": self.manifest_hash,
-            "source": str(self.root or "drawn by cxr.phantom"),
+            "source": str(self.root or "drawn by cxr.data.phantom"),
             "columns": list(self.manifest.columns),
             "counts": {split: labels.value_counts().sort_index().to_dict() for split, labels in splits},
         }

@@ -1,8 +1,8 @@
 """The synthetic data set: procedurally drawn frontal chest radiographs of five classes.
 
 Nothing here is measured from patients. A picture is built as attenuation: soft tissue, minus the air of the
-lungs, plus bones, vessels, distractors and lesions. Then follow blur, detector noise and an exposure curve. Every shape is
-a function of continuous coordinates, so that an index is the same picture at every size.
+lungs, plus bones, vessels, distractors and lesions. Then follow blur, detector noise and an exposure curve. Every
+shape is a function of continuous coordinates, so that an index is the same picture at every size.
 
 Coordinates (the *canonical* frame): x points to the image's right (the patient's left) and y down. Both run from
 -1 to 1 over an image without pose, so the unit of length is half the image's side.
