@@ -15,8 +15,8 @@ from cxr import tracking
 from cxr.attribution import maps
 from cxr.cli import main
 from cxr.metrics import regions
-from cxr.metrics.similarity import METRICS
-from cxr.report import methods
+from cxr.metrics.metric_table import METRICS
+from cxr.report import pictures
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -129,7 +129,7 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
     ids, masks = regions.load(tracking.fetch(info.run_id, "regions.npz"))
     assert ids.tolist() == images["image_id"].tolist() and set(masks) == {"lesion", "lung", "marker"}
     assert (masks["lesion"].any(axis=(1, 2)) == (images["label"] != "normal")).all()
-    small = methods.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
+    small = pictures.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
     assert small.shape == (2, 64, 64) and small.std() > 10
 
 
@@ -241,6 +241,14 @@ def test_every_run_holds_its_executed_notebook_and_no_error(store):
         assert {"mlflow.source.git.commit", "cxr.fingerprint"} <= set(info.tags)
 
 
+def scored_by_hand(architecture):
+    return [
+        info
+        for info in tracking.find("score", experiment="smoke")
+        if "mlflow.parentRunId" not in info.tags and info.params["architecture"] == architecture
+    ]
+
+
 def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
     """`-f` takes the study's own file; run ids default to the latest fitting run."""
     common = ("-f", "params/smoke.yaml", "--no-progress-bar")
@@ -255,13 +263,46 @@ def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
         store=store,
     )
     run("papermill", "notebooks/4_compare.ipynb", tmp_path / "4.ipynb", *common, store=store)
-    by_hand = [
-        info for info in tracking.find("score", experiment="smoke") if "mlflow.parentRunId" not in info.tags
-    ]
+    by_hand = scored_by_hand("CompactResNetV2")  # the architecture of the file
     assert len(by_hand) == 1 and "notebook.ipynb" in tracking.artifact_names(by_hand[0].run_id)
-    planned = only("score", architecture=by_hand[0].params["architecture"], method="layercam")
+    planned = only("score", method="layercam")
     a, b = (tracking.read_table(info.run_id, "drift.parquet") for info in (by_hand[0], planned))
     pd.testing.assert_frame_equal(a, b)
+
+
+@pytest.mark.parametrize("architecture", ["CompactInception", "CompactResNetV2"])
+def test_by_hand_the_architecture_selects_the_run_that_is_scored(store, tmp_path, architecture):
+    before = {info.run_id for info in scored_by_hand(architecture)}
+    words = ("papermill", "notebooks/3_score.ipynb", tmp_path / "3.ipynb", "--no-progress-bar")
+    few = ("-p", "baseline_draws", "1", "-p", "n_boot", "100")
+    run(*words, "-p", "name", "smoke", "-p", "architecture", architecture, *few, store=store)
+    [info] = [info for info in scored_by_hand(architecture) if info.run_id not in before]
+    planned = only("score", architecture=architecture, method="layercam")
+    assert info.params["attribute_run"] == planned.params["attribute_run"]
+    assert info.metrics["overlap_median"] == planned.metrics["overlap_median"]
+
+
+def test_by_hand_an_architecture_without_a_run_is_refused(store, tmp_path):
+    before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
+    words = (
+        "papermill",
+        "notebooks/3_score.ipynb",
+        tmp_path / "3.ipynb",
+        "--no-progress-bar",
+        "-p",
+        "name",
+        "smoke",
+    )
+    done = run(*words, "-p", "architecture", "CompactDenseNet", store=store, ok=False)
+    assert "no finished attribute run in the experiment 'smoke', architecture CompactDenseNet" in done.stderr
+    done = run(*words, "-p", "seed", "7", store=store, ok=False)
+    assert "no finished attribute run in the experiment 'smoke', seed 7" in done.stderr
+    other = only("attribute").run_id
+    done = run(
+        *words, "-p", "attribute_run_id", other, "-p", "architecture", "CompactInception", store=store, ok=False
+    )
+    assert "is of architecture CompactResNetV2, not CompactInception" in done.stderr
+    assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
 
 def test_the_explorer_shows_a_study_and_leaves_no_run(store, tmp_path):
