@@ -8,7 +8,7 @@ import pandas as pd
 
 from cxr import tracking
 from cxr.core.errors import InputError, some
-from cxr.core.params import METHODS
+from cxr.core.methods import METHODS
 from cxr.explore import runs
 from cxr.explore.view import View, gather
 from cxr.metrics.metric_table import METRICS

@@ -222,7 +222,7 @@ def levels_figure(cell: Cell) -> Figure:
     pairs = {
         "this image, before against after": (before, after),
         "chance: map after, moved": (before, moved),
-        "shuffled: antwo patients": (before, cell.after.maps[partner]),
+        "two patients of one class": (before, cell.after.maps[partner]),
         "two heads": (before, head),
     }
     for other in cell.others[:1]:
