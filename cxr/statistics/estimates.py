@@ -1,42 +1,44 @@
-"""Estimates with intervals and p-values, when few training seeds share one test set. NumPy and SciPy.
+"""Estimates with intervals and p-values when a few training seeds share one test set. NumPy and SciPy.
 
-Seeds and patients are crossed: k networks of a kind are examined on the same patients. A claim about the kind
-of network, not about these k, must count two sources of chance, as multi-reader multi-case studies do with
-readers (here seeds) and cases (here patients). For a statistic theta_s of each seed s (a median, a difference
-of medians, an AUC difference), smooth enough to be nearly linear in seed and patient effects,
+Seeds and patients are crossed: k networks of a kind are examined on the same patients. A claim about the kind of
+network, not about these k networks, must count two sources of chance, as multi-reader multi-case studies do with
+readers (here seeds) and cases (here patients). Take a statistic theta_s of each seed s (a median, a difference
+of medians, an AUC difference) that is smooth enough to be nearly linear in seed and patient effects:
 
-    theta_s = mu + T_s + P + E_s,
+    theta_s = mu + T_s + P + E_s.
 
-T_s is what the training did, P what these patients contribute whatever the network, E_s what they contribute
-under this network alone. The mean over seeds has variance (var T + var E) / k + var P. The sample variance
-S2 of theta_s has expectation var T + var E, for P is common to all seeds; and the covariance between seeds of
-bootstrap replicates under one draw of patients estimates var P. So
+T_s is the effect of the training, P the effect of these patients on every network, and E_s their effect on this
+network alone. The mean over seeds has variance (var T + var E) / k + var P. The sample variance S2 of theta_s
+has expectation var T + var E, because P is common to all seeds. The covariance between seeds, of bootstrap
+replicates under one draw of patients, estimates var P. Therefore
 
-    Var(mean) = S2 / k + max(Cov, 0)          (Obuchowski and Rockette 1995, for one treatment effect),
+    Var(mean) = S2 / k + max(Cov, 0)          (Obuchowski and Rockette 1995, for one treatment effect).
 
-which for balanced means is the ANOVA's (MS_seed + MS_patient - MS_error) / (k n). A percentile bootstrap over
-two or three seeds has too little to draw from, and a test over patients alone takes seeds' luck for an effect.
+For balanced means this is the ANOVA's (MS_seed + MS_patient - MS_error) / (k n). A percentile bootstrap over two
+or three seeds has too few values to draw from. A test over patients alone mistakes the luck of seeds for an
+effect.
 
-Level. S2 / k has k - 1 degrees of freedom, Cov about n - 1. A t quantile with Satterthwaite's degrees of
-freedom (Hillis 2007) rejects up to 13 % at a nominal 5 % with two seeds, and up to 8 % if S2 is not let fall
-under its share from patients, for the degrees of freedom are then estimated from one number. Used instead is
-Banerjee's (1960) interval, which gives each source its own quantile:
+Level: S2 / k has k - 1 degrees of freedom, Cov about n - 1. With two seeds, a t quantile with Satterthwaite's
+degrees of freedom (Hillis 2007) rejects up to 13 % at a nominal 5 %, and up to 8 % if S2 is kept above its share
+from patients, because the degrees of freedom are estimated from a single number. This module uses Banerjee's
+(1960) interval, which gives each source its own quantile:
 
     half-width^2 = t(k - 1)^2 S2 / k + t(n - 1)^2 max(Cov, 0).
 
-For normal effects it holds its level whatever the two variances are: given the estimates the chance to cover
-is F(half-width^2 / Var), F the distribution function of chi-square with one degree of freedom, which is
-concave, so at least the average, weighted by the sources' shares of Var, of what t intervals over each source
-alone would cover, and each of these covers its level. It is t over seeds where patients contribute nothing, t
-over patients where seeds come out alike, and conservative in between; tests/benchmarks/bench_inference.py
-measures by how much. P-values are the levels at which the interval, or its one-sided half, touches the null.
+For normal effects it holds its level whatever the two variances are. Given the estimates, the chance to cover is
+F(half-width^2 / Var), where F is the distribution function of chi-square with one degree of freedom. F is
+concave, so the chance is at least the average, weighted by the sources' shares of Var, of what t intervals over
+each source alone would cover, and each of these covers its level. The interval is that of t over seeds where
+patients contribute nothing, that of t over patients where seeds are all alike, and conservative in between;
+tests/benchmarks/bench_inference.py measures by how much. A p-value is the level at which the interval, or its
+one-sided half, touches the null.
 
-With one seed only the patients vary, and every statement is about these very networks: n_seeds says so.
+With one seed only the patients vary, and every statement is about these networks only; n_seeds says so.
 
-References: Obuchowski and Rockette (1995) Commun. Stat. Simul. Comput. 24:285. Hillis (2007) Stat. Med.
-26:596. Banerjee (1960) Sankhya 22:357. Schuirmann (1987) J. Pharmacokinet. Biopharm. 15:657 (TOST). Holm
-(1979) Scand. J. Stat. 6:65. Berger (1982) Technometrics 24:295 (intersection-union). Gail and Simon (1985)
-Biometrics 41:361 (qualitative interaction). Kerby (2014) Compr. Psychol. 3:1 (rank-biserial).
+References: Obuchowski and Rockette (1995) Commun. Stat. Simul. Comput. 24:285. Hillis (2007) Stat. Med. 26:596.
+Banerjee (1960) Sankhya 22:357. Schuirmann (1987) J. Pharmacokinet. Biopharm. 15:657 (TOST). Holm (1979) Scand.
+J. Stat. 6:65. Berger (1982) Technometrics 24:295 (intersection-union). Gail and Simon (1985) Biometrics 41:361
+(qualitative interaction). Kerby (2014) Compr. Psychol. 3:1 (rank-biserial).
 """
 
 from collections.abc import Sequence

@@ -13,12 +13,8 @@ import pandas as pd
 from cxr.core.errors import InputError
 
 Statistic = str | Callable[[np.ndarray], float]
-
-
 # Rows x replicates held at a time. Part of what an rng_seed means: draws are made block by block.
 BLOCK = 2_000_000
-
-
 _MANY = 128  # replicates that are better summed up at once
 
 

@@ -8,8 +8,6 @@ import pandas as pd
 from cxr.core.errors import InputError
 
 Cell = tuple[str, str]
-
-
 KEYS = ["architecture", "method", "seed", "image_id", "patient_id"]
 
 
