@@ -149,6 +149,7 @@ def long_table(
 
 
 def borrows(variant: str, method: str) -> bool:
+    """Whether a variant exists for another method only, so that this method uses its default maps for it."""
     return ONE_METHOD.get(variant, method) != method
 
 
@@ -157,5 +158,6 @@ def _is_layer(variant: str) -> bool:
 
 
 def require_bool(table: pd.DataFrame, column: str, name: str) -> None:
+    """Raise InputError, which begins with `name`, unless the column is bool."""
     if table[column].dtype != bool:
         raise InputError(f"{name}: {column} must be bool without missing values, got {table[column].dtype}.")

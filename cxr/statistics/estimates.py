@@ -54,16 +54,23 @@ from cxr.core.errors import InputError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A quantity over trainings and patients (over patients alone with one seed), with its variance by source.
+    """A quantity over trainings and patients, with its variance by source. With one seed, over patients alone.
 
-    value: mean over seeds. se: sqrt(var_seeds / n_seeds + var_patients). df: Satterthwaite's degrees of freedom
-    of se^2, to describe it; interval and tests use those of each source (see the module). low, high: interval
-    of the given level. var_seeds: S2, between seeds (NaN with one seed). var_patients: max(Cov, 0) between
-    seeds; with one seed the whole bootstrap variance. var_residual: the part of var_seeds that is patients
-    under one network alone, and shrinks with more patients (NaN with one seed).
+    Attributes
+    ----------
+    value : mean over seeds.
+    se : sqrt(var_seeds / n_seeds + var_patients).
+    df : Satterthwaite's degrees of freedom of se^2, for description only. Interval and tests use those of each
+        source (see the module).
+    low, high : interval of the given level.
+    var_seeds : S2, the variance between seeds; NaN with one seed.
+    var_patients : max(Cov, 0) between seeds; with one seed the whole bootstrap variance.
+    var_residual : the part of var_seeds that comes from patients under one network alone. It shrinks with more
+        patients. NaN with one seed.
 
-    What the data cannot give is NaN: all but value with one patient, or a replicate without a value; df, low
-    and high where se is 0 (replicates and seeds all alike, from heavy ties or a perfect AUC, prove no certainty).
+    What the data cannot give is NaN: everything except value with one patient or with a replicate without a
+    value; df, low and high where se is 0. (Replicates and seeds are then all alike, from many ties or a perfect
+    AUC, which is no proof of certainty.)
     """
 
     value: float
@@ -129,12 +136,12 @@ def p_value(est: Estimate, null: float = 0.0, alternative: str = "two-sided") ->
     ----------
     est : `estimate`.
     null : the value under the null.
-    alternative : "two-sided", or what is to be shown: "less" or "greater" than null.
+    alternative : "two-sided", or the claim to show: "less" or "greater" than null.
 
     Returns
     -------
-    float in [0, 1], consistent with the interval: two-sided p < 1 - level where null lies outside. NaN if the
-    estimate has no standard error, or one of 0.
+    float in [0, 1], consistent with the interval: two-sided p < 1 - level exactly if null lies outside. NaN if the
+    standard error is missing or 0.
     """
     if alternative not in ("two-sided", "less", "greater"):
         raise InputError(f"p_value: alternative must be two-sided, less or greater, got {alternative!r}.")
@@ -149,9 +156,10 @@ def p_value(est: Estimate, null: float = 0.0, alternative: str = "two-sided") ->
 
 
 def equivalence(est: Estimate, margin: float) -> float:
-    """P-value of TOST: that the quantity lies within -margin and +margin (Schuirmann 1987).
+    """P-value of TOST, for the claim that the quantity lies between -margin and +margin (Schuirmann 1987).
 
-    The larger of the two one-sided p-values; below alpha exactly if the 1 - 2 alpha interval lies inside.
+    It is the larger of the two one-sided p-values, and below alpha exactly if the 1 - 2 alpha interval lies
+    inside.
     """
     if not 0 < margin < inf:
         raise InputError(f"equivalence: margin must be positive, got {margin}.")
@@ -159,9 +167,9 @@ def equivalence(est: Estimate, margin: float) -> float:
 
 
 def holm(p: Sequence[float] | pd.Series) -> np.ndarray | pd.Series:
-    """P-values adjusted for their number by Holm's (1979) step-down; NaN stays NaN and does not count.
+    """P-values adjusted for their number by Holm's (1979) step-down method; NaN stays NaN and does not count.
 
-    Returns what was given: a Series with its index, otherwise float64 [m].
+    Returns a Series with its index if `p` is one, otherwise float64 [m].
     """
     raw = np.asarray(p, dtype=float)
     if raw.ndim != 1 or (raw < 0).any() or (raw > 1).any():
@@ -175,13 +183,13 @@ def holm(p: Sequence[float] | pd.Series) -> np.ndarray | pd.Series:
 
 
 def half_width(a: float | np.ndarray, df_a: int, c: float, df_c: int, alpha: float) -> float | np.ndarray:
-    """Banerjee's: of two independent variances a and c with their degrees of freedom (df_a 0: a counts 0)."""
+    """Banerjee's half-width for two independent variances with their degrees of freedom (df_a 0: without a)."""
     seeds = a * special.stdtrit(df_a, alpha / 2) ** 2 if df_a else 0.0
     return np.sqrt(seeds + c * special.stdtrit(df_c, alpha / 2) ** 2)
 
 
 def _touching(distance: float, a: float, df_a: int, c: float, df_c: int) -> float:
-    """The alpha at which `half_width` is the distance: between those of t with either source's degrees."""
+    """The alpha at which `half_width` equals the distance: between the alphas of t with either source's df."""
     t = distance / sqrt(a + c)
     by_patients = 2 * special.stdtr(df_c, -t)
     by_seeds = 2 * special.stdtr(df_a, -t) if df_a else by_patients
@@ -189,7 +197,7 @@ def _touching(distance: float, a: float, df_a: int, c: float, df_c: int) -> floa
         return float(by_patients)
     if c == 0:
         return float(by_seeds)
-    # Nothing below 1e-140, for the square of a t quantile must not overflow; a hair of room for rounding.
+    # Nothing below 1e-140, so that the square of a t quantile does not overflow; 1e-9 leaves room for rounding.
     low, high = sorted(log(max(p, 1e-140)) for p in (by_seeds, by_patients))
     low, high = low - 1e-9, min(high + 1e-9, 0.0)
 
