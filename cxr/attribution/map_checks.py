@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from cxr.core.errors import InputError
 from cxr.core.progress import progress
 from cxr.metrics import map_features, map_grids, similarity
-from cxr.models import build
+from cxr.models import targets
 from cxr.statistics import bootstrap
 
 SURVIVES = 0.5  # the limit of `verdict`
@@ -224,7 +224,7 @@ def cascade(
     explain : model -> per method raw maps [n, h, w]; called once on the model as it is, then once a level, with
         the same object. A compiled function stays right, since the weights are variables: compile once, outside.
         It must be deterministic, and read the weights at every call (no clone of the model).
-    layer : the target layer, as `cxr.models.build.target_layer` knows it.
+    layer : the target layer, as `cxr.models.targets.target_layer` knows it.
     size : the image grid on which maps are compared.
     rng_seed : the permutations are a function of this and the layers.
     label : what to call this in progress lines; empty: none are printed.
@@ -240,7 +240,7 @@ def cascade(
     ------
     InputError : for an unknown layer, and maps that are no sets.
     """
-    levels = _levels(model, build.target_layer(model, layer))
+    levels = _levels(model, targets.target_layer(model, layer))
     before = explain(model)
     intact = {name: _features(map_set, size) for name, map_set in before.items()}
     kept = [(variable, variable.numpy()) for variable in model.weights]

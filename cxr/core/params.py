@@ -470,7 +470,7 @@ class DriftParams(DataParams, _IntervalFields):
     )
     class_names: list[str] = Field([], description="in the order of the outputs; empty: the labels, sorted")
     image_size: Annotated[int, Field(ge=0, le=2048)] = Field(0, description="side in pixels; 0: the models' own")
-    preprocessing: str = Field("auto", description="what grey values 0 to 255 become; see cxr.models.graph.adapt")
+    preprocessing: str = Field("auto", description="what grey values become; see cxr.models.foreign.adapt")
     method: Annotated[list[Method], Field(min_length=1)] = ["layercam"]
     target_layer: str = Field("penultimate", description="as in a study, or a layer's name")
     target_layer_b: str = Field("", description="in B, where it is another than in A")

@@ -37,7 +37,7 @@ from cxr.metrics import baselines, metric_table, similarity
 from cxr.models import build
 from cxr.report import comparison
 from cxr.statistics import contrasts, rank_tests
-from cxr.training import checkpoints
+from cxr.training import optimisation, stages
 
 CLASSES = 5
 
@@ -56,7 +56,7 @@ def network(architecture: str, side: str, batch: str) -> dict:
 
     side, batch = int(side), int(batch)
     settings = TrainParams(architecture=architecture, image_size=side, batch_size=batch, weights="none")
-    checkpoints.seed_everything(0)
+    stages.seed_everything(0)
     model = build.build(architecture, n_classes=CLASSES, image_size=side)
     images = np.random.default_rng(0).integers(0, 256, (batch, side, side), np.uint8)
     labels = np.arange(batch) % CLASSES
@@ -86,9 +86,9 @@ def network(architecture: str, side: str, batch: str) -> dict:
     found["backup bytes"] = 3 * sum(int(np.prod(w.shape)) * 4 for w in model.trainable_weights)  # and Adam's two
 
     trainee = keras_model(model)
-    checkpoints._compile(trainee, 1e-5, settings)
+    optimisation.compile_model(trainee, 1e-5, settings)
     steps = tf.data.Dataset.from_tensor_slices((images[..., None], labels)).batch(batch)
-    with checkpoints._graph_optimizers(on=False):
+    with optimisation.graph_optimizers(on=False):
         found["fine-tune"] = timed(lambda: trainee.fit(steps.repeat(2), epochs=1, verbose=0)) / (2 * batch)
     return found
 
