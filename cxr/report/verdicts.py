@@ -2,7 +2,7 @@
 take.
 
 The claims are those of Elangovan and Ting 2026 (arXiv 2604.08513, abstract), whose thresholds are unknown: the
-margins are parameters of the comparison, declared before looking. The tests are those of `hypotheses`. With
+margins are parameters of the comparison, declared before looking. The tests are those of `cxr.statistics`. With
 one training seed the difference between two architectures cannot be told from the luck of two trainings, so that
 claims about architectures stay open then, however small a p value over patients is.
 """
