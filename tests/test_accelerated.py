@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from test_stages import BASE, images_and_labels, make
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams, TrainParams
 from cxr.models import build, targets, weights
@@ -29,8 +29,8 @@ def sets():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"xla": True}, "xla: its operations are not deterministic: set deterministic to false"),
-        ({"xla": True, "deterministic": False, "devices": 2}, "xla: on one device only, got devices 2"),
+        ({"xla": True}, "xla: XLA is not deterministic: set deterministic to false"),
+        ({"xla": True, "deterministic": False, "devices": 2}, "xla: works on one device only, got devices 2"),
         ({"devices": 4, "batch_size": 3}, "devices: 4 cannot share batches of 3 images"),
         ({"devices": -1}, "devices: should be greater than or equal to 0"),
         ({"precision": "float16"}, "precision: should be 'float32', 'mixed_float16' or 'mixed_bfloat16'"),
@@ -80,7 +80,7 @@ def test_mixed_training_leaves_a_float32_model(sets, precision, tmp_path):
     loaded = keras.models.load_model(tmp_path / "x.keras")
     images, labels = sets[1]
     maps = [
-        cams.attribute(each, images, labels, layer="penultimate", methods=["layercam"])["layercam"]
+        explaining.attribute(each, images, labels, layer="penultimate", methods=["layercam"])["layercam"]
         for each in (model, loaded)
     ]
     np.testing.assert_array_equal(*maps)

@@ -8,9 +8,11 @@ from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.layercam import Layercam
 from tf_keras_vis.saliency import Saliency
 
-from cxr.attribution import cams
+from cxr.attribution import cams, explaining, perturbing
 from cxr.core.errors import InputError
-from cxr.core.params import ARCHITECTURES, METHODS
+from cxr.core.methods import LABELS, METHODS, TABLE, Method
+from cxr.core.methods import cams as cams_of
+from cxr.core.params import ARCHITECTURES, AttributeParams
 from cxr.metrics import map_grids
 from cxr.models import build, targets
 
@@ -53,7 +55,7 @@ def oracle(model, images, classes, layer, explainer):
 def test_equal_to_tf_keras_vis_on_the_full_model(case):
     model, images, classes = case
     layer = targets.target_layer(model, "penultimate")
-    ours = cams.attribute(model, images, classes, layer="penultimate", batch_size=2)
+    ours = explaining.attribute(model, images, classes, layer="penultimate", batch_size=2)
     for name, explainer in (("layercam", Layercam), ("gradcampp", GradcamPlusPlus)):
         theirs = oracle(model, images, classes, layer, explainer)
         assert ours[name].shape == theirs.shape and ours[name].dtype == np.float32
@@ -66,7 +68,7 @@ def test_gradcam_equal_to_tf_keras_vis_on_the_full_model(case):
     model, images, _ = case
     images, classes = images[[0] * N_CLASSES], np.arange(N_CLASSES)
     layer = targets.target_layer(model, "penultimate")
-    ours = cams.attribute(model, images, classes, layer="penultimate", methods=["gradcam"])["gradcam"]
+    ours = explaining.attribute(model, images, classes, layer="penultimate", methods=["gradcam"])["gradcam"]
     theirs = oracle(model, images, classes, layer, Gradcam)
     assert theirs.max() > 0
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * theirs.max())
@@ -77,15 +79,15 @@ def test_methods_are_the_same_map_at_final_and_not_before(case):
     if min(model.get_layer("pool").input.shape[1:3]) < targets.MIN_GRID:
         spec_final = build.graph.target_layers(model)["final"]
         with pytest.raises(InputError, match=f"'{spec_final}' of {model.name} is .* needs at least 4x4"):
-            cams.attribute(model, images, classes, layer="final")
+            explaining.attribute(model, images, classes, layer="final")
         model = build.build(model.name, n_classes=N_CLASSES, image_size=192)
         images = images.repeat(2, 1).repeat(2, 2)[:, :192, :192]
-    final = cams.attribute(model, images, classes, layer="final", methods=CAMS)
+    final = explaining.attribute(model, images, classes, layer="final", methods=CAMS)
     np.testing.assert_allclose(unit(final["layercam"]), unit(final["gradcampp"]), atol=1e-5)
     scale = final["hirescam"].max()
     assert scale > 0
     np.testing.assert_allclose(final["gradcam"], final["hirescam"], atol=1e-4 * scale)
-    earlier = cams.attribute(model, images, classes, layer="penultimate", methods=CAMS)
+    earlier = explaining.attribute(model, images, classes, layer="penultimate", methods=CAMS)
     assert np.abs(unit(earlier["layercam"]) - unit(earlier["gradcampp"])).max() > 1e-3
     assert np.abs(earlier["gradcam"] - earlier["hirescam"]).max() > 1e-3 * earlier["hirescam"].max()
 
@@ -163,9 +165,9 @@ def test_gradcampp_positive_is_the_authors():
 @pytest.mark.parametrize("shift", [500.0, -500.0])
 def test_large_logits_neither_overflow_nor_vanish(shift):
     model, images, classes = small_case()
-    before = cams.attribute(model, images, classes, layer="conv")
+    before = explaining.attribute(model, images, classes, layer="conv")
     model.get_layer("logits").bias.assign_add([shift] * N_CLASSES)
-    after = cams.attribute(model, images, classes, layer="conv")
+    after = explaining.attribute(model, images, classes, layer="conv")
     for name in before:
         assert before[name].max() > 0
         np.testing.assert_allclose(after[name], before[name], rtol=1e-4)
@@ -173,8 +175,8 @@ def test_large_logits_neither_overflow_nor_vanish(shift):
 
 def test_batch_size_does_not_matter_and_the_last_batch_does_not_retrace():
     model, images, classes = small_case()
-    whole = cams.attribute(model, images, classes, layer="conv", batch_size=3)
-    for name, maps in cams.attribute(model, images, classes, layer="conv", batch_size=2).items():
+    whole = explaining.attribute(model, images, classes, layer="conv", batch_size=3)
+    for name, maps in explaining.attribute(model, images, classes, layer="conv", batch_size=2).items():
         np.testing.assert_allclose(maps, whole[name], rtol=1e-3, atol=1e-6 * whole[name].max())
     compute = cams.activations_and_gradients(model, [("conv", "logit"), ("conv", "probability")])
     for n in (3, 2):
@@ -193,7 +195,7 @@ def test_works_on_a_model_that_is_not_trainable():
     model = keras.Model(inputs, outputs)
     model.trainable = False
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32), dtype=np.uint8)
-    assert cams.attribute(model, images, np.array([0]), layer="conv")["layercam"].shape == (1, 8, 8)
+    assert explaining.attribute(model, images, np.array([0]), layer="conv")["layercam"].shape == (1, 8, 8)
 
 
 def small_case(n=3, architecture=""):
@@ -227,17 +229,55 @@ def linear(side, weights):
     return model
 
 
-def test_methods_are_those_of_the_parameters():
-    assert cams.METHODS == METHODS
-    assert set(cams.LAYER_METHODS) <= set(METHODS)
+def test_one_table_says_which_methods_there_are():
+    assert all(callable(explaining.function_of(name)) for name in TABLE)
+    assert METHODS == tuple(LABELS) == tuple(TABLE) and len(set(LABELS.values())) == len(TABLE)
+    assert tuple(cams_of()) == CAMS and cams_of(["occlusion", "hirescam", "layercam"]) == ["hirescam", "layercam"]
+    assert AttributeParams.check({"method": list(METHODS)}, where="here").method == list(METHODS)
+    with pytest.raises(InputError, match="method.*'layercam', 'gradcampp'.*or 'occlusion', got 'gradcamp'"):
+        AttributeParams.check({"method": ["gradcamp"]}, where="here")
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        ("cams", lambda activations, gradients: tf.reduce_max(activations, axis=-1).numpy()),
+        ("perturbing", lambda model, layer: lambda images, classes: images.numpy()[:, ::16, ::16, 0]),
+    ],
+)
+def test_a_new_method_takes_a_function_and_a_row_of_the_table(kind, function, monkeypatch):
+    model, images, classes = small_case()
+    monkeypatch.setitem(TABLE, "mine", Method("Mine", kind))
+    monkeypatch.setattr({"cams": cams, "perturbing": perturbing}[kind], "mine", function, raising=False)
+    found = explaining.attribute(model, images, classes, layer="conv", methods=["mine", "layercam"])
+    assert list(found) == ["mine", "layercam"] and found["mine"].shape == (3, 6, 6) and found["mine"].max() > 0
+    if kind == "cams":
+        variants, _ = explaining.variants(model, images, classes, layer="conv", methods=["mine"])
+        np.testing.assert_array_equal(variants["mine", "default"].maps, found["mine"])
+
+
+@pytest.mark.parametrize("with_variants", [True, False])
+def test_a_checkpoint_is_explained_by_cams_together_and_by_others_one_by_one(with_variants):
+    model, images, classes = small_case(2)
+    chosen = ["occlusion", "layercam", "integrated_gradients", "gradcampp"]
+    found = explaining.explain_checkpoint(
+        model, images, classes, layer="conv", methods=chosen, with_variants=with_variants, batch_size=2
+    )
+    assert list(found.maps) == chosen
+    for name in chosen:
+        alone = explaining.attribute(model, images, classes, layer="conv", methods=[name], batch_size=2)[name]
+        np.testing.assert_allclose(found.maps[name], alone, rtol=1e-5, atol=1e-6 * alone.max())
+    expected, missing = explaining.variants(model, images, classes, layer="conv", batch_size=2)
+    names = {key for key in expected if key[1] != "default"} if with_variants else set()
+    assert set(found.variants) == names and found.missing == (missing if with_variants else {})
 
 
 def test_every_method_gives_maps_that_depend_on_their_own_image_alone():
     model, images, classes = small_case()
     options = {"layer": "conv", "methods": METHODS}
-    whole = cams.attribute(model, images, classes, batch_size=3, **options)
+    whole = explaining.attribute(model, images, classes, batch_size=3, **options)
     assert list(whole) == list(METHODS)
-    turned = cams.attribute(model, images[::-1], classes[::-1], batch_size=2, **options)
+    turned = explaining.attribute(model, images[::-1], classes[::-1], batch_size=2, **options)
     for name, maps in whole.items():
         grid = {"occlusion": (8, 8), "smoothgrad": (64, 64), "integrated_gradients": (64, 64)}.get(name, (6, 6))
         assert maps.shape == (3, *grid) and maps.dtype == np.float32
@@ -247,11 +287,11 @@ def test_every_method_gives_maps_that_depend_on_their_own_image_alone():
 
 def test_scorecam_step_by_step():
     model, images, classes = small_case(1)
-    found = cams.attribute(model, images, classes, layer="conv", methods=["scorecam"])["scorecam"]
+    found = explaining.attribute(model, images, classes, layer="conv", methods=["scorecam"])["scorecam"]
     layer = model.get_layer("conv")
     x = tf.constant(images[..., None], tf.float32)
     a = keras.Model(model.input, layer.output)(x).numpy()[0]
-    chosen = np.argsort(a.std((0, 1)))[-cams.SCORECAM_CHANNELS :]
+    chosen = np.argsort(a.std((0, 1)))[-perturbing.SCORECAM_CHANNELS :]
     expected = np.zeros(a.shape[:2])
     position = np.linspace(0, 5, 96)  # tf-keras-vis enlarges with corners aligned
     for k in chosen:
@@ -266,16 +306,16 @@ def test_scorecam_step_by_step():
 def test_smoothgrad_is_tf_keras_vis_of_one_image_and_leaves_numpy_alone():
     model, images, classes = small_case(2)
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    found = cams.attribute(model, images, classes, layer="conv", methods=["smoothgrad"])
+    found = explaining.attribute(model, images, classes, layer="conv", methods=["smoothgrad"])
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
     to_logits = keras.Model([model.input], model.get_layer("logits").output)
     for number, class_index in enumerate(classes):
-        np.random.seed(cams.SMOOTHGRAD_SEED)  # noqa: NPY002
+        np.random.seed(perturbing.SMOOTHGRAD_SEED)  # noqa: NPY002
         theirs = Saliency(to_logits, clone=False)(
             lambda output, c=class_index: output[:, c],
             images[number][None, ..., None].astype(np.float32),
-            smooth_samples=cams.SMOOTHGRAD_SAMPLES,
-            smooth_noise=cams.SMOOTHGRAD_NOISE,
+            smooth_samples=perturbing.SMOOTHGRAD_SAMPLES,
+            smooth_noise=perturbing.SMOOTHGRAD_NOISE,
             normalize_map=False,
         )
         # 96 pixels on 64 cells of one and a half: three pixels make two cells
@@ -287,7 +327,7 @@ def test_smoothgrad_is_tf_keras_vis_of_one_image_and_leaves_numpy_alone():
 def test_integrated_gradients_are_complete():
     model, images, classes = small_case()
     x, c = tf.constant(images[..., None], tf.float32), tf.constant(classes, tf.int32)
-    signed = cams.signed_integrated_gradients(model)(x, c)
+    signed = perturbing.signed_integrated_gradients(model)(x, c)
     assert signed.shape == images.shape and signed.min() < 0 < signed.max()
     grey = np.broadcast_to(images.mean((1, 2), keepdims=True), images.shape)
     rise = (logits(model, images) - logits(model, grey))[np.arange(3), classes]
@@ -302,7 +342,7 @@ def test_integrated_gradients_of_a_linear_model_are_exact_and_rectified_by_cell(
     images = rng.integers(0, 256, (1, 128, 128), dtype=np.uint8)
     signed = (images[0] - images[0].mean()) * weights[..., 1]
     cells = signed.reshape(64, 2, 64, 2).mean((1, 3))
-    found = cams.attribute(model, images, np.array([1]), layer="conv", methods=["integrated_gradients"])
+    found = explaining.attribute(model, images, np.array([1]), layer="conv", methods=["integrated_gradients"])
     np.testing.assert_allclose(
         found["integrated_gradients"][0], np.maximum(cells, 0), rtol=1e-3, atol=1e-3 * cells.max()
     )
@@ -315,7 +355,7 @@ def test_occlusion_finds_a_planted_patch():
     weights[24:32, 48:56, 1] = -1
     images = np.full((1, 64, 64), 50, np.uint8)
     images[0, 24:32, 40:56] = 200
-    maps = cams.attribute(linear(64, weights), images, np.array([1]), layer="conv", methods=["occlusion"])[
+    maps = explaining.attribute(linear(64, weights), images, np.array([1]), layer="conv", methods=["occlusion"])[
         "occlusion"
     ]
     expected = np.zeros((8, 8))
@@ -327,7 +367,7 @@ def test_occlusion_cells_tile_an_image_that_they_do_not_divide():
     weights = np.ones((36, 36, 2), np.float32)
     images = np.random.default_rng(0).integers(0, 256, (1, 36, 36), dtype=np.uint8)
     images[0, :20] += np.uint8(255) - images[0, :20]  # bright above: every cell there counts
-    maps = cams.attribute(linear(36, weights), images, np.array([0]), layer="conv", methods=["occlusion"])[
+    maps = explaining.attribute(linear(36, weights), images, np.array([0]), layer="conv", methods=["occlusion"])[
         "occlusion"
     ][0]
     above = (images - images.mean())[0][:18].sum()  # the first four of eight rows
@@ -355,7 +395,7 @@ def test_gradient_of_a_probability_that_rounds_to_one():
     model.get_layer("logits").bias.assign(20.0 * np.eye(N_CLASSES)[classes[0]])
     assert model(images[..., None].astype(np.float32)).numpy().max() == 1
     layer = "conv"
-    found, _ = cams.variants(model, images, classes, layer=layer)
+    found, _ = explaining.variants(model, images, classes, layer=layer)
     assert found["layercam", "score-softmax"].maps.max() > 0
 
 
@@ -379,7 +419,7 @@ def test_fused_by_hand():
 
 def test_variants():
     model, images, classes = small_case(architecture="CompactResNetV2")
-    found, missing = cams.variants(model, images, classes, layer="penultimate", methods=CAMS, batch_size=2)
+    found, missing = explaining.variants(model, images, classes, layer="penultimate", methods=CAMS, batch_size=2)
     names = {
         "default": "conv4_block4_preact_relu",
         "layer-shallower": "conv3_block3_preact_relu",
@@ -400,7 +440,7 @@ def test_variants():
     assert "3x3" in missing["layer-final"] and "3x3" in missing["layer-last_conv"]
 
     alone = {
-        layer: cams.attribute(model, images, classes, layer=layer, methods=CAMS, batch_size=2)
+        layer: explaining.attribute(model, images, classes, layer=layer, methods=CAMS, batch_size=2)
         for layer in {names[name] for name in ("default", "layer-shallower", "layer-penultimate_cut")}
     }
     for (method, variant), result in found.items():
@@ -418,7 +458,7 @@ def test_variants():
 
 def test_variants_of_a_layer_that_two_targets_share():
     model, images, classes = small_case(1, "CompactDenseNet")
-    found, missing = cams.variants(model, images, classes, layer="shallower", methods=["layercam"])
+    found, missing = explaining.variants(model, images, classes, layer="shallower", methods=["layercam"])
     assert found["layercam", "layer-penultimate"].layer == "pool4_relu"
     assert missing["layer-penultimate_cut"] == "pool4_relu is the layer of layer-penultimate"
     assert found["layercam", "layers-fused"].layer == "pool3_relu+pool4_relu"
@@ -427,7 +467,7 @@ def test_variants_of_a_layer_that_two_targets_share():
 def test_variants_where_there_is_one_feature_map():
     images = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
     model = linear(8, np.ones((8, 8, 2), np.float32))
-    found, missing = cams.variants(model, images, np.array([0]), layer="conv")
+    found, missing = explaining.variants(model, images, np.array([0]), layer="conv")
     assert {variant for _, variant in found} == {"default", "score-softmax", "norm-positive"}
     assert missing["layers-fused"] == "needs two of shallower, penultimate and final, and there are 1"
 
@@ -437,11 +477,11 @@ def test_heads():
     rng = np.random.default_rng(1)
     kernel, bias = model.get_layer("logits").get_weights()
     others = [(rng.normal(size=kernel.shape).astype(np.float32), bias + 1), (kernel, bias)]
-    first, second = cams.attribute_heads(model, images, classes, others, layer="conv")
-    own = cams.attribute(model, images, classes, layer="conv")
+    first, second = explaining.attribute_heads(model, images, classes, others, layer="conv")
+    own = explaining.attribute(model, images, classes, layer="conv")
     np.testing.assert_array_equal(model.get_layer("logits").get_weights()[0], kernel)
     model.get_layer("logits").set_weights(list(others[0]))
-    rebuilt = cams.attribute(model, images, classes, layer="conv")
+    rebuilt = explaining.attribute(model, images, classes, layer="conv")
     for name in own:
         np.testing.assert_allclose(first[name], rebuilt[name], rtol=1e-5, atol=1e-6 * first[name].max())
         np.testing.assert_allclose(second[name], own[name], rtol=1e-5, atol=1e-6 * own[name].max())
@@ -451,13 +491,13 @@ def test_heads():
 def test_a_head_is_given_back_after_an_error():
     model, *_ = small_case(1)
     kernel, bias = model.get_layer("logits").get_weights()
-    with pytest.raises(KeyError), cams.head(model, kernel * 0, bias):
+    with pytest.raises(KeyError), explaining.head(model, kernel * 0, bias):
         assert model.get_layer("logits").get_weights()[0].max() == 0
         raise KeyError
     np.testing.assert_array_equal(model.get_layer("logits").get_weights()[0], kernel)
     with (
         pytest.raises(InputError, match=r"head: small needs .* got \[\(3, 5\), \(5,\)\]"),
-        cams.head(model, kernel[:3], bias),
+        explaining.head(model, kernel[:3], bias),
     ):
         pass
 
@@ -466,12 +506,12 @@ def test_bad_input():
     model = build.build("CompactResNetV2", n_classes=2, image_size=64)
     images = np.zeros((1, 64, 64), np.uint8)
     with pytest.raises(InputError, match="method: unknown gradcam3: use layercam, gradcampp"):
-        cams.attribute(model, images, np.array([0]), layer="penultimate", methods=["gradcam3"])
+        explaining.attribute(model, images, np.array([0]), layer="penultimate", methods=["gradcam3"])
     with pytest.raises(InputError, match="no layer 'conv4_block3_ou'.*such as conv4_block3_out"):
-        cams.attribute(model, images, np.array([0]), layer="conv4_block3_ou")
+        explaining.attribute(model, images, np.array([0]), layer="conv4_block3_ou")
     with pytest.raises(InputError, match="has no feature map"):
-        cams.attribute(model, images, np.array([0]), layer="pool")
+        explaining.attribute(model, images, np.array([0]), layer="pool")
     with pytest.raises(InputError, match="no image"):
-        cams.attribute(model, images[:0], np.array([], int), layer="penultimate")
+        explaining.attribute(model, images[:0], np.array([], int), layer="penultimate")
     with pytest.raises(InputError, match="method: occlusion has no variants: use layercam, gradcampp, "):
-        cams.variants(model, images, np.array([0]), layer="penultimate", methods=["layercam", "occlusion"])
+        explaining.variants(model, images, np.array([0]), layer="penultimate", methods=["layercam", "occlusion"])

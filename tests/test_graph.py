@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core import architectures
 from cxr.core.errors import InputError
 from cxr.models import flatten, foreign, graph
@@ -96,7 +96,7 @@ def test_adapted_gives_the_same_probabilities(head, tmp_path):
 def test_maps_are_those_of_the_original():
     theirs = nested(layers.GlobalAveragePooling2D(), layers.Dense(4, activation="relu"), layers.Dense(2))
     classes = np.array([0, 1, 1])
-    got = cams.attribute(
+    got = explaining.attribute(
         foreign.adapt(theirs), grey()[..., 0], classes, layer="conv2", methods=["layercam", "gradcam"]
     )
     rescaling, body, *head = theirs.layers  # the tape's own route, by the nested model's parts
@@ -347,7 +347,7 @@ def test_what_stands_behind_the_last_feature_map(pool, feeds, width):
     final = graph.target_layers(model)["final"]
     assert final.startswith("average_pooling2d" if width == 27 else "last")
     assert graph.feeds_pooling(model, "last") == feeds and graph.head_input(model).shape == (None, width)
-    maps = cams.attribute(model, grey()[..., 0], np.array([0, 1, 0]), layer="last")
+    maps = explaining.attribute(model, grey()[..., 0], np.array([0, 1, 0]), layer="last")
     scaled = [m / np.maximum(m.max((1, 2), keepdims=True), 1e-12) for m in maps.values()]
     assert np.allclose(*scaled, atol=1e-4) == feeds, "where it says so, and only there, both methods coincide"
 

@@ -7,7 +7,7 @@ from keras import layers
 from scipy.ndimage import gaussian_filter, sobel
 from scipy.stats import spearmanr
 
-from cxr.attribution import map_checks
+from cxr.attribution import deleting, map_checks, randomising
 from cxr.core.errors import InputError
 from cxr.metrics import map_grids
 from cxr.statistics import bootstrap
@@ -78,7 +78,7 @@ def perturbed(blob):
     model, images, classes, evidence = blob
     noise = np.random.default_rng(9).random(evidence.shape)
     maps = {"truth": evidence, "inverted": -evidence, "noise": noise}
-    return map_checks.perturbation(model, images, classes, maps, blur=1 / 8)
+    return deleting.perturbation(model, images, classes, maps, blur=1 / 8)
 
 
 def test_areas_worked_out_by_hand():
@@ -87,7 +87,7 @@ def test_areas_worked_out_by_hand():
     model = linear_model(np.array([[0.5, 0.25], [0.125, 0.125]]))
     image = np.array([[[240, 120], [60, 60]]], np.uint8)
     maps = {"good": np.array([[[4, 3], [2, 1]]]), "bad": np.array([[[1, 3], [4, 3.5]]])}
-    areas, curves = map_checks.perturbation(model, image, np.array([1]), maps, steps=4, blur=10)
+    areas, curves = deleting.perturbation(model, image, np.array([1]), maps, steps=4, blur=10)
     got = areas.set_index("method")[["deletion", "insertion"]] * 255 * 4
     # deletion 165, 105, 105, 112.5, 120; insertion 120, 180, 180, 172.5, 165
     np.testing.assert_allclose(got.loc["good"], [142.5 + 105 + 105 + 112.5, 142.5 + 180 + 180 + 172.5], rtol=1e-5)
@@ -104,7 +104,7 @@ def test_the_other_class_is_followed_when_asked():
     model = linear_model(np.array([[0.5, 0.25], [0.125, 0.125]]))
     image = np.array([[[240, 120], [60, 60]]] * 2, np.uint8)
     maps = {"map": np.array([[[4, 3], [2, 1]]] * 2)}
-    areas, _ = map_checks.perturbation(model, image, np.array([0, 1]), maps, steps=4, blur=10)
+    areas, _ = deleting.perturbation(model, image, np.array([0, 1]), maps, steps=4, blur=10)
     mine = areas[areas["method"] == "map"]
     np.testing.assert_allclose(mine[["deletion", "insertion"]].sum(), 1, rtol=1e-5)  # p of class 0 is 1 - m
 
@@ -142,12 +142,12 @@ def test_each_grid_has_random_maps_of_its_own(blob):
     model, images, classes, evidence = blob
     coarse = evidence.reshape(30, 4, 4, 4, 4).mean((2, 4))
     maps = {"fine": evidence, "coarse": coarse, "coarse_too": coarse**3}
-    areas, curves = map_checks.perturbation(model, images[:5], classes[:5], {k: m[:5] for k, m in maps.items()})
+    areas, curves = deleting.perturbation(model, images[:5], classes[:5], {k: m[:5] for k, m in maps.items()})
     assert areas.groupby(["method", "grid"]).size().to_dict() == {
         ("fine", "16x16"): 5, ("coarse", "4x4"): 5, ("coarse_too", "4x4"): 5,
         ("random", "16x16"): 5, ("random", "4x4"): 5, ("centre", ""): 5,
     }  # fmt: skip
-    alone, _ = map_checks.perturbation(model, images[:5], classes[:5], {"coarse": coarse[:5]}, batch_size=7)
+    alone, _ = deleting.perturbation(model, images[:5], classes[:5], {"coarse": coarse[:5]}, batch_size=7)
     merged = alone.merge(areas, on=["row", "method", "grid"], suffixes=("", "_all"))
     assert len(merged) == 15  # the same random maps, and one result, whatever else is asked and however batched
     np.testing.assert_allclose(merged["deletion"], merged["deletion_all"], rtol=1e-5)
@@ -156,11 +156,11 @@ def test_each_grid_has_random_maps_of_its_own(blob):
 
 def test_rows_do_not_depend_on_each_other(blob):
     model, images, classes, evidence = blob
-    one, _ = map_checks.perturbation(model, images[:2], classes[:2], {"map": evidence[:2]})
-    two, _ = map_checks.perturbation(model, images[:1], classes[:1], {"map": evidence[:1]})
+    one, _ = deleting.perturbation(model, images[:2], classes[:2], {"map": evidence[:2]})
+    two, _ = deleting.perturbation(model, images[:1], classes[:1], {"map": evidence[:1]})
     first = one[one["row"] == 0].reset_index(drop=True)
     pd.testing.assert_frame_equal(first, two)
-    other, _ = map_checks.perturbation(model, images[:1], classes[:1], {"map": evidence[:1]}, rng_seed=1)
+    other, _ = deleting.perturbation(model, images[:1], classes[:1], {"map": evidence[:1]}, rng_seed=1)
     assert other.set_index("method")["deletion"]["random"] != two.set_index("method")["deletion"]["random"]
     assert other["deletion"][0] == pytest.approx(two["deletion"][0], rel=1e-5) and two["method"][0] == "map"
 
@@ -168,11 +168,11 @@ def test_rows_do_not_depend_on_each_other(blob):
 def test_ties_are_ordered_by_the_random_map_and_then_by_index():
     values = np.array([[0.0, 1.0], [0.0, 0.0]])
     ties = np.array([[0.2, 0.9], [0.7, 0.2]])
-    assert map_checks._ranks(values, ties).tolist() == [[2, 0], [1, 3]]
+    assert deleting._ranks(values, ties).tolist() == [[2, 0], [1, 3]]
 
 
 def test_centre_prior_orders_by_distance():
-    ranks = map_checks._ranks(map_checks._centre(5), np.zeros((5, 5)))
+    ranks = deleting._ranks(deleting._centre(5), np.zeros((5, 5)))
     assert ranks[2, 2] == 0
     assert set(ranks[[1, 2, 2, 3], [2, 1, 3, 2]]) == {1, 2, 3, 4}
     assert set(ranks[[0, 0, 4, 4], [0, 4, 0, 4]]) == {21, 22, 23, 24}
@@ -182,7 +182,7 @@ def test_empty_maps_are_nan_and_left_out_of_the_curve(blob):
     model, images, classes, evidence = blob
     maps = {"map": evidence[:4].copy(), "empty": np.zeros((4, 4, 4))}
     maps["map"][1] = 0
-    areas, curves = map_checks.perturbation(model, images[:4], classes[:4], maps)
+    areas, curves = deleting.perturbation(model, images[:4], classes[:4], maps)
     mine = areas[areas["method"] == "map"]
     assert mine["deletion"].isna().tolist() == mine["insertion"].isna().tolist() == [False, True, False, False]
     assert areas[areas["method"] == "empty"]["deletion"].isna().all()
@@ -209,7 +209,7 @@ def test_one_trace_serves_all_batches_and_progress_is_printed(capsys):
     built = len(traces)
     images = noise_images(3, side=8)
     maps = {"map": np.random.default_rng(0).random((3, 4, 4))}
-    map_checks.perturbation(model, images, np.array([0, 1, 0]), maps, batch_size=7, label="ours")
+    deleting.perturbation(model, images, np.array([0, 1, 0]), maps, batch_size=7, label="ours")
     assert len(traces) == built + 1
     assert capsys.readouterr().out.splitlines()[-1] == "» ours: image 3/3"
 
@@ -237,7 +237,7 @@ def test_bad_input_to_perturbation(blob, change, message):
         "maps": {"m": np.zeros((3, 4, 4))},
     }
     with pytest.raises(InputError, match=message):
-        map_checks.perturbation(blob[0], **call | change)
+        deleting.perturbation(blob[0], **call | change)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def randomised():
     model, images = conv_model(), noise_images(12)
     before = [w.numpy() for w in model.weights]
     maps = cam(model, images)(model)
-    table = map_checks.cascade(model, cam(model, images), layer="two", size=SIDE)
+    table = randomising.cascade(model, cam(model, images), layer="two", size=SIDE)
     return model, before, maps, table
 
 
@@ -259,7 +259,7 @@ def test_levels_go_from_the_logits_to_all_weights(randomised):
 
 def test_levels_without_a_layer_are_left_out():
     model = conv_model(dropout=0.5)  # whose random state is no weight
-    assert map_checks._levels(model, "four") == [["logits"], ["four", "three", "two"], ["bn", "one"]]
+    assert randomising._levels(model, "four") == [["logits"], ["four", "three", "two"], ["bn", "one"]]
 
 
 def test_weights_are_permuted_cumulatively_and_come_back_bit_by_bit(randomised):
@@ -271,7 +271,7 @@ def test_weights_are_permuted_cumulatively_and_come_back_bit_by_bit(randomised):
         seen.append({v.path: v.numpy() for v in same.weights})
         return {"map": np.eye(4)[None]}
 
-    map_checks.cascade(model, explain, layer="two", size=SIDE)
+    randomising.cascade(model, explain, layer="two", size=SIDE)
     intact, *levels = seen
     order = ["logits", "four", "three", "two", "bn", "one"]
     for state, deepest in zip(levels, ["logits", "three", "bn", "one"], strict=True):
@@ -297,7 +297,7 @@ def test_weights_come_back_when_the_explainer_fails(randomised):
         return {"map": np.eye(4)[None]}
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        map_checks.cascade(model, explain, layer="two", size=SIDE)
+        randomising.cascade(model, explain, layer="two", size=SIDE)
     assert all(np.array_equal(w, b) for w, b in zip(model.weights, before, strict=True))
 
 
@@ -328,7 +328,7 @@ def test_similarity_is_that_of_the_prepared_maps(randomised):
 def test_a_vanished_map_is_told_from_one_that_never_was():
     model = conv_model()
     stacks = iter([np.stack([np.eye(4), np.eye(4), np.zeros((4, 4))]), *[np.zeros((3, 4, 4))] * 4])
-    table = map_checks.cascade(model, lambda _: {"map": next(stacks)}, layer="two", size=SIDE)
+    table = randomising.cascade(model, lambda _: {"map": next(stacks)}, layer="two", size=SIDE)
     assert table[["spearman", "overlap"]].isna().all(axis=None)
     assert table[table["level"] == 3]["vanished"].tolist() == [True, True, False]
 

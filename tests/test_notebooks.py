@@ -12,11 +12,10 @@ import pytest
 from conftest import PROJECT
 
 from cxr import tracking
-from cxr.attribution import maps
+from cxr.attribution import maps, thumbnails
 from cxr.cli import main
 from cxr.metrics import regions
 from cxr.metrics.metric_table import METRICS
-from cxr.report import methods
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -129,7 +128,7 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
     ids, masks = regions.load(tracking.fetch(info.run_id, "regions.npz"))
     assert ids.tolist() == images["image_id"].tolist() and set(masks) == {"lesion", "lung", "marker"}
     assert (masks["lesion"].any(axis=(1, 2)) == (images["label"] != "normal")).all()
-    small = methods.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
+    small = thumbnails.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
     assert small.shape == (2, 64, 64) and small.std() > 10
 
 
@@ -302,6 +301,41 @@ def test_by_hand_an_architecture_without_a_run_is_refused(store, tmp_path):
         *words, "-p", "attribute_run_id", other, "-p", "architecture", "CompactInception", store=store, ok=False
     )
     assert "is of architecture CompactResNetV2, not CompactInception" in done.stderr
+    assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
+
+
+def test_by_hand_the_architecture_selects_the_training_that_is_explained(store, tmp_path):
+    """CompactResNetV2's training is the older one of the two or the newer one: either way it is not ignored."""
+    cheap = ("-p", "name", "smoke", "-p", "images", "all", "-p", "multiverse", False, "-p", "map_check_images", 0)
+    before = {info.run_id for info in tracking.find("attribute", experiment="smoke")}
+    for architecture in ("CompactResNetV2", "CompactInception"):
+        words = ("papermill", "notebooks/2_attribute.ipynb", tmp_path / "2.ipynb", "--no-progress-bar", *cheap)
+        run(*words, "-p", "architecture", architecture, "-p", "seed", 0, store=store)
+        [info] = [i for i in tracking.find("attribute", experiment="smoke") if i.run_id not in before]
+        before.add(info.run_id)
+        assert info.params["architecture"] == architecture and info.tags["mlflow.runName"].endswith("s0")
+        assert info.tags["cxr.train_run"] == only("train", architecture=architecture).run_id
+        planned = only("attribute", architecture=architecture)
+        for name in ("maps/gradcampp/after.npz", "maps/layercam/head_1.npz", "maps/layercam/epoch_001.npz"):
+            a, b = (maps.load(tracking.fetch(one.run_id, name)) for one in (info, planned))
+            np.testing.assert_array_equal(a.maps, b.maps, err_msg=name)
+        assert "map_checks.csv" not in tracking.artifact_names(info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["architecture", "CompactDenseNet"], "no finished train run in the experiment 'smoke', architecture"),
+        (["seed", "3"], "no finished train run in the experiment 'smoke', seed 3"),
+        (["train_run_id", "{run}", "-p", "architecture", "CompactDenseNet"], "is of architecture CompactResNetV2"),
+    ],
+)
+def test_by_hand_a_training_that_does_not_fit_is_refused(store, tmp_path, words, message):
+    before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
+    words = [word.format(run=only("train").run_id) for word in words]
+    common = ("papermill", "notebooks/2_attribute.ipynb", tmp_path / "2.ipynb", "--no-progress-bar")
+    done = run(*common, "-p", "name", "smoke", "-p", *words, store=store, ok=False)
+    assert message in done.stderr
     assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
 

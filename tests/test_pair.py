@@ -207,10 +207,10 @@ def test_images_of_every_layout(tmp_path):
 
 def test_a_split_of_the_phantom_is_a_studys():
     from cxr.core.params import TrainParams
-    from cxr.data import loading
+    from cxr.data import manifest as data_manifest
 
     manifest, notes = pair_images.find(settings("phantom", phantom_images=60, use_split="test"))
-    whole = loading.build_manifest(TrainParams(phantom_images=60))
+    whole = data_manifest.build_manifest(TrainParams(phantom_images=60))
     pd.testing.assert_frame_equal(manifest, whole[whole["split"] == "test"].reset_index(drop=True))
     assert notes == []
     everything, _ = pair_images.find(settings("phantom", phantom_images=60))
@@ -408,7 +408,7 @@ def test_methods_that_are_one_are_told(tmp_path):
     [("MobileNetV2", "tf", "block_13_expand_relu"), ("EfficientNetB0", "none", "block6a_expand_activation")],
 )
 def test_a_nested_application_as_tutorials_have_it(application, preprocessing, layer, tmp_path):
-    from cxr.attribution import cams
+    from cxr.attribution import explaining
 
     keras.utils.set_random_seed(0)
     backbone = getattr(keras.applications, application)(include_top=False, weights=None, input_shape=(96, 96, 3))
@@ -417,6 +417,6 @@ def test_a_nested_application_as_tutorials_have_it(application, preprocessing, l
     a = loaded("A", tmp_path / "a.keras", layer="penultimate")
     assert (a.network.adapted.preprocessing, a.layer, a.grid, a.size) == (preprocessing, layer, "6x6", 96)
     images = np.random.default_rng(0).integers(0, 255, (2, 96, 96), np.uint8)
-    found = cams.attribute(a.network, images, np.array([0, 1]), layer=a.layer, methods=["layercam"])
+    found = explaining.attribute(a.network, images, np.array([0, 1]), layer=a.layer, methods=["layercam"])
     assert found["layercam"].shape == (2, 6, 6) and np.isfinite(found["layercam"]).all()
     assert [note[:27] for note in models.check({"A": a, "B": a})] == ["A and B have the same weigh"]

@@ -5,12 +5,14 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core.errors import InputError
 from cxr.core.params import ARCHITECTURES, TrainParams
 from cxr.data import loading
+from cxr.data import manifest as data_manifest
 from cxr.models import build, targets, weights
 from cxr.models import foreign as models_foreign
+from cxr.models import heads as models_heads
 from cxr.training import batches as training_batches
 from cxr.training import features, stages
 from cxr.training import heads as training_heads
@@ -233,8 +235,8 @@ def test_saved_heads_come_back(tmp_path, count):
     heads = [
         (rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)) for _ in range(count)
     ]
-    training_heads.save_heads(tmp_path / "heads", heads)
-    loaded = training_heads.load_heads(tmp_path / "heads")
+    models_heads.save_heads(tmp_path / "heads", heads)
+    loaded = models_heads.load_heads(tmp_path / "heads")
     assert len(loaded) == count
     for (kernel, bias), (other_kernel, other_bias) in zip(heads, loaded, strict=True):
         assert kernel.dtype == other_kernel.dtype
@@ -249,10 +251,10 @@ def test_files_without_heads_are_refused(tmp_path):
     np.savez(tmp_path / "pickle.npz", **{"0_0": np.array([{}], dtype=object), "0_1": np.zeros(3)})
     for name in ("none.npz", "text.npz", "empty.npz", "array.npy", "pickle.npz"):
         with pytest.raises(InputError, match=f"{name}: cannot be read as heads"):
-            training_heads.load_heads(tmp_path / name)
+            models_heads.load_heads(tmp_path / name)
     np.savez(tmp_path / "more.npz", **{"0_0": np.zeros((2, 3)), "0_1": np.zeros(3)}, other=np.zeros(1))
     with pytest.raises(InputError, match="holds other beside heads"):
-        training_heads.load_heads(tmp_path / "more.npz")
+        models_heads.load_heads(tmp_path / "more.npz")
 
 
 # --- what fine-tuning leaves alone, and shows meanwhile
@@ -403,12 +405,12 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
         fine_tune_epochs=1,
         fine_tune_learning_rate=1e-4,
     )
-    manifest = loading.build_manifest(settings)
-    classes = loading.classes(manifest)
+    manifest = data_manifest.build_manifest(settings)
+    classes = data_manifest.classes(manifest)
     pixels = loading.load_images(
         manifest, root=None, size=size, cache=None, lesion_contrast=settings.lesion_contrast
     )
-    labels = loading.class_index(manifest["label"], classes)
+    labels = data_manifest.class_index(manifest["label"], classes)
     train, val = (
         (pixels[rows], labels[rows]) for rows in (manifest["split"] == "train", manifest["split"] == "val")
     )
@@ -418,7 +420,7 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
         result = fit(model, train, val, settings)
         history = result.history if checkpoint == "before" else result
         assert np.isfinite(history["loss"]).all()
-        maps[checkpoint] = cams.attribute(model, pixels[:4], labels[:4], layer="penultimate")
+        maps[checkpoint] = explaining.attribute(model, pixels[:4], labels[:4], layer="penultimate")
     for method in ("layercam", "gradcampp"):
         a, b = maps["before"][method], maps["after"][method]
         assert (
@@ -466,11 +468,11 @@ def test_the_whole_head_of_a_foreign_classifier_is_trained_and_nothing_else(augm
     assert len(result.heads) == (2 if augmentation == "none" else 0)
     for head in result.heads:
         assert [weight.shape for weight in head] == [(900, 6), (6,), (6, 6), (6,), (6, 2), (2,)]
-        with cams.head(model, *head):
+        with explaining.head(model, *head):
             assert np.array_equal(model.get_layer("hidden_2").get_weights()[0], head[2])
     if result.heads:
-        training_heads.save_heads(tmp_path / "heads.npz", result.heads)
-        again = training_heads.load_heads(tmp_path / "heads.npz")
+        models_heads.save_heads(tmp_path / "heads.npz", result.heads)
+        again = models_heads.load_heads(tmp_path / "heads.npz")
         for head, loaded in zip(result.heads, again, strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(head, loaded, strict=True))
         assert not np.array_equal(result.heads[0][2], result.heads[1][2]), "each head from weights of its own"

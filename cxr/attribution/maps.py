@@ -40,6 +40,11 @@ class MapSet:
         if len(np.unique(self.image_id)) < n:
             raise ValueError("a map set holds every image once; an image_id occurs twice")
 
+    @property
+    def grid(self) -> str:
+        """The size of the maps, such as "8x8"."""
+        return "x".join(map(str, self.maps.shape[1:]))
+
     def save(self, path: str | Path) -> None:
         """Write an `.npz` that needs no pickle: arrays image_id, class_index, maps (float32), and meta (JSON)."""
         meta = {

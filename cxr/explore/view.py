@@ -24,7 +24,7 @@ LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "c
 """The baselines that a score run can have, and what they are called in pictures and tables."""
 GRIDS = ("image", "native")
 _EPOCHS = 7  # as many maps of checkpoints during fine-tuning are shown
-# What a variant is beside the default (`cxr.attribution.cams.variants`).
+# What a variant is beside the default (`cxr.attribution.explaining.variants`).
 _VARIANTS = {
     "score-softmax": "gradient of the softmax, not of the logit",
     "norm-positive": "normalised over positive gradients",
@@ -164,7 +164,7 @@ def empty_in_words(raw: np.ndarray) -> str:
 
 
 def variant_in_words(variant: str, layer: str) -> str:
-    """A variant (`cxr.attribution.cams.variants`) at a real layer as a reader would name it."""
+    """A variant (`cxr.attribution.explaining.variants`) at a real layer as a reader would name it."""
     if variant == "default":
         return f"{layer} (as scored)"
     if variant.startswith("layer-"):

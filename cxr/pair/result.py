@@ -15,7 +15,7 @@ from cxr.metrics import metric_table
 from cxr.pair import gates, models
 from cxr.pair.compare import LEVELS, by_method, metrics
 from cxr.pair.models import CHECKPOINTS, Model
-from cxr.report import methods as report_methods
+from cxr.report import pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,12 +145,12 @@ def panels(
     """
     from cxr.report.figures import METHOD_LABELS
 
-    found = report_methods.examples(table.assign(label=METHOD_LABELS[table["method"].iloc[0]]), PRIMARY)
+    found = pictures.examples(table.assign(label=METHOD_LABELS[table["method"].iloc[0]]), PRIMARY)
     rows = pd.Index(chosen["image_id"]).get_indexer(found["image_id"])
     if not len(rows):
         return []
     map_sets = {name: map_sets[name][rows] for name in CHECKPOINTS}
-    return report_methods.panels(found, pixels[rows], map_sets["A"], map_sets["B"], metric=PRIMARY)
+    return pictures.panels(found, pixels[rows], map_sets["A"], map_sets["B"], metric=PRIMARY)
 
 
 def conclude(

@@ -16,11 +16,12 @@ from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
 from cxr.models import build, graph, targets
+from cxr.models.heads import Head
 from cxr.training import features
 from cxr.training.batches import Arrays, Images
 from cxr.training.checkpointing import Backup
 from cxr.training.fitting import OnEpoch, fit, start_hash
-from cxr.training.heads import MAX_HEADS, Head, another, head_seed
+from cxr.training.heads import MAX_HEADS, another, head_seed
 
 STAGES = ("transfer", "fine_tuning")
 _SECONDS_BETWEEN_BACKUPS = 5.0  # on cached features: an epoch takes milliseconds, and losing a few costs little

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_attribution.py [--small]
 
 `forward` is a bare compiled forward pass. `cxr` are LayerCAM and Grad-CAM++ at `penultimate`
-(`cxr.attribution.cams.attribute`). `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same layer,
+(`explaining.attribute`). `tf-keras-vis` are its `Layercam` and its `GradcamPlusPlus` at the same layer,
 called as its documentation does, maps enlarged and normalised by it. `all four` adds Grad-CAM and HiResCAM to
 `cxr`, `variants` are all of `cams.variants`. Each is measured warm, its least time of some repeats of
 one batch, turn by turn; tracing is given apart. `difference`: the largest between maps of the two, each over its
@@ -29,7 +29,7 @@ import tensorflow as tf
 from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.layercam import Layercam
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core.params import ARCHITECTURES
 from cxr.models import build, targets
 
@@ -53,9 +53,9 @@ class Case:
         self.theirs = {name: explainer(to_logits, clone=False) for name, explainer in THEIRS.items()}
         self.forward_pass = tf.function(lambda x: self.model(x, training=False), autograph=False)
         options = {"layer": "penultimate", "batch_size": n}
-        self._two = cams.explainer(self.model, methods=METHODS, **options)
-        self._four = cams.explainer(self.model, methods=FOUR, **options)
-        self._variants = cams.variants_explainer(self.model, methods=METHODS, **options)
+        self._two = explaining.explainer(self.model, methods=METHODS, **options)
+        self._four = explaining.explainer(self.model, methods=FOUR, **options)
+        self._variants = explaining.variants_explainer(self.model, methods=METHODS, **options)
 
     def forward(self):
         return self.forward_pass(tf.constant(self.images[..., None], tf.float32)).numpy()

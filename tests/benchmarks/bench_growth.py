@@ -40,13 +40,14 @@ METHOD_IMAGES = 32
 
 def decode(folder: Path):
     from cxr.data import loading
+    from cxr.data import manifest as data_manifest
 
     settings = settings_for(folder / "images")
 
     def run() -> None:
-        manifest = loading.build_manifest(settings)
+        manifest = data_manifest.build_manifest(settings)
         loading.load_images(manifest, root=folder / "images", size=SIDE, cache=folder / "cache")
-        loading.write_manifest(manifest, folder / "manifest.csv")
+        data_manifest.write_manifest(manifest, folder / "manifest.csv")
 
     return run
 
@@ -54,13 +55,14 @@ def decode(folder: Path):
 def _loaded(folder: Path):
     """Settings, images, labels, splits and an untrained network."""
     from cxr.data import loading
+    from cxr.data import manifest as data_manifest
     from cxr.models import build
     from cxr.training import stages as training_stages
 
     settings = settings_for(folder / "images")
-    manifest = loading.read_manifest(folder / "manifest.csv")
+    manifest = data_manifest.read_manifest(folder / "manifest.csv")
     images = loading.load_images(manifest, root=folder / "images", size=SIDE, cache=folder / "cache")
-    labels = loading.class_index(manifest["label"], loading.classes(manifest))
+    labels = data_manifest.class_index(manifest["label"], data_manifest.classes(manifest))
     training_stages.seed_everything(0)
     model = build.build(settings.architecture, n_classes=len(SHARES), image_size=SIDE)
     return settings, images, labels, manifest["split"].to_numpy(), model
@@ -85,11 +87,12 @@ def fine_tune(folder: Path):
 
 
 def attribute(folder: Path, methods: int = 2):
-    from cxr.attribution import cams
+    from cxr.attribution import explaining
+    from cxr.core.methods import METHODS
 
     _, images, labels, _, model = _loaded(folder)
-    options = {"layer": "penultimate", "methods": cams.METHODS[:methods]}
-    return lambda: cams.attribute(model, images, labels, **options)
+    options = {"layer": "penultimate", "methods": METHODS[:methods]}
+    return lambda: explaining.attribute(model, images, labels, **options)
 
 
 def _maps(n: int) -> np.ndarray:
@@ -97,9 +100,9 @@ def _maps(n: int) -> np.ndarray:
 
 
 def _identities(folder: Path) -> pd.DataFrame:
-    from cxr.data import loading
+    from cxr.data import manifest as data_manifest
 
-    return loading.read_manifest(folder / "manifest.csv")[["image_id", "patient_id", "label"]]
+    return data_manifest.read_manifest(folder / "manifest.csv")[["image_id", "patient_id", "label"]]
 
 
 def score(folder: Path):
@@ -117,7 +120,7 @@ def score(folder: Path):
 
 def compare(folder: Path):
     from cxr.metrics import metric_table
-    from cxr.report import comparison
+    from cxr.report import comparison, rankings
     from cxr.statistics import contrasts, rank_tests
 
     images = _identities(folder)
@@ -136,7 +139,7 @@ def compare(folder: Path):
 
     def run() -> None:
         summary = comparison.pooled(scores, runs)
-        comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
+        rankings.ranking(summary, "overlap", rankings.replicates(scores, "overlap"))
         contrasts.compare_architectures(scores, "overlap")
         contrasts.interaction(scores, "overlap")
         rank_tests.paired_tests(scores, "overlap")
@@ -163,7 +166,7 @@ def measure(stage: str, folder: Path, methods: int) -> None:
         run()
     found = steps.found[stage]
     if methods:
-        from cxr.attribution.cams import METHODS
+        from cxr.core.methods import METHODS
 
         found["added"] = METHODS[methods - 1]
     print(json.dumps(found))

@@ -22,9 +22,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core.params import ARCHITECTURES, TrainParams
 from cxr.data import loading
+from cxr.data import manifest as data_manifest
 from cxr.metrics import similarity
 from cxr.models import build
 from cxr.models import weights as models_weights
@@ -149,11 +150,11 @@ def precision(n: str, side: str, epochs: str, ways: str) -> list:
         extra_heads=0,
         deterministic=False,
     )
-    manifest = loading.build_manifest(settings)
+    manifest = data_manifest.build_manifest(settings)
     images = loading.load_images(
         manifest, root=None, size=side, cache=None, lesion_contrast=settings.lesion_contrast
     )
-    labels = loading.class_index(manifest["label"], loading.classes(manifest))
+    labels = data_manifest.class_index(manifest["label"], data_manifest.classes(manifest))
     train, val, test = (
         (images[rows], labels[rows]) for rows in ((manifest["split"] == name).to_numpy() for name in SPLITS)
     )
@@ -168,7 +169,7 @@ def precision(n: str, side: str, epochs: str, ways: str) -> list:
         stages.fine_tune(model, train, val, way)
         seconds = clock.read()[0]
         accuracy = (stages.predict(model, test[0], 32).argmax(1) == test[1]).mean()
-        maps = cams.attribute(model, *test, layer="penultimate", methods=["layercam"])["layercam"]
+        maps = explaining.attribute(model, *test, layer="penultimate", methods=["layercam"])["layercam"]
         reference = maps if reference is None else reference
         drifts = similarity.compare_maps(reference, maps, size=side)
         middle = [float(np.nanmedian(drifts[metric])) for metric in ("pearson", "overlap")]

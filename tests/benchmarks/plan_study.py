@@ -31,11 +31,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pandas as pd
 
-from cxr.attribution import cams
+from cxr.attribution import explaining
 from cxr.core.params import StudyParams, TrainParams
 from cxr.metrics import baselines, metric_table, similarity
 from cxr.models import build
-from cxr.report import comparison
+from cxr.report import comparison, rankings
 from cxr.statistics import contrasts, rank_tests
 from cxr.training import optimisation, stages
 
@@ -68,9 +68,9 @@ def network(architecture: str, side: str, batch: str) -> dict:
     found["forward"] = timed(lambda: forward(tensor).numpy()) / batch
 
     options = {"layer": "penultimate", "methods": ("layercam", "gradcampp"), "batch_size": batch}
-    every = cams.variants_explainer(model, **options)
+    every = explaining.variants_explainer(model, **options)
     found["explain"] = timed(lambda: every(images, labels)) / batch
-    plain = cams.explainer(model, **options)
+    plain = explaining.explainer(model, **options)
     found["explain a head"] = timed(lambda: plain(images, labels)) / batch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +132,7 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     runs = runs.assign(auc_macro_before=0.9, auc_macro_after=0.9, passes_checks="")
     began = time.process_time()
     summary = comparison.pooled(scores, runs)
-    comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
+    rankings.ranking(summary, "overlap", rankings.replicates(scores, "overlap"))
     contrasts.compare_architectures(scores, "overlap")
     contrasts.interaction(scores, "overlap")
     rank_tests.paired_tests(scores, "overlap")

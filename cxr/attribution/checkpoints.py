@@ -1,0 +1,78 @@
+"""The checkpoints of a train run: found, verified, loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from cxr.attribution import maps
+from cxr.attribution.cases import Cases
+from cxr.core.errors import InputError
+from cxr.models import weights
+from cxr.models.heads import Head, load_heads
+
+if TYPE_CHECKING:
+    from cxr.tracking import StoredRun
+
+_VERIFIED = 64  # images on which a loaded model has to predict what the train run logged
+
+
+class Checkpoints:
+    """The checkpoints that a train run kept: `before` and `after`, and those during fine-tuning.
+
+    Args:
+        train: the run.
+        cases: the images that are explained: `load` verifies predictions on some of them.
+        batch_size: images per pass.
+    """
+
+    def __init__(self, train: StoredRun, cases: Cases, *, batch_size: int = 32) -> None:
+        self._train, self._cases, self._batch_size = train, cases, batch_size
+        self._logged = train.json("checkpoints.json")
+        self._folder: Path = train.file("checkpoints")
+
+    @property
+    def during(self) -> list[str]:
+        """The names of the checkpoints during fine-tuning, `epoch_001` and so on; none if the run kept none."""
+        return [name for name in self._logged if name.startswith("epoch_")]
+
+    def sha256(self, name: str) -> str:
+        """Of a checkpoint's file, as the train run logged it. Extra heads belong to `before`."""
+        return self._logged.get(name, self._logged["before"])["sha256"]
+
+    def load(self, name: str) -> keras.Model:
+        """A checkpoint by its name.
+
+        Raises: InputError when its file is not the one that was trained, or when the model, `before` or `after`,
+            does not predict for these images what the train run logged (see `maps.verify_predictions`).
+        """
+        path = self._folder / f"{name}.keras"
+        if not path.is_file() or weights.sha256_file(path) != self.sha256(name):
+            raise InputError(
+                f"checkpoints/{name}.keras of run {self._train.run_id} is not the file that was trained: run "
+                "1_train again"
+            )
+        model = weights.load(path, self._train.params["architecture"])
+        if name in self._cases.predictions:
+            self._verify(model, name)
+        return model
+
+    def heads(self) -> list[Head]:
+        """The weights of the extra heads of `before`, which differ by seed alone; none if the run has none."""
+        path = self._folder / "heads.npz"
+        return load_heads(path) if path.is_file() else []
+
+    def _verify(self, model: keras.Model, name: str) -> None:
+        pixels = self._cases.pixels
+        rows = np.sort(np.random.default_rng(0).permutation(len(pixels))[:_VERIFIED])
+        parts = [rows[first : first + self._batch_size] for first in range(0, len(rows), self._batch_size)]
+        found = [model(pixels[part][..., None].astype(np.float32), training=False) for part in parts]
+        maps.verify_predictions(
+            self._cases.predictions[name],
+            self._cases.image_id[rows],
+            np.concatenate([np.asarray(part) for part in found]),
+            where=f"run {self._train.run_id} ({self._train.name}), {name}",
+        )

@@ -1,0 +1,314 @@
+"""Attribution maps of a classifier by any method: what notebooks and commands call.
+
+`attribute` gives the maps of one checkpoint, `attribute_heads` those of several heads on one backbone, and
+`variants` those of CAMs under other choices that a reader could have made as well. `explain_checkpoint` is
+`attribute` or `variants`, as a study needs it. `explainer` and `variants_explainer` compile once, for callers
+that explain again.
+
+All maps are of positive evidence: at least 0, not normalised, on a grid of their own whose cells tile the image.
+Which methods there are, and of which kind: the table `cxr.core.methods`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cxr.attribution import cams, perturbing
+from cxr.core.errors import InputError
+from cxr.core.methods import TABLE
+from cxr.core.methods import cams as cams_of
+from cxr.core.progress import progress
+from cxr.models import build, targets
+
+Key = TypeVar("Key", bound=Hashable)
+
+_MODULES = {"cams": cams, "perturbing": perturbing}
+
+
+def function_of(method: str) -> Callable[..., Any]:
+    """The function of a method: it bears the method's name, in the module that its kind names."""
+    return getattr(_MODULES[TABLE[method].kind], method)
+
+
+def attribute(
+    model: keras.Model,
+    images: np.ndarray,
+    class_index: np.ndarray,
+    *,
+    layer: str,
+    methods: Iterable[str] = ("layercam", "gradcampp"),
+    batch_size: int = 32,
+    label: str = "",
+) -> dict[str, np.ndarray]:
+    """Raw attribution maps of one checkpoint.
+
+    Args:
+        model: a flat classifier as `cxr.models.build` makes it (its logits in a layer named `logits`).
+        images: grey values uint8 [n, side, side].
+        class_index: int [n], the class whose logit is explained, per image.
+        layer: one of `build.TARGETS` or a layer's name. Methods that take no layer ignore it.
+        methods: names from the table `cxr.core.methods`.
+        batch_size: images per pass.
+        label: name of the work in progress lines; empty: no progress lines.
+
+    Returns: per method, maps float32 [n, h, w], not normalised, at least 0: on the layer's own grid for CAMs and
+        Score-CAM, else on the method's. A map may be all zero or hold NaN: see `map_grids.is_empty`.
+    Raises: InputError for an unknown layer or method, a grid under 4x4, or no image.
+    """
+    explain = _explainer(model, layer, tuple(methods))
+    return _in_batches(explain, images, class_index, batch_size, label)
+
+
+def attribute_heads(
+    model: keras.Model,
+    images: np.ndarray,
+    class_index: np.ndarray,
+    heads: Iterable[tuple[np.ndarray, ...]],
+    *,
+    layer: str,
+    methods: Iterable[str] = ("layercam", "gradcampp"),
+    batch_size: int = 32,
+    label: str = "",
+) -> list[dict[str, np.ndarray]]:
+    """`attribute`, once for each of several heads on the same backbone, compiled once for all of them.
+
+    Args: heads: their weights, (kernel [d, n_classes], bias [n_classes]) each, as `head` takes them; the others as
+        `attribute`.
+    Returns: what `attribute` returns, for each head. The model keeps its own head.
+    Raises: InputError as `attribute` and `head`.
+    """
+    explain = _explainer(model, layer, tuple(methods))
+    results = []
+    for number, weights in enumerate(heads, start=1):
+        with head(model, *weights):
+            name = f"{label}, head {number}" if label else ""
+            results.append(_in_batches(explain, images, class_index, batch_size, name))
+    return results
+
+
+def explainer(
+    model: keras.Model, *, layer: str, methods: Iterable[str] = ("layercam", "gradcampp"), batch_size: int = 32
+) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+    """A function (images, class_index) -> what `attribute` returns, compiled once.
+
+    It uses the model's weights as they are when it is called. Args and errors as for `attribute`.
+    """
+    explain = _explainer(model, layer, tuple(methods))
+    return lambda images, class_index: _in_batches(explain, images, class_index, batch_size, "")
+
+
+def variants_explainer(
+    model: keras.Model, *, layer: str, methods: Iterable[str] = ("layercam", "gradcampp"), batch_size: int = 32
+) -> Callable[[np.ndarray, np.ndarray], dict[tuple[str, str], np.ndarray]]:
+    """A function (images, class_index) -> the maps of `variants`, compiled once; as `explainer`."""
+    explain, _, _ = _variants_explainer(model, layer, tuple(methods))
+    return lambda images, class_index: _in_batches(explain, images, class_index, batch_size, "")
+
+
+@contextmanager
+def head(model: keras.Model, *weights: np.ndarray) -> Iterator[None]:
+    """Give the head of `model` other weights, in place; at the end it has its own again.
+
+    Functions that were compiled for the model use the other weights too: they read the same variables.
+    Args: kernel [d, n_classes] and bias [n_classes], or all weights of the head that a foreign classifier has, in
+        the order of its layers (`cxr.models.build.head`).
+    Raises: InputError for other shapes.
+    """
+    variables = [variable for layer in build.head_layers(model) for variable in layer.weights]
+    own = [np.array(variable) for variable in variables]
+    got, fits = [np.shape(weight) for weight in weights], [weight.shape for weight in own]
+    if got != fits:
+        raise InputError(f"head: {model.name} needs weights (kernel, bias) of shapes {fits}, got {got}")
+    try:
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight)
+        yield
+    finally:
+        for variable, weight in zip(variables, own, strict=True):
+            variable.assign(weight)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Maps of one CAM under one choice other than the default's."""
+
+    maps: np.ndarray  # float32 [n, h, w], at least 0
+    layer: str  # the layer's name in the model; several are joined by "+"
+
+
+def variants(
+    model: keras.Model,
+    images: np.ndarray,
+    class_index: np.ndarray,
+    *,
+    layer: str,
+    methods: Iterable[str] = ("layercam", "gradcampp"),
+    batch_size: int = 32,
+    label: str = "",
+) -> tuple[dict[tuple[str, str], Variant], dict[str, str]]:
+    """The default maps of CAMs, and those under other choices that a reader could have made as well.
+
+    - `default`: what `attribute` returns.
+    - `layer-<name>`, for each of `cxr.models.targets.TARGETS`: at that layer, if it is another one.
+    - `score-softmax`: the gradient of the class' probability instead of its logit.
+    - `norm-positive` (gradcampp): see `cams.gradcampp_positive`.
+    - `layers-fused` (layercam): see `cams.fuse`; over those of `shallower`, `penultimate` and `final` that the
+    model
+      has.
+
+    One forward pass and one backward pass to the shallowest layer serve all of them. The softmax needs another
+    backward pass through the layers behind `layer`.
+
+    Args: as `attribute`; methods that are CAMs.
+    Returns: the variants by (method, variant name), and by variant name why one is missing.
+    Raises: InputError as `attribute`, and for a method that is no CAM.
+    """
+    explain, where, missing = _variants_explainer(model, layer, tuple(methods))
+    maps = _in_batches(explain, images, class_index, batch_size, label)
+    return {key: Variant(values, where[key[1]]) for key, values in maps.items()}, missing
+
+
+class Explained(NamedTuple):
+    """All maps of one checkpoint."""
+
+    maps: dict[str, np.ndarray]  # by method: float32 [n, h, w], at least 0
+    variants: dict[tuple[str, str], Variant]  # by (method, variant name), without the default
+    missing: dict[str, str]  # by variant name: why there is none
+
+
+def explain_checkpoint(
+    model: keras.Model,
+    images: np.ndarray,
+    class_index: np.ndarray,
+    *,
+    layer: str,
+    methods: Sequence[str],
+    with_variants: bool = False,
+    batch_size: int = 32,
+    label: str = "",
+) -> Explained:
+    """The maps of one checkpoint by any methods, with the variants of those that are CAMs if `with_variants`.
+
+    All CAMs are computed together. The other methods follow one after another, as each takes many passes.
+
+    Args and errors as for `attribute`.
+    """
+    where = {"layer": layer, "batch_size": batch_size}
+    all_cams = cams_of(methods)
+    found: dict[str, np.ndarray] = {}
+    every: dict[tuple[str, str], Variant] = {}
+    missing: dict[str, str] = {}
+    if all_cams and with_variants:
+        name = f"{label}, CAMs and their variants"
+        every, missing = variants(model, images, class_index, methods=all_cams, label=name, **where)
+        found = {method: every.pop((method, "default")).maps for method in all_cams}
+    elif all_cams:
+        found = attribute(model, images, class_index, methods=all_cams, label=f"{label}, CAMs", **where)
+    for method in methods:
+        if method not in found:
+            found |= attribute(model, images, class_index, methods=[method], label=f"{label}, {method}", **where)
+    return Explained({method: found[method] for method in methods}, every, missing)
+
+
+def _explainer(model: keras.Model, layer: str, methods: Sequence[str]):
+    """What `_in_batches` calls: (images float32 [n, side, side, 1], classes int32 [n]) -> maps by method."""
+    unknown = [name for name in methods if name not in TABLE]
+    if unknown:
+        raise InputError(f"method: unknown {', '.join(unknown)}: use {', '.join(TABLE)}")
+    layer = targets.target_layer(model, layer)
+    all_cams = cams_of(methods)
+    compute = cams.activations_and_gradients(model, [(layer, "logit")]) if all_cams else None
+    others = {name: function_of(name)(model, layer) for name in methods if name not in all_cams}
+
+    def explain(images: tf.Tensor, classes: tf.Tensor) -> dict[str, np.ndarray]:
+        maps = {}
+        if compute is not None:
+            [(activations, gradients)] = compute(images, classes)
+            maps = {name: function_of(name)(activations, gradients) for name in all_cams}
+        maps |= {name: other(images, classes) for name, other in others.items()}
+        return {name: maps[name] for name in methods}
+
+    return explain
+
+
+def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str]):
+    """What `_in_batches` calls, the layer of each variant, and by variant name why one is missing."""
+    all_cams = cams_of()
+    others = [name for name in methods if name not in all_cams]
+    if others:
+        raise InputError(f"method: {', '.join(others)} has no variants: use {', '.join(all_cams)}")
+    own = targets.target_layer(model, layer)
+    named, missing = _layers_beside(model, own)
+    at = {"default": own, **{f"layer-{name}": real for name, real in named.items() if real != own}}
+    variant_at = {real: variant for variant, real in at.items()}
+    fused = [named[name] for name in ("shallower", "penultimate", "final") if name in named]
+    if len(fused) < 2:
+        missing["layers-fused"] = f"needs two of shallower, penultimate and final, and there are {len(fused)}"
+    wanted = [*((real, "logit") for real in at.values()), (own, "probability")]
+    compute = cams.activations_and_gradients(model, wanted)
+
+    def explain(images: tf.Tensor, classes: tf.Tensor) -> dict[tuple[str, str], np.ndarray]:
+        found = dict(zip(wanted, compute(images, classes), strict=True))
+        maps = {}
+        for method in methods:
+            for variant, real in at.items():
+                maps[method, variant] = function_of(method)(*found[real, "logit"])
+            maps[method, "score-softmax"] = function_of(method)(*found[own, "probability"])
+        if "gradcampp" in methods:
+            maps["gradcampp", "norm-positive"] = cams.gradcampp_positive(*found[own, "logit"])
+        if "layercam" in methods and len(fused) > 1:
+            maps["layercam", "layers-fused"] = cams.fuse([maps["layercam", variant_at[real]] for real in fused])
+        return maps
+
+    where = {**at, "score-softmax": own, "norm-positive": own, "layers-fused": "+".join(fused)}
+    return explain, where, missing
+
+
+def _layers_beside(model: keras.Model, own: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The model's layers by target name, each layer once (`own` under every name that it has), and by variant name
+    why a target has no variant of its own."""
+    named: dict[str, str] = {}
+    missing = {}
+    for name in targets.TARGETS:
+        try:
+            real = targets.target_layer(model, name)
+        except InputError as error:
+            missing[f"layer-{name}"] = str(error)
+            continue
+        same = "default" if real == own else next((f"layer-{n}" for n, r in named.items() if r == real), "")
+        if same:
+            missing[f"layer-{name}"] = f"{real} is the layer of {same}"
+        if same in ("", "default"):
+            named[name] = real
+    return named, missing
+
+
+def _in_batches(
+    explain: Callable[[tf.Tensor, tf.Tensor], dict[Key, np.ndarray]],
+    images: np.ndarray,
+    class_index: np.ndarray,
+    batch_size: int,
+    label: str,
+) -> dict[Key, np.ndarray]:
+    if len(images) == 0:
+        raise InputError("attribution: there is no image to explain")
+    batches: dict[Key, list[np.ndarray]] = {}
+    report = max(1, len(images) // batch_size // 4)
+    for number, first in enumerate(range(0, len(images), batch_size)):
+        part = slice(first, first + batch_size)
+        found = explain(
+            tf.convert_to_tensor(images[part][..., None], tf.float32),
+            tf.convert_to_tensor(class_index[part], tf.int32),
+        )
+        for key, maps in found.items():
+            batches.setdefault(key, []).append(np.asarray(maps, np.float32))
+        if label and number % report == 0:
+            progress(f"{label}: image {min(first + batch_size, len(images))}/{len(images)}")
+    return {key: np.concatenate(maps) for key, maps in batches.items()}

@@ -1,0 +1,40 @@
+"""Which attribution methods there are: the one table that parameters, explanations and figures read.
+
+To add a method, write a function of its name in the module of `cxr.attribution` that its kind names, and add a row
+here. `cams`: a function (A, G) -> maps of the activations of a layer and the gradients of a score at it.
+`perturbing`: a function (model, layer) -> a function (images, classes) -> maps, which may query the model as often
+as it needs.
+
+Without TensorFlow, so that parameters are checked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Method:
+    label: str  # in figures, tables and reports
+    kind: Literal["cams", "perturbing"]  # the module of cxr.attribution that has the function of this name
+
+
+TABLE: dict[str, Method] = {
+    "layercam": Method("LayerCAM", "cams"),
+    "gradcampp": Method("Grad-CAM++", "cams"),
+    "gradcam": Method("Grad-CAM", "cams"),
+    "hirescam": Method("HiResCAM", "cams"),
+    "scorecam": Method("Score-CAM", "perturbing"),
+    "smoothgrad": Method("SmoothGrad", "perturbing"),
+    "integrated_gradients": Method("integrated gradients", "perturbing"),
+    "occlusion": Method("occlusion", "perturbing"),
+}
+METHODS: tuple[str, ...] = tuple(TABLE)
+LABELS: dict[str, str] = {name: method.label for name, method in TABLE.items()}
+
+
+def cams(names: Iterable[str] = TABLE) -> list[str]:
+    """Those of `names` that are CAMs, in their order: one backward pass serves all of them."""
+    return [name for name in names if TABLE[name].kind == "cams"]

@@ -1,0 +1,127 @@
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+from cxr.attribution import map_checks
+from cxr.attribution.cases import Cases
+from cxr.attribution.checkpoints import Checkpoints
+from cxr.attribution.explaining import attribute
+from cxr.attribution.maps import MapSet
+from cxr.core.errors import InputError
+from cxr.models import heads, weights
+
+SIDE = 32
+
+
+def network(seed):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((SIDE, SIDE, 1))
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = layers.Conv2D(4, 3, strides=2, activation="relu", name="first")(x)
+    x = layers.Conv2D(6, 3, strides=2, activation="relu", name="conv")(x)
+    logits = layers.Dense(2, name="logits", kernel_initializer=keras.initializers.RandomNormal(stddev=9))(
+        layers.GlobalAveragePooling2D()(x)
+    )
+    return keras.Model(inputs, layers.Softmax()(logits), name="small")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A train run with its checkpoints, as `tracking.take` gives it, the images, and the networks themselves."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (70, SIDE, SIDE), dtype=np.uint8)
+    models = {name: network(seed) for seed, name in enumerate(("before", "after", "epoch_001"))}
+    logged, predictions = {}, {}
+    table = pd.DataFrame({"image_id": [f"i{k:02d}" for k in range(70)], "scored": True})
+    table["label"] = np.where(np.arange(70) % 2, "b", "a")
+    table["patient_id"] = table["image_id"]
+    for name, model in models.items():
+        model.save(folder / f"{name}.keras")
+        logged[name] = {"sha256": weights.sha256_file(folder / f"{name}.keras")}
+        p = model(pixels[..., None].astype(np.float32)).numpy()
+        predictions[name] = table[["image_id"]].assign(p_0=p[:, 0], p_1=p[:, 1])
+    del predictions["epoch_001"]
+    cases = Cases(table, pixels, np.arange(70) % 2, ["a", "b"], {}, predictions)
+    train = SimpleNamespace(
+        run_id="0f1e", name="train small s0", params={"architecture": "small"},
+        json=lambda name: logged, file=lambda name: folder,
+    )  # fmt: skip
+    return train, cases, models
+
+
+def test_checkpoints_are_loaded_by_name(trained):
+    train, cases, models = trained
+    found = Checkpoints(train, cases, batch_size=16)
+    assert found.during == ["epoch_001"] and found.heads() == []
+    for name, model in models.items():
+        loaded = found.load(name)
+        for own, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+            np.testing.assert_array_equal(own, other)
+    assert found.sha256("head_1") == found.sha256("before") != found.sha256("after")
+
+
+def test_extra_heads_are_those_of_the_run(trained):
+    train, cases, models = trained
+    mine = [tuple(models["after"].get_layer("logits").get_weights())]
+    heads.save_heads(train.file("checkpoints") / "heads.npz", mine)
+    [found] = Checkpoints(train, cases).heads()
+    np.testing.assert_array_equal(found[0], mine[0][0])
+
+
+def test_another_file_is_refused(trained):
+    train, cases, models = trained
+    models["after"].save(train.file("checkpoints") / "before.keras")
+    found = Checkpoints(train, cases)
+    with pytest.raises(InputError, match=r"checkpoints/before.keras of run 0f1e is not the file that was trained"):
+        found.load("before")
+    (train.file("checkpoints") / "epoch_001.keras").unlink()
+    with pytest.raises(InputError, match="epoch_001.keras of run 0f1e is not the file"):
+        found.load("epoch_001")
+
+
+def test_other_images_are_refused(trained):
+    train, cases, _ = trained
+    cases.pixels[:] //= 4
+    found = Checkpoints(train, cases)
+    with pytest.raises(InputError, match=r"run 0f1e \(train small s0\), before: the model does not say of"):
+        found.load("before")
+    found.load("epoch_001")  # the train run logged no predictions of it
+
+
+def test_both_checks_of_every_method_on_every_checkpoint(trained):
+    _, cases, models = trained
+    networks = {name: models[name] for name in ("before", "after")}
+    chosen = ("layercam", "occlusion")
+    map_sets = {
+        checkpoint: {
+            method: MapSet(
+                cases.image_id, cases.class_index, values, checkpoint, method, "conv", ("a", "b"), "hash"
+            )
+            for method, values in attribute(
+                model, cases.pixels, cases.class_index, layer="conv", methods=chosen
+            ).items()
+        }
+        for checkpoint, model in networks.items()
+    }
+    rows = np.array([3, 10, 11, 40])
+    kept = [weight.copy() for weight in models["after"].get_weights()]
+    found = map_checks.check(networks, map_sets, cases, rows, layer="conv", batch_size=8)
+    pairs = [(checkpoint, method) for checkpoint in networks for method in chosen]
+    assert list(zip(found.verdicts["checkpoint"], found.verdicts["method"], strict=True)) == pairs
+    assert (found.verdicts["n_images"] + found.verdicts["n_empty"] == 4).all()
+    for table in (found.areas, found.curves, found.cascades):
+        assert table["checkpoint"].unique().tolist() == ["before", "after"] and set(chosen) <= set(table["method"])
+    for own, now in zip(kept, models["after"].get_weights(), strict=True):
+        np.testing.assert_array_equal(own, now, err_msg="weights are restored")
+    # the tests are of the images that were chosen
+    alone = map_checks.deleting.perturbation(
+        networks["after"], cases.pixels[rows], cases.class_index[rows],
+        {name: map_sets["after"][name].maps[rows] for name in chosen}, batch_size=8,
+    )  # fmt: skip
+    mine = found.areas.query("checkpoint == 'after'").drop(columns="checkpoint").reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine, alone.areas)
