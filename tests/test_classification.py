@@ -164,7 +164,7 @@ def test_mlflow_accepts_the_odd_metric_names():
         ([0.0, 1.0], np.eye(2)[[0, 1]], ["a", "b"], "integers"),
         ([0, 1], [[3.0, -1.0], [0.5, 0.5]], ["a", "b"], "not the logits"),
         ([0, 1], [[np.nan, 0.5], [0.5, 0.5]], ["a", "b"], "row 0"),
-        ([0, 1], [[0.9, 0.9], [0.5, 0.5]], ["a", "b"], "no distribution"),
+        ([0, 1], [[0.9, 0.9], [0.5, 0.5]], ["a", "b"], "not a distribution"),
         ([0, 1], np.eye(2)[[0, 1]], ["a+b", "a%b"], "both"),
         ([0, 1], np.eye(2)[[0, 1]], ["macro", "b"], "macro"),
         ([0, 1], np.eye(2)[[0, 1]], ["", "b"], "rename"),

@@ -1,4 +1,4 @@
-"""How well a checkpoint classifies: one flat dict of numbers from labels and probabilities."""
+"""How well a checkpoint classifies: numbers from labels and probabilities."""
 
 import posixpath
 import re
@@ -34,8 +34,8 @@ def performance(labels: np.ndarray, probabilities: np.ndarray, classes: list[str
 
     Raises
     ------
-    InputError : on inconsistent shapes, rows that are no distributions, and a class without an image or
-        without any image of another class: its AUC does not exist.
+    InputError : on inconsistent shapes, on rows that are not distributions, and on a class without images or
+        without images of other classes, because its AUC does not exist.
     """
     labels, p = _checked(labels, probabilities, len(classes))
     names = _metric_names(classes)
@@ -44,7 +44,7 @@ def performance(labels: np.ndarray, probabilities: np.ndarray, classes: list[str
         if count in (0, len(labels)):
             raise InputError(
                 f"performance: {count} of {len(labels)} images are of class {name!r}, so its AUC does not "
-                "exist; evaluate on a set that holds every class, or leave the class out."
+                "exist; evaluate on a set with images of every class, or leave the class out."
             )
 
     table = confusion(labels, p, len(classes))
@@ -107,9 +107,8 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
 def auc_replicates(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Macro one-against-rest AUC of resampled predictions: float64 [b].
 
-    The mean over classes of P(score of an image of the class > score of another) + P(equal) / 2 (the
-    Mann-Whitney form), each image counted as often as it was drawn. Equals `performance`'s auc_macro under
-    weights of one.
+    The mean over classes of P(score of an image of the class > score of another) + P(equal) / 2 (the Mann-Whitney
+    form). Each image counts as often as it was drawn. With all weights one it equals `performance`'s auc_macro.
 
     Parameters
     ----------
@@ -154,11 +153,10 @@ def _weighted_auc(labels: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.
 
 
 def metric_name(name: str) -> str:
-    """A class name as part of an MLflow metric name; what it may not hold becomes _.
+    """A class name as part of an MLflow metric name; characters that MLflow does not allow become _.
 
-    Allowed are ASCII letters, digits, underscore, hyphen, dot, space and slash. MLflow also refuses names
-    that change when read as a path ("a//b", "a/../b", a trailing slash): in such a name the slashes become _
-    too.
+    MLflow allows ASCII letters, digits, underscore, hyphen, dot, space and slash. It also refuses names that
+    change when read as a path ("a//b", "a/../b", a trailing slash). In such a name the slashes become _ too.
     """
     name = re.sub(r"[^0-9A-Za-z_\-. /]", "_", name)
     whole = f"auc_{name}"  # a leading slash is fine behind a prefix
@@ -191,12 +189,12 @@ def _checked(labels: np.ndarray, probabilities: np.ndarray, n_classes: int) -> t
             f"predictions: labels must be integers from 0 to {n_classes - 1}, got dtype {labels.dtype} "
             f"with values {np.unique(labels)[:8].tolist()}."
         )
-    # Softmax in float16 is off by up to about 1e-3; logits are off by far more.
+    # The sums of a softmax in float16 are off by up to about 1e-3; those of logits by far more.
     wrong = ~((p >= 0).all(1) & (p <= 1 + 1e-6).all(1) & (np.abs(p.sum(1) - 1) < 1e-2))  # NaN too
     if wrong.any():
         first = np.flatnonzero(wrong)[0]
         raise InputError(
-            f"predictions: {wrong.sum()} rows of probabilities are no distribution, first row {first}: "
+            f"predictions: {wrong.sum()} rows of probabilities are not a distribution, first row {first}: "
             f"{p[first].tolist()}; pass the softmax, not the logits."
         )
     return labels.astype(np.int64), p

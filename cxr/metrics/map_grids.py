@@ -16,8 +16,8 @@ from cxr.core.errors import InputError
 def upsample(maps: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Bilinear upsampling with half-pixel centres and clamped edges, as two matrix products R M C^T.
 
-    The convention of `tf.image.resize(method="bilinear", antialias=False)`: output pixel i samples the input
-    at (i + 0.5) h / H - 0.5, clamped to [0, h - 1].
+    It follows `tf.image.resize(method="bilinear", antialias=False)`: output pixel i samples the input at
+    (i + 0.5) h / H - 0.5, clamped to [0, h - 1].
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ def normalise(maps: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    float32 [n, h, w]; every map has minimum 0 and maximum 1 exactly. A map of zero range, or with a value
-    that is not finite, has no such form and comes out all NaN.
+    float32 [n, h, w]; every map has minimum 0 and maximum 1 exactly. A map with zero range, or with a value that
+    is not finite, becomes all NaN.
     """
     maps = checked_maps(maps, "maps")
     out = np.empty(maps.shape, np.float32)
@@ -74,16 +74,17 @@ def normalise(maps: np.ndarray) -> np.ndarray:
 
 
 def is_empty(maps: np.ndarray, *, relative_range: float = 1e-6) -> np.ndarray:
-    """Which maps say nothing: constant (all zero above all), not finite, or next to constant.
+    """Which maps are empty: constant (mostly all zero), not finite, or next to constant.
 
-    Next to constant means a range (maximum minus minimum) below `relative_range` times the set's median
-    range, where the median is over the finite maps of non-zero range: a set in which most maps vanished
-    must not thereby lower the bar to zero. It is a property of the set: pass all maps of a cell at once.
+    Next to constant means a range (maximum minus minimum) below `relative_range` times the median range of the
+    set. The median is over the finite maps with a range above zero, so that a set in which most maps vanished
+    does not lower the threshold to zero. Whether a map is empty depends on the set: pass all maps of a cell at
+    once.
 
     Parameters
     ----------
-    maps : array [n, h, w], raw maps at their own grid.
-    relative_range : the threshold, relative; 0 flags only constant maps and those that are not finite.
+    maps : array [n, h, w], raw maps on their own grid.
+    relative_range : the relative threshold; 0 flags only maps that are constant or not finite.
 
     Returns
     -------
@@ -101,8 +102,8 @@ def is_empty(maps: np.ndarray, *, relative_range: float = 1e-6) -> np.ndarray:
 def prepare(maps: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Raw maps [n, h, w] to scored ones: float32 [n, H, W] in [0, 1], NaN where constant or not finite.
 
-    Samples at most one input pixel apart determine a bilinear surface, so only a constant map comes out
-    constant: what `is_empty` says of the raw map holds for the prepared one.
+    Every cell of the layer's grid is sampled, so only a constant map stays constant: what `is_empty` says of the
+    raw map also holds for the prepared one.
     """
     return normalise(upsample(normalise(maps), size))
 
@@ -130,6 +131,7 @@ def _low_and_range(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def checked_maps(maps: np.ndarray, name: str) -> np.ndarray:
+    """`maps` as an array [n, h, w] of real numbers. Raises InputError with `name` for anything else."""
     maps = np.asarray(maps)
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise InputError(f"{name}: expected a set of maps [n, h, w], got an array of shape {maps.shape}.")
@@ -139,6 +141,7 @@ def checked_maps(maps: np.ndarray, name: str) -> np.ndarray:
 
 
 def grid_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a size that is one integer or a pair. Raises InputError for anything else."""
     pair = (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
     if len(pair) != 2 or not all(isinstance(s, (int, np.integer)) and s > 0 for s in pair):
         raise InputError(f"size: expected one positive integer or (height, width), got {size!r}.")

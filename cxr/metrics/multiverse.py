@@ -27,28 +27,14 @@ from cxr.metrics import similarity
 from cxr.statistics.score_rows import require_columns
 
 QS = {0.05: "overlap_q05", 0.10: "overlap_q10", 0.20: "overlap", 0.30: "overlap_q30"}
-
-
 GRIDS = ("image", "native")
-
-
 VALUES = tuple(f"{name}@{grid}" for grid in GRIDS for name in QS.values())
-
-
 AXES = ["variant", "grid", "q", "images"]
-
-
 # The study's own analysis, unless its parameters say otherwise.
 DEFAULT: Mapping[str, str | float] = {"variant": "default", "grid": "image", "q": 0.20, "images": "correct"}
-
-
 # Variants that exist for one method; in their analyses every other method has its default maps.
 ONE_METHOD = {"norm-positive": "gradcampp", "layers-fused": "layercam"}
-
-
 RUN = ["architecture", "seed", "method"]
-
-
 CELL = ["architecture", "method"]
 
 
@@ -68,10 +54,10 @@ def score_variant(
 
     Returns
     -------
-    dict of float64 [n] per name in `VALUES`: `overlap_q05@image` ... `overlap_q30@image`, on the image grid, are
-    exactly `similarity.compare_maps`' columns of the same sets, and `overlap_q05@native` ... `overlap_q30@native`
-    the same on the grid [h, w]; NaN where either map is empty (`map_grids.is_empty`, a property of the set: the
-    same on both grids). And `empty`, bool [n].
+    dict with one float64 [n] for each name in `VALUES`: `overlap_q05@image` ... `overlap_q30@image` are exactly
+    the columns of `similarity.compare_maps` on the image grid, `overlap_q05@native` ... `overlap_q30@native`
+    those on the layer's grid [h, w]. NaN where either map is empty (`map_grids.is_empty`; the same maps on both
+    grids). And `empty`, bool [n].
 
     Raises
     ------
@@ -107,17 +93,17 @@ def long_table(
     scores : per variant (`default` among them), what `score_variant` returned.
     images : columns image_id, patient_id and both_correct (bool); rows as in the sets that were scored.
     architecture, seed, method : the run's.
-    layers : the name of the real layer behind every variant that this method has, *also behind those without
-        maps of their own because another one's are the same*. Among `default` and the `layer-*` variants, the
-        ones at one real layer have one set of maps, that of the first scored, and all get its values
-        (`penultimate_cut` is `penultimate` in DenseNet and Inception). A `layer-*` variant at no scored layer,
-        or one not named at all, was left out for its small grid: it gets no rows, and its analyses will be
-        incomplete.
+    layers : the name of the real layer behind every variant that this method has, *also behind variants without
+        maps of their own because another variant's maps are the same*. Among `default` and the `layer-*` variants,
+        those at one real layer share one set of maps, that of the first one scored, and all get its values
+        (`penultimate_cut` is `penultimate` in DenseNet and Inception). A `layer-*` variant at a layer that was not
+        scored, or one that is not named here, was left out because its grid is too small. It gets no rows, and its
+        analyses are incomplete.
 
     Returns
     -------
-    DataFrame with columns architecture, seed, method, variant, maps_of (the variant whose maps these are: itself,
-    unless they are another one's), layer, image_id, patient_id, both_correct (bool), empty (bool), and
+    DataFrame with columns architecture, seed, method, variant, maps_of (the variant whose maps these are: itself
+    or another one), layer, image_id, patient_id, both_correct (bool), empty (bool), and
     the float64 columns `VALUES`; `default` first.
 
     Raises
@@ -163,6 +149,7 @@ def long_table(
 
 
 def borrows(variant: str, method: str) -> bool:
+    """Whether a variant exists for another method only, so that this method uses its default maps for it."""
     return ONE_METHOD.get(variant, method) != method
 
 
@@ -171,5 +158,6 @@ def _is_layer(variant: str) -> bool:
 
 
 def require_bool(table: pd.DataFrame, column: str, name: str) -> None:
+    """Raise InputError, which begins with `name`, unless the column is bool."""
     if table[column].dtype != bool:
         raise InputError(f"{name}: {column} must be bool without missing values, got {table[column].dtype}.")

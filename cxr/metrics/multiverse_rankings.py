@@ -44,18 +44,18 @@ def analyses(table: pd.DataFrame, *, default: Mapping[str, str | float] = DEFAUL
     variant, grid ("image", "native"), q (0.05, 0.1, 0.2, 0.3), images ("correct", "all"): the analysis.
     architecture, method
     value         median IoU over the images, averaged over seeds, empty pairs left out; NaN if none is left.
-    n_images      images, over all seeds, empty ones among them.
-    n_empty  how many of them have an empty map, before or after.
+    n_images      number of images over all seeds, with those that have an empty map.
+    n_empty       number of images with an empty map, before or after.
     is_default    bool, whether this is the study's own analysis.
-    borrowed      bool, whether the variant exists for another method only (`ONE_METHOD`), so that this method
-                  has its default maps here: its order in this analysis is that of another one.
-    complete      bool, whether every architecture, with every seed, has this variant's maps under this method,
-                  and a value. What is not complete is shown, and not ranked.
+    borrowed      bool, whether the variant exists for another method only (`ONE_METHOD`). This method then uses
+                  its default maps here, and its order is that of another analysis.
+    complete      bool, whether every architecture has this variant's maps under this method for every seed, and a
+                  value. Incomplete analyses are shown, but not ranked.
 
-    A variant whose maps are an earlier one's in every run that has it (`layer-penultimate`, where the default is
-    at that layer in all architectures) makes no analyses of its own, which would count the earlier one's twice.
-    Nor does "all" where both checkpoints classify every image correctly, or where only those were explained:
-    there is then one level of `images`, that of `default`.
+    A variant makes no analyses of its own if its maps are those of an earlier variant in every run that has it
+    (`layer-penultimate`, if the default is at that layer in all architectures): they would count twice. If both
+    checkpoints classify every image correctly, or only such images were explained, `images` has one level, that of
+    `default`.
 
     Raises
     ------
@@ -140,17 +140,16 @@ def rankings(
     ----------
     analyses : as `analyses` returns them.
     method_a, method_b : the two methods.
-    coincide : variants at whose layer the two methods are the same map up to a factor (`layer-final`, behind
-        which stands global average pooling alone; if that is the study's target layer, also `default` and
-        what else is taken there).
+    coincide : variants at whose layer the two methods give the same map up to a factor: `layer-final`, which only
+        global average pooling follows. If that is the study's target layer, also `default` and the other variants
+        that are taken there.
 
     Returns
     -------
-    DataFrame, a row per analysis that is complete under both methods, in the order of `analyses` (it may have no
-    row):
+    DataFrame, a row per analysis that is complete under both methods, in the order of `analyses`; it may be empty:
 
     variant, grid, q, images, is_default, method_a, method_b
-    order_a, order_b            text, "A > B = C": from most to least stable, ties in the table's order.
+    order_a, order_b            text, "A > B = C": from most to least stable; ties in the order of the table.
     spread_a, spread_b          largest minus smallest value.
     same_order_as_default_a, _b boolean, ties included: "A > B = C" is another order than "A > B > C".
     tau_a, tau_b                Kendall's tau-b with the default analysis's values; NaN where either is all ties.
@@ -158,8 +157,8 @@ def rankings(
     reversal                    boolean, whether some two architectures are ordered one way under method_a and the
                                 other way under method_b (ties are neither).
 
-    Missing (<NA>, NaN): what compares with the default, where that is not complete under the method; reversal, for
-    the variants in `coincide`; all of these, with a single architecture.
+    Missing (<NA>, NaN): comparisons with the default, if the default is incomplete under the method; reversal, for
+    the variants in `coincide`; all of these with a single architecture.
 
     Raises
     ------
@@ -232,11 +231,12 @@ def summary(rankings: pd.DataFrame) -> pd.DataFrame:
     axis, level      text ("q", "0.05").
     n                ranked analyses of the level.
     n_a, share_a     how many of them can disagree with the default under method_a, and the share that keeps its
-                     order. The default itself cannot, nor can an analysis in which the method has borrowed maps.
+                     order. The default itself cannot disagree, and neither can an analysis in which the method
+                     uses its default maps.
     n_b, share_b     the same under method_b.
-    n_reversal, share_reversal  how many can be asked for a reversal, and the share that has one.
+    n_reversal, share_reversal  how many can show a reversal, and the share that does.
 
-    A share of nothing is NaN.
+    The share is NaN where the count is 0.
     """
     require_columns(rankings, _RANKING_COLUMNS, "summary")
     levels = [("all", "all", rankings)]
@@ -261,9 +261,9 @@ def summary(rankings: pd.DataFrame) -> pd.DataFrame:
 def influence(rankings: pd.DataFrame) -> pd.DataFrame:
     """Which axis matters most: how often changing that choice alone changes the answer.
 
-    For each axis, over all pairs of analyses that differ in it and in nothing else, the share whose orders
-    differ. It compares axes of different numbers of levels, which the widest gap between levels in `summary`
-    would not: that one grows with their number.
+    For each axis: among all pairs of analyses that differ in this choice only, the share of pairs whose orders
+    differ. Axes with different numbers of levels can be compared this way. The widest gap between levels in
+    `summary` cannot: it grows with their number.
 
     Parameters
     ----------
@@ -271,10 +271,10 @@ def influence(rankings: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame, a row an axis: axis; n_a, flips_a: the pairs, without analyses in which the method has borrowed
-    maps, and the share of them whose order under method_a differs; n_b, flips_b the same under method_b;
-    n_reversal, flips_reversal: the pairs that can both be asked for a reversal, and the share that gives
-    different answers. NaN without a pair.
+    DataFrame, a row per axis: axis; n_a, flips_a: the number of pairs, without analyses in which the method uses
+    its default maps, and the share whose order under method_a differs; n_b, flips_b: the same under method_b;
+    n_reversal, flips_reversal: the number of pairs in which both analyses can show a reversal, and the share in
+    which only one does. NaN without a pair.
     """
     require_columns(rankings, _RANKING_COLUMNS, "influence")
     questions = {
@@ -299,8 +299,11 @@ def influence(rankings: pd.DataFrame) -> pd.DataFrame:
 def _sources(
     own: Mapping[tuple, pd.DataFrame], runs: list[tuple], variants: list[str]
 ) -> dict[str, dict[tuple, str | None]]:
-    """Per variant and run, the variant under which its rows are found: itself, `default` where it exists for
-    another method only, None where its maps are missing. Without variants whose maps are all an earlier one's."""
+    """Per variant and run, the variant under which its rows are found.
+
+    That is the variant itself, `default` if it exists for another method only, or None if its maps are missing.
+    Variants whose maps are all those of an earlier variant are left out.
+    """
     out: dict[str, dict[tuple, str | None]] = {}
     seen: list[dict[tuple, str]] = []
     for variant in variants:
@@ -318,7 +321,7 @@ def _sources(
 
 
 def _median(rows: pd.DataFrame, name: str) -> float:
-    """As `cxr.report.comparison.summarise` has it: the mean over seeds of the median over images."""
+    """The mean over seeds of the median over images, as in `cxr.report.comparison.summarise`."""
     medians = rows.groupby("seed")[name].median().dropna()
     return float(medians.mean()) if len(medians) else float("nan")
 

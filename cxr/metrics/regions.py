@@ -1,11 +1,11 @@
-"""Where the evidence lies, when there are masks (lesion, lungs, a marker): energy inside, pointing game.
+"""Where the evidence lies if masks are known (lesion, lungs, a marker): energy inside, pointing game.
 
-Drift metrics say that evidence moved; beside masks one can say from where to where. Masks are bool [n, H, W]
-on the grid on which maps are scored. A mask that is all False means that the image has no such region: its
-values are NaN, not zero.
+Drift metrics say that evidence moved. With masks one can say from where to where. Masks are bool [n, H, W] on the
+grid on which maps are scored. A mask that is all False means that the image has no such region: its values are
+NaN, not 0.
 
-Read an energy beside the region's area: a uniform map has exactly that much energy inside, and its
-maximum falls inside that often.
+Compare an energy with the region's area: a uniform map has exactly that much energy inside, and its maximum falls
+inside that often.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def inside(
 
     Parameters
     ----------
-    maps : array [n, h, w] of raw maps; pass all of a set at once (`cxr.metrics.map_grids.is_empty`).
+    maps : array [n, h, w] of raw maps; pass all maps of a set at once (`cxr.metrics.map_grids.is_empty`).
     masks : bool [n, H, W] at `size`.
     size : the image grid, as for `cxr.metrics.similarity.compare_maps`.
     relative_range : see `cxr.metrics.map_grids.is_empty`.
@@ -134,15 +134,20 @@ def summary(
 
     Returns
     -------
-    A row per group and region (in order of appearance), none if the table has no regions. Columns: those of
-    `by`, then region; n_images, rows in which the region exists and neither map is empty (an image
-    counts once a seed), over which everything else is taken, so that numbers of a row can be compared;
-    n_patients; area, energy_before, energy_after, hit_before, hit_after, the means over rows;
-    energy_change, the mean over seeds of the mean over images, with its interval energy_change_ci_low and
-    _ci_high: with one seed percentiles of a bootstrap over patients, with several over new trainings and new
-    patients (`estimates.estimate`), NaN with fewer than two patients; direction of the evidence: "towards"
-    the region if that interval lies above 0, "away" if below, else "unclear" (also without an interval). Not
-    corrected for the number of groups and regions.
+    A row per group and region, in order of appearance; no row if the table has no regions. Columns: those of `by`,
+    then
+
+    region
+    n_images : rows in which the region exists and neither map is empty (an image counts once a seed). All other
+        numbers are over these rows, so that the numbers of a row can be compared.
+    n_patients
+    area, energy_before, energy_after, hit_before, hit_after : means over rows.
+    energy_change : the mean over seeds of the mean over images.
+    energy_change_ci_low, energy_change_ci_high : its interval. With one seed: percentiles of a bootstrap over
+        patients; with several: over new trainings and new patients (`estimates.estimate`). NaN with fewer than two
+        patients.
+    direction : of the evidence: "towards" the region if the interval lies above 0, "away" if it lies below,
+        otherwise "unclear" (also without an interval). Not corrected for the number of groups and regions.
 
     Raises
     ------
@@ -157,7 +162,7 @@ def summary(
         row = table[double].iloc[0]
         raise InputError(
             f"summary: image {row['image_id']!r} occurs more than once in a group for seed {row['seed']!r}; "
-            f"name all that tells its rows apart in by (now {by})."
+            f"add the columns that distinguish its rows to by (now {by})."
         )
     rows = []
     for key, group in table.groupby(by, sort=False, dropna=False):
@@ -272,10 +277,10 @@ def _located(
     size: int | tuple[int, int],
     relative_range: float,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """energy, hit and area (see `inside`) of every region; each map is prepared once for all of them."""
+    """energy, hit and area (see `inside`) of every region; each map is prepared once for all regions."""
     maps = np.asarray(maps)
     usable = np.flatnonzero(~is_empty(maps, relative_range=relative_range))
-    expected = (len(maps), *upsample(maps[:0], size).shape[1:])  # also checks the size
+    expected = (len(maps), *upsample(maps[:0], size).shape[1:])  # it also checks the size
     masks = {name: np.asarray(mask) for name, mask in regions.items()}
     out = {}
     for name, mask in masks.items():

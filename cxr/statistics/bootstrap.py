@@ -42,13 +42,13 @@ def bootstrap(
         called once a replicate and therefore slow. A median is `np.median` of the resampled values.
     n_boot : number of replicates.
     rng_seed : the replicates are a function of the arguments and this.
-    crossed : the same patients recur under every seed, see the module.
+    crossed : whether the same patients occur under every seed, see the module.
 
     Returns
     -------
-    float64 [n_boot]. All NaN with fewer than two patients: between patients nothing can then be learned, and
-    the spread within one of them must not pass for it. A single replicate is NaN where it drew no row at all
-    (possible only if `crossed` and seeds lack patients).
+    float64 [n_boot]. All NaN with fewer than two patients: the spread between patients is then unknown, and the
+    spread within one patient must not replace it. A single replicate is NaN if it drew no row at all (possible
+    only if `crossed` and seeds lack patients).
 
     Raises
     ------
@@ -76,8 +76,8 @@ def bootstrap(
 def interval(replicates: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Percentile interval (low, high) that holds the central `level` of the replicates.
 
-    (nan, nan) if any replicate is NaN, as all are with fewer than two patients: an interval over the
-    replicates that happened to work would look sharper than what is known.
+    (nan, nan) if any replicate is NaN (with fewer than two patients all are): an interval over the other
+    replicates would look more certain than it is.
     """
     if not 0 < level < 1:
         raise InputError(f"interval: level must lie between 0 and 1, got {level}.")
@@ -135,7 +135,8 @@ def paired_replicates(
 ) -> pd.DataFrame:
     """Replicates of every (architecture, method) cell from the same draws of seeds, patients and images.
 
-    What cells share (hard patients, odd seeds) then moves them together and cancels in their differences.
+    Effects that cells share (difficult patients, unusual seeds) then change them together and cancel in
+    differences.
 
     Parameters
     ----------
@@ -196,10 +197,9 @@ def paired_replicates(
 def patient_weights(patient: Sequence, *, n_boot: int = 2000, rng_seed: int = 0) -> np.ndarray:
     """How often each image is drawn when patients alone are: int64 [n_boot, n], the cluster bootstrap.
 
-    All images of a patient are drawn together, and each as often as the patient (no second stage: under one
-    test set the images of a patient are what they are). The draws depend on the set of patients, n_boot and
-    rng_seed only, so that statistics of different kinds (maps, predictions) over the same patients can be
-    resampled alike.
+    All images of a patient are drawn together, each as often as the patient. Images are not drawn within a
+    patient, because the test set is given. The draws depend on the set of patients, n_boot and rng_seed only, so
+    that statistics of different kinds (maps, predictions) over the same patients can be resampled alike.
 
     Args:
         patient: [n], the label of each image's patient.
@@ -223,10 +223,10 @@ def patient_replicates(
 ) -> pd.DataFrame:
     """Replicates of every cell's statistic under one bootstrap over the patients that the cells share.
 
-    The draws of `patient_weights`, over the patients of all cells together: a patient drawn twice counts
-    twice in every cell. Seeds are not drawn: what the replicates vary by is which patients were examined
-    with these very networks. Cells of one architecture and method under several seeds therefore covary by
-    what the patients contribute and the seeds do not (`cxr.statistics.estimates.estimate`).
+    The draws are those of `patient_weights` over the patients of all cells together: a patient drawn twice counts
+    twice in every cell. Seeds are not drawn: replicates vary only by which patients were examined with these
+    networks. The covariance between cells of one architecture and method under several seeds is therefore what the
+    patients contribute (`cxr.statistics.estimates.estimate`).
 
     Parameters
     ----------
@@ -237,8 +237,8 @@ def patient_replicates(
 
     Returns
     -------
-    float64 DataFrame, n_boot rows, a column per cell (MultiIndex). All NaN with fewer than two patients in
-    all; a replicate that drew no row of a cell is NaN there.
+    float64 DataFrame, n_boot rows, a column per cell (MultiIndex). All NaN with fewer than two patients in all; a
+    replicate that drew no row of a cell is NaN there.
     """
     resampling.check_statistic(statistic)
     if not tables:

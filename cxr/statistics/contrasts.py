@@ -35,10 +35,10 @@ def contrast(
     scores : per-image rows with columns architecture, method, seed, image_id, patient_id and the metric
         (NaN: an empty map, dropped); an image at most once a cell and seed.
     metric : a column of scores.
-    weights : of each (architecture, method); {("A", "m"): 1, ("B", "m"): -1} is a difference, one cell with
-        weight 1 its own median. Images count in a seed if every cell named has a value for them there
-        (paired); seeds without such an image are left out. Pairing by seed is right whether or not a
-        seed's number makes two architectures alike.
+    weights : one for each (architecture, method): {("A", "m"): 1, ("B", "m"): -1} is a difference, one cell with
+        weight 1 its own median. An image counts under a seed if every named cell has a value for it there
+        (paired). Seeds without such an image are left out. Pairing by seed is correct even if equal seeds have
+        nothing in common between architectures.
     statistic, n_boot, rng_seed : as for `cxr.statistics.bootstrap.patient_replicates`.
     level : of the interval.
     """
@@ -54,16 +54,17 @@ def compare_architectures(
     level: float = 0.95,
     rng_seed: int = 0,
 ) -> pd.DataFrame:
-    """Every two architectures under each method: does one move more, over trainings and patients?
+    """Every pair of architectures under each method: does the evidence of one move more, over trainings and
+    patients?
 
     Parameters as for `contrast`.
 
     Returns
     -------
     DataFrame: method, a, b, difference (statistic of a minus that of b on paired images, mean over seeds),
-    low, high, se, df, p, p_holm, n_seeds, n_patients. Holm is over the pairs within a method: "which architectures
-    differ" is asked of each method by itself. With n_seeds 1 a row is about these networks only. NaN where
-    a pair shares no images, or too few patients.
+    low, high, se, df, p, p_holm, n_seeds, n_patients. Holm counts the pairs within a method, because each
+    method is asked by itself which architectures differ. With n_seeds 1 a row is about these networks only. NaN
+    where a pair shares no images, or too few patients.
     """
     wide = wide_scores(scores, metric)
     rows = []
@@ -133,11 +134,11 @@ def crossover(
 ) -> pd.DataFrame:
     """Does the order of two architectures reverse between two methods (qualitative interaction)?
 
-    The null: not both orders are strict and opposite. p = `reversal_p` of the two differences: below alpha if
-    both are significant, two-sided at alpha, with opposite signs. To find one the direction of which was not
-    named beforehand is to try two intersection-union tests (Berger 1982), each at level alpha / 2: Bonferroni's
-    two give alpha whatever the dependence between methods; where it is not negative, as with
-    maps of the same networks, the level is alpha / 2 (as Gail and Simon 1985 show for independent ones).
+    Null hypothesis: the two orders are not both strict and opposite. p is `reversal_p` of the two differences:
+    below alpha if both are significant, two-sided at alpha, with opposite signs. The direction is not named
+    beforehand, so that these are two intersection-union tests (Berger 1982), each at level alpha / 2. By
+    Bonferroni, the two give alpha whatever the dependence between methods is. If it is not negative, as with maps
+    of the same networks, the level is alpha / 2 (as Gail and Simon 1985 show for independent ones).
 
     Parameters as for `contrast`; method_a and method_b are two of the methods.
 
@@ -230,7 +231,7 @@ def _row(est: Estimate) -> dict[str, float | int]:
 
 
 def _share(shared: pd.DataFrame, cells: list[Cell], lead: float, options: tuple) -> float:
-    """`p_reversal` of the order seen under the first method, on rows that all four cells have."""
+    """`p_reversal` of the order that was seen under the first method, on rows that all four cells have."""
     statistic, n_boot, _, rng_seed = options
     if shared.empty:
         return nan

@@ -1,42 +1,44 @@
-"""Estimates with intervals and p-values, when few training seeds share one test set. NumPy and SciPy.
+"""Estimates with intervals and p-values when a few training seeds share one test set. NumPy and SciPy.
 
-Seeds and patients are crossed: k networks of a kind are examined on the same patients. A claim about the kind
-of network, not about these k, must count two sources of chance, as multi-reader multi-case studies do with
-readers (here seeds) and cases (here patients). For a statistic theta_s of each seed s (a median, a difference
-of medians, an AUC difference), smooth enough to be nearly linear in seed and patient effects,
+Seeds and patients are crossed: k networks of a kind are examined on the same patients. A claim about the kind of
+network, not about these k networks, must count two sources of chance, as multi-reader multi-case studies do with
+readers (here seeds) and cases (here patients). Take a statistic theta_s of each seed s (a median, a difference
+of medians, an AUC difference) that is smooth enough to be nearly linear in seed and patient effects:
 
-    theta_s = mu + T_s + P + E_s,
+    theta_s = mu + T_s + P + E_s.
 
-T_s is what the training did, P what these patients contribute whatever the network, E_s what they contribute
-under this network alone. The mean over seeds has variance (var T + var E) / k + var P. The sample variance
-S2 of theta_s has expectation var T + var E, for P is common to all seeds; and the covariance between seeds of
-bootstrap replicates under one draw of patients estimates var P. So
+T_s is the effect of the training, P the effect of these patients on every network, and E_s their effect on this
+network alone. The mean over seeds has variance (var T + var E) / k + var P. The sample variance S2 of theta_s
+has expectation var T + var E, because P is common to all seeds. The covariance between seeds, of bootstrap
+replicates under one draw of patients, estimates var P. Therefore
 
-    Var(mean) = S2 / k + max(Cov, 0)          (Obuchowski and Rockette 1995, for one treatment effect),
+    Var(mean) = S2 / k + max(Cov, 0)          (Obuchowski and Rockette 1995, for one treatment effect).
 
-which for balanced means is the ANOVA's (MS_seed + MS_patient - MS_error) / (k n). A percentile bootstrap over
-two or three seeds has too little to draw from, and a test over patients alone takes seeds' luck for an effect.
+For balanced means this is the ANOVA's (MS_seed + MS_patient - MS_error) / (k n). A percentile bootstrap over two
+or three seeds has too few values to draw from. A test over patients alone mistakes the luck of seeds for an
+effect.
 
-Level. S2 / k has k - 1 degrees of freedom, Cov about n - 1. A t quantile with Satterthwaite's degrees of
-freedom (Hillis 2007) rejects up to 13 % at a nominal 5 % with two seeds, and up to 8 % if S2 is not let fall
-under its share from patients, for the degrees of freedom are then estimated from one number. Used instead is
-Banerjee's (1960) interval, which gives each source its own quantile:
+Level: S2 / k has k - 1 degrees of freedom, Cov about n - 1. With two seeds, a t quantile with Satterthwaite's
+degrees of freedom (Hillis 2007) rejects up to 13 % at a nominal 5 %, and up to 8 % if S2 is kept above its share
+from patients, because the degrees of freedom are estimated from a single number. This module uses Banerjee's
+(1960) interval, which gives each source its own quantile:
 
     half-width^2 = t(k - 1)^2 S2 / k + t(n - 1)^2 max(Cov, 0).
 
-For normal effects it holds its level whatever the two variances are: given the estimates the chance to cover
-is F(half-width^2 / Var), F the distribution function of chi-square with one degree of freedom, which is
-concave, so at least the average, weighted by the sources' shares of Var, of what t intervals over each source
-alone would cover, and each of these covers its level. It is t over seeds where patients contribute nothing, t
-over patients where seeds come out alike, and conservative in between; tests/benchmarks/bench_inference.py
-measures by how much. P-values are the levels at which the interval, or its one-sided half, touches the null.
+For normal effects it holds its level whatever the two variances are. Given the estimates, the chance to cover is
+F(half-width^2 / Var), where F is the distribution function of chi-square with one degree of freedom. F is
+concave, so the chance is at least the average, weighted by the sources' shares of Var, of what t intervals over
+each source alone would cover, and each of these covers its level. The interval is that of t over seeds where
+patients contribute nothing, that of t over patients where seeds are all alike, and conservative in between;
+tests/benchmarks/bench_inference.py measures by how much. A p-value is the level at which the interval, or its
+one-sided half, touches the null.
 
-With one seed only the patients vary, and every statement is about these very networks: n_seeds says so.
+With one seed only the patients vary, and every statement is about these networks only; n_seeds says so.
 
-References: Obuchowski and Rockette (1995) Commun. Stat. Simul. Comput. 24:285. Hillis (2007) Stat. Med.
-26:596. Banerjee (1960) Sankhya 22:357. Schuirmann (1987) J. Pharmacokinet. Biopharm. 15:657 (TOST). Holm
-(1979) Scand. J. Stat. 6:65. Berger (1982) Technometrics 24:295 (intersection-union). Gail and Simon (1985)
-Biometrics 41:361 (qualitative interaction). Kerby (2014) Compr. Psychol. 3:1 (rank-biserial).
+References: Obuchowski and Rockette (1995) Commun. Stat. Simul. Comput. 24:285. Hillis (2007) Stat. Med. 26:596.
+Banerjee (1960) Sankhya 22:357. Schuirmann (1987) J. Pharmacokinet. Biopharm. 15:657 (TOST). Holm (1979) Scand.
+J. Stat. 6:65. Berger (1982) Technometrics 24:295 (intersection-union). Gail and Simon (1985) Biometrics 41:361
+(qualitative interaction). Kerby (2014) Compr. Psychol. 3:1 (rank-biserial).
 """
 
 from collections.abc import Sequence
@@ -52,16 +54,23 @@ from cxr.core.errors import InputError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A quantity over trainings and patients (over patients alone with one seed), with its variance by source.
+    """A quantity over trainings and patients, with its variance by source. With one seed, over patients alone.
 
-    value: mean over seeds. se: sqrt(var_seeds / n_seeds + var_patients). df: Satterthwaite's degrees of freedom
-    of se^2, to describe it; interval and tests use those of each source (see the module). low, high: interval
-    of the given level. var_seeds: S2, between seeds (NaN with one seed). var_patients: max(Cov, 0) between
-    seeds; with one seed the whole bootstrap variance. var_residual: the part of var_seeds that is patients
-    under one network alone, and shrinks with more patients (NaN with one seed).
+    Attributes
+    ----------
+    value : mean over seeds.
+    se : sqrt(var_seeds / n_seeds + var_patients).
+    df : Satterthwaite's degrees of freedom of se^2, for description only. Interval and tests use those of each
+        source (see the module).
+    low, high : interval of the given level.
+    var_seeds : S2, the variance between seeds; NaN with one seed.
+    var_patients : max(Cov, 0) between seeds; with one seed the whole bootstrap variance.
+    var_residual : the part of var_seeds that comes from patients under one network alone. It shrinks with more
+        patients. NaN with one seed.
 
-    What the data cannot give is NaN: all but value with one patient, or a replicate without a value; df, low
-    and high where se is 0 (replicates and seeds all alike, from heavy ties or a perfect AUC, prove no certainty).
+    What the data cannot give is NaN: everything except value with one patient or with a replicate without a
+    value; df, low and high where se is 0. (Replicates and seeds are then all alike, from many ties or a perfect
+    AUC, which is no proof of certainty.)
     """
 
     value: float
@@ -127,12 +136,12 @@ def p_value(est: Estimate, null: float = 0.0, alternative: str = "two-sided") ->
     ----------
     est : `estimate`.
     null : the value under the null.
-    alternative : "two-sided", or what is to be shown: "less" or "greater" than null.
+    alternative : "two-sided", or the claim to show: "less" or "greater" than null.
 
     Returns
     -------
-    float in [0, 1], consistent with the interval: two-sided p < 1 - level where null lies outside. NaN if the
-    estimate has no standard error, or one of 0.
+    float in [0, 1], consistent with the interval: two-sided p < 1 - level exactly if null lies outside. NaN if the
+    standard error is missing or 0.
     """
     if alternative not in ("two-sided", "less", "greater"):
         raise InputError(f"p_value: alternative must be two-sided, less or greater, got {alternative!r}.")
@@ -147,9 +156,10 @@ def p_value(est: Estimate, null: float = 0.0, alternative: str = "two-sided") ->
 
 
 def equivalence(est: Estimate, margin: float) -> float:
-    """P-value of TOST: that the quantity lies within -margin and +margin (Schuirmann 1987).
+    """P-value of TOST, for the claim that the quantity lies between -margin and +margin (Schuirmann 1987).
 
-    The larger of the two one-sided p-values; below alpha exactly if the 1 - 2 alpha interval lies inside.
+    It is the larger of the two one-sided p-values, and below alpha exactly if the 1 - 2 alpha interval lies
+    inside.
     """
     if not 0 < margin < inf:
         raise InputError(f"equivalence: margin must be positive, got {margin}.")
@@ -157,9 +167,9 @@ def equivalence(est: Estimate, margin: float) -> float:
 
 
 def holm(p: Sequence[float] | pd.Series) -> np.ndarray | pd.Series:
-    """P-values adjusted for their number by Holm's (1979) step-down; NaN stays NaN and does not count.
+    """P-values adjusted for their number by Holm's (1979) step-down method; NaN stays NaN and does not count.
 
-    Returns what was given: a Series with its index, otherwise float64 [m].
+    Returns a Series with its index if `p` is one, otherwise float64 [m].
     """
     raw = np.asarray(p, dtype=float)
     if raw.ndim != 1 or (raw < 0).any() or (raw > 1).any():
@@ -173,13 +183,13 @@ def holm(p: Sequence[float] | pd.Series) -> np.ndarray | pd.Series:
 
 
 def half_width(a: float | np.ndarray, df_a: int, c: float, df_c: int, alpha: float) -> float | np.ndarray:
-    """Banerjee's: of two independent variances a and c with their degrees of freedom (df_a 0: a counts 0)."""
+    """Banerjee's half-width for two independent variances with their degrees of freedom (df_a 0: without a)."""
     seeds = a * special.stdtrit(df_a, alpha / 2) ** 2 if df_a else 0.0
     return np.sqrt(seeds + c * special.stdtrit(df_c, alpha / 2) ** 2)
 
 
 def _touching(distance: float, a: float, df_a: int, c: float, df_c: int) -> float:
-    """The alpha at which `half_width` is the distance: between those of t with either source's degrees."""
+    """The alpha at which `half_width` equals the distance: between the alphas of t with either source's df."""
     t = distance / sqrt(a + c)
     by_patients = 2 * special.stdtr(df_c, -t)
     by_seeds = 2 * special.stdtr(df_a, -t) if df_a else by_patients
@@ -187,7 +197,7 @@ def _touching(distance: float, a: float, df_a: int, c: float, df_c: int) -> floa
         return float(by_patients)
     if c == 0:
         return float(by_seeds)
-    # Nothing below 1e-140, for the square of a t quantile must not overflow; a hair of room for rounding.
+    # Nothing below 1e-140, so that the square of a t quantile does not overflow; 1e-9 leaves room for rounding.
     low, high = sorted(log(max(p, 1e-140)) for p in (by_seeds, by_patients))
     low, high = low - 1e-9, min(high + 1e-9, 0.0)
 

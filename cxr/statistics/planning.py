@@ -21,17 +21,17 @@ def power(
     patients: int | None = None,
     alpha: float = 0.05,
 ) -> float:
-    """Chance that a study of so many seeds and patients shows, two-sided at alpha, a difference of `effect`.
+    """Chance that a study with so many seeds and patients shows a difference of `effect`, two-sided at alpha.
 
-    From the variance components of `est`: (var T + var E) / seeds + var P, where var E and var P scale with
-    1 / patients. Integrates over the distribution of S2; Cov counts as known (it has n - 1 degrees of
-    freedom). Where patients contribute nothing this is the noncentral t test's power.
+    It follows from the variance components of `est`, (var T + var E) / seeds + var P, where var E and var P scale
+    with 1 / patients. It integrates over the distribution of S2, and takes Cov as known (Cov has n - 1 degrees of
+    freedom). If patients contribute nothing, it is the power of the noncentral t test.
 
     Parameters
     ----------
-    est : an `estimate` with two seeds or more. The components of so few seeds are themselves rough.
-    effect : None takes the observed value, which, having been observed because large, is often too large: give
-        the difference that would matter where you know it.
+    est : an `estimate` with two seeds or more. Variance components from few seeds are rough.
+    effect : the difference that matters to you. None takes the observed value, which is often too large, because
+        large differences are noticed.
     seeds, patients : None: as in est.
 
     Returns
@@ -41,7 +41,7 @@ def power(
     k = est.n_seeds if seeds is None else seeds
     n = est.n_patients if patients is None else patients
     if k < 2 and seeds is not None or n < 2:
-        raise InputError(f"power: two seeds and two patients are the least, got {seeds} and {n}.")
+        raise InputError(f"power: at least two seeds and two patients are needed, got {seeds} and {n}.")
     if not 0 < alpha < 1:
         raise InputError(f"power: alpha must lie between 0 and 1, got {alpha}.")
     if est.n_seeds < 2 or not est.se > 0:
@@ -62,8 +62,8 @@ def seeds_needed(
 ) -> int | None:
     """Fewest training seeds, on the same patients, at which `power` (the function) reaches this power.
 
-    None if more than at_most, if patients are what is missing (then see `patients_needed`), or if est has
-    one seed and so says nothing of how seeds vary.
+    None if that takes more than at_most, if only more patients would help (see `patients_needed`), or if est has
+    one seed and therefore does not say how seeds vary.
     """
     return _fewest(lambda k: _power(est, effect=effect, seeds=k, alpha=alpha), power, 2, at_most)
 
@@ -79,7 +79,7 @@ def patients_needed(
 ) -> int | None:
     """Fewest test patients, with as many seeds (or `seeds`), at which `power` (the function) reaches this power.
 
-    None if more than at_most, if seeds are what is missing, or if est has one seed.
+    None if that takes more than at_most, if only more seeds would help, or if est has one seed.
     """
     return _fewest(lambda n: _power(est, effect=effect, seeds=seeds, patients=n, alpha=alpha), power, 2, at_most)
 
@@ -88,7 +88,7 @@ _power = power  # the planners have a parameter of that name
 
 
 def _fewest(reached, target: float, least: int, at_most: int) -> int | None:
-    """Smallest whole number in [least, at_most] where `reached`, which never falls, is `target` or more."""
+    """Smallest whole number in [least, at_most] at which `reached`, which never falls, is at least `target`."""
     if not 0 < target < 1:
         raise InputError(f"power must lie between 0 and 1, got {target}.")
     if at_most < least or not reached(at_most) >= target:  # NaN too

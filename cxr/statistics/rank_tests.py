@@ -16,11 +16,11 @@ NETWORKS = "these networks"
 def paired_tests(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Rank tests between architectures within each method, the patient as unit; about these networks only.
 
-    A patient's value is its mean over the images and seeds that all compared architectures have. Friedman's test
-    over all architectures (>= 3), Wilcoxon's signed-rank test for each pair (differences of 0 dropped;
-    SciPy chooses between exact and normal). Seeds are not a source of chance here: networks that differ by
-    their seed's luck alone become significant with enough patients. For claims about architectures use
-    `compare_architectures`.
+    A patient's value is the mean over the images and seeds that all compared architectures have. Friedman's test
+    compares all architectures (3 or more), Wilcoxon's signed-rank test each pair (differences of 0 are dropped;
+    SciPy chooses between exact and normal). Seeds are not a source of chance here: with enough patients, networks
+    that differ only by the luck of their seed become significant. For claims about architectures use
+    `cxr.statistics.contrasts.compare_architectures`.
 
     Parameters as for `contrast`.
 

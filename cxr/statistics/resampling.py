@@ -13,13 +13,9 @@ import pandas as pd
 from cxr.core.errors import InputError
 
 Statistic = str | Callable[[np.ndarray], float]
-
-
-# Rows x replicates held at a time. Part of what an rng_seed means: draws are made block by block.
+# Rows x replicates in memory at a time. Draws are made block by block, so the results of an rng_seed depend on it.
 BLOCK = 2_000_000
-
-
-_MANY = 128  # replicates that are better summed up at once
+_MANY = 128  # from so many replicates on, summing all of them at once is faster
 
 
 def row_weights(
@@ -27,9 +23,9 @@ def row_weights(
 ) -> Iterator[np.ndarray]:
     """How often each row is drawn: blocks of int64 [replicates, n], n_boot replicates in all.
 
-    Drawing m of P units m times with replacement is a multinomial count vector, and so is the sum of several
-    such draws: a seed drawn c times draws its P patients by one multinomial of c P; a patient drawn m times
-    its k images by one of m k.
+    Draws with replacement from P units are a multinomial vector of counts, and so is the sum of several such
+    draws. A seed that is drawn c times therefore draws its P patients by one multinomial of c P; a patient that
+    is drawn m times draws its k images by one of m k.
     """
     seed_of_row, seeds = pd.factorize(seed)
     patient_of_row, patients = pd.factorize(patient)
@@ -73,12 +69,12 @@ def _draw(rng: np.random.Generator, draws: np.ndarray, units: int) -> np.ndarray
 
 
 def counts_by_row(weights: np.ndarray) -> np.ndarray:
-    """Weights [b, n] as int32 [n, b]: what is done image by image to all replicates at once is then fastest."""
+    """Weights [b, n] as int32 [n, b]: the fastest layout for work on one image in all replicates at once."""
     return np.ascontiguousarray(weights.T, dtype=np.int32)
 
 
 def weighted(statistic: Statistic, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The statistic of `values` [n] with each counted as often as `weights` int [b, n] says: float64 [b]."""
+    """The statistic of `values` [n], each counted as often as `weights` int [b, n] says: float64 [b]."""
     if statistic == "mean":
         total = weights.sum(1)
         return np.where(total > 0, weights @ values / np.maximum(total, 1), np.nan)
@@ -94,12 +90,12 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if upto.shape[1] < _MANY:  # one replicate after the other
         upto = np.cumsum(np.ascontiguousarray(upto.T), axis=1, dtype=upto.dtype).T
     else:
-        for before, row in pairwise(upto):  # all at once: the quicker the more there are
+        for before, row in pairwise(upto):  # all replicates at once
             row += before
     total = upto[-1]
     # The j-th smallest (from 0) is the first value with more than j counted up to it.
     lower, half = (upto <= (total - 1) // 2).sum(0), total // 2
-    upper = lower.copy()  # but where exactly half are counted up to it
+    upper = lower.copy()  # except where exactly half are counted up to it
     split = np.flatnonzero(upto[np.minimum(lower, len(upto) - 1), np.arange(len(total))] <= half)
     upper[split] = (upto[:, split] <= half[split]).sum(0)
     last = len(values) - 1
@@ -108,10 +104,12 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def check_draws(n_boot: int) -> None:
+    """Raise InputError for less than one replicate."""
     if n_boot < 1:
         raise InputError(f"bootstrap: n_boot must be at least 1, got {n_boot}.")
 
 
 def check_statistic(statistic: Statistic) -> None:
+    """Raise InputError unless the statistic is "median", "mean" or a function."""
     if not callable(statistic) and statistic not in ("median", "mean"):
         raise InputError(f"bootstrap: statistic must be 'median', 'mean' or a function, got {statistic!r}.")

@@ -8,13 +8,15 @@ import pandas as pd
 from cxr.core.errors import InputError
 
 Cell = tuple[str, str]
-
-
 KEYS = ["architecture", "method", "seed", "image_id", "patient_id"]
 
 
 def wide_scores(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Values as rows (seed, image_id, patient_id) x columns (architecture, method), NaN where there is none."""
+    """Values as rows (seed, image_id, patient_id) x columns (architecture, method), NaN where there is none.
+
+    Raises InputError for missing columns, missing labels, infinite values, an image that occurs twice in a cell
+    and seed, and an image with more than one patient.
+    """
     missing = [name for name in (*KEYS, metric) if name not in scores.columns]
     if missing:
         raise InputError(f"scores: columns {missing} are missing; there are {list(scores.columns)}.")
@@ -44,6 +46,7 @@ def in_order(scores: pd.DataFrame, name: str) -> list:
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Raise InputError, which begins with `name`, unless the table has these columns."""
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise InputError(f"{name}: columns {missing} are missing; there are {list(table.columns)}.")

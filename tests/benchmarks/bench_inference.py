@@ -55,7 +55,7 @@ def simulate(
 
 
 def engine(values: np.ndarray, patient: np.ndarray, n_boot: int, rng_seed: int):
-    """A function from the weights of (architecture, method) cells to `hypotheses.estimate`."""
+    """A function from the weights of (architecture, method) cells to `estimates.estimate`."""
     weights = bootstrap.patient_weights(patient, n_boot=n_boot, rng_seed=rng_seed)
     point = np.median(values, axis=-1)
     draws = np.empty((n_boot, *point.shape))
@@ -230,7 +230,7 @@ def main() -> None:
     several = found[(found["seeds"] > 1) & (found["seed sd"] > 0)].sort_values(["seed sd", "patients", "seeds"])
     columns = [f"{kind} {e}" for e in EFFECTS for kind in ("power", "planned")]
     show(
-        "Power at 0.05 to find a difference of so much: simulated, and as hypotheses.power plans it",
+        "Power at 0.05 to find a difference of so much: simulated, and as planning.power plans it",
         several[keys + columns],
     )
     print(f"\n{time.perf_counter() - start:.0f} s")
