@@ -11,7 +11,7 @@ from tf_keras_vis.saliency import Saliency
 from cxr.attribution import cams
 from cxr.core.errors import InputError
 from cxr.core.params import ARCHITECTURES, METHODS
-from cxr.metrics import similarity
+from cxr.metrics import map_grids
 from cxr.models import build, targets
 
 PAPER = [pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[:3]]
@@ -369,7 +369,7 @@ def test_fused_by_hand():
     np.testing.assert_allclose(cams.fuse([small, large])[0], expected, rtol=1e-6)
     np.testing.assert_allclose(
         cams.fuse([small, np.zeros((1, 8, 8))])[0],
-        similarity.upsample(np.tanh([[[0.0, 2.0]]]), 8)[0],
+        map_grids.upsample(np.tanh([[[0.0, 2.0]]]), 8)[0],
         rtol=1e-6,
         err_msg="a constant map adds nothing",
     )

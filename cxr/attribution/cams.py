@@ -63,7 +63,7 @@ def attribute(
         label: what to call this in progress lines; empty: none are printed.
 
     Returns: per method, maps float32 [n, h, w], not normalised, at least 0: on the layer's own grid for
-        LAYER_METHODS, else on the method's. A map may be all zero or hold NaN: see `similarity.empty`.
+        LAYER_METHODS, else on the method's. A map may be all zero or hold NaN: see `map_grids.is_empty`.
     Raises: InputError for an unknown layer or method, a grid under 4x4, or no image.
     """
     explain = _explainer(model, layer, tuple(methods))

@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 
 from cxr.core.errors import InputError
 from cxr.core.progress import progress
-from cxr.metrics import similarity
+from cxr.metrics import map_features, map_grids, similarity
 from cxr.models import targets
 from cxr.statistics import bootstrap
 
@@ -103,7 +103,7 @@ def perturbation(
     -------
     areas : columns row (position in the set), method, grid ("8x8"; empty for "centre"), deletion, insertion
         (both in [0, 1]). "random" has one row an image and grid. NaN where the map is empty
-        (`cxr.metrics.similarity.empty`).
+        (`cxr.metrics.map_grids.is_empty`).
     curves : columns method, grid, kind ("deletion", "insertion"), share, probability (mean over images), n_images.
 
     Raises
@@ -123,7 +123,7 @@ def perturbation(
 
     n, side = images.shape[:2]
     grids = list(dict.fromkeys(map_set.shape[1:] for map_set in maps.values()))
-    usable = {name: ~similarity.is_empty(map_set) for name, map_set in maps.items()}
+    usable = {name: ~map_grids.is_empty(map_set) for name, map_set in maps.items()}
     shares = np.linspace(0, 1, steps + 1)
     counts = np.round(shares[1:-1] * side * side)
     predict = _class_probability(model)
@@ -137,12 +137,12 @@ def perturbation(
         ties = {}
         for grid in grids:
             noise = np.random.default_rng([rng_seed, row, *grid]).standard_normal((random_draws, *grid))
-            fields = similarity.prepare(noise, side)
+            fields = map_grids.prepare(noise, side)
             ties[grid] = fields[0]
             orders += [((RANDOM, _grid(grid)), _ranks(field, fields[0])) for field in fields]
         for name, map_set in maps.items():
             if usable[name][row]:
-                prepared = similarity.prepare(map_set[[row]], side)[0]
+                prepared = map_grids.prepare(map_set[[row]], side)[0]
                 orders.append(((name, _grid(map_set.shape[1:])), _ranks(prepared, ties[map_set.shape[1:]])))
         orders.append(((CENTRE, ""), centre))
 
@@ -444,7 +444,7 @@ def _checked(
             f"(the baselines), got {list(maps)}."
         )
     for name, map_set in maps.items():
-        similarity.upsample(map_set[:0], side)  # its own message for what is no set, and for too large a grid
+        map_grids.upsample(map_set[:0], side)  # its own message for what is no set, and for too large a grid
         if len(map_set) != len(images):
             raise InputError(f"perturbation: {len(map_set)} maps by {name} for {len(images)} images.")
     return images, classes, maps
@@ -488,11 +488,11 @@ def _in_batches(predict: Callable, pictures: np.ndarray, class_index: int, batch
     return np.concatenate([predict(part, np.full(len(part), class_index, np.int32)).numpy() for part in parts])
 
 
-def _features(maps: np.ndarray, size: int) -> list[similarity.Features | None]:
+def _features(maps: np.ndarray, size: int) -> list[map_features.Features | None]:
     """Of each map, None where empty."""
-    bad = similarity.is_empty(maps)
+    bad = map_grids.is_empty(maps)
     return [
-        None if b else similarity.Features(m) for b, m in zip(bad, similarity.prepare(maps, size), strict=True)
+        None if b else map_features.Features(m) for b, m in zip(bad, map_grids.prepare(maps, size), strict=True)
     ]
 
 

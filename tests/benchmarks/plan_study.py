@@ -33,10 +33,10 @@ import pandas as pd
 
 from cxr.attribution import cams
 from cxr.core.params import StudyParams, TrainParams
-from cxr.metrics import baselines, similarity
+from cxr.metrics import baselines, metric_table, similarity
 from cxr.models import build
 from cxr.report import comparison
-from cxr.statistics import hypotheses
+from cxr.statistics import contrasts, rank_tests
 from cxr.training import optimisation, stages
 
 CLASSES = 5
@@ -116,7 +116,7 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     images = pd.DataFrame({"image_id": np.arange(n).astype(str)})
     images = images.assign(patient_id=images["image_id"], label=np.where(np.arange(n) % 2, "ill", "well"))
     wanted = [
-        name + level for name in similarity.METRICS for level in ("", "_two_patients", "_chance", "_two_heads")
+        name + level for name in metric_table.METRICS for level in ("", "_two_patients", "_chance", "_two_heads")
     ]
     cells = [(f"A{a}", s, m) for a in range(int(architectures)) for s in range(int(seeds))
              for m in ("layercam", "gradcampp")]  # fmt: skip
@@ -133,9 +133,9 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     began = time.process_time()
     summary = comparison.pooled(scores, runs)
     comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
-    hypotheses.compare_architectures(scores, "overlap")
-    hypotheses.interaction(scores, "overlap")
-    hypotheses.paired_tests(scores, "overlap")
+    contrasts.compare_architectures(scores, "overlap")
+    contrasts.interaction(scores, "overlap")
+    rank_tests.paired_tests(scores, "overlap")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"compare": time.process_time() - began, "tables MiB": table / 1024, "peak MiB": peak / 1024}
 
