@@ -248,6 +248,22 @@ def scored_by_hand(architecture):
     ]
 
 
+def test_pretraining_by_hand_writes_weights_and_how_they_were_made(tmp_path, monkeypatch):
+    small = {"source_images": 64, "epochs": 2, "image_size": 48, "batch_size": 16, "output": tmp_path / "weights"}
+    words = [word for key, value in small.items() for word in ("-p", key, value)]
+    run("papermill", "notebooks/0_pretrain.ipynb", tmp_path / "0.ipynb", "--log-output", *words, store=tmp_path)
+    record = json.loads((tmp_path / "weights" / "CompactResNetV2.json").read_text())
+    assert record["sha256"] == tracking.contents(tmp_path / "weights" / "CompactResNetV2.npz")
+    assert record["parameters"]["source_images"] == 64 and 0 <= record["val_object_accuracy"] <= 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    tracking.connect()
+    (info,) = tracking.find("pretrain", experiment="pretrain")
+    assert info.params["architecture"] == "CompactResNetV2"
+    held = set(tracking.artifact_names(info.run_id))
+    assert {"source_task.png", "history.png", "history.parquet", "weights/", "notebook.ipynb"} <= held
+    assert tracking.read_table(info.run_id, "history.parquet")["epoch"].tolist() == [1, 2]
+
+
 def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
     """`-f` takes the study's own file; run ids default to the latest fitting run."""
     common = ("-f", "params/smoke.yaml", "--no-progress-bar")

@@ -122,7 +122,7 @@ def _build_by_user(architecture: str, image_size: int, options: Mapping[str, Any
         model = function(n_classes=options["classes"], image_size=image_size)
     except InputError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         reason = architectures.failure(error, architectures.source(architecture))
         raise InputError(f"architecture: {architecture} failed: {reason}") from error
     if not isinstance(model, keras.Model):

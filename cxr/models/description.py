@@ -23,7 +23,7 @@ class Description:
     preprocessing_why: str
     head: str
     parameters: int
-    targets: dict[str, graph.Target]  # as found, on whatever grid
+    targets: dict[str, graph.Target]  # also those whose grid is too small to be used
 
     def tags(self) -> dict[str, str]:
         """Tags of a run: `preprocessing`, and `layer_<target>` with its grid."""

@@ -2,7 +2,7 @@
 
 A user's network may be nested: a backbone inside a Sequential, as in transfer-learning tutorials. In Keras, the
 layers inside a nested model have outputs in a graph of their own, which is not connected to the outer model's
-input ("Graph disconnected"). `flatten` builds one graph anew.
+input ("Graph disconnected"). `flatten` builds one new graph.
 """
 
 from __future__ import annotations

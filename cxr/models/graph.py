@@ -86,7 +86,7 @@ def targets(model: keras.Model) -> dict[str, Target]:
     - `shallower`: the same as `penultimate`, one grid finer.
     - `last_conv`: the last convolution of all, a cut or not.
 
-    Returns those that exist, on whatever grid; whoever uses one asks whether its grid is fine enough. Raises
+    Returns those that exist, also on grids that are too small for maps (see `cxr.models.targets`). Raises
     InputError if the model has no layer `logits`, or no feature map that is a cut.
     """
     return _Graph(model).targets()

@@ -18,11 +18,11 @@ def another(head: keras.Model, seed: int) -> keras.Model:
     """
     kinds = [type(layer) for layer in head.layers]
 
-    def anew(layer: keras.Layer) -> keras.Layer:
+    def reseeded(layer: keras.Layer) -> keras.Layer:
         behind = kinds[head.layers.index(layer) + 1 :].count(type(layer))
         return type(layer).from_config(_reseeded(layer.get_config(), seed + behind * _HEAD_SEEDS))
 
-    return keras.models.clone_model(head, clone_function=anew)
+    return keras.models.clone_model(head, clone_function=reseeded)
 
 
 def _reseeded(config: Any, seed: int) -> Any:

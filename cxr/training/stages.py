@@ -158,7 +158,7 @@ def fine_tune(
         backup: the state is saved there after every epoch, when `on_epoch` has returned. Training resumes after
             the last epoch that an earlier process saved, as it would have gone on: on a CPU with `deterministic`,
             to the bit. Restored epochs are given to `on_epoch` first, all at once. `model` does not have their
-            weights then: whatever `on_epoch` makes of weights must be kept with `backup.keep`.
+            weights then: keep with `backup.keep` what `on_epoch` computes from weights.
 
     Returns the history, with columns as for `transfer`. Raises InputError as `targets.frozen_layers` does.
     """

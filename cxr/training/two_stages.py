@@ -68,7 +68,7 @@ class TwoStages:
     Making one logs the data set (`manifest.csv`, and `skipped.csv` if files were skipped), seeds all random
     numbers, builds the network and loads its pretrained weights. It also opens the backup, a folder of the cache
     that is named after the run's fingerprint. After an interruption, a training with the same settings, data and
-    code goes on from there, with the same results.
+    code resumes from it, with the same results.
 
     Args:
         dataset: the images, their labels and their splits.
@@ -79,7 +79,7 @@ class TwoStages:
         model: the network. It holds the weights that the last stage ended with.
         network: what was found of it (`cxr.models.description.describe`).
         pretrained: where its weights came from (`cxr.models.weights.load_backbone`).
-        backup: what an interrupted training goes on from (`cxr.training.checkpointing.Backup`).
+        backup: what an interrupted training resumes from (`cxr.training.checkpointing.Backup`).
         hashes: of each checkpoint: `sha256` of its file; for "before" and "after" also `weights_sha256`.
 
     Raises:

@@ -1,0 +1,118 @@
+"""TwoStages: what both stages give, and what is logged of them. Interruptions are in test_resume.py."""
+
+import numpy as np
+import pytest
+from killed_training import Recorded, synthetic
+
+from cxr.core.errors import InputError
+from cxr.core.params import TrainParams
+from cxr.metrics import classification
+from cxr.training import two_stages
+
+SETTINGS = TrainParams(
+    weights="none",
+    batch_size=8,
+    image_size=32,
+    transfer_epochs=2,
+    fine_tune_epochs=2,
+    extra_heads=1,
+    checkpoint_every=1,
+    shortcut="transfer",
+)
+
+
+class Logged(Recorded):
+    """A run that also records how it is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.values, self.models, self.ends = {}, {}, []
+
+    def params(self, values):
+        self.values |= values
+
+    tags = params
+
+    def json(self, values, name):
+        self.files[name] = values
+
+    def describe(self, text, *, figure=None):
+        self.ends.append(("described", figure))
+
+    def finish(self):
+        self.ends.append(("finished", None))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        run = Logged()
+        patch.setattr(two_stages.tracking, "log_dataset", lambda **about: run.values.update(dataset=about))
+        patch.setattr(two_stages.tracking, "log_model", lambda name, **about: run.models.update({name: about}))
+        patch.setattr(two_stages.tracking, "register", lambda **about: run.ends.append(("registered", None)))
+        dataset = synthetic(SETTINGS)
+        vars(dataset)["random_markers"] = dataset.images[::-1]
+        stages = two_stages.TwoStages(dataset, SETTINGS, run)
+        for step in (stages.fine_tune, lambda: stages.finish(overview=None)):
+            with pytest.raises(InputError, match="in this order"):
+                step()
+        results = stages.transfer(), stages.fine_tune()
+        for step in (stages.transfer, stages.fine_tune):
+            with pytest.raises(InputError, match="in this order"):
+                step()
+        folder = stages.backup.folder
+        assert folder.is_dir()
+        stages.finish(overview="figure")
+        assert not folder.exists(), "the backup is deleted"
+        yield dataset, run, stages, results
+
+
+def test_each_stage_gives_its_checkpoint(trained):
+    dataset, _, stages, (before, after) = trained
+    assert (before.stage, before.checkpoint) == ("transfer", "before")
+    assert (after.stage, after.checkpoint) == ("fine_tuning", "after")
+    test = dataset.rows("test")
+    for result in (before, after):
+        assert result.history["epoch"].tolist() == [1, 2] and result.seconds > 0
+        np.testing.assert_array_equal(result.predictions.filter(regex=r"^p_\d$").to_numpy(), result.probabilities)
+        expected = classification.performance(dataset.labels[test], result.probabilities[test], dataset.classes)
+        assert {key: result.performance[key] for key in expected} == expected
+        assert result.confusion.sum() == len(test) and result.reliability["n"].sum() == len(test)
+        assert 0 <= result.performance["auc_macro_random_markers"] <= 1
+    assert not np.array_equal(before.probabilities, after.probabilities)
+    assert stages.side_by_side()["after"].to_dict() == after.performance
+
+
+def test_what_is_logged(trained):
+    dataset, run, stages, (before, after) = trained
+    assert set(run.files) == {
+        *("manifest.csv", "before.keras", "after.keras", "heads.npz", "epoch_001.keras", "epoch_002.keras"),
+        "checkpoints.json",
+    }
+    assert set(run.tables) == {
+        *("predictions_before.parquet", "predictions_after.parquet", "course.parquet"),
+        *("history_transfer.parquet", "history_fine_tuning.parquet"),
+    }
+    assert run.files["checkpoints.json"] == stages.hashes
+    for name in ("before", "after"):
+        assert run.files[f"{name}.keras"] == stages.hashes[name]["weights_sha256"]
+        assert run.values[f"checkpoint_sha256_{name}"] == stages.hashes[name]["sha256"]
+    logged = {(key, step): value for key, value, step in run.metrics_logged}
+    assert logged["auc_macro_before", None] == before.performance["auc_macro"]
+    assert logged["auc_macro_after", None] == after.performance["auc_macro"]
+    assert logged["transfer/val_loss", 2] == before.history["val_loss"].iloc[1]
+    assert logged["fine_tuning/val_loss", 2] == after.history["val_loss"].iloc[1]
+    course = run.tables["course.parquet"]
+    assert course["epoch"] == [0, 1, 2] and course["auc_macro"][0] == before.performance["auc_macro"]
+    assert run.values["dataset"]["digest"] == dataset.manifest_hash
+    assert run.values["cxr.preprocessing"] == "tf" and run.values["weights_sha256"] == ""
+
+
+def test_models_are_logged_and_the_run_is_closed_last(trained):
+    _, run, stages, (_, after) = trained
+    assert [run.models[name]["loadable"] for name in ("before", "after")] == [False, True]
+    assert run.models["after"]["sha256"] == stages.hashes["after"]["sha256"]
+    assert run.models["after"]["metrics"]["auc_macro"] == after.performance["auc_macro"]
+    assert run.ends == [("described", "figure"), ("registered", None), ("finished", None)]
+    assert "resumed" not in run.values
