@@ -49,19 +49,19 @@ def perturbation(
     probability is followed over the share of pixels changed, 0, 1 / steps, ..., 1; its area (trapezoid) is small
     for a good map under deletion, and large under insertion.
 
-    Replacement. RISE deletes to a constant and inserts into a blur. Here both use the blur. On a radiograph a patch
-    of even grey is itself a finding: over lung it looks like a consolidation, over the mediastinum like a lucency.
-    A constant also adds an edge of full contrast. Deletion could then raise the probability that it should lower. A
-    blur removes focal opacities and texture, and leaves exposure and anatomy. Its price: what is larger than the
-    blur (a big heart, a white lung) is not deleted. This weakens the test for such classes, but favours no map,
-    because every map and baseline is followed between the same two images. A large `blur` (10) turns the
-    replacement into the image's mean grey.
+    Replacement. RISE deletes to a constant and inserts into a blur. Here both use the blur. On a radiograph a
+    patch of even grey is itself a finding: over lung it looks like a consolidation, over the mediastinum like a
+    lucency. A constant also adds an edge of full contrast. Deletion could then raise the probability that it
+    should lower. A blur removes focal opacities and texture, and leaves exposure and anatomy. Its price: what is
+    larger than the blur (a big heart, a white lung) is not deleted. This weakens the test for such classes, but
+    favours no map, because every map and baseline is followed between the same two images. A large `blur` (10)
+    turns the replacement into the image's mean grey.
 
     What the test can and cannot say. The model was trained on no images like those in between (Hooker et al. 2019,
-    arXiv 1806.10758): a probability may fall because a picture is odd, not because evidence is gone. Therefore read
-    no AUC alone: a baseline of the same smoothness makes pictures just as odd, and only the difference counts. The
-    test is about the ranking of pixels, for this model and this replacement. It does not say that the pixels are
-    the disease.
+    arXiv 1806.10758): a probability may fall because a picture is odd, not because evidence is gone. Therefore
+    read no AUC alone: a baseline of the same smoothness makes pictures just as odd, and only the difference
+    counts. The test is about the ranking of pixels, for this model and this replacement. It does not say that the
+    pixels are the disease.
 
     Baselines. "random": white noise on the grid of the maps, upsampled as they are. (Noise by pixel would break up
     every structure of the image, and the test would compare smoothness.) Insertion by a map is deletion in the
@@ -69,8 +69,8 @@ def perturbation(
     has the same area under deletion as under insertion. "centre": a Gaussian about the image's centre. Only its
     order of pixels counts, which is the same for every width.
 
-    Equal values in a map, such as a rectifier's zeros, are ordered by a smooth random map, the same for all maps of
-    a grid. Where a map says nothing, the test thus takes it as chance, not as "from the top down".
+    Equal values in a map, such as a rectifier's zeros, are ordered by a smooth random map, the same for all maps
+    of a grid. Where a map says nothing, the test thus takes it as chance, not as "from the top down".
 
     Cost: 2 + 2 (steps - 1) (methods + 1 + random_draws x grids) forward passes an image.
 

@@ -94,14 +94,14 @@ def verdict(
 
     With few images the intervals are wide, so a method fails rather than passes by luck.
 
-    Two numbers are arbitrary: `level` and `survives`. No paper gives a limit for the latter. Maps of one network on
-    one grid correlate because of anatomy and padding alone, so do not expect 0; at 0.5 they share a quarter of the
-    rank variance.
+    Two numbers are arbitrary: `level` and `survives`. No paper gives a limit for the latter. Maps of one network
+    on one grid correlate because of anatomy and padding alone, so do not expect 0; at 0.5 they share a quarter of
+    the rank variance.
 
     The intervals are over patients, for this checkpoint and one draw of random weights. (Over five draws, the last
     level's median spanned 0.07 to 0.24 on two compact networks.) A failure means: not shown on these images. It
-    proves nothing; `reason` says which ("not shown to be better", "worse"). The gain is in probability, so images of
-    which the model is sure weigh most. Measure it on images that the model classifies correctly.
+    proves nothing; `reason` says which ("not shown to be better", "worse"). The gain is in probability, so images
+    of which the model is sure weigh most. Measure it on images that the model classifies correctly.
 
     A method can pass and be no better than the centre prior (`beats_centre`), if the evidence is in the centre. It
     can also pass although it hardly changes with the logits alone (`head_spearman` near 1). Then it shows what the

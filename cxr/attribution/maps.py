@@ -115,8 +115,8 @@ def verify_predictions(
     """Raise InputError unless a loaded model predicts for these images what the train run logged.
 
     Otherwise another model would be explained, or images that changed or are prepared in another way. The same
-    model on the same images differs a little too, on another kind of processor or with another batch size: on GPUs,
-    which round to ten bits, by about 1e-3. Hence the `tolerance`, a difference in probability.
+    model on the same images differs a little too, on another kind of processor or with another batch size: on
+    GPUs, which round to ten bits, by about 1e-3. Hence the `tolerance`, a difference in probability.
 
     Args:
         logged: the train run's predictions (`cxr.training.stages.prediction_table`): image_id, p_0, p_1, ...

@@ -30,9 +30,9 @@ def cascade(
 ) -> pd.DataFrame:
     """How much of the maps is left while the model's weights are randomised, from the logits downwards.
 
-    Levels, each with all layers of those before it: 0 the logits; 1 all layers behind `layer`; 2 half of the layers
-    from there down; 3 all weights. A level that adds no layer is left out. (Behind the last feature map there are
-    only the logits.)
+    Levels, each with all layers of those before it: 0 the logits; 1 all layers behind `layer`; 2 half of the
+    layers from there down; 3 all weights. A level that adds no layer is left out. (Behind the last feature map
+    there are only the logits.)
 
     A layer is randomised by a permutation of the entries of each of its weight tensors. This keeps their
     distribution, and so the scale of what they do. BatchNorm's moving mean and variance were learned too, and are

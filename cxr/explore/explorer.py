@@ -12,7 +12,7 @@ from cxr.core.methods import METHODS
 from cxr.explore import runs
 from cxr.explore.view import View, gather
 from cxr.metrics.metric_table import METRICS
-from cxr.report import comparison
+from cxr.report import scores
 from cxr.tracking import RunInfo
 
 AXES = ("study", "architecture", "seed", "method", "variant", "metric", "label", "image_id")
@@ -104,7 +104,7 @@ class Explorer:
         """Score runs of a study by architecture, seed and method."""
         if study not in self._runs:
             found = {run.run_id: run for run in tracking.find("score", experiment=study)}
-            runs = [found[key] for key in comparison.latest_cells(list(found.values()))]
+            runs = [found[key] for key in scores.latest_cells(list(found.values()))]
             cells = {tuple(run.params[name] for name in ("architecture", "seed", "method")): run for run in runs}
             self._runs[study] = dict(sorted(cells.items(), key=_cell_order))
         return self._runs[study]
