@@ -25,16 +25,16 @@ from PIL import Image
 
 
 def write_phantom(folder: Path, n: int = 400) -> None:
-    from cxr.data import phantom
+    from cxr.data.phantom import cases, rendering
 
     folder.mkdir(parents=True, exist_ok=True)
-    table = phantom.catalogue(n, seed=0)
+    table = cases.catalogue(n, seed=0)
     with (folder / "manifest.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "label", "patient_id"])
         for start in range(0, n, 16):
             part = table.iloc[start : start + 16]
-            images = phantom.render_stack(0, part["index"].tolist(), 128, lesion_contrast=2.5)[0]
+            images = rendering.render_stack(0, part["index"].tolist(), 128, lesion_contrast=2.5)[0]
             for image, row in zip(images, part.itertuples(), strict=True):
                 Image.fromarray(image).save(folder / f"{row.image_id}.png")
                 rows.writerow([f"{row.image_id}.png", row.label, row.patient_id])

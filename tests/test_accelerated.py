@@ -29,8 +29,8 @@ def sets():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"xla": True}, "xla: its operations are not deterministic: set deterministic to false"),
-        ({"xla": True, "deterministic": False, "devices": 2}, "xla: on one device only, got devices 2"),
+        ({"xla": True}, "xla: XLA is not deterministic: set deterministic to false"),
+        ({"xla": True, "deterministic": False, "devices": 2}, "xla: works on one device only, got devices 2"),
         ({"devices": 4, "batch_size": 3}, "devices: 4 cannot share batches of 3 images"),
         ({"devices": -1}, "devices: should be greater than or equal to 0"),
         ({"precision": "float16"}, "precision: should be 'float32', 'mixed_float16' or 'mixed_bfloat16'"),

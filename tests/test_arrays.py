@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from cxr.core.arrays import Subset, blocks, locked
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams
 from cxr.data import loading
+from cxr.data import manifest as data_manifest
 
 
 def noise(shape, dtype=np.uint8):
@@ -213,7 +215,7 @@ def files(tmp_path):
 def manifest_of(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return loading.build_manifest(DataParams(data=str(folder)))
+        return data_manifest.build_manifest(DataParams(data=str(folder)))
 
 
 LOADER = textwrap.dedent(
@@ -222,10 +224,10 @@ LOADER = textwrap.dedent(
     warnings.simplefilter("ignore")
     import numpy as np
     from pathlib import Path
-    from cxr.data import loading
+    from cxr.data import loading, manifest as data_manifest
     from cxr.core.params import DataParams
     folder, cache, decoding, go = map(Path, sys.argv[1:])
-    manifest = loading.build_manifest(DataParams(data=str(folder)))
+    manifest = data_manifest.build_manifest(DataParams(data=str(folder)))
     decode = loading.square
     def slow(*arguments):
         decoding.touch()
@@ -343,7 +345,7 @@ def test_the_cache_is_bounded_and_the_least_recently_used_goes_first(files, tmp_
 
 def test_loading_holds_no_more_than_the_images_in_work(files, tmp_path):
     manifest = manifest_of(files)
-    copies = loading.pd.concat([manifest.assign(image_id=manifest["image_id"] + f"-{k}") for k in range(20)])
+    copies = pd.concat([manifest.assign(image_id=manifest["image_id"] + f"-{k}") for k in range(20)])
     whole = len(copies) * 256**2
     tracemalloc.start()
     try:

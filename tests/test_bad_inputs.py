@@ -23,8 +23,10 @@ from test_images import NOISE, dicom, encoded
 
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams
-from cxr.data.images import Unusable, decode, header, square
-from cxr.data.loading import build_manifest, check_images, data_root
+from cxr.data.formats import Unusable
+from cxr.data.images import decode, header, square
+from cxr.data.manifest import build_manifest, data_root
+from cxr.data.usable import check_images
 
 PNG, JPEG, TIFF, DICOM = encoded(NOISE), encoded(NOISE, "JPEG"), encoded(NOISE, "TIFF"), dicom()
 OK = ""  # is read
@@ -57,7 +59,7 @@ FILES = {
     "text named .png": (b"just some text\n" * 20, "not a PNG, JPEG, TIFF or DICOM file"),
     "web page saved as .jpg": (
         b"<!DOCTYPE html><html>404</html>",
-        "HTML or XML: what a download saves when it fails",
+        "HTML or XML: perhaps the page of a failed download",
     ),
     "web page after a byte-order mark": (b"\xef\xbb\xbf\n <html></html>", "HTML or XML"),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "HTML or XML"),
@@ -97,7 +99,7 @@ FILES = {
     "TIFF cut in the header": (TIFF[:6], "not a PNG, JPEG|damaged"),
     "TIFF cut in the pixels": (TIFF[: len(TIFF) - 60], "damaged|not a PNG"),
     "TIFF of two pages": (pages("TIFF"), "2 images in one file: save the one"),
-    "TIFF of CIELAB colours": (encoded(Image.new("LAB", (9, 9)), "TIFF"), "colours of the kind LAB are not read"),
+    "TIFF of CIELAB colours": (encoded(Image.new("LAB", (9, 9)), "TIFF"), "its colour mode LAB cannot be read"),
     "TIFF with NaN": (encoded(np.full((5, 5), np.nan, np.float32), "TIFF"), "not finite"),
     "TIFF of floats, constant": (encoded(np.full((5, 5), 7, np.float32), "TIFF"), OK),
     "DICOM named .png": (DICOM, OK),
@@ -120,11 +122,11 @@ FILES = {
     "DICOM, deflated": (dicom(syntax=DeflatedExplicitVRLittleEndian), "a deflated DICOM"),
     "DICOM, JPEG-LS": (
         dicom(syntax=JPEGLSLossless, pixels=encapsulate([bytes(40)])),
-        "no installed decoder reads: decompress",
+        "no installed decoder can read: decompress",
     ),
     "DICOM, JPEG that is none": (
         dicom(syntax=JPEGBaseline8Bit, pixels=encapsulate([bytes(40)])),
-        "does not decode|damaged",
+        "cannot be decoded|damaged",
     ),
     "DICOM without preamble": (dicom(preamble=False), OK),
 }
@@ -263,8 +265,8 @@ SETS = {
     ),
     "class folder called ..x": (folder(renamed("ill", "..x")), {}, "at least two classes"),
     "class names in other scripts": (folder(renamed("ill", "肺炎 Lungenentzündung")), {}, OK),
-    "classes Ill and ill": (folder(copied("Ill/x.png")), {}, "Ill, ill differ in upper and lower case only"),
-    "link to the folder itself": (folder(link_loop), {}, "loop is a link to a folder that holds it"),
+    "classes Ill and ill": (folder(copied("Ill/x.png")), {}, "Ill, ill differ only in upper and lower case"),
+    "link to the folder itself": (folder(link_loop), {}, "loop is a link to a folder above it"),
     "link that leads to itself": (
         folder(lambda root: (root / "ill" / "x.png").symlink_to("x.png")),
         {},
@@ -347,7 +349,7 @@ SETS = {
     "label_map with a misspelt label": (
         folder(lambda root: None),
         {"label_map": {"il": "x"}},
-        "label_map has il, which no image has: found ill, well",
+        "label_map has il, but no image has this label: found ill, well",
     ),
     "label_map that leaves one class": (
         folder(lambda root: None),

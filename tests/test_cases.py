@@ -8,7 +8,7 @@ from cxr.attribution import cases, keeping, maps, thumbnails
 from cxr.attribution.explaining import Explained, Variant
 from cxr.core.errors import InputError
 from cxr.core.params import AttributeParams, TrainParams
-from cxr.data import loading
+from cxr.data import manifest
 from cxr.metrics import regions
 
 SIDE = 32
@@ -19,8 +19,8 @@ class Stored:
 
     def __init__(self, folder, wrong=()):
         settings = TrainParams(phantom_images=60, image_size=SIDE)
-        self.manifest = loading.build_manifest(settings)
-        loading.write_manifest(self.manifest, folder / "manifest.csv")
+        self.manifest = manifest.build_manifest(settings)
+        manifest.write_manifest(self.manifest, folder / "manifest.csv")
         self.folder, self.wrong = folder, wrong
         self.params = {"data_root": "", "image_size": str(SIDE), "lesion_contrast": "2.5"}
 

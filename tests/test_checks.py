@@ -10,7 +10,12 @@ from PIL import Image, ImageEnhance
 from cxr.cli import main
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams, StudyParams
-from cxr.data import checks, checks_page, loading
+from cxr.data import images, usable
+from cxr.data import manifest as data_manifest
+from cxr.data.checks import checklist, counts, files, metadata, shortcuts
+from cxr.data.checks import copies as checks_copies
+from cxr.data.checks import findings as checks_findings
+from cxr.data.checks import page as checks_page
 
 CLASSES = ("clear", "opaque", "other")
 
@@ -36,7 +41,9 @@ def settings(folder, **more) -> StudyParams:
     return StudyParams.check(values, where="test")
 
 
-def found(report: checks.Report, check: str, severity: str | None = None) -> list[checks.Finding]:
+def found(
+    report: checks_findings.Report, check: str, severity: str | None = None
+) -> list[checks_findings.Finding]:
     return [f for f in report.findings if f.check == check and severity in (None, f.severity)]
 
 
@@ -44,7 +51,7 @@ def found(report: checks.Report, check: str, severity: str | None = None) -> lis
 
 
 def test_a_clean_set_has_no_errors_and_no_warnings_but_of_class_counts(tmp_path):
-    report = checks.run(settings(write_set(tmp_path / "set")), full=True)
+    report = checklist.run(settings(write_set(tmp_path / "set")), full=True)
     assert not report.of("error")
     assert {finding.check for finding in report.of("warning")} == {
         "class counts"
@@ -59,9 +66,9 @@ def test_truncated_files_are_found_without_decoding_the_others(tmp_path, monkeyp
     victim.write_bytes(victim.read_bytes()[:-200])
     (folder / "other" / f"004-2{suffix}").write_bytes(b"no image at all")
     decoded = []
-    whole = checks.images.decode
-    monkeypatch.setattr(checks.images, "decode", lambda content: decoded.append(1) or whole(content))
-    report = checks.run(settings(folder))
+    whole = images.decode
+    monkeypatch.setattr(images, "decode", lambda content: decoded.append(1) or whole(content))
+    report = checklist.run(settings(folder))
     (finding,) = found(report, "unreadable", "error")
     assert sorted(finding.files) == [f"clear/003-0{suffix}", f"other/004-2{suffix}"]
     assert len(decoded) == 1
@@ -74,8 +81,8 @@ def test_damage_in_the_middle_needs_full(tmp_path):
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 0xFF
     victim.write_bytes(bytes(content))
-    assert not found(checks.run(settings(folder)), "unreadable")
-    (finding,) = found(checks.run(settings(folder), full=True), "unreadable", "error")
+    assert not found(checklist.run(settings(folder)), "unreadable")
+    (finding,) = found(checklist.run(settings(folder), full=True), "unreadable", "error")
     assert finding.files == ["clear/003-0.png"]
 
 
@@ -83,7 +90,7 @@ def test_a_whole_jpeg_with_bytes_behind_its_end_is_fine(tmp_path):
     folder = write_set(tmp_path / "set", suffix=".jpg")
     victim = folder / "clear" / "003-0.jpg"
     victim.write_bytes(victim.read_bytes() + bytes(9000))
-    assert not found(checks.run(settings(folder)), "unreadable")
+    assert not found(checklist.run(settings(folder)), "unreadable")
 
 
 def test_near_constant_images_are_shown(tmp_path):
@@ -91,7 +98,7 @@ def test_near_constant_images_are_shown(tmp_path):
     Image.new("L", (72, 64), 3).save(folder / "opaque" / "005-1.png")
     faint = np.random.default_rng(0).integers(0, 40, (64, 72)).astype(np.uint16)  # 12-bit values in 16 bits
     Image.fromarray(faint).save(folder / "opaque" / "006-1.png")
-    (finding,) = found(checks.run(settings(folder), full=True), "near-constant images", "warning")
+    (finding,) = found(checklist.run(settings(folder), full=True), "near-constant images", "warning")
     assert finding.files == ["opaque/005-1.png", "opaque/006-1.png"]
     assert [picture.caption for picture in finding.pictures] == finding.files
 
@@ -108,10 +115,10 @@ def test_exact_duplicates_across_splits_are_errors_and_within_one_warnings(tmp_p
     table.to_csv(folder / "manifest.csv", index=False)
     plain = settings(folder, patient_pattern="")
     (folder / "clear" / "001-0.png").write_bytes((folder / "clear" / "000-0.png").read_bytes())
-    (finding,) = found(checks.run(plain), "exact duplicates")
+    (finding,) = found(checklist.run(plain), "exact duplicates")
     assert finding.severity == "warning" and "two classes" not in finding.text
     (folder / "opaque" / "004-1.png").write_bytes((folder / "clear" / "000-0.png").read_bytes())
-    (finding,) = found(checks.run(plain), "exact duplicates")
+    (finding,) = found(checklist.run(plain), "exact duplicates")
     assert finding.severity == "error" and "two classes" in finding.text
     assert sorted(finding.files) == ["clear/000-0.png", "clear/001-0.png", "opaque/004-1.png"]
 
@@ -129,7 +136,7 @@ def test_near_duplicates_by_rescaling_brightness_and_compression(tmp_path):
     for number, copy in enumerate(copies(Image.open(folder / "clear" / "000-0.png"))):
         copy.save(folder / "clear" / f"copy{number}.png")
     Image.open(folder / "opaque" / "002-1.png").save(folder / "opaque" / "copy.jpg", quality=50)
-    report = checks.run(settings(folder), full=True)
+    report = checklist.run(settings(folder), full=True)
     findings = found(report, "near duplicates")
     pairs = {frozenset(pair) for f in findings for pair in zip(f.table["first"], f.table["second"], strict=True)}
     family = ["clear/000-0.png", *(f"clear/copy{n}.png" for n in range(3))]
@@ -144,10 +151,10 @@ def test_near_duplicates_by_rescaling_brightness_and_compression(tmp_path):
 def test_unrelated_radiographs_are_no_near_duplicates_and_their_copies_are(real_cxr5):
     names = pd.read_csv(real_cxr5 / "manifest.csv")["path"][::4].tolist()
     opened = [Image.open(real_cxr5 / name).convert("L") for name in names]
-    thumbs = [checks.images.square(image, checks.THUMB) for image in opened]
-    assert checks.near_pairs(np.stack(thumbs)).empty
-    darker = [checks.images.square(ImageEnhance.Brightness(image).enhance(0.8), checks.THUMB) for image in opened]
-    pairs = checks.near_pairs(np.stack([*thumbs, *darker]))
+    thumbs = [images.square(image, files.THUMB) for image in opened]
+    assert checks_copies.near_pairs(np.stack(thumbs)).empty
+    darker = [images.square(ImageEnhance.Brightness(image).enhance(0.8), files.THUMB) for image in opened]
+    pairs = checks_copies.near_pairs(np.stack([*thumbs, *darker]))
     assert sorted(zip(pairs["first"], pairs["second"], strict=True)) == [
         (n, n + len(names)) for n in range(len(names))
     ]
@@ -163,7 +170,7 @@ def test_all_patients_in_two_splits_are_listed(tmp_path):
     pd.DataFrame(rows, columns=["path", "label", "patient_id", "split"]).to_csv(
         folder / "manifest.csv", index=False
     )
-    report = checks.run(settings(folder, patient_pattern=""))
+    report = checklist.run(settings(folder, patient_pattern=""))
     (finding,) = found(report, "layout", "error")
     assert len(finding.table) == 16 and finding.table["found"].str.contains("p11 ").sum() == 1
 
@@ -179,7 +186,7 @@ def looks_and_rows(seed: int, *, patients: int = 90, classes: int = 3, per_patie
     machine = np.repeat(rng.choice(["A", "B"], patients), per_patient)
     wide = np.repeat(rng.integers(500, 900, patients), per_patient) if width is None else width(label, rng)
     looks = [
-        checks._Look(
+        files.Look(
             SimpleNamespace(
                 format="PNG", width=int(w), height=700, mode="L", bits=8, frames=1, details={"Manufacturer": m}
             ),
@@ -197,14 +204,14 @@ def looks_and_rows(seed: int, *, patients: int = 90, classes: int = 3, per_patie
     return rows, looks
 
 
-def metadata(rows, looks, extra=None) -> checks.Finding:
-    findings = checks._betrayed(rows, checks.variables(rows, looks, extra))
+def metadata_finding(rows, looks, extra=None) -> checks_findings.Finding:
+    findings = shortcuts.metadata(rows, metadata.variables(rows, looks, extra))
     return next(finding for finding in findings if finding.check == "metadata")
 
 
 def test_a_width_that_tells_the_class_is_named():
     rows, looks = looks_and_rows(0, width=lambda label, rng: 600 + 100 * label + rng.integers(0, 120, len(label)))
-    finding = metadata(rows, looks)
+    finding = metadata_finding(rows, looks)
     assert finding.severity == "warning" and "width" in finding.text
     table = finding.table.set_index("variable")
     # Neighbouring classes share a sixth of their range: 0.89 is the best that can be done.
@@ -218,7 +225,7 @@ def test_columns_of_the_table_count_and_the_label_itself_does_not():
     age = [40 + 15 * int(label[1]) + number % 13 for number, label in enumerate(rows["label"])]
     extra = pd.DataFrame({"age": map(str, age), "diagnosis": rows["label"].str.upper()})
     extra.index = rows["path"]
-    finding = metadata(rows, looks, extra)
+    finding = metadata_finding(rows, looks, extra)
     assert finding.severity == "warning"
     table = finding.table.set_index("variable")
     assert table.loc["column age", "balanced accuracy"] > 0.95
@@ -233,7 +240,7 @@ def test_names_are_a_note_apart():
     rows["patient_id"] = [
         "xyz"[int(label[1])] + p for label, p in zip(rows["label"], rows["patient_id"], strict=True)
     ]
-    findings = checks._betrayed(rows, checks.variables(rows, looks, None))
+    findings = shortcuts.metadata(rows, metadata.variables(rows, looks, None))
     (names,) = (finding for finding in findings if finding.check == "names")
     assert names.severity == "note" and "patient_prefix" in names.table["variable"].tolist()
     assert next(finding for finding in findings if finding.check == "metadata").severity == "note"
@@ -241,17 +248,17 @@ def test_names_are_a_note_apart():
 
 def test_numbers_within_texts_and_rare_texts():
     values = pd.Series([f"{600 + n}x{400 + 2 * n} L" for n in range(30)] + [""])
-    (first, one), (second, two) = checks._numbers(values)
+    (first, one), (second, two) = metadata._numbers(values)
     assert (first, second) == (" [1]", " [2]")
     assert one[:2].tolist() == [600, 601] and two[29] == 458 and np.isnan(two[30])
-    ((_, codes),) = checks._numbers(pd.Series([f"text {'ab'[n % 2]}{'x' * n}" for n in range(30)]))
-    assert len(np.unique(codes)) == checks._LEVELS + 1
+    ((_, codes),) = metadata._numbers(pd.Series([f"text {'ab'[n % 2]}{'x' * n}" for n in range(30)]))
+    assert len(np.unique(codes)) == metadata._LEVELS + 1
 
 
 def test_where_nothing_betrays_the_class_nothing_is_reported():
     """The level is 1 % a data set: with 8 of them two false alarms have a probability under 1 %."""
     alarms = [
-        metadata(*looks_and_rows(seed, patients=40, per_patient=1 + seed % 3)).severity == "warning"
+        metadata_finding(*looks_and_rows(seed, patients=40, per_patient=1 + seed % 3)).severity == "warning"
         for seed in range(100, 108)
     ]
     assert sum(alarms) <= 1
@@ -262,7 +269,7 @@ def test_what_belongs_to_the_patient_is_no_evidence_by_the_image():
     rng = np.random.default_rng(5)
     rows, looks = looks_and_rows(3, patients=12, classes=2, per_patient=10,
                                  width=lambda label, _: np.repeat(rng.permutation(12) * 37 + 500, 10))  # fmt: skip
-    assert metadata(rows, looks).severity == "note"
+    assert metadata_finding(rows, looks).severity == "note"
 
 
 # --- class counts
@@ -276,16 +283,16 @@ def test_auc_error_agrees_with_simulation():
         positive, negative = rng.normal(shift, 1, 20), rng.normal(0, 1, 60)
         draws.append((positive[:, None] > negative).mean())
     assert np.mean(draws) == pytest.approx(0.95, abs=0.003)
-    assert checks.auc_error(0.95, 20, 60) == pytest.approx(np.std(draws), rel=0.1)
-    assert np.isnan(checks.auc_error(0.95, 0, 60))
+    assert counts.auc_error(0.95, 20, 60) == pytest.approx(np.std(draws), rel=0.1)
+    assert np.isnan(counts.auc_error(0.95, 0, 60))
 
 
 def test_few_patients_and_one_seed_are_warned_of():
     phantom = StudyParams.check({"phantom_images": 60, "seed": [0]}, where="test")
-    report = checks.run(phantom)
+    report = checklist.run(phantom)
     assert [f.check for f in report.of("warning")] == ["class counts", "seeds"]
-    assert "about these very networks" in found(report, "seeds")[0].text
-    more = checks.run(StudyParams.check({"phantom_images": 2000, "seed": [0, 1, 2, 3, 4]}, where="test"))
+    assert "these checkpoints only" in found(report, "seeds")[0].text
+    more = checklist.run(StudyParams.check({"phantom_images": 2000, "seed": [0, 1, 2, 3, 4]}, where="test"))
     assert not more.of("warning") and not more.of("error")
     assert found(more, "seeds", "note") and found(more, "phantom", "note")
 
@@ -293,7 +300,7 @@ def test_few_patients_and_one_seed_are_warned_of():
 def test_power_agrees_with_the_simulation_of_docs_inference():
     study = StudyParams.check({"seed": [0, 1, 2]}, where="test")
     assert (
-        "0.05 in overlap between two architectures is found with a chance of 0.2" in checks._seeds(150, study).text
+        "0.05 in overlap between two architectures is found with a chance of 0.2" in counts._seeds(150, study).text
     )
 
 
@@ -308,29 +315,29 @@ def test_skip_leaves_bad_files_out_before_splitting(tmp_path, monkeypatch):
     (clean / "clear" / "003-0.png").unlink()
     skip = settings(folder, on_bad_image="skip")
     with pytest.warns(UserWarning, match="1 of 36 images cannot be used and are left out"):
-        manifest = loading.build_manifest(skip)
+        manifest = data_manifest.build_manifest(skip)
     assert [item["path"] for item in manifest.attrs["skipped"]] == ["clear/003-0.png"]
     assert manifest.attrs["skipped"][0]["reason"]
-    without = loading.build_manifest(settings(clean))
+    without = data_manifest.build_manifest(settings(clean))
     assert without.attrs["skipped"] == []
     pd.testing.assert_frame_equal(manifest, without)
-    loading.check_images(manifest, folder)
-    (finding,) = found(checks.run(skip, manifest=manifest), "unreadable", "warning")
+    usable.check_images(manifest, folder)
+    (finding,) = found(checklist.run(skip, manifest=manifest), "unreadable", "warning")
     assert finding.files == ["clear/003-0.png"]
     # The same from the files as they lie, as `cxr check` does it.
-    assert found(checks.run(skip), "unreadable", "warning")[0].files == finding.files
+    assert found(checklist.run(skip), "unreadable", "warning")[0].files == finding.files
 
 
 def test_skip_leaves_out_what_a_table_names_and_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     folder = write_set(tmp_path / "set")
-    manifest = loading.build_manifest(settings(folder))
+    manifest = data_manifest.build_manifest(settings(folder))
     manifest[["path", "label", "patient_id"]].to_csv(folder / "manifest.csv", index=False)
     (folder / "clear" / "003-0.png").unlink()
-    (finding,) = found(checks.run(settings(folder, patient_pattern="")), "layout", "error")
+    (finding,) = found(checklist.run(settings(folder, patient_pattern="")), "layout", "error")
     assert "do not exist" in finding.text
     (finding,) = found(
-        checks.run(settings(folder, patient_pattern="", on_bad_image="skip")), "unreadable", "warning"
+        checklist.run(settings(folder, patient_pattern="", on_bad_image="skip")), "unreadable", "warning"
     )
     assert finding.files == ["clear/003-0.png"] and "not found" in finding.table["reason"][0]
 
@@ -340,16 +347,16 @@ def test_skip_decodes_a_good_file_once(tmp_path, monkeypatch):
     folder = write_set(tmp_path / "set")
     (folder / "clear" / "003-0.png").write_bytes(b"no image at all")
     decoded = []
-    whole = loading.decode
-    monkeypatch.setattr(loading, "decode", lambda content: decoded.append(1) or whole(content))
+    whole = usable.decode
+    monkeypatch.setattr(usable, "decode", lambda content: decoded.append(1) or whole(content))
     for times in (36, 37):  # the bad one is tried anew
         with pytest.warns(UserWarning, match="left out"):
-            loading.build_manifest(settings(folder, on_bad_image="skip"))
+            data_manifest.build_manifest(settings(folder, on_bad_image="skip"))
         assert len(decoded) == times
     changed = folder / "other" / "000-2.png"
     changed.write_bytes(changed.read_bytes()[:-60])
     with pytest.warns(UserWarning, match="2 of 36"):
-        loading.build_manifest(settings(folder, on_bad_image="skip", max_skipped_fraction=0.1))
+        data_manifest.build_manifest(settings(folder, on_bad_image="skip", max_skipped_fraction=0.1))
 
 
 def test_skip_refuses_too_many_and_whole_classes(tmp_path, monkeypatch):
@@ -359,13 +366,13 @@ def test_skip_refuses_too_many_and_whole_classes(tmp_path, monkeypatch):
         (folder / "clear" / f"{number:03d}-0.png").write_bytes(b"no image at all")
     skip = settings(folder, on_bad_image="skip")
     with pytest.raises(InputError, match=r"3 of 36 images .* more than max_skipped_fraction \(0.05\)"):
-        loading.build_manifest(skip)
-    (finding,) = found(checks.run(skip), "layout", "error")
+        data_manifest.build_manifest(skip)
+    (finding,) = found(checklist.run(skip), "layout", "error")
     assert "more than max_skipped_fraction" in finding.text and len(finding.table) == 3
     for number in range(12):
         (folder / "clear" / f"{number:03d}-0.png").write_bytes(b"no image at all")
     with pytest.raises(InputError, match="all of clear"):
-        loading.build_manifest(skip.model_copy(update={"max_skipped_fraction": 1.0}))
+        data_manifest.build_manifest(skip.model_copy(update={"max_skipped_fraction": 1.0}))
 
 
 # --- in a study
@@ -376,12 +383,12 @@ def test_a_study_stops_at_errors_and_hands_the_report_on(tmp_path):
 
     folder = write_set(tmp_path / "set", per_class=6)
     params = settings(folder)
-    report = preflight.check(params, loading.build_manifest(params), [])
+    report = preflight.check(params, data_manifest.build_manifest(params), [])
     assert not report.of("error") and report.of("warning")
     victim = folder / "clear" / "003-0.png"
     victim.write_bytes(victim.read_bytes()[:-200])
     with pytest.raises(InputError, match=r"1 of 18 files cannot be used.*`cxr check PARAMS.yaml`"):
-        preflight.check(params, loading.build_manifest(params), [])
+        preflight.check(params, data_manifest.build_manifest(params), [])
 
 
 # --- the command and the page
@@ -413,13 +420,13 @@ def test_exit_codes_and_page(tmp_path, capsys):
 def test_html_in_names_is_escaped_and_a_terminal_obeys_no_name(tmp_path):
     evil = "<script>alert(1)</script>\x1b[2J$x^{2$"
     table = pd.DataFrame({evil: [evil]})
-    finding = checks.Finding(
-        "x", "error", evil, table, [evil], [checks.Picture(evil, (np.zeros((4, 4), np.uint8),))]
+    finding = checks_findings.Finding(
+        "x", "error", evil, table, [evil], [checks_findings.Picture(evil, (np.zeros((4, 4), np.uint8),))]
     )
     judged = {"kind": evil, "balanced accuracy": 0.5, "low": 0.4, "high": 0.6, "betrays": True}
     bars = pd.DataFrame([{"variable": evil, **judged, f"AUC {evil}": 0.5, "AUC b": 0.5}])
-    report = checks.Report(
-        *(evil, evil, True, [finding, checks.Finding("metadata", "warning", evil, bars)]),
+    report = checks_findings.Report(
+        *(evil, evil, True, [finding, checks_findings.Finding("metadata", "warning", evil, bars)]),
         *(pd.DataFrame({"class": [evil], "train images": [1]}), 1, 0.1),
     )
     page = checks_page.page(report)
@@ -428,5 +435,5 @@ def test_html_in_names_is_escaped_and_a_terminal_obeys_no_name(tmp_path):
 
 
 def test_data_parameters_alone_are_enough():
-    report = checks.run(DataParams.check({"phantom_images": 600}, where="test"))
+    report = checklist.run(DataParams.check({"phantom_images": 600}, where="test"))
     assert {finding.check for finding in report.findings} == {"phantom"}

@@ -101,7 +101,7 @@ def test_usage_errors_end_with_2(words, capsys):
         (["batchsize=3"], "unknown parameter 'batchsize': did you mean 'batch_size'?"),
         (["batch_size"], "--set batch_size: expected key=value"),
         (["batch_size=0"], "batch_size: "),
-        (["seed=[0, 0]"], "seed: every entry once"),
+        (["seed=[0, 0]"], "seed: list every entry once"),
         (["architecture=[AlexNet]"], "architecture.0: "),
     ],
 )

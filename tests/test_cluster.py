@@ -24,7 +24,7 @@ from cxr import tracking
 from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
-from cxr.data import loading
+from cxr.data import manifest as data_manifest
 from cxr.study import cluster, preflight, runner, shared_files
 from cxr.study import worker as study_worker
 
@@ -293,7 +293,7 @@ def shared(tmp_path, images):
         out=tmp_path / "out",
         params_file=params,
         notebooks=sorted(write_notebooks(tmp_path / "notebooks").glob("*.ipynb")),
-        manifest=loading.build_manifest(settings),
+        manifest=data_manifest.build_manifest(settings),
     )
 
 
@@ -304,9 +304,9 @@ def test_a_study_shares_parameters_notebooks_some_images_weights_and_its_folder(
     assert 3 <= suffixes.count(".png") <= 4
     # a table of images is included
     settings = StudyParams(data=str(images))
-    loading.write_manifest(loading.build_manifest(settings), images / "own.csv")
+    data_manifest.write_manifest(data_manifest.build_manifest(settings), images / "own.csv")
     settings = settings.model_copy(update={"data": str(images / "own.csv")})
-    table = shared_files._images(settings, loading.build_manifest(settings))
+    table = shared_files._images(settings, data_manifest.build_manifest(settings))
     assert table[0] == images / "own.csv" and all(path.is_file() for path in table)
 
 
@@ -429,7 +429,7 @@ def _wait(condition, seconds=120):
 
 TABLE = """
 import hashlib, pandas as pd
-manifest = loading.build_manifest(settings)
+manifest = data_manifest.build_manifest(settings)
 tracking.log_table(manifest.assign(seed=settings.seed), "table.parquet")
 """
 
@@ -442,7 +442,7 @@ def tables(*, experiment="fake"):
 
 def assert_tables(params):
     """The tables of the train runs are those that this process computes."""
-    manifest = loading.build_manifest(StudyParams.read(params))
+    manifest = data_manifest.build_manifest(StudyParams.read(params))
     found = tables()
     assert found.keys() == {"0", "1"}
     for seed, table in found.items():

@@ -8,6 +8,8 @@ from PIL import Image
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.data import dataset, loading
+from cxr.data import manifest as data_manifest
+from cxr.data.phantom.rows import with_markers
 
 FIELDS = {"phantom_images": 60, "image_size": 32, "lesion_contrast": 2.5}
 
@@ -38,9 +40,9 @@ def expected_images(manifest, settings, root=None):
 def test_images_labels_and_splits_are_those_of_the_manifest():
     settings = TrainParams(**FIELDS)
     data = dataset.open(settings)
-    manifest = loading.build_manifest(settings)
+    manifest = data_manifest.build_manifest(settings)
     pd.testing.assert_frame_equal(data.manifest, manifest)
-    assert data.manifest_hash == loading.manifest_hash(manifest)
+    assert data.manifest_hash == data_manifest.manifest_hash(manifest)
     assert data.root is None and data.skipped == [] and len(data) == 60
     assert data.classes == sorted(set(manifest["label"]))
     assert data.labels.dtype == np.int32
@@ -77,7 +79,7 @@ def test_without_a_shortcut_both_stages_get_the_same_images():
 def test_the_stage_that_the_shortcut_does_not_name_gets_random_markers(shortcut, named, other):
     settings = TrainParams(**FIELDS, shortcut=shortcut)
     data = dataset.open(settings)
-    marked = loading.with_markers(data.manifest, "random", lesion_contrast=settings.lesion_contrast)
+    marked = with_markers(data.manifest, "random", lesion_contrast=settings.lesion_contrast)
     assert (data.random_markers == expected_images(marked, settings)).all()
     assert (data.random_markers != data.images).any()
     for stage, images in ((named, data.images), (other, data.random_markers)):

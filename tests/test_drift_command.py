@@ -78,7 +78,7 @@ def here(tmp_path, monkeypatch):
         ("--out drift.xlsx", "--out drift.xlsx: its name has to end in .parquet"),
         ("--figure drift.gif", "--figure drift.gif: its name has to end in .png"),
         ("--method layercam,cam", "method.1: "),
-        ("--method layercam,layercam", "method: every entry once"),
+        ("--method layercam,layercam", "method: list every entry once"),
         ("--gate overlap_median", "gate 'overlap_median': expected METRIC>=NUMBER"),
         ("--gate overlap>=0.5", "no metric 'overlap' is measured here: use "),
         ("--gate auc_macro_b>=0.5", "use auc_macro_before, auc_macro_after"),

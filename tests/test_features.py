@@ -7,7 +7,7 @@ import pytest
 
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
-from cxr.data import loading
+from cxr.data import cache as data_cache
 from cxr.models import build, weights
 from cxr.training import features, stages
 
@@ -123,7 +123,7 @@ def test_the_cache_keeps_to_its_limit_and_training_does_without(model, passes, t
     assert found.shape[0] == 20 and "features: cannot be kept in" in "".join(capsys.readouterr())
     monkeypatch.setenv("CXR_CACHE_GIB", "much")
     with pytest.raises(InputError, match="CXR_CACHE_GIB: a number"):
-        loading._make_room(tmp_path / "features-x.npy", 1)
+        data_cache._make_room(tmp_path / "features-x.npy", 1)
 
 
 def test_a_second_seed_makes_no_forward_pass(passes, tmp_path):

@@ -18,7 +18,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from cxr.data.images import Unusable, decode, header, inside_mask, square
+from cxr.data.formats import Unusable
+from cxr.data.images import decode, header, inside_mask, square
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 16), dtype=np.uint8)
 
@@ -163,7 +164,9 @@ def test_jpeg_in_dicom():
 
 def test_lossless_jpeg_says_what_to_install():
     content = dicom(syntax=JPEGLosslessSV1, pixels=encapsulate([b"\xff\xd8" + bytes(50)]))
-    with pytest.raises(Unusable, match="JPEG Lossless.* no installed decoder reads: decompress it .*pip install"):
+    with pytest.raises(
+        Unusable, match="JPEG Lossless.* no installed decoder can read: decompress it .*pip install"
+    ):
         decode(content)
 
 

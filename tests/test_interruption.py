@@ -28,7 +28,7 @@ from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
 from cxr.core.params import StudyParams
-from cxr.data import loading
+from cxr.data import manifest
 from cxr.study import existing, grid, resuming, runner
 from cxr.study.session import Session, State
 from cxr.study.session import runner as own_identity
@@ -46,7 +46,7 @@ def store(tmp_path_factory):
 def session(tmp_path, *, steps=(), **values) -> Session:
     params = StudyParams(name="fake", phantom_images=60, **values)
     setup = grid.Setup(tmp_path / "x.yaml", {}, notebooks=tmp_path, out=tmp_path / "out")
-    return Session(params, setup, steps, loading.build_manifest(params), tracking_uri="", environment={})
+    return Session(params, setup, steps, manifest.build_manifest(params), tracking_uri="", environment={})
 
 
 def parent_of(tmp_path, runner: str, **tags) -> str:

@@ -13,7 +13,8 @@ from PIL import Image
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams, StudyParams
 from cxr.data import layouts
-from cxr.data.loading import build_manifest, check_images, data_root
+from cxr.data.manifest import build_manifest, data_root
+from cxr.data.usable import check_images
 
 
 def put(path, seed=None):
@@ -84,7 +85,7 @@ def test_covid_radiography(tmp_path):
             put(root / name / "masks" / f"{name}-{k}.png")
         (root / f"{name}.metadata.xlsx").write_bytes(b"PK")
     (root / "README.md.txt").write_text("x")
-    with pytest.warns(UserWarning, match="every image counts as a patient"):
+    with pytest.warns(UserWarning, match="each file is treated as a separate patient"):
         manifest = build_manifest(params("covid-radiography", root))
     assert counts(manifest) == dict.fromkeys(("covid19", "lung_opacity", "normal", "viral_pneumonia"), 6)
     assert manifest["path"].str.contains("/images/").all()
@@ -122,7 +123,7 @@ def nih(tmp_path):
 
 def test_nih(nih):
     settings = params("nih-chestxray14", nih)
-    match = r"20 of 60 images are left out: 10 have no label of label_map, 10 have several classes " + re.escape(
+    match = r"20 of 60 images are left out: 10 have no label in label_map, 10 have several classes " + re.escape(
         "(not in label_map: Infiltration 10x, Mass 10x)"
     )
     with pytest.warns(UserWarning, match=match):
@@ -172,9 +173,7 @@ def test_part_of_the_archives(nih):
 
 def test_ambiguous_names(nih):
     put(nih.parent / "images_003" / "images" / "00000000_000.png", 1)
-    with pytest.raises(
-        InputError, match="more than one file of a name: images_001/images/0.*, images_003/images/0"
-    ):
+    with pytest.raises(InputError, match="several files of one name: images_001/images/0.*, images_003/images/0"):
         with pytest.warns(UserWarning, match="left out"):
             build_manifest(params("nih-chestxray14", nih))
 
@@ -257,7 +256,7 @@ def test_train_beside_other_folders_is_refused(tmp_path):
 
 
 def test_two_folders_of_one_split(tmp_path):
-    with pytest.raises(InputError, match="train and training both say train"):
+    with pytest.raises(InputError, match="train and training both stand for train"):
         build_manifest(folder(split_folders(tmp_path, ("train", "training", "test"))))
 
 
@@ -313,7 +312,7 @@ def test_table_without_patients(tmp_path, rows):
     table = tmp_path / "pictures" / "list.csv"
     rows.to_csv(table, index=False)
     named = {**MAPPED, "patient_column": ""}
-    with pytest.warns(UserWarning, match="list.csv: every image counts as a patient"):
+    with pytest.warns(UserWarning, match="list.csv: each file is treated as a separate patient"):
         assert build_manifest(DataParams(data=str(table), **named))["patient_id"].nunique() == 24
     manifest = build_manifest(DataParams(data=str(table), patient_pattern=r"^(\d)", **named))
     assert set(manifest["patient_id"]) == set("0123456789")
@@ -350,13 +349,13 @@ def test_no_table_no_extra_columns(tmp_path):
         ({"multi_label": "single"}, "multi_label: single needs label_separator"),
         (
             {"multi_label": "first_of_priority", "label_separator": "|"},
-            "takes the order of label_map, which is empty",
+            "needs the order of label_map, which is empty",
         ),
         ({"label_column": "path"}, "three different columns"),
         ({"path_column": ""}, "three different columns"),
-        ({"path_template": "images/"}, "path_template: {} once"),
-        ({"path_template": "{}/x.png"}, "path_template: {} once"),
-        ({"label_map": {"a": " "}}, "neither a label nor a class may be empty"),
+        ({"path_template": "images/"}, "path_template: write {} once"),
+        ({"path_template": "{}/x.png"}, "path_template: write {} once"),
+        ({"label_map": {"a": " "}}, "neither may be empty"),
         ({"label_map": {"a": 3}}, "label_map.a: .*string"),
         ({"given_splits": "maybe"}, "given_splits: .*'honour' or 'ignore'"),
     ],
@@ -369,11 +368,11 @@ def test_parameters(more, match):
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({"path_template": "{}"}, "path_template: is for tables"),
-        ({"label_separator": "|"}, "label_separator: is for tables"),
-        ({"label_pattern": "x(y)z"}, "label_pattern: 'x.y.z' finds no label in any of 64"),
+        ({"path_template": "{}"}, "path_template: it is for tables"),
+        ({"label_separator": "|"}, "label_separator: it is for tables"),
+        ({"label_pattern": "x(y)z"}, "label_pattern: 'x.y.z' finds no label in 64"),
         ({"label_pattern": "xyz"}, "label_pattern: 'xyz' has no group"),
-        ({"label_map": {"sick": "ill"}}, "label_map has sick, which no image has: found ill, well"),
+        ({"label_map": {"sick": "ill"}}, "label_map has sick, but no image has this label: found ill, well"),
         ({"image_folder": "pictures"}, r"below a folder 'pictures' \(image_folder\) in ill, well"),
     ],
 )

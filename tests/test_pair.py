@@ -207,10 +207,10 @@ def test_images_of_every_layout(tmp_path):
 
 def test_a_split_of_the_phantom_is_a_studys():
     from cxr.core.params import TrainParams
-    from cxr.data import loading
+    from cxr.data import manifest as data_manifest
 
     manifest, notes = pair_images.find(settings("phantom", phantom_images=60, use_split="test"))
-    whole = loading.build_manifest(TrainParams(phantom_images=60))
+    whole = data_manifest.build_manifest(TrainParams(phantom_images=60))
     pd.testing.assert_frame_equal(manifest, whole[whole["split"] == "test"].reset_index(drop=True))
     assert notes == []
     everything, _ = pair_images.find(settings("phantom", phantom_images=60))

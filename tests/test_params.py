@@ -20,11 +20,11 @@ from cxr.core.params import (
         ({"architecture": ["VGG61"]}, "architecture.0: unknown 'VGG61': did you mean VGG19 or VGG16?"),
         ({"image_size": "big"}, "image_size: should be a valid integer.*got 'big'"),
         ({"image_size": 8}, "image_size: should be greater than or equal to 32, got 8"),
-        ({"seed": [1, 1]}, r"seed: every entry once, got \[1, 1\]"),
+        ({"seed": [1, 1]}, r"seed: list every entry once, got \[1, 1\]"),
         ({"seed": []}, "seed"),
         ({"data": False}, "data: should be a valid string, got False"),
-        ({"val_fraction": 0.5, "test_fraction": 0.45}, "leaves less than a tenth of the images for training"),
-        ({"name": "a/b"}, "name: letters, digits"),
+        ({"val_fraction": 0.5, "test_fraction": 0.45}, "less than a tenth of the images is left for training"),
+        ({"name": "a/b"}, "name: use letters, digits"),
         ({"dropout": 1.0}, "dropout: should be less than 1"),
     ],
 )
@@ -55,7 +55,8 @@ def test_a_study_file_drives_one_notebook_with_scalars():
     train = TrainParams.check({**study, "architecture": "InceptionV3", "seed": 1}, where="nb")
     assert (train.architecture, train.seed) == ("InceptionV3", 1)
     with pytest.raises(
-        InputError, match="architecture: this notebook runs one.*choose with `-p architecture ResNet50V2`"
+        InputError,
+        match="architecture: this notebook takes one value.*choose one with `-p architecture ResNet50V2`",
     ):
         TrainParams.check({**study, "seed": 0}, where="nb")
     assert AttributeParams.check(study, where="nb").method == ["layercam"]
@@ -101,5 +102,5 @@ def test_from_notebook_reads_the_parameter_cells_only():
 def test_from_notebook_refuses_what_papermill_only_warns_of():
     with pytest.raises(InputError, match="unknown parameter 'sead': did you mean 'seed'"):
         TrainParams.from_notebook(notebook("# Parameters\nseed = 0", "# Parameters\nsead = 3\n", seed=0, sead=3))
-    with pytest.raises(InputError, match="parameters cell has to be run first"):
+    with pytest.raises(InputError, match="run the notebook.s parameters cell first"):
         TrainParams.from_notebook(notebook("x = 1", x=1))

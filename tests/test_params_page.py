@@ -20,7 +20,7 @@ def test_type_default_and_description():
     assert params_page.lines(["split_seed", "image_size"]) == (
         "The images, their labels and their splits\n"
         "  split_seed: 0\n"
-        "      which patients the splits get; the same for every seed of the grid [whole number, at least 0,\n"
+        "      seed of the splits; they are the same for every seed of the grid [whole number, at least 0,\n"
         "      less than 2147483648]\n"
         "  image_size: 128\n"
         "      side in pixels [whole number, at least 32, at most 2048]"

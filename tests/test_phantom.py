@@ -16,8 +16,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr.core.errors import InputError
-from cxr.data import phantom
-from cxr.data.phantom import CLASSES, catalogue, render, render_stack
+from cxr.data.phantom import cases, coordinates, rendering
+from cxr.data.phantom import chest as phantom_chest
+from cxr.data.phantom import lesions as phantom_lesions
+from cxr.data.phantom import marker as phantom_marker
+from cxr.data.phantom import patients as phantom_patients
+from cxr.data.phantom.cases import CLASSES, catalogue
+from cxr.data.phantom.rendering import render, render_stack
 
 ABNORMAL = [name for name in CLASSES if name != "normal"]
 
@@ -104,8 +109,8 @@ def test_types_shapes_and_identity():
 def test_same_bytes_whatever_came_before():
     first = render(5, 31, 96)
     render_stack(9, [4, 2], 64)
-    phantom._cycle.cache_clear()
-    phantom._pixel_centres.cache_clear()
+    cases._cycle.cache_clear()
+    coordinates.pixel_centres.cache_clear()
     again = render(5, 31, 96)
     for name in ("image", "lesion_mask", "lung_mask", "marker_mask"):
         assert getattr(first, name).tobytes() == getattr(again, name).tobytes()
@@ -177,7 +182,7 @@ def test_lesions_lie_in_the_lungs(name):
         assert lesion[lung].sum() / lesion.sum() > 0.9
         assert lesion.sum() / lung.sum() > 0.01
         # The stated margin along x and y, under the largest scale (1.1), and a pixel for the grid.
-        margin = 1.1 * phantom.LUNG_EDGE * 64 + 1
+        margin = 1.1 * phantom_chest.LUNG_EDGE * 64 + 1
         assert distance_transform_edt(~lung)[lesion].max() <= np.sqrt(2) * margin
 
 
@@ -234,13 +239,16 @@ def test_lesion_contrast_scales_the_lesion_alone(name):
 
 def lesion_density(index, size=128):
     """The density that `render` adds, its mask, and its lungs, without anatomy or exposure."""
-    name, patient = phantom._identity(5, index)
-    person = phantom._person(phantom._rng(5, phantom._PATIENT, patient))
-    shot = phantom._shot(phantom._rng(5, phantom._IMAGE, index))
-    view = phantom._view(size, shot)
-    chest = phantom._chest(person, shot, view)
-    streams = phantom._rng(5, phantom._LESION, patient), phantom._rng(5, phantom._LESION_IMAGE, index)
-    return *phantom._LESIONS[CLASSES[name]](*streams, view, chest), chest.lung
+    name, patient = cases.identity(5, index)
+    person = phantom_patients.draw_person(cases.random_stream(5, cases.Stream.PATIENT, patient))
+    shot = coordinates.draw_shot(cases.random_stream(5, cases.Stream.IMAGE, index))
+    view = coordinates.make_view(size, shot)
+    chest = phantom_chest.make_chest(person, shot, view)
+    streams = (
+        cases.random_stream(5, cases.Stream.LESION, patient),
+        cases.random_stream(5, cases.Stream.LESION_IMAGE, index),
+    )
+    return *phantom_lesions.LESIONS[CLASSES[name]](*streams, view, chest), chest.lung
 
 
 def test_mask_is_where_the_envelope_exceeds_its_fraction():
@@ -254,7 +262,7 @@ def test_mask_is_where_the_envelope_exceeds_its_fraction():
         np.testing.assert_array_equal(mask, render(5, index, 128).lesion_mask)
         assert (density[lung == 0] == 0).all()
         if name == "ground_glass":  # has no holes: the definition itself
-            np.testing.assert_array_equal(mask, density > phantom.MASK_FRACTION * density.max())
+            np.testing.assert_array_equal(mask, density > phantom_lesions.MASK_FRACTION * density.max())
         else:
             assert density[~mask].max() < 0.5 * density.max()
             assert density[mask].sum() > 0.7 * density.sum()
@@ -276,9 +284,9 @@ def test_the_lumen_of_a_cavity_counts_as_lesion():
 
 
 def test_marker_knows_seed_and_index_only():
-    assert list(inspect.signature(phantom._marker).parameters) == ["seed", "index"]
+    assert list(inspect.signature(phantom_marker.side_marker).parameters) == ["seed", "index"]
     labels = table().label.to_numpy()
-    markers = [phantom._marker(5, index) for index in range(900)]
+    markers = [phantom_marker.side_marker(5, index) for index in range(900)]
     letters = np.array([m.glyph if m else "none" for m in markers])
     assert set(letters) == {"L", "R", "none"}
     assert chi2_contingency(pd.crosstab(letters, labels)).pvalue > 0.01
@@ -290,9 +298,9 @@ def test_marker_knows_seed_and_index_only():
 
 def test_marker_is_burned_in_on_the_side_it_names():
     for index in range(40):
-        marker = phantom._marker(5, index)
+        marker = phantom_marker.side_marker(5, index)
         blank = np.zeros((128, 128), np.float32)
-        phantom._burn_marker(blank, marker)
+        phantom_marker.burn_marker(blank, marker)
         if marker is None:
             assert not blank.any()
             continue
@@ -307,11 +315,11 @@ def test_marker_is_burned_in_on_the_side_it_names():
 def unmarked(call):
     """What `call` renders with nothing burned in."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phantom, "_burn_marker", lambda image, marker: np.zeros(image.shape, bool))
+        patch.setattr(rendering, "burn_marker", lambda image, marker: np.zeros(image.shape, bool))
         return call()
 
 
-@pytest.mark.parametrize("marker", phantom.MARKERS)
+@pytest.mark.parametrize("marker", rendering.MARKERS)
 def test_a_marker_changes_no_pixel_outside_its_box(marker):
     shown = 0
     for index in range(24):
@@ -323,7 +331,7 @@ def test_a_marker_changes_no_pixel_outside_its_box(marker):
             changed = drawn.image != plain.image
             assert not (changed & ~drawn.marker_mask).any()
             if not drawn.marker_mask.any():
-                assert marker == "side" and phantom._marker(5, index) is None
+                assert marker == "side" and phantom_marker.side_marker(5, index) is None
                 continue
             shown += 1
             # A box, and no larger than the marker: nearly all of its rows and columns are touched.
@@ -350,18 +358,20 @@ def test_tokens_differ_between_modes_in_the_glyph_alone():
         outside = ~by_class.marker_mask
         np.testing.assert_array_equal(by_class.image[outside], at_random.image[outside])
         alike = (by_class.image == at_random.image).all()
-        assert alike == (phantom._token(5, index).glyph == phantom._TOKENS[CLASSES.index(by_class.label)])
+        assert alike == (
+            phantom_marker.token(5, index).glyph == phantom_marker.TOKENS[CLASSES.index(by_class.label)]
+        )
         same += alike
     assert 1 <= same <= 18  # 40/5 on average
 
 
 def test_each_class_has_a_glyph_of_its_own_and_a_random_one_tells_nothing():
-    assert len({phantom._GLYPHS[name] for name in phantom._TOKENS}) == len(CLASSES)
-    assert list(inspect.signature(phantom._token).parameters) == ["seed", "index"]
+    assert len({phantom_marker.GLYPHS[name] for name in phantom_marker.TOKENS}) == len(CLASSES)
+    assert list(inspect.signature(phantom_marker.token).parameters) == ["seed", "index"]
     labels = table().label.to_numpy()
-    tokens = [phantom._token(5, index) for index in range(900)]
+    tokens = [phantom_marker.token(5, index) for index in range(900)]
     glyphs = np.array([token.glyph for token in tokens])
-    assert set(glyphs) == set(phantom._TOKENS)
+    assert set(glyphs) == set(phantom_marker.TOKENS)
     assert chi2_contingency(pd.crosstab(glyphs, labels)).pvalue > 0.01
     for attribute in ("x", "y", "height", "brightness"):
         groups = [

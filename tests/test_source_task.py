@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cxr.data import phantom
+from cxr.data.phantom import cases
 from cxr.training import source_task
 
 
@@ -31,4 +31,4 @@ def test_objects_cover_part_of_the_picture(name):
 
 
 def test_shares_no_class_with_the_phantom():
-    assert not {*source_task.TEXTURES, *source_task.OBJECTS} & set(phantom.CLASSES)
+    assert not {*source_task.TEXTURES, *source_task.OBJECTS} & set(cases.CLASSES)

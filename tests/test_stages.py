@@ -9,6 +9,7 @@ from cxr.attribution import explaining
 from cxr.core.errors import InputError
 from cxr.core.params import ARCHITECTURES, TrainParams
 from cxr.data import loading
+from cxr.data import manifest as data_manifest
 from cxr.models import build, targets, weights
 from cxr.models import foreign as models_foreign
 from cxr.models import heads as models_heads
@@ -404,12 +405,12 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
         fine_tune_epochs=1,
         fine_tune_learning_rate=1e-4,
     )
-    manifest = loading.build_manifest(settings)
-    classes = loading.classes(manifest)
+    manifest = data_manifest.build_manifest(settings)
+    classes = data_manifest.classes(manifest)
     pixels = loading.load_images(
         manifest, root=None, size=size, cache=None, lesion_contrast=settings.lesion_contrast
     )
-    labels = loading.class_index(manifest["label"], classes)
+    labels = data_manifest.class_index(manifest["label"], classes)
     train, val = (
         (pixels[rows], labels[rows]) for rows in (manifest["split"] == "train", manifest["split"] == "val")
     )

@@ -33,9 +33,9 @@ START = {
     "1_train": """
 from cxr import tracking
 from cxr.core.params import TrainParams
-from cxr.data import loading
+from cxr.data import manifest as data_manifest
 settings = TrainParams.from_notebook(globals())
-inputs = {"manifest": loading.manifest_hash(loading.build_manifest(settings))}
+inputs = {"manifest": data_manifest.manifest_hash(data_manifest.build_manifest(settings))}
 run = tracking.start("train", settings, name="train", inputs=inputs)
 print("» epoch 1/1")
 print("{marker}")
@@ -337,10 +337,10 @@ def test_data_is_checked_before_the_first_run(tmp_path, notebooks, store):
 
 @pytest.mark.slow
 def test_preflight_refuses_weights_and_layers_that_cannot_be_had(tmp_path):
-    from cxr.data import loading
+    from cxr.data import manifest as data_manifest
 
     params = StudyParams(weights=str(tmp_path / "none.h5"), phantom_images=60)
-    manifest = loading.build_manifest(params)
+    manifest = data_manifest.build_manifest(params)
     with pytest.raises(InputError, match="none.h5"):
         preflight.check(params, manifest, ["CompactDenseNet"])
     with pytest.raises(InputError, match="no_such_layer"):

@@ -379,7 +379,7 @@ def test_fingerprint_is_of_what_matters(notebooks, tmp_path):
 
 
 def test_fingerprint_of_weights_is_of_their_contents(notebooks, tmp_path, monkeypatch):
-    monkeypatch.setattr("cxr.data.loading.default_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("cxr.data.cache.default_cache", lambda: tmp_path / "cache")
 
     def of(weights):
         return tracking.fingerprint("train", TrainParams(weights=str(weights)), INPUTS)

@@ -11,7 +11,8 @@ import pandas as pd
 
 from cxr.attribution import maps
 from cxr.core.params import AttributeParams
-from cxr.data import loading
+from cxr.data import cache, loading
+from cxr.data import manifest as data_manifest
 from cxr.metrics import map_grids
 
 if TYPE_CHECKING:
@@ -83,19 +84,19 @@ def choose(train: StoredRun, settings: AttributeParams) -> Cases:
         predictions[checkpoint] = table[table["split"] == settings.attribute_split]
     selected = maps.select(**predictions, images=settings.images, explain=settings.explain)
 
-    manifest = loading.read_manifest(train.file("manifest.csv"))
-    classes = loading.classes(manifest)
+    manifest = data_manifest.read_manifest(train.file("manifest.csv"))
+    classes = data_manifest.classes(manifest)
     rows = manifest.set_index("image_id").loc[selected["image_id"]].reset_index()[manifest.columns]
     data = settings.data or train.params["data_root"] or "phantom"
     where = {
-        "root": loading.data_root(settings.model_copy(update={"data": data})),
+        "root": data_manifest.data_root(settings.model_copy(update={"data": data})),
         "size": int(train.params["image_size"]),
         "lesion_contrast": float(train.params["lesion_contrast"]),
     }
     return Cases(
         table=selected,
-        pixels=loading.load_images(rows, cache=loading.default_cache(), **where),
-        class_index=loading.class_index(selected["explained"], classes),
+        pixels=loading.load_images(rows, cache=cache.default_cache(), **where),
+        class_index=data_manifest.class_index(selected["explained"], classes),
         classes=classes,
         regions=loading.load_regions(rows, **where),
         predictions=predictions,

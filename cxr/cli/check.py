@@ -43,15 +43,15 @@ def run(arguments: argparse.Namespace) -> int:
     from cxr.core.params import StudyParams, read_overrides
 
     params = StudyParams.read(arguments.params, read_overrides(arguments.set))
-    from cxr.data import checks, checks_page
+    from cxr.data.checks import checklist, page
 
-    report = checks.run(params, full=arguments.full)
-    print(checks_page.lines(report, width=shutil.get_terminal_size((100, 24)).columns))
+    report = checklist.run(params, full=arguments.full)
+    print(page.lines(report, width=shutil.get_terminal_size((100, 24)).columns))
     if arguments.out:
         folder = Path(arguments.out)
     else:
         from cxr.study import session  # loads MLflow, which takes seconds: only after the findings are printed
 
         folder = session.default_out(params)
-    print(f"page: {checks_page.write(report, folder / 'checks.html')}")
+    print(f"page: {page.write(report, folder / 'checks.html')}")
     return 1 if report.of("error") else 0

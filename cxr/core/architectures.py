@@ -1,6 +1,6 @@
-"""Which architectures there are, by name: ours, those of keras.applications, and entry points of the user's own.
+"""The names of architectures: ours, those of keras.applications, and functions of the user (entry points).
 
-Without TensorFlow, so that parameters are checked at once.
+This module does not import TensorFlow, so that parameters are checked quickly.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of ImageNet weights, without the classification top, as Keras downloads it."""
+    """A file of ImageNet weights without the top layer, as Keras downloads it."""
 
     url: str
-    hash: str  # MD5 or SHA-256, hex; empty where Keras knows none
-    file: str  # its name in Keras' cache
+    hash: str  # MD5 or SHA-256, hex; empty if Keras has none
+    file: str  # its name in the cache of Keras
 
 
-# Classifier, where its file is (^: in _OTHER_BASE; *: for _ENDING), its hash, and its name in Keras' cache where
-# that is another: from the sources of Keras 3.15. MobileNet and MobileNetV2 have a file for each of several image
-# sizes: this is that of 224, which fits all.
+# Classifier, where its file is (^: in _OTHER_BASE; * stands for _ENDING), its hash, and its name in the cache of
+# Keras if that is another. Source: Keras 3.15. MobileNet and MobileNetV2 have a file for each of several image
+# sizes; this is the one for 224, which fits all.
 _BASE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _OTHER_BASE = "https://storage.googleapis.com/keras-applications/"
 _ENDING = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -97,8 +97,10 @@ APPLICATIONS: dict[str, Weights] = {
 
 
 def check(name: str) -> str:
-    """`name`, if it names an architecture: one of KNOWN, of APPLICATIONS, or `package.module:function`, which is
-    not imported for that. Raises ValueError, with what is close to it."""
+    """Return `name` if it names an architecture: one of KNOWN or APPLICATIONS, or `package.module:function`.
+
+    The module is not imported. Raises ValueError with similar names.
+    """
     known = [*KNOWN, *(n for n in APPLICATIONS if n not in KNOWN)]
     if name in known or _ENTRY_POINT.fullmatch(name):
         return name
@@ -111,7 +113,7 @@ def check(name: str) -> str:
 
 
 def listing() -> str:
-    """All architectures that have a name, as a person reads them."""
+    """All architectures with a name, as text for people."""
     others = [name for name in APPLICATIONS if name not in KNOWN]
     parts = {
         "the paper's": KNOWN[:3],
@@ -127,19 +129,19 @@ def listing() -> str:
 
 
 def is_entry_point(name: str) -> bool:
-    """Whether an architecture is a function of the user's."""
+    """Whether an architecture is a function of the user (`package.module:function`)."""
     return ":" in name
 
 
 def plain(name: str) -> str:
-    """An architecture's name without the colon, which neither a Keras model nor a file may have in its name."""
+    """The name without the colon, which is not allowed in names of Keras models and files."""
     return name.replace(":", ".")
 
 
 def source(name: str) -> Path:
-    """The file of an entry point's module, which is not imported for that (packages around it are).
+    """The file of the module of an entry point. The module is not imported (packages around it are).
 
-    Looked for as Python does, and in the working folder. Raises InputError when there is none.
+    It is searched as Python does, and in the working folder. Raises InputError if there is none.
     """
     module = name.split(":")[0]
     try:
@@ -149,33 +151,33 @@ def source(name: str) -> Path:
         spec = None
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
         raise InputError(
-            f"architecture: there is no module '{module}' for {name}: install it, start in the folder that holds "
-            "it, or name that folder in PYTHONPATH"
+            f"architecture: there is no module '{module}' for {name}: install it, start in its folder, or "
+            "add this folder to PYTHONPATH"
         )
     return Path(spec.origin)
 
 
 def source_hash(name: str) -> str:
-    """SHA-256 of that file, hex: what a result depends on."""
+    """SHA-256 (hex) of the file of an entry point, as results depend on it."""
     return hashlib.sha256(source(name).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function of an entry point, its module imported. Raises InputError when it cannot be had."""
+    """The function of an entry point; its module is imported. Raises InputError if that fails."""
     file = source(name)
     module, _, attribute = name.partition(":")
     try:
         with _working_folder():
             found = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         raise InputError(f"architecture: {name} cannot be imported: {failure(error, file)}") from error
     if not callable(found):
-        raise InputError(f"architecture: {file} has no function '{attribute}'")
+        raise InputError(f"architecture: {file} has no function '{attribute}': correct the name after the colon")
     return found
 
 
 def failure(error: Exception, file: Path) -> str:
-    """An error that came out of the user's `file`, on one line, with the line of the file."""
+    """An error of the user's code on one line, with the line number in its `file`."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
     where = f" ({file}, line {lines[-1]})" if lines else ""
@@ -184,7 +186,7 @@ def failure(error: Exception, file: Path) -> str:
 
 @contextlib.contextmanager
 def _working_folder() -> Iterator[None]:
-    """Find modules in the working folder too, last: a command such as `cxr` does not by itself."""
+    """Also find modules in the working folder, last; a command such as `cxr` does not do this itself."""
     folder = os.getcwd()
     sys.path.append(folder)
     try:

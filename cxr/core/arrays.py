@@ -1,7 +1,7 @@
 """Arrays larger than memory, as `.npy` files that are mapped into memory, and locks on files.
 
-Of a mapped file the system keeps in memory what it has room for. These pages count as resident memory of the
-process, but the system takes them back when another needs the room: the process has not allocated them.
+The system keeps as much of a mapped file in memory as there is room for. These pages count as resident memory of
+the process, but the process has not allocated them: the system takes them back when it needs the room.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from filelock import FileLock, Timeout
 
 from cxr.core.files import atomic
 
-_BLOCK_BYTES = 2**23  # what `blocks` reads at once
+_BLOCK_BYTES = 2**23  # bytes that `blocks` reads at once
 
 
 class Subset:
-    """Some rows of an array, in any order, none of them read before it is asked for.
+    """Some rows of an array, in any order. A row is read when it is asked for.
 
-    Args: array [n, ...], in memory or mapped; rows: their numbers, int [m], each from 0 to n - 1.
-    Indexed along the first axis, as NumPy would.
+    Index it along the first axis, like an array of NumPy.
+
+    Args:
+        array: [n, ...], in memory or mapped.
+        rows: row numbers, int [m], each from 0 to n - 1.
     """
 
     def __init__(self, array: np.ndarray | Subset, rows: np.ndarray) -> None:
@@ -42,7 +45,7 @@ class Subset:
 
 
 def blocks(array: np.ndarray | Subset) -> Iterator[np.ndarray]:
-    """The rows of `array` [n, ...] in order, in arrays of some 8 MiB, one row at least."""
+    """The rows of `array` [n, ...] in order, in arrays of about 8 MiB, at least one row each."""
     rows = max(1, _BLOCK_BYTES // max(1, array[:1].nbytes))
     for first in range(0, len(array), rows):
         yield array[first : first + rows]
@@ -51,8 +54,8 @@ def blocks(array: np.ndarray | Subset) -> Iterator[np.ndarray]:
 def read(path: str | Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     """The array in a `.npy` file, mapped into memory, read-only.
 
-    It can be read when the file has been removed (on Linux and macOS). Raises ValueError or EOFError when the file
-    is no such array, of that shape and dtype in C order; OSError when it cannot be opened.
+    It can still be read after the file is removed (on Linux and macOS). Raises ValueError or EOFError if the file
+    is not an array of this shape and dtype in C order, OSError if it cannot be opened.
     """
     array = np.lib.format.open_memmap(path, mode="r")
     if array.shape != tuple(shape) or array.dtype != dtype or not array.flags.c_contiguous:
@@ -63,14 +66,14 @@ def read(path: str | Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
 
 
 def write(path: str | Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray]) -> np.memmap:
-    """Write an array of `shape`, that comes in `blocks` [m, *shape[1:]], to `path`, whole or not at all.
+    """Write an array of `shape` from `blocks` [m, *shape[1:]] to `path`, whole or not at all; make the folder.
 
-    Returns what `read` gives. The folder is made. Raises ValueError when the blocks are no such array, OSError
-    when they cannot be written, and what `blocks` raises; `path` is then as it was.
+    Returns the array as `read` does. Raises ValueError if the blocks do not make such an array, OSError if they
+    cannot be written, and any error of `blocks`. After an error `path` is unchanged.
     """
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     with atomic(path) as temporary:
-        # not through a mapping: a disk that is full would then end the process, not raise
+        # not through a mapping: a full disk would then end the process instead of raising an error
         with open(temporary, "wb") as file:
             header = {"descr": descr, "fortran_order": False, "shape": tuple(shape)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -78,15 +81,15 @@ def write(path: str | Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable
                 if block.shape[1:] != tuple(shape[1:]) or block.dtype != dtype:
                     raise ValueError(f"a block is {block.dtype} {block.shape}, the array {dtype} {tuple(shape)}")
                 file.write(np.ascontiguousarray(block).data)
-        read(temporary, shape, dtype)  # raises where there are fewer rows, or more
+        read(temporary, shape, dtype)  # raises if there are fewer or more rows
     return read(path, shape, dtype)
 
 
 def temporary(shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray]) -> np.memmap:
-    """As `write`, to a temporary file (in `$TMPDIR`).
+    """Like `write`, to a temporary file in `$TMPDIR`.
 
-    It is removed at once, and its room is free when the array goes, or the process ends in whatever way. (Windows
-    does not remove what is mapped: the file stays there.)
+    The file is removed at once; its room is free when the array is deleted or the process ends in any way.
+    (Windows does not remove a mapped file, so the file stays there.)
     """
     with tempfile.TemporaryDirectory(prefix="cxr-", ignore_cleanup_errors=True) as folder:
         return write(Path(folder) / "rows.npy", shape, dtype, blocks)
@@ -94,11 +97,11 @@ def temporary(shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray]) 
 
 @contextmanager
 def locked(path: Path, on_wait: Callable[[], Any]) -> Iterator[None]:
-    """Hold a lock that one thread of one process has at a time.
+    """Hold a lock that only one thread of one process has at a time.
 
-    `on_wait` is called before waiting. The file `path` is there while somebody holds the lock or waits for it; the
-    system lifts the lock of a process that ends in whatever way. Raises OSError where the lock cannot be had: the
-    file is another user's, or the file system has no locks.
+    `on_wait` is called before waiting. The file `path` exists while somebody holds the lock or waits for it. The
+    system releases the lock of a process that ends in any way. Raises OSError if the lock is not possible: the
+    file belongs to another user, or the file system has no locks.
     """
     lock = FileLock(path)
     try:
@@ -109,6 +112,6 @@ def locked(path: Path, on_wait: Callable[[], Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # on Windows an open file stays
-            os.unlink(path)  # before the release: who waits for it then locks a new file
+        with suppress(OSError):  # Windows does not remove an open file
+            os.unlink(path)  # before the release: those that wait then lock a new file
         lock.release()

@@ -1,4 +1,4 @@
-"""Figures and tables in front of a reader of a notebook."""
+"""Figures and tables in the output of a notebook."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def show_figure(figure: Figure) -> None:
 
 
 def show_table(table: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | None = None) -> None:
-    """Show a table of results as people read it: headings, three decimals, intervals in brackets.
+    """Show a table of results with headings, three decimals, and intervals in brackets (`tables.readable`).
 
-    Columns of `links` hold run ids, several in a cell with spaces between; `links` makes an id's address.
+    `links`: for columns of run ids (separated by spaces in a cell), the function that gives the address of an id.
     """
     from IPython.display import HTML, display
 

@@ -1,17 +1,17 @@
-"""The one exception for input that a person can put right, and how messages list things and cite other errors."""
+"""The exception for input that a person can correct, and how messages list items and quote other errors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-SHOWN = 5  # how many files, rows or patients a message lists
+SHOWN = 5  # files, rows or patients that a message lists at most
 
 
 class InputError(ValueError):
-    """Bad input: the message says what is wrong, where, and what to do. The command line exits with 2.
+    """Bad input. The message says what is wrong, where, and what to do. The command line then exits with 2.
 
-    `items`: all of what the message lists only the first of; empty where it lists nothing.
+    `items`: all items of which the message lists the first; empty if it lists none.
     """
 
     def __init__(self, message: str, *, items: Iterable[Any] = ()) -> None:
@@ -20,18 +20,18 @@ class InputError(ValueError):
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
-    """What an exception says, on one line; without its full stop; its type where it says nothing."""
+    """The first line of an exception's text without its full stop; its type if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most].rstrip(".")
 
 
 def some(items: Iterable[Any]) -> str:
-    """The first SHOWN of them, and how many more there are."""
+    """The first SHOWN items, and the number of the others."""
     items = [_line(str(item)) for item in items]
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return ", ".join(items[:SHOWN]) + more
 
 
 def _line(text: str, most: int = 300) -> str:
-    """On one line whatever a file's name has in it, and not longer than a person reads."""
+    """A text on one line, shortened; names of files may hold line breaks."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

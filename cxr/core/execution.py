@@ -1,4 +1,4 @@
-"""Notebooks as files: their parameters, papermill's process that executes one, and the error that it left."""
+"""Notebooks as files: their parameters, the papermill process that executes one, and its error."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ STAGES: dict[str, str] = {
 }
 """The notebook of each stage."""
 
-PROGRESS = "» "  # how a progress line of a notebook starts
-RUN_LINE = "run "  # how the first line of a step's log starts
-ENVIRONMENT = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}  # of every notebook
+PROGRESS = "» "  # start of a progress line in the output of a notebook
+RUN_LINE = "run "  # start of the first line in the log of a step
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}  # environment of every notebook
 
 
 def parameters_of(path: Path) -> dict[str, Any]:
-    """Names and values of a notebook's cell tagged `parameters`. Raises InputError if it has none."""
+    """Names and values of the cell tagged `parameters`. Raises InputError if the notebook has none."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except OSError as error:
@@ -40,7 +40,7 @@ def parameters_of(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a Jupyter notebook (format 4)") from None
     tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if not tagged:
-        raise InputError(f"{path}: no cell is tagged 'parameters'")
+        raise InputError(f"{path}: no cell is tagged 'parameters': tag the cell with the parameters")
     values = {}
     try:
         for statement in parse("".join(tagged[0]["source"])).body:
@@ -58,7 +58,7 @@ def command(
 ) -> list[str]:
     """The papermill command that executes a notebook into another file, with the parameters of a YAML file.
 
-    `overrides` win over the file's parameters.
+    `overrides` replace parameters of the file.
     """
     words = [*_papermill(), from_here(notebook), from_here(executed)]
     words += ["-k", "python3", "--log-output", "--no-progress-bar", "-f", str(params_file)]
@@ -70,11 +70,11 @@ def _papermill() -> list[str]:
     found = shutil.which("papermill")
     if found and Path(found).parent.samefile(beside):
         return ["papermill"]
-    return [sys.executable, "-m", "papermill"]  # the environment is not activated
+    return [sys.executable, "-m", "papermill"]  # if the environment is not activated
 
 
 def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
-    """Start papermill; its output, as text, comes from `stdout`. `environment`: laid over this process' own."""
+    """Start papermill; read its output as text from `stdout`. `environment` is added to that of this process."""
     return subprocess.Popen(
         words,
         env={**os.environ, **ENVIRONMENT, **environment, "PYTHONIOENCODING": "utf-8"},
@@ -83,22 +83,22 @@ def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,  # Ctrl-C is the caller's to pass on
+        start_new_session=True,  # the caller passes Ctrl-C on
     )
 
 
 def error_of(notebook: Path) -> tuple[str, str] | None:
-    """Kind and message of the error that an executed notebook holds; None if it holds none, or is not whole."""
+    """Type and message of the error in an executed notebook; None if there is none or the file is not whole."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError):
-        return None  # papermill died before, or while, it wrote: the log says why
+        return None  # papermill ended before or while it wrote: the log says why
     errors = [out for cell in cells for out in cell.get("outputs", []) if out["output_type"] == "error"]
     return (errors[0]["ename"], errors[0]["evalue"]) if errors else None
 
 
 def last_line(log: Path) -> str:
-    """The last thing that papermill said."""
+    """The last line that papermill wrote to its log."""
     lines = log.read_text(encoding="utf-8").splitlines()
     said = [line.strip() for line in lines if line.strip() and not line.startswith(RUN_LINE)]
     return said[-1] if said else "papermill said nothing"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and Python source that is parsed by one thread at a time."""
+"""Files that are written whole or not at all, and Python source that only one thread parses at a time."""
 
 import ast
 import os
@@ -12,8 +12,10 @@ _PARSING = threading.Lock()
 
 
 def parse(source: str) -> ast.Module:
-    """`ast.parse`, which in CPython 3.11 raises SystemError ("AST constructor recursion depth mismatch") when
-    another thread parses too (as in python/cpython#106905). Raises SyntaxError and ValueError as it does.
+    """`ast.parse` in one thread at a time. Raises SyntaxError and ValueError as `ast.parse` does.
+
+    CPython 3.11 raises SystemError ("AST constructor recursion depth mismatch") if two threads parse at the same
+    time (see python/cpython#106905).
     """
     with _PARSING:
         return ast.parse(source)
@@ -21,12 +23,12 @@ def parse(source: str) -> ast.Module:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, to write to; it takes `path`'s place when the block ends without an error.
+    """A temporary path beside `path` to write to; it replaces `path` if the block ends without an error.
 
-    It is flushed to the disk first, so that `path` is at every moment, after a kill or a power cut too, either
-    what it was or all that was written. On an error (a full disk too) the temporary file is removed and `path` is
-    as before. The temporary name keeps the suffix, as writers such as `np.savez` and Keras go by it. The folder is
-    made where missing.
+    The temporary file is flushed to the disk first. So `path` always holds either the old content or all of the
+    new one, also after a kill or a power cut. After an error (such as a full disk) the temporary file is removed
+    and `path` is unchanged. The temporary name keeps the suffix, as `np.savez` and Keras depend on it. A missing
+    folder is made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +43,6 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def from_here(path: Path) -> str:
-    """The path as a person in this folder, which is the notebooks' own too, would type it."""
+    """The path relative to the working folder, if it lies there: as a person would type it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,4 +1,4 @@
-"""Processes: which one that is, whether it lives, and how it is stopped."""
+"""Processes: identify them, find out whether they live, and stop them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import psutil
 
-PATIENCE_SECONDS = 15.0  # for papermill to stop its kernel before both are killed
+PATIENCE_SECONDS = 15.0  # time for papermill to stop its kernel before both are killed
 _LOOK_SECONDS = 2.0
 
 
 def identity(pid: int) -> str:
-    """`host:pid:create_time` of a process, which tells it from a later one with the same number."""
-    import psutil  # of ipykernel's own requirements
+    """`host:pid:create_time` of a process; a later process with the same number has another identity."""
+    import psutil  # ipykernel requires it
 
     return f"{socket.gethostname()}:{pid}:{psutil.Process(pid).create_time():.0f}"
 
 
 def stop_orphans(runs: Mapping[str, str]) -> int:
-    """Stop papermill and the kernels of these runs, as far as they are on this machine. Returns how many.
+    """Stop papermill and the kernels of these runs on this machine. Returns how many processes it stopped.
 
-    They are found by what is noted, and by the run's id in their environment: of a kernel whose papermill is gone,
-    nothing else tells whose it is.
+    Processes are found by the noted identity and by the run's id in their environment. If papermill has ended,
+    only the environment says to which run a kernel belongs.
 
-    Args: runs: run ids to the identity of their papermill (the tag `cxr.process`), empty where it is not known.
+    Args:
+        runs: run id to the identity of its papermill (the tag `cxr.process`), empty if it is unknown.
     """
     import psutil
 
@@ -54,7 +55,7 @@ def stop_orphans(runs: Mapping[str, str]) -> int:
 
 
 def lives(process: str) -> int:
-    """The process id in `host:pid:create_time`, if that very process lives on this machine; else 0."""
+    """The process id in `host:pid:create_time` if this process lives on this machine, otherwise 0."""
     import psutil
 
     host, pid, created = (["", ""] + process.rsplit(":", 2))[-3:]
@@ -62,14 +63,14 @@ def lives(process: str) -> int:
         return 0
     with contextlib.suppress(psutil.NoSuchProcess):
         found = psutil.Process(int(pid))
-        # the clock may be set meanwhile: a second or two are no other process
+        # the clock may have been set: a second or two do not make another process
         if found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - float(created)) < 3:
             return int(pid)
     return 0
 
 
 def stop(first: Iterable[psutil.Process], all_of_them: Iterable[psutil.Process]) -> None:
-    """Interrupt the first ones, which end the others; kill those that are left after `PATIENCE_SECONDS`."""
+    """Interrupt the parents (`first`); kill what is left of all after `PATIENCE_SECONDS`."""
     import psutil
 
     for process in first:
@@ -82,11 +83,12 @@ def stop(first: Iterable[psutil.Process], all_of_them: Iterable[psutil.Process])
 
 
 def die_with(process: str) -> None:
-    """End this process, at once and however busy it is, when another one on this machine has gone.
+    """End this process at once, even if it is busy, when another process on this machine ends.
 
-    A notebook whose worker was lost runs again elsewhere, in the same MLflow run: two must not write to it.
+    If a worker is lost, its notebook runs again elsewhere in the same MLflow run, and two must not write to it.
 
-    Args: process: its `identity`; nothing is done when it is not on this machine.
+    Args:
+        process: the `identity` of the other process. Nothing happens if it is not on this machine.
     """
     import psutil
 
@@ -96,7 +98,7 @@ def die_with(process: str) -> None:
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             if pid := lives(process):
-                watched = psutil.Process(pid)  # which a clock that is set does not make another one
+                watched = psutil.Process(pid)  # setting the clock does not change this object
                 while watched.is_running() and watched.status() != psutil.STATUS_ZOMBIE:
                     time.sleep(_LOOK_SECONDS)
         os._exit(1)
@@ -106,9 +108,9 @@ def die_with(process: str) -> None:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM (a batch system's way to stop a job) does what Ctrl-C does."""
+    """Within this context SIGTERM (with which batch systems stop a job) acts like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python takes signals in the main thread only
+        yield  # Python handles signals only in the main thread
         return
 
     def interrupt(*_: Any) -> None:

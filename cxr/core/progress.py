@@ -1,6 +1,6 @@
-"""Progress lines: the study runner shows the last one of each notebook that it runs."""
+"""Progress lines of notebooks. `cxr study` shows the last one of each notebook that it runs."""
 
 
 def progress(message: str) -> None:
-    """One line of progress, with the mark by which `cxr study` and the report know it."""
+    """Print a line of progress, with the mark by which `cxr study` and the report recognise it."""
     print(f"» {message}", flush=True)

@@ -25,12 +25,15 @@ HEADINGS = {
     "n_empty": "empty maps",
     "map_check": "passes its checks",
 }
-"""What a column is called in front of people; other columns keep their names."""
+"""Headings of columns for people; other columns keep their names."""
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of results as text for people: headings, counts whole, other numbers with three decimals, missing
-    ones as "-", and each interval in brackets behind its median."""
+    """A table of results as text for people.
+
+    It has headings, whole counts, other numbers with three decimals, "-" for missing ones, and each interval in
+    brackets after its median.
+    """
     shown = pd.DataFrame(index=table.index)
     for name in table.columns:
         if name.endswith(("_ci_low", "_ci_high")):
@@ -48,7 +51,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def text(shown: pd.DataFrame) -> str:
-    """A table of strings for the terminal: names left, numbers right."""
+    """A table of strings for the terminal: names aligned left, numbers aligned right."""
     lines: list[list[str]] = [[] for _ in range(len(shown) + 1)]
     for name in shown.columns:
         texts = [name, *shown[name]]
@@ -60,8 +63,10 @@ def text(shown: pd.DataFrame) -> str:
 
 
 def html(shown: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | None = None) -> str:
-    """A table for the report: text left and wrapped, escaped. `links`: for columns of run ids (several in a cell,
-    with spaces between), what makes an id's address."""
+    """A table of strings as HTML: aligned left, wrapped and escaped.
+
+    `links`: for columns of run ids (separated by spaces in a cell), the function that gives the address of an id.
+    """
     rule = (
         "text-align: left !important; white-space: normal; vertical-align: top; padding: 3px 5px; font-size: 11px"
     )

@@ -13,7 +13,9 @@ import pandas as pd
 from cxr.core import arrays
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
-from cxr.data import loading
+from cxr.data import cache, loading
+from cxr.data import manifest as data_manifest
+from cxr.data.phantom.rows import with_markers
 from cxr.data.splits import SPLITS
 
 Pair = tuple[arrays.Subset, np.ndarray]
@@ -59,7 +61,7 @@ class Dataset:
         """The same images with markers that say nothing of the class, as `images`; None without a `shortcut`."""
         if self.settings.shortcut == "none":
             return None
-        rows = loading.with_markers(self.manifest, "random", lesion_contrast=self.settings.lesion_contrast)
+        rows = with_markers(self.manifest, "random", lesion_contrast=self.settings.lesion_contrast)
         return self._load(rows)
 
     @property
@@ -112,7 +114,7 @@ class Dataset:
         return {
             "name": data if data == "phantom" else Path(data).name,
             "digest": self.manifest_hash,
-            "source": str(self.root or "drawn by cxr.phantom"),
+            "source": str(self.root or "drawn by cxr.data.phantom"),
             "columns": list(self.manifest.columns),
             "counts": {split: labels.value_counts().sort_index().to_dict() for split, labels in splits},
         }
@@ -122,7 +124,7 @@ class Dataset:
             rows,
             root=self.root,
             size=self.settings.image_size,
-            cache=loading.default_cache(),
+            cache=cache.default_cache(),
             lesion_contrast=self.settings.lesion_contrast,
         )
 
@@ -130,15 +132,15 @@ class Dataset:
 def open(settings: TrainParams) -> Dataset:
     """The data set that `settings` name, with its splits. No image is decoded yet.
 
-    Raises InputError where `cxr.data.loading.build_manifest` does: images are missing or cannot be split.
+    Raises InputError where `cxr.data.manifest.build_manifest` does: images are missing or cannot be split.
     """
-    manifest = loading.build_manifest(settings)
-    classes = loading.classes(manifest)
+    manifest = data_manifest.build_manifest(settings)
+    classes = data_manifest.classes(manifest)
     return Dataset(
         settings=settings,
         manifest=manifest,
         classes=classes,
-        labels=loading.class_index(manifest["label"], classes),
-        root=loading.data_root(settings),
-        manifest_hash=loading.manifest_hash(manifest),
+        labels=data_manifest.class_index(manifest["label"], classes),
+        root=data_manifest.data_root(settings),
+        manifest_hash=data_manifest.manifest_hash(manifest),
     )

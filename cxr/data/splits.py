@@ -1,4 +1,4 @@
-"""Splits: grouped by patient, stratified by class; made, or checked where they are given."""
+"""Splits, grouped by patient and stratified by class: made here, or checked if they are given."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from cxr.core.errors import InputError, some
 
 SPLITS = ("train", "val", "test")
 
-# What a class that is absent from a split costs, where an imbalance costs less than 1 / the fraction of the split.
+# The cost of a class that is absent from a split; an imbalance costs less than 1 / the fraction of the split.
 _ABSENT = 1e6
 
 
 def limit_per_class(labels: Sequence[str], patients: Sequence[str], *, at_most: int, seed: int) -> np.ndarray:
     """Which images to keep so that each class has at most `at_most`; bool [n].
 
-    Patients are taken whole, in one random order for all classes, until the next one would exceed a class'
-    limit; of that one its first images (in row order) fill the class up. So every class ends with
-    min(at_most, its images), and at most one patient a class is cut.
+    Patients are taken in one random order for all classes, with all their images, until the next patient would
+    exceed the limit of a class; the first images of that patient (in row order) fill the class. So each class
+    keeps min(at_most, number of its images), and at most one patient of each class loses images.
     """
     labels, patients = np.asarray(labels, dtype=object), np.asarray(patients, dtype=object)
     names, number = np.unique(patients.astype(str), return_inverse=True)
@@ -35,22 +35,22 @@ def limit_per_class(labels: Sequence[str], patients: Sequence[str], *, at_most: 
 def assign_splits(
     labels: Sequence[str], patients: Sequence[str], *, val_fraction: float, test_fraction: float, seed: int
 ) -> np.ndarray:
-    """A split for each image, grouped by patient and stratified by class; "train", "val" or "test", str [n].
+    """The split of each image, "train", "val" or "test", grouped by patient and stratified by class; str [n].
 
-    Each patient in turn, in random order, is drawn into a split with the room that is left there for its classes
-    as the odds. So a patient with many images is as likely in each split as the fractions say, unless it alone
-    would be more than half of a class there. Then single patients move, small ones first, for as long as that
-    lowers the sum over splits s and classes c of
-    (share of c's images in s - fraction of s)^2 / fraction of s,
-    in which a class absent from a split outweighs any imbalance.
+    Patients are drawn into splits one by one, in random order. The odds of a split are the room that it has left
+    for the classes of the patient. So a patient with many images is in each split as often as the fractions say,
+    unless it alone would be more than half of a class there. Then single patients move, small ones first, as long
+    as this lowers the sum over splits s and classes c of
+    (share of c's images in s - fraction of s)^2 / fraction of s.
+    A class that is absent from a split costs more than any imbalance.
 
-    Why not scikit-learn's StratifiedGroupKFold: its folds are of equal size, so that 15 and 30 % take 3 and 6
-    of 20, and a patient larger than a fold unbalances them. On 555 images of 357 patients (one with 28 of a
-    class' 111) its worst class missed its share by 0.17 to 0.18, this by 0.003 in the median and 0.018 at most
-    over 300 seeds; on a phantom of 100 images it left a class out of a split.
+    Why not StratifiedGroupKFold of scikit-learn: its folds have equal size, so that 15 and 30 % take 3 and 6 of 20
+    folds, and a patient larger than a fold unbalances them. On 555 images of 357 patients (one with 28 of the 111
+    images of a class) its worst class missed its share by 0.17 to 0.18; this function by 0.003 in the median and
+    0.018 at most over 300 seeds. On a phantom of 100 images it left a class out of a split.
 
-    Patients may have images of several classes. Row order does not matter. Raises InputError with fewer than
-    two classes, with a class of fewer than three patients, or when a class cannot be had in every split.
+    A patient may have images of several classes. The order of rows does not matter. Raises InputError with fewer
+    than two classes, if a class has fewer than three patients, or if not every split can have every class.
     """
     label_names, label = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
     patient_names, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
@@ -65,7 +65,7 @@ def assign_splits(
     fractions = np.array([1 - val_fraction - test_fraction, val_fraction, test_fraction])
     shares = counts / counts.sum(axis=0)
     rng = np.random.default_rng([seed, 2])
-    for _ in range(20):  # a start in which no single move helps an absent class is rare: take another
+    for _ in range(20):  # rarely no single move helps an absent class: then start again
         order = rng.permutation(len(patient_names))
         split = np.empty(len(order), int)
         split[order] = _allocate(shares[order], fractions, rng)
@@ -79,11 +79,10 @@ def assign_splits(
 def val_from_train(
     labels: Sequence[str], patients: Sequence[str], splits: Sequence[str], *, val_fraction: float, seed: int
 ) -> np.ndarray:
-    """`splits` ("train" and "test") with `val_fraction` of train's images as "val"; str [n].
+    """`splits` ("train" and "test") with `val_fraction` of the images in train as "val"; str [n].
 
-    Grouped by patient and stratified by class as `assign_splits` does it.
-
-    Raises InputError with a class of fewer than two patients in train.
+    Grouped by patient and stratified by class, as in `assign_splits`. Raises InputError if a class has fewer than
+    two patients in train.
     """
     splits = np.asarray(splits, dtype=object).copy()
     train = np.flatnonzero(splits == "train")
@@ -103,24 +102,25 @@ def val_from_train(
             return splits
     name = label_names[np.flatnonzero(~present.all(axis=0))[0]]
     raise InputError(
-        f"data: class '{name}' has too few patients in train for val to have one too: add a val folder, or set "
+        f"data: class '{name}' has too few patients in train to give val one: add a val folder, or set "
         "given_splits to ignore"
     )
 
 
 def check_given_splits(manifest: pd.DataFrame, *, where: str) -> None:
+    """Raise InputError if a split is missing, a patient is in two, or a class is not in all. `where`: the data."""
     found = sorted(set(manifest["split"]))
     if found != sorted(SPLITS):
         raise InputError(
-            f"{where}: the split column has {some(found)}: it needs all of train, val and test and nothing "
-            "else; leave the column out to have the splits made"
+            f"{where}: the split column has {some(found)}: it needs train, val and test and nothing else; "
+            "leave the column out to have the splits made"
         )
     spread = manifest.groupby("patient_id")["split"].agg(lambda values: ", ".join(sorted(set(values))))
     torn = [f"{patient} ({splits})" for patient, splits in spread.items() if ", " in splits]
     if torn:
         raise InputError(
-            f"{where}: {len(torn)} patients are in more than one split: {some(torn)}: a patient's images belong "
-            "in one split; correct that, or set given_splits to ignore",
+            f"{where}: {len(torn)} patients are in more than one split: {some(torn)}: all images of a patient "
+            "belong in one split: correct that, or set given_splits to ignore",
             items=torn,
         )
     if manifest["label"].nunique() < 2:
@@ -144,14 +144,14 @@ def _allocate(shares: np.ndarray, fractions: np.ndarray, rng: np.random.Generato
     have = np.zeros((len(fractions), shares.shape[1]))
     split = np.zeros(len(shares), int)
     for p, chance in enumerate(rng.random(len(shares))):
-        # Not the split where the imbalance grows least, which for a large patient is nearly always the largest.
+        # Not the split where the imbalance grows least: for large patients that is nearly always the largest.
         room = np.clip(fractions[:, None] - have, 0, None) @ shares[p] * fits[p]
         odds = np.cumsum(room if room.sum() > 1e-12 else fractions * fits[p])
         split[p] = np.searchsorted(odds, chance * odds[-1], side="right")
         have[split[p]] += shares[p]
 
     size = shares.sum(axis=1)
-    tiny = shares[shares > 0].min() / 2  # below: no image, whatever rounding left
+    tiny = shares[shares > 0].min() / 2  # below this: no image, only rounding
 
     def cost(rows: np.ndarray, which: np.ndarray) -> np.ndarray:
         f = fractions[which][:, None]
@@ -169,7 +169,7 @@ def _allocate(shares: np.ndarray, fractions: np.ndarray, rng: np.random.Generato
             return split
         fills = change < -_ABSENT / 2
         chosen = fills if fills.any() else lowers
-        # The smallest patients first, so that the large ones stay where chance has put them if that can be.
+        # Move the smallest patients first, so that large ones stay where chance put them.
         chosen &= (size == size[chosen.any(axis=1)].min())[:, None]
         p, s = np.unravel_index(np.where(chosen, change, 0).argmin(), change.shape)
         split[p] = s

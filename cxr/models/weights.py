@@ -14,7 +14,7 @@ import numpy as np
 from cxr.core import architectures
 from cxr.core.errors import InputError, first_line
 from cxr.core.files import atomic
-from cxr.data.loading import default_cache
+from cxr.data.cache import default_cache
 from cxr.models import foreign
 from cxr.models.build import ARCHITECTURES, application_network, backbone
 

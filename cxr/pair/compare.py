@@ -14,7 +14,7 @@ import pandas as pd
 from cxr import tracking
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
-from cxr.data import loading
+from cxr.data import manifest as data_manifest
 from cxr.metrics import baselines, metric_table, similarity
 from cxr.pair import gates, images, models
 from cxr.pair.models import CHECKPOINTS, Model
@@ -40,7 +40,7 @@ def start(settings: DriftParams, manifest: pd.DataFrame) -> tracking.Run:
         settings,
         name=f"drift {models.label(files)}",
         inputs={
-            "manifest": loading.manifest_hash(manifest),
+            "manifest": data_manifest.manifest_hash(manifest),
             **{f"model_{name}": value for name, value in hashes.items()},
         },
         params={
@@ -49,7 +49,7 @@ def start(settings: DriftParams, manifest: pd.DataFrame) -> tracking.Run:
         },
     )
     path = tracking.scratch() / "manifest.csv"
-    loading.write_manifest(manifest, path)
+    data_manifest.write_manifest(manifest, path)
     run.file(path)
     return run
 
@@ -70,7 +70,7 @@ def explain(
     """
     from cxr.attribution import explaining
 
-    class_index = loading.class_index(chosen["explained"], classes)
+    class_index = data_manifest.class_index(chosen["explained"], classes)
     options = {"methods": settings.method, "batch_size": settings.batch_size}
     found = {
         name: explaining.attribute(
@@ -115,7 +115,7 @@ def score(
     values |= baselines.baselines(
         scored["A"],
         scored["B"],
-        loading.class_index(chosen.loc[counts, "explained"], classes),
+        data_manifest.class_index(chosen.loc[counts, "explained"], classes),
         chosen.loc[counts, "patient_id"].to_numpy(),
         size=size,
         draws=settings.baseline_draws,

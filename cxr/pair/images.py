@@ -16,7 +16,8 @@ from scipy.optimize import linear_sum_assignment
 from cxr.attribution import maps
 from cxr.core.errors import InputError, some
 from cxr.core.params import DriftParams
-from cxr.data import layouts, loading
+from cxr.data import cache, layouts, loading
+from cxr.data import manifest as data_manifest
 from cxr.metrics import classification
 from cxr.pair.models import CHECKPOINTS, Model
 
@@ -28,7 +29,7 @@ def find(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame, l
     images are split as a study with the same parameters splits them.
 
     Args:
-        hashed: whether the SHA-256 of each image is computed, as for `cxr.data.loading.list_images`.
+        hashed: whether the SHA-256 of each image is computed, as for `cxr.data.manifest.list_images`.
 
     Raises: InputError: the data cannot be read, or no image is left.
     """
@@ -36,14 +37,14 @@ def find(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame, l
     notes = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        manifest = loading.list_images(settings, labelled=labelled, hashed=hashed)
+        manifest = data_manifest.list_images(settings, labelled=labelled, hashed=hashed)
         if settings.use_split and (manifest["split"] == "").any():
             if not labelled:
                 raise InputError(
                     "use_split: images without labels cannot be split: name the splits in a table, in the column "
                     f"'{settings.split_column}'"
                 )
-            manifest = loading.build_manifest(settings)
+            manifest = data_manifest.build_manifest(settings)
     notes += [str(warning.message) for warning in caught if warning.category is UserWarning]
     if settings.use_split:
         manifest = manifest[manifest["split"] == settings.use_split].reset_index(drop=True)
@@ -100,8 +101,8 @@ def class_names(settings: DriftParams, manifest: pd.DataFrame, outputs: int | No
 def load(manifest: pd.DataFrame, settings: DriftParams, networks: Mapping[str, Model]) -> dict[int, np.ndarray]:
     """The images at the size of each model: uint8 [n, size, size] by size, in the order of the manifest."""
     options = {
-        "root": loading.data_root(settings),
-        "cache": loading.default_cache(),
+        "root": data_manifest.data_root(settings),
+        "cache": cache.default_cache(),
         "lesion_contrast": settings.lesion_contrast,
     }
     sizes = {model.size for model in networks.values()}
@@ -140,7 +141,7 @@ def measured(
     """
     if not is_labelled(manifest):
         return {}
-    labels = loading.class_index(manifest["label"], classes)
+    labels = data_manifest.class_index(manifest["label"], classes)
     found = {}
     for name, checkpoint in CHECKPOINTS.items():
         p = probabilities[name]
@@ -173,7 +174,7 @@ def doubts(manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], clas
     """
     if not is_labelled(manifest):
         return []
-    labels = loading.class_index(manifest["label"], classes)
+    labels = data_manifest.class_index(manifest["label"], classes)
     one = np.eye(len(classes))
     tables = [one[labels].T @ one[probabilities[name].argmax(axis=1)] for name in CHECKPOINTS]  # true, predicted
     accuracy = [float(np.trace(table) / len(labels)) for table in tables]

@@ -22,7 +22,7 @@ from cxr.study.shared_files import Shared
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cxr.data import checks
+    from cxr.data.checks import findings
 
 
 def plan_and_check(study: StudyParams, setup: Setup) -> list[Step]:
@@ -80,7 +80,7 @@ def check_workers(session: Session, waiting: Sequence[Step], where: cluster.Clus
     return shared
 
 
-def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> checks.Report:
+def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> findings.Report:
     """Find what would fail after hours: unreadable images, wrong labels, missing weights or layers.
 
     Args: architectures: the networks that will be trained; each is built once.
@@ -91,9 +91,11 @@ def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) 
     Raises:
         InputError: the first error.
     """
-    from cxr.data import checks, loading
+    from cxr.data import manifest as data_manifest
+    from cxr.data import usable
+    from cxr.data.checks import checklist
 
-    report = checks.run(study, manifest=manifest)
+    report = checklist.run(study, manifest=manifest)
     if errors := report.of("error"):
         more = f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
         named = f": {', '.join(map(repr, errors[0].files[:3]))}" if errors[0].files else ""
@@ -101,9 +103,9 @@ def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) 
         raise InputError(f"data: {errors[0].text}{named}{more}. `cxr check PARAMS.yaml` shows all")
     for finding in report.of("warning"):
         say(f"  {finding.check}: {finding.text}")
-    loading.check_images(manifest, loading.data_root(study))
+    usable.check_images(manifest, data_manifest.data_root(study))
     if architectures:
-        _check_networks(study, len(loading.classes(manifest)), architectures)
+        _check_networks(study, len(data_manifest.classes(manifest)), architectures)
     return report
 
 

@@ -45,7 +45,7 @@ def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
 def describe(session: Session, state: State) -> None:
     """Write the descriptions of the study's run and of the experiment, and the experiment's views."""
     from cxr.core import tables
-    from cxr.data.loading import classes
+    from cxr.data.manifest import classes
 
     name, data = session.study.name, session.study.data
     experiment = tracking.experiment_id(name)

@@ -134,7 +134,7 @@ def _session(
 
     Args: new_store: whether to make a store that does not exist yet.
     """
-    from cxr.data import loading
+    from cxr.data import manifest
 
     steps = preflight.plan_and_check(study, setup)
     uri = tracking.resolve(tracking_uri)
@@ -145,7 +145,7 @@ def _session(
         study=study,
         setup=setup,
         steps=steps,
-        manifest=loading.build_manifest(study),
+        manifest=manifest.build_manifest(study),
         tracking_uri=uri,
         environment=sessions.environment(setup.notebooks, at_once),
         fresh=fresh,
@@ -184,7 +184,7 @@ def _run_waiting(session: Session, state: State, waiting: list[Step], where: clu
     state.parent = study_run.open_parent(session)
     say(f"  {where.slots} at a time; dashboard: {where.dashboard}")
     if report is not None:
-        from cxr.data import checks_page
+        from cxr.data.checks import page as checks_page
 
         page = checks_page.write(report, session.setup.out / "checks.html")
         tracking.log_file_as(state.parent, page, "checks.html")

@@ -28,7 +28,7 @@ class Session:
         study: the validated parameters.
         setup: what the notebooks have in common.
         steps: all steps, as `grid.plan` gives them.
-        manifest: the images, from `cxr.data.loading.build_manifest`.
+        manifest: the images, from `cxr.data.manifest.build_manifest`.
         tracking_uri: of the MLflow store.
         environment: further environment variables of the notebooks on this machine.
         fresh: run all steps, whether or not they are done.
@@ -44,9 +44,9 @@ class Session:
 
     @cached_property
     def manifest_hash(self) -> str:
-        from cxr.data import loading
+        from cxr.data import manifest as data_manifest
 
-        return loading.manifest_hash(self.manifest)
+        return data_manifest.manifest_hash(self.manifest)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -60,7 +60,7 @@ def used_by(
     Args:
         runner: the identity of the process that runs the study.
         notebooks: their paths.
-        manifest: the images, from `cxr.data.loading.build_manifest(study)`.
+        manifest: the images, from `cxr.data.manifest.build_manifest(study)`.
     """
     files = [params_file, *notebooks, *_images(study, manifest), *_weights(study.weights)]
     return Shared(

@@ -107,7 +107,7 @@ def _weights(weights: str, architecture: str) -> str:
     if weights in ("imagenet", "none"):
         return weights
     if weights == "source":
-        from cxr.data.loading import default_cache  # pandas, which not every caller needs
+        from cxr.data.cache import default_cache
 
         own = default_cache() / "weights" / f"{architecture}.npz"  # as in models.find_weights
         return f"source {contents(own)}" if own.is_file() else "source"

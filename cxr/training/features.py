@@ -25,7 +25,7 @@ from cxr.core import arrays
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
-from cxr.data import loading
+from cxr.data import cache as data_cache
 from cxr.models import build, compact, flatten, foreign, graph, preprocessing, weights
 
 Images = np.ndarray | arrays.Subset  # uint8 [n, side, side], in memory or not
@@ -147,7 +147,7 @@ def _kept(
                 return found
             progress(f"transfer: features of {len(images)} images")
             blocks = predicted(network, images, settings.batch_size, xla=settings.xla)
-            loading.write_entry(path, (rows, shape[1]), np.float32, _signed(blocks, shape[1]))
+            data_cache.write_entry(path, (rows, shape[1]), np.float32, _signed(blocks, shape[1]))
     except OSError as error:
         progress(f"features: cannot be kept in {path.parent} ({error.strerror}): this run keeps them for itself")
         return None

@@ -19,8 +19,9 @@ from cxr import tracking
 from cxr.core import arrays
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
+from cxr.data.cache import default_cache
 from cxr.data.dataset import Dataset
-from cxr.data.loading import default_cache, write_manifest
+from cxr.data.manifest import write_manifest
 from cxr.metrics import classification
 from cxr.models import build, description, heads, weights
 from cxr.tracking import descriptions

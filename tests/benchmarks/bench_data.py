@@ -34,7 +34,9 @@ from scipy.ndimage import gaussian_filter
 
 from cxr.core import arrays
 from cxr.core.params import DataParams, TrainParams
-from cxr.data import loading, phantom
+from cxr.data import loading, reading
+from cxr.data import manifest as data_manifest
+from cxr.data.phantom import rendering
 from cxr.training import batches as training_batches
 
 SIZE = 224
@@ -44,7 +46,7 @@ BATCH = 32
 def make_files(folder: Path, n: int) -> None:
     """n JPEGs in two classes: 16 phantoms, blurred to the file size of real ones, cut here and there."""
     rng = np.random.default_rng(0)
-    pictures = phantom.render_stack(0, range(16), 330)[0]
+    pictures = rendering.render_stack(0, range(16), 330)[0]
     pictures = [gaussian_filter(picture.astype(np.float32), 0.7) for picture in pictures]
     for number in range(n):
         height, width = rng.permutation([320, int(rng.integers(220, 321))])
@@ -65,7 +67,7 @@ def by_tf(paths: list[str]) -> tf.data.Dataset:
         image = tf.io.decode_jpeg(tf.io.read_file(path), channels=1)
         return tf.cast(tf.round(tf.image.resize(image, (SIZE, SIZE), antialias=True)), tf.uint8)
 
-    dataset = tf.data.Dataset.from_tensor_slices(paths).map(load, num_parallel_calls=loading._cores())
+    dataset = tf.data.Dataset.from_tensor_slices(paths).map(load, num_parallel_calls=reading.cores())
     return dataset.batch(BATCH).prefetch(2)
 
 
@@ -103,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cxr-data-") as place:
         folder = Path(place) / "images"
         make_files(folder, n)
-        manifest = loading.build_manifest(DataParams(data=str(folder)))
+        manifest = data_manifest.build_manifest(DataParams(data=str(folder)))
         paths = [str(folder / path) for path in manifest["path"]]
         kilobytes = sum(os.path.getsize(path) for path in paths) / n / 1000
         settings = TrainParams(architecture="CompactResNetV2", image_size=SIZE, batch_size=BATCH, weights="none")
@@ -140,7 +142,7 @@ def main() -> None:
 
         print(
             f"{n} JPEGs of {kilobytes:.1f} kB, a cache of {n_rows} images, to {SIZE} x {SIZE}, batches of "
-            f"{BATCH}; {loading._cores()} cores"
+            f"{BATCH}; {reading.cores()} cores"
         )
         ways = {
             "files": (n, nothing, from_files),

@@ -40,13 +40,14 @@ METHOD_IMAGES = 32
 
 def decode(folder: Path):
     from cxr.data import loading
+    from cxr.data import manifest as data_manifest
 
     settings = settings_for(folder / "images")
 
     def run() -> None:
-        manifest = loading.build_manifest(settings)
+        manifest = data_manifest.build_manifest(settings)
         loading.load_images(manifest, root=folder / "images", size=SIDE, cache=folder / "cache")
-        loading.write_manifest(manifest, folder / "manifest.csv")
+        data_manifest.write_manifest(manifest, folder / "manifest.csv")
 
     return run
 
@@ -54,13 +55,14 @@ def decode(folder: Path):
 def _loaded(folder: Path):
     """Settings, images, labels, splits and an untrained network."""
     from cxr.data import loading
+    from cxr.data import manifest as data_manifest
     from cxr.models import build
     from cxr.training import stages as training_stages
 
     settings = settings_for(folder / "images")
-    manifest = loading.read_manifest(folder / "manifest.csv")
+    manifest = data_manifest.read_manifest(folder / "manifest.csv")
     images = loading.load_images(manifest, root=folder / "images", size=SIDE, cache=folder / "cache")
-    labels = loading.class_index(manifest["label"], loading.classes(manifest))
+    labels = data_manifest.class_index(manifest["label"], data_manifest.classes(manifest))
     training_stages.seed_everything(0)
     model = build.build(settings.architecture, n_classes=len(SHARES), image_size=SIDE)
     return settings, images, labels, manifest["split"].to_numpy(), model
@@ -98,9 +100,9 @@ def _maps(n: int) -> np.ndarray:
 
 
 def _identities(folder: Path) -> pd.DataFrame:
-    from cxr.data import loading
+    from cxr.data import manifest as data_manifest
 
-    return loading.read_manifest(folder / "manifest.csv")[["image_id", "patient_id", "label"]]
+    return data_manifest.read_manifest(folder / "manifest.csv")[["image_id", "patient_id", "label"]]
 
 
 def score(folder: Path):

@@ -108,6 +108,7 @@ def measure(folder: Path, cache: Path) -> None:
     with steps.step("start"):
         from cxr.core import arrays
         from cxr.data import loading
+        from cxr.data import manifest as data_manifest
         from cxr.models import build
         from cxr.training import stages
 
@@ -115,13 +116,13 @@ def measure(folder: Path, cache: Path) -> None:
         stages.seed_everything(0)
         model = build.build(settings.architecture, n_classes=len(SHARES), image_size=SIDE)
     with steps.step("manifest"):
-        manifest = loading.build_manifest(settings)
-    options = {"root": loading.data_root(settings), "size": SIDE, "cache": cache}
+        manifest = data_manifest.build_manifest(settings)
+    options = {"root": data_manifest.data_root(settings), "size": SIDE, "cache": cache}
     with steps.step("decode"):
         loading.load_images(manifest, **options)
     with steps.step("from cache"):
         images = loading.load_images(manifest, **options)
-    labels = loading.class_index(manifest["label"], loading.classes(manifest))
+    labels = data_manifest.class_index(manifest["label"], data_manifest.classes(manifest))
     rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "val")}
     train, val = ((arrays.Subset(images, rows[split]), labels[rows[split]]) for split in ("train", "val"))
     with steps.step("transfer"):

@@ -7,7 +7,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import time
 
-from cxr.data.phantom import render_stack
+from cxr.data.phantom.rendering import render_stack
 
 N_IMAGES = 100  # twenty of each class
 

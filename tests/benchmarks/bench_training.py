@@ -25,6 +25,7 @@ import tensorflow as tf
 from cxr.attribution import explaining
 from cxr.core.params import ARCHITECTURES, TrainParams
 from cxr.data import loading
+from cxr.data import manifest as data_manifest
 from cxr.metrics import similarity
 from cxr.models import build
 from cxr.models import weights as models_weights
@@ -149,11 +150,11 @@ def precision(n: str, side: str, epochs: str, ways: str) -> list:
         extra_heads=0,
         deterministic=False,
     )
-    manifest = loading.build_manifest(settings)
+    manifest = data_manifest.build_manifest(settings)
     images = loading.load_images(
         manifest, root=None, size=side, cache=None, lesion_contrast=settings.lesion_contrast
     )
-    labels = loading.class_index(manifest["label"], loading.classes(manifest))
+    labels = data_manifest.class_index(manifest["label"], data_manifest.classes(manifest))
     train, val, test = (
         (images[rows], labels[rows]) for rows in ((manifest["split"] == name).to_numpy() for name in SPLITS)
     )

@@ -1,7 +1,7 @@
-"""What `cxr.data.checks` found, as lines for a terminal and as one self-contained page.
+"""The findings of `cxr check`: lines for a terminal, and one self-contained HTML page.
 
-Names of files, classes and columns come from the data and may hold anything: on the page all text is escaped, and
-nothing but inline styles and inline pictures may load.
+Names of files, classes and columns come from the data and may hold anything. So all text on the page is escaped,
+and the page may only load inline styles and inline pictures.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cxr.data.checks import Finding, Picture, Report
+from cxr.data.checks.findings import Finding, Picture, Report
 
-_ROWS = 500  # of a table on the page: the rest is counted
+_ROWS = 500  # of a table on the page; the others are counted
 _BLUE, _GREY, _ORANGE = "#0072B2", "#7F7F7F", "#D55E00"  # Okabe and Ito: any colour vision
 _COLOURS = {"error": "#a40000", "warning": "#8a5300", "note": "#3c4a57"}
 _STYLE = """
@@ -39,13 +39,13 @@ img { max-width: 100%; height: auto }
 
 
 def lines(report: Report, *, width: int = 100) -> str:
-    """The report as text: what was looked at, then a finding a paragraph, errors first."""
+    """The report as text: what was checked, then one paragraph per finding, errors first."""
     head = _one_line(f"{report.name}: {_looked_at(report)}")
     out = [head, ""]
     for finding in report.findings:
         label = f"{finding.severity.upper():<8}{finding.check}: "
         text = textwrap.wrap(label + _one_line(finding.text), max(40, width), subsequent_indent=" " * 8)
-        # Files are named on the page; here a few, for a first look.
+        # The page names all files; here are a few.
         names = [_one_line(name) for name in finding.files[:3]]
         more = f" and {len(finding.files) - 3} more" if len(finding.files) > 3 else ""
         out += text + ([" " * 8 + ", ".join(names) + more] if names else [])
@@ -53,18 +53,18 @@ def lines(report: Report, *, width: int = 100) -> str:
 
 
 def write(report: Report, path: str | Path) -> Path:
-    """Write the page atomically, with its folder if need be; returns the path."""
+    """Write the page, whole or not at all; make its folder if needed. Returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
         file.write(page(report))
-    os.chmod(file.name, 0o644)  # a temporary file is its owner's only
+    os.chmod(file.name, 0o644)  # a temporary file can be read by its owner only
     os.replace(file.name, path)
     return path
 
 
 def page(report: Report) -> str:
-    """The report as one HTML page without scripts or links to anything outside."""
+    """The report as one HTML page without scripts and without links to other pages."""
     parts = [_section(finding) for finding in report.findings]
     counts = _table(report.counts) if len(report.counts) else ""
     title = f"Checks of {report.name}"
@@ -81,7 +81,7 @@ def page(report: Report) -> str:
 def _looked_at(report: Report) -> str:
     how = "every pixel decoded" if report.full else "by their headers; --full decodes every pixel"
     if report.counts.empty:
-        return f"{report.source}, no further than the splits"
+        return f"{report.source}, checked up to the splits only"
     images = int(report.counts.filter(like=" images").to_numpy().sum())
     return (
         f"{images} images of {report.patients} patients in {len(report.counts)} classes, {report.source}, {how}; "
@@ -106,7 +106,7 @@ def _section(finding: Finding) -> str:
 
 
 def betrayal(table: pd.DataFrame) -> Figure:
-    """Bars of the balanced accuracy with which each variable names the class, their intervals, and chance."""
+    """Bars: the balanced accuracy with which each variable predicts the class, with intervals and chance."""
     table = table.iloc[:20].iloc[::-1]
     chance = 1 / sum(name.startswith("AUC ") for name in table.columns)
     figure = Figure(figsize=(8.4, 1.1 + 0.3 * len(table)), layout="constrained")
@@ -116,7 +116,7 @@ def betrayal(table: pd.DataFrame) -> Figure:
     colours = [_BLUE if betrays else _GREY for betrays in table["betrays"]]
     axis.barh(range(len(table)), value, color=colours, xerr=errors, ecolor="black", capsize=2, height=0.7)
     axis.axvline(chance, color=_ORANGE, linestyle="--", label=f"chance ({chance:.2f})")
-    # A "$" in a column's name is no formula.
+    # A "$" in the name of a column is not a formula.
     axis.set_yticks(
         range(len(table)), [textwrap.shorten(_one_line(n), 40) for n in table["variable"]], parse_math=False
     )
@@ -154,7 +154,7 @@ def _figure(png: bytes, caption: str, *, wide: bool = False) -> str:
 
 def _table(table: pd.DataFrame) -> str:
     shown = table.head(_ROWS)
-    with pd.option_context("display.max_colwidth", None):  # pandas would cut long paths
+    with pd.option_context("display.max_colwidth", None):  # otherwise pandas cuts long paths
         body = shown.map(_cell).rename(columns=_one_line).to_html(index=False, escape=True, border=0)
     more = f"<p>{len(table) - _ROWS} more rows</p>" if len(table) > _ROWS else ""
     return f"<div class='wide'>{body}</div>{more}"
@@ -167,7 +167,7 @@ def _cell(value: object) -> str:
 
 
 def _one_line(value: object) -> str:
-    """Without line breaks and control characters, which a terminal would obey."""
+    """A text without line breaks and control characters, which would change a terminal."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(value)
     )

@@ -1,0 +1,172 @@
+"""DICOM files: header and presentation values (docs/data.md)."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from cxr.data.formats import Header, Unusable, as_unusable, check_size, detail_lines, one_line, stretched
+
+_DICOM_DETAILS = (
+    "ViewPosition",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "Modality",
+    "PhotometricInterpretation",
+    "PatientSex",
+    "PatientAge",
+    "InstitutionName",
+    "StationName",
+    "SoftwareVersions",
+    "BodyPartExamined",
+    "BurnedInAnnotation",
+)
+
+
+_INFLATE = (
+    "decompress it (`gdcmconv --raw`, `dcmdjpeg`), or `pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg`"
+)
+
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether a file has the preamble of DICOM, or begins with group 0002 or 0008 as old files do."""
+    if start[128:132] == b"DICM":
+        return True
+    group, element, kind = start[:2], start[2:4], start[4:6]
+    explicit = kind in (b"UL", b"UI", b"OB", b"CS", b"DA", b"TM", b"LO", b"SH", b"PN", b"ST")
+    implicit = element in (b"\0\0", b"\5\0", b"\10\0", b"\26\0", b"\30\0") and start[6:8] == b"\0\0"
+    return group in (b"\2\0", b"\10\0") and (explicit or implicit)
+
+
+def _dicom_read(file: BinaryIO, start: bytes, *, pixels: bool) -> Any:
+    """A pydicom Dataset with an image. Raises Unusable, and any error of pydicom."""
+    import pydicom  # here: it is slow to import, and most data sets need none
+
+    if _DEFLATED in start:
+        raise Unusable(
+            "a deflated DICOM (transfer syntax 1.2.840.10008.1.2.1.99) cannot be read: save it inflated"
+        )
+    dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=start[128:132] != b"DICM")
+    if dataset.get("Rows") is None or dataset.get("Columns") is None:
+        kind = " ".join(str(dataset.get("Modality") or "").split())[:16]
+        raise Unusable(f"a DICOM file without an image{f' (Modality {kind})' if kind else ''}")
+    check_size(int(dataset.Columns), int(dataset.Rows))
+    return dataset
+
+
+def dicom_header(file: BinaryIO, start: bytes) -> Header:
+    try:
+        dataset = _dicom_read(file, start, pixels=False)
+        return Header(
+            format="DICOM",
+            width=int(dataset.Columns),
+            height=int(dataset.Rows),
+            mode=str(dataset.get("PhotometricInterpretation") or ""),
+            bits=int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 0),
+            frames=int(dataset.get("NumberOfFrames") or 1),
+            details=detail_lines({name: dataset.get(name) for name in _DICOM_DETAILS}),
+        )
+    except Exception as error:
+        raise as_unusable(error, start) from None
+
+
+def dicom_image(content: bytes) -> Image.Image:
+    try:
+        return _dicom_decoded(_dicom_read(io.BytesIO(content), content[:512], pixels=True))
+    except Exception as error:
+        raise as_unusable(error, content[:512]) from None
+
+
+def _dicom_decoded(dataset: Any) -> Image.Image:
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise Unusable("a DICOM file without pixels (no Pixel Data)")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise Unusable(f"{frames} frames in one DICOM file: save the one to use as a file of its own")
+    _check_decoder(dataset)
+    kind = str(dataset.get("PhotometricInterpretation") or "")
+    if not kind.startswith(("MONOCHROME1", "MONOCHROME2", "RGB", "YBR")):
+        raise Unusable(
+            f"DICOM of the photometric interpretation {kind or '(none)'}: only grey and RGB can be read"
+        )
+    try:
+        values = pixel_array(dataset)  # YBR becomes RGB
+    except RuntimeError as error:  # all installed decoders failed; Pillow, for example, does not know 12-bit JPEG
+        raise Unusable(
+            f"DICOM compressed as {_syntax(dataset)} that cannot be decoded ({one_line(error)}): {_INFLATE}"
+        ) from None
+    if values.ndim == 3:
+        if values.dtype != np.uint8 or values.shape[-1] != 3:
+            raise Unusable(
+                f"colour DICOM with {values.shape[-1]} channels of {values.dtype}: only 8-bit RGB can be read"
+            )
+        return Image.fromarray(values)
+    if values.ndim != 2:
+        raise Unusable(f"damaged: pixels of the shape {values.shape}")
+    values = apply_modality_lut(values, dataset)
+    if not np.isfinite(values).all():
+        raise Unusable("has values that are not finite (NaN or infinity)")
+    if low_high := _voi_range(dataset):
+        low, high = low_high
+        if dataset.get("VOILUTSequence"):  # a table takes whole numbers
+            values = np.rint(values).astype(np.int64)
+        values = apply_voi_lut(values, dataset, index=0)
+        grey = ((values.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.float32)
+    else:
+        grey = stretched(values)
+    return Image.fromarray(255 - grey if kind.startswith("MONOCHROME1") else grey)
+
+
+def _voi_range(dataset: Any) -> tuple[float, float] | None:
+    """The lowest and the highest output of the VOI LUT or window; None if the file has neither."""
+    from pydicom.pixels import apply_windowing
+
+    if tables := dataset.get("VOILUTSequence"):
+        return 0.0, 2.0 ** int(tables[0].LUTDescriptor[2]) - 1
+    if dataset.get("WindowCenter") in (None, "") or dataset.get("WindowWidth") in (None, ""):
+        return None
+    with np.errstate(over="ignore"):
+        low, high = apply_windowing(np.array([-1e12, 1e12]), dataset, index=0)
+    if not low < high:
+        raise Unusable(
+            f"DICOM window of centre {dataset.WindowCenter} and width {dataset.WindowWidth} shows nothing"
+        )
+    return float(low), float(high)
+
+
+def _check_decoder(dataset: Any) -> None:
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    if syntax is None:  # no meta header: pydicom found out whether it is implicit or explicit
+        dataset.file_meta.TransferSyntaxUID = _guessed_syntax(dataset)
+        return
+    if not syntax.is_compressed:
+        return
+    try:
+        usable = get_decoder(syntax).is_available
+    except NotImplementedError:
+        usable = False
+    if not usable:
+        raise Unusable(f"DICOM compressed as {_syntax(dataset)}, which no installed decoder can read: {_INFLATE}")
+
+
+def _syntax(dataset: Any) -> str:
+    return str(getattr(dataset.file_meta.TransferSyntaxUID, "name", "unknown")).partition(",")[0]
+
+
+def _guessed_syntax(dataset: Any) -> Any:
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian

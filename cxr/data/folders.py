@@ -1,0 +1,173 @@
+"""Data sets that are folders: one sub-folder a class, with or without folders train, val and test above them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from cxr.core.errors import InputError, some
+from cxr.core.params import DataParams
+from cxr.data.formats import FORMATS, SUFFIXES
+from cxr.data.labels import assign_classes, compiled_pattern, identities
+
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+def folder_rows(root: Path, settings: DataParams) -> pd.DataFrame:
+    """image_id, path, label and patient_id of the images in class folders, str.
+
+    Also split, if the class folders lie in folders train, val and test (see `SPLIT_FOLDERS`; without val see
+    `cxr.data.splits.val_from_train`). Raises InputError.
+    """
+    refuse_table_options(root, settings)
+    parts = _split_folders(root)
+    if parts is None:
+        rows = _class_rows(root, root, settings)
+    else:
+        named = parts.items()
+        rows = [{**row, "split": split} for split, part in named for row in _class_rows(root, part, settings)]
+    frame = pd.DataFrame(rows)
+    if "split" in frame and settings.given_splits == "ignore":
+        frame = frame.drop(columns="split")
+    if settings.label_pattern:
+        frame["label"] = _labels_by_name(frame, settings.label_pattern)
+    frame = assign_classes(frame, settings, where=str(root))
+    return frame.assign(**identities(frame["path"].tolist(), settings, root))
+
+
+def refuse_table_options(root: Path, settings: DataParams) -> None:
+    """Raise InputError for parameters that only tables have."""
+    for name in ("path_template", "label_separator"):
+        if getattr(settings, name):
+            raise InputError(f"{name}: it is for tables, but {root} is read as folders of classes: leave it empty")
+
+
+def subfolders(parent: Path) -> list[Path]:
+    """The folders in `parent` that are not hidden, sorted."""
+    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is ignored by its name: hidden ones, and those that macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _split_folders(root: Path) -> dict[str, Path] | None:
+    """The folders of train, val and test by split; None unless there are at least train and test."""
+    known = {alias: split for split, aliases in SPLIT_FOLDERS.items() for alias in aliases}
+    folders = subfolders(root)
+    parts: dict[str, Path] = {}
+    others = []
+    for folder in folders:
+        split = known.get(folder.name.lower())
+        if split is None:
+            others.append(folder.name)
+        elif split in parts:
+            raise InputError(
+                f"{root}: {parts[split].name} and {folder.name} both stand for {split}: keep one folder per split"
+            )
+        else:
+            parts[split] = folder
+    if not {"train", "test"} <= set(parts):
+        return None
+    if others:
+        raise InputError(
+            f"{root}: beside {' and '.join(sorted(folder.name for folder in parts.values()))} there is "
+            f"{some(others)}: a folder holds either splits or classes; move these away, or give another folder"
+        )
+    return parts
+
+
+def _class_rows(root: Path, parent: Path, settings: DataParams) -> list[dict[str, str]]:
+    """path and label of the images in the class folders of `parent`; paths are relative to `root`."""
+    entries = sorted(entry for entry in parent.iterdir() if not is_hidden(entry.name))
+    folders = subfolders(parent)
+    loose = [entry.name for entry in entries if entry.is_file() and entry.suffix.lower() in SUFFIXES]
+    layout = f"expected one sub-folder per class with {FORMATS} files, or a manifest.csv"
+    if not entries:
+        raise InputError(f"{parent}: the folder is empty: {layout}")
+    if not folders:
+        more = f" ({len(loose)} images are in the folder itself)" if loose else ""
+        raise InputError(f"{parent}: no class folders{more}: {layout}")
+    if loose:
+        warnings.warn(
+            f"{parent}: {len(loose)} images beside the class folders are left out: {some(loose)}", stacklevel=5
+        )
+    above = {parent.resolve(), *parent.resolve().parents}
+    loops = [folder.name for folder in folders if folder.resolve() in above]
+    if loops:
+        raise InputError(f"{parent}: {some(loops)} is a link to a folder above it: remove the link")
+    rows = [
+        {"path": path, "label": folder.name}
+        for folder in folders
+        for path in images_below(root, folder, settings.image_folder)
+    ]
+    without = sorted({folder.name for folder in folders} - {row["label"] for row in rows})
+    if without:
+        below = f" below a folder '{settings.image_folder}' (image_folder)" if settings.image_folder else ""
+        raise InputError(
+            f"{parent}: no {FORMATS} files{below} in {some(without)}: every sub-folder is a class; put its "
+            f"images there (only a table finds files with other suffixes than {', '.join(SUFFIXES)}), or move the "
+            "folder away",
+            items=without,
+        )
+    return rows
+
+
+def images_below(root: Path, folder: Path, image_folder: str) -> list[str]:
+    """Paths of image files below `folder`, relative to `root`, sorted; with `image_folder` only those in it."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        if image_folder and image_folder not in Path(parent).relative_to(folder).parts:
+            continue
+        found += [
+            (Path(parent) / name).relative_to(root).as_posix()
+            for name in files
+            if not name.startswith(".")
+            and Path(name).suffix.lower() in SUFFIXES
+            and not _is_device(os.path.join(parent, name))
+        ]
+    undecodable = [path.encode(errors="backslashreplace").decode() for path in found if not _is_text(path)]
+    if undecodable:
+        raise InputError(
+            f"{root}: {len(undecodable)} file names are not UTF-8: {some(undecodable)}: rename them",
+            items=undecodable,
+        )
+    return sorted(found)
+
+
+def _is_device(path: str) -> bool:
+    """Whether it is a pipe or a device, which may never end. (Missing files are reported later.)"""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _labels_by_name(frame: pd.DataFrame, pattern: str) -> list[str]:
+    compiled = compiled_pattern("label_pattern", pattern, "the label's part")
+    matches = [compiled.search(path.rsplit("/", 1)[-1]) for path in frame["path"]]
+    found = [match.group(1) if match else None for match in matches]
+    if not any(found):
+        raise InputError(
+            f"label_pattern: {pattern!r} finds no label in {len(frame)} file names, e.g. "
+            f"{some(frame['path'].iloc[:1])}: change the pattern, or leave it empty"
+        )
+    return [name or folder for name, folder in zip(found, frame["label"], strict=True)]

@@ -1,0 +1,239 @@
+"""The manifest: which images a study uses, and each one's class, patient, split and hash.
+
+A manifest is a DataFrame with the columns `COLUMNS`, one row an image, sorted by `image_id`:
+
+    image_id    str, unique: the path without its suffix; with the suffix if two files differ only in it
+    path        str, with "/", relative to the data root, or absolute; for the phantom see `cxr.data.phantom.rows`
+    label       str, the class
+    patient_id  str; no patient is in two splits
+    split       "train", "val" or "test"
+    sha256      hash of the file's bytes; for the phantom a hash of everything that its pixels depend on
+
+If the source has masks, there are also `lesion_mask` or `lung_mask` or both: paths like `path`, empty if an image
+has no mask. After each follows the hash of the masks' bytes, `lesion_mask_sha256` and `lung_mask_sha256`.
+
+The manifest says which bytes a study used. `cxr.data.loading.load_images` refuses files that changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr.core.errors import InputError, some
+from cxr.core.params import DataParams
+from cxr.data.folders import folder_rows
+from cxr.data.layouts import source, unlabelled_rows
+from cxr.data.phantom.rows import phantom_rows
+from cxr.data.reading import for_each, read_file
+from cxr.data.splits import assign_splits, check_given_splits, limit_per_class, val_from_train
+from cxr.data.tables import MASKS, read_csv, table_rows
+from cxr.data.usable import drop_unusable
+
+COLUMNS = ("image_id", "path", "label", "patient_id", "split", "sha256")
+
+
+def build_manifest(settings: DataParams) -> pd.DataFrame:
+    """The manifest of `settings.data`. The same settings and files give the identical frame.
+
+    `settings.data` is one of
+    - "phantom": the synthetic data set. With a `shortcut` every path ends in "?marker=class": these are the images
+      of the stage that has the shortcut, and of the test. `cxr.data.phantom.rows.with_markers` gives the images of
+      the other stage;
+    - a table (CSV or Parquet), or a folder with a `manifest.csv`: columns path (relative to the table's folder, or
+      absolute), label, patient_id, and optionally split, lesion_mask and lung_mask. Other columns are ignored.
+      `path_column`, `label_column`, `patient_column` and `split_column` give other names;
+    - a folder with one sub-folder per class. All image files (`cxr.data.formats.SUFFIXES`) at any depth of a
+      sub-folder belong to its class; hidden files are ignored. The first group of `patient_pattern` in a file's
+      name is the patient. Without a pattern each image is treated as a separate patient, with a warning;
+    - a folder with folders train, test and usually val, each with one sub-folder per class.
+
+    docs/data.md has examples and explains `label_map`, `label_separator` and `multi_label`.
+
+    With `on_bad_image: skip`, files that cannot be decoded and images whose masks do not fit are left out first,
+    with a warning. `manifest.attrs["skipped"]` lists them as {"path", "reason"}; otherwise it is []. Then
+    `max_images_per_class` limits each class (see `splits.limit_per_class`). Given splits are kept unless
+    `given_splits` is ignore; otherwise `splits.assign_splits` makes them.
+
+    Every file is read for its hash. No file is decoded unless bad ones are skipped; `usable.check_images` does it.
+
+    Returns a DataFrame with the columns `COLUMNS` and those of masks, all str, sorted by image_id, with a
+    RangeIndex. Raises InputError if data are missing or incomplete, or if the splits cannot all have every class.
+    """
+    root, table, manifest, skipped = _listed(settings, labelled=True)
+    if "split" in manifest:
+        if table is None and "val" not in set(manifest["split"]):
+            manifest["split"] = _val_from_train(manifest, root, settings)
+        check_given_splits(manifest, where=str(table or root))
+    else:
+        manifest["split"] = assign_splits(
+            manifest["label"],
+            manifest["patient_id"],
+            val_fraction=settings.val_fraction,
+            test_fraction=settings.test_fraction,
+            seed=settings.split_seed,
+        )
+    manifest = _hashed(manifest, root)
+    if root is not None:
+        _warn_of_copies(manifest)
+    manifest = manifest[_columns(manifest)].astype(str)
+    manifest.attrs["skipped"] = skipped
+    return manifest
+
+
+def list_images(settings: DataParams, *, labelled: bool, hashed: bool = True) -> pd.DataFrame:
+    """All images of `settings.data` as in `build_manifest`, but without making splits: for use without training.
+
+    `split` is what folders or a column give, if `given_splits` is honour, and "" otherwise.
+
+    Args:
+        settings: which data.
+        labelled: read labels (see `layouts.has_labels`). Otherwise all labels are "", and the images of a folder
+            may lie at any depth.
+        hashed: compute the hash of every file. Otherwise hashes are "", no file is read, and images cannot be
+            loaded from this manifest.
+    """
+    root, _, manifest, skipped = _listed(settings, labelled=labelled)
+    if "split" not in manifest or settings.given_splits == "ignore":
+        manifest["split"] = ""
+    if not hashed:
+        manifest["sha256"] = ""
+    elif root is not None:
+        manifest = _hashed(manifest, root)
+    manifest = manifest[_columns(manifest) if hashed else list(COLUMNS)].astype(str)
+    manifest.attrs["skipped"] = skipped
+    return manifest
+
+
+def _listed(
+    settings: DataParams, *, labelled: bool
+) -> tuple[Path | None, Path | None, pd.DataFrame, list[dict[str, str]]]:
+    """Data root, table, the rows that `settings` select, sorted by image_id, and skipped files."""
+    root, table = source(settings)
+    if settings.shortcut != "none" and root is not None:
+        raise InputError(
+            f"shortcut: '{settings.shortcut}' needs the markers of the phantom, but {root} holds other images: "
+            "set shortcut to none, or data to phantom"
+        )
+    if root is None:
+        rows = phantom_rows(settings) if labelled else phantom_rows(settings).assign(label="")
+    elif not labelled:
+        rows = unlabelled_rows(root, table, settings)
+    else:
+        rows = folder_rows(root, settings) if table is None else table_rows(table, settings)
+    manifest = rows.sort_values("image_id", kind="stable", ignore_index=True)
+    skipped: list[dict[str, str]] = []
+    if root is not None and settings.on_bad_image == "skip":
+        manifest, skipped = drop_unusable(manifest, root, settings)
+    if settings.max_images_per_class:
+        keep = limit_per_class(
+            manifest["label"],
+            manifest["patient_id"],
+            at_most=settings.max_images_per_class,
+            seed=settings.split_seed,
+        )
+        manifest = manifest[keep].reset_index(drop=True)
+    return root, table, manifest, skipped
+
+
+def _hashed(manifest: pd.DataFrame, root: Path | None) -> pd.DataFrame:
+    """Add the hash of every file and mask that is not known yet."""
+    if root is None:
+        return manifest
+    if "sha256" not in manifest:
+        manifest["sha256"] = for_each(
+            lambda row: hashlib.sha256(read_file(root, row.path)).hexdigest(), manifest, what="hashing"
+        )
+    for name in MASKS:
+        if name in manifest:
+            manifest[f"{name}_sha256"] = [
+                hashlib.sha256((root / path).read_bytes()).hexdigest() if path else "" for path in manifest[name]
+            ]
+    return manifest
+
+
+def data_root(settings: Any) -> Path | None:
+    """The absolute folder that paths in the manifest are relative to; None for the phantom.
+
+    `settings` is any object with the attribute `data`. Raises InputError if there is no such folder or table.
+    """
+    return source(settings)[0]
+
+
+def classes(manifest: pd.DataFrame) -> list[str]:
+    """The names of the classes, sorted. The position in this list is the number of a class everywhere."""
+    return sorted(set(manifest["label"]))
+
+
+def class_index(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
+    """The position of each label in `names` (see `classes`), int32 [n]. Raises KeyError for other labels."""
+    number = {name: k for k, name in enumerate(names)}
+    return np.array([number[label] for label in labels], np.int32)
+
+
+def manifest_text(manifest: pd.DataFrame) -> str:
+    """The manifest as CSV: `COLUMNS` and columns of masks in this order, rows as they are, newline "\\n"."""
+    return manifest[_columns(manifest)].to_csv(index=False, lineterminator="\n")
+
+
+def manifest_hash(manifest: pd.DataFrame) -> str:
+    """SHA-256 (hex) of `manifest_text` in UTF-8; a file by `write_manifest` has the same hash."""
+    return hashlib.sha256(manifest_text(manifest).encode()).hexdigest()
+
+
+def write_manifest(manifest: pd.DataFrame, path: str | Path) -> None:
+    """Write `manifest_text` to `path`. `read_manifest` returns the identical frame."""
+    Path(path).write_bytes(manifest_text(manifest).encode())
+
+
+def read_manifest(path: str | Path) -> pd.DataFrame:
+    """Read a file of `write_manifest`. Raises InputError for other files."""
+    rows, found = read_csv(Path(path))
+    if found != _columns(found):
+        raise InputError(
+            f"{path}: expected the columns {', '.join(COLUMNS)} of a manifest that cxr wrote, "
+            f"found {', '.join(found)}: give a file of write_manifest"
+        )
+    manifest = pd.DataFrame(rows, columns=found, dtype=str)
+    if manifest.empty or manifest["image_id"].duplicated().any():
+        raise InputError(f"{path}: no rows, or one image_id twice: write the manifest again")
+    return manifest
+
+
+def _columns(present: Iterable[str]) -> list[str]:
+    """The columns of a manifest in order, with those of masks that are `present`."""
+    present = set(present)
+    masks = [name for name in MASKS if name in present]
+    return [*COLUMNS, *(column for name in masks for column in (name, f"{name}_sha256"))]
+
+
+def _val_from_train(manifest: pd.DataFrame, root: Path, settings: DataParams) -> np.ndarray:
+    warnings.warn(
+        f"{root}: no val folder: {settings.val_fraction:g} of train (val_fraction) becomes val, by patient",
+        stacklevel=3,
+    )
+    return val_from_train(
+        manifest["label"],
+        manifest["patient_id"],
+        manifest["split"],
+        val_fraction=settings.val_fraction,
+        seed=settings.split_seed,
+    )
+
+
+def _warn_of_copies(manifest: pd.DataFrame) -> None:
+    spread = manifest.groupby("sha256")["split"].nunique()
+    copies = manifest[manifest["sha256"].isin(spread.index[spread > 1])]
+    if len(copies):
+        first = copies.loc[copies["sha256"] == copies["sha256"].iloc[0], "path"].tolist()
+        warnings.warn(
+            f"{len(copies)} files are byte for byte the same in two splits, e.g. {some(first)}: remove the "
+            "copies, or give them one patient_id",
+            stacklevel=3,
+        )

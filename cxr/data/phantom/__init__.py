@@ -1,0 +1,1 @@
+"""Synthetic chest radiographs: what does a picture with a known lesion look like?"""

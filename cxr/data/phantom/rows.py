@@ -1,0 +1,140 @@
+"""The phantom as a source of images: the rows of its manifest, their hashes, and rendering in processes.
+
+An image has the path "phantom://<seed>/<index>". With a shortcut, "?marker=class" or "?marker=random"
+follows: such an image has a token (see `rendering.render`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cxr.core.errors import InputError
+from cxr.core.params import DataParams
+from cxr.data.cache import source_hash
+from cxr.data.phantom import cases, rendering
+from cxr.data.reading import cores
+
+# Rendering 128 x 128 pixels takes 10 ms, starting a process 1 s: give each process at least 2 s of work.
+_PIXELS_A_PROCESS = 200 * 128**2
+FOLDER = Path(__file__).parent
+_PHANTOM = re.compile(r"(phantom://(\d+)/(\d+))(?:\?marker=(class|random))?")
+
+
+def with_markers(manifest: pd.DataFrame, marker: str, *, lesion_contrast: float) -> pd.DataFrame:
+    """The manifest of the same images with other tokens (see `rendering.render`).
+
+    Only `path` and `sha256` change.
+
+    Args:
+        manifest: of a phantom with a `shortcut`.
+        marker: "class" (the token shows the class) or "random" (it says nothing about the class).
+        lesion_contrast: the one that the manifest was made with; the hashes depend on it.
+
+    Raises InputError for images without tokens, for another marker, and for another lesion_contrast.
+    """
+    found = [_PHANTOM.fullmatch(path) for path in manifest["path"]]
+    if not all(match and match.group(4) for match in found):
+        raise InputError(
+            "markers: only images of a phantom with a shortcut have tokens, but these are others: make the "
+            "manifest with data: phantom and shortcut: transfer or fine_tune"
+        )
+    if marker not in ("class", "random"):
+        raise InputError(f"markers: expected class or random, got {marker!r}")
+    verify_phantom(manifest, lesion_contrast)
+    paths = [f"{match.group(1)}?marker={marker}" for match in found]
+    return manifest.assign(path=paths, sha256=phantom_hashes(paths, lesion_contrast))
+
+
+def phantom_rows(settings: DataParams) -> pd.DataFrame:
+    """image_id, path, label, patient_id and sha256 of the phantom's images, str."""
+    table = cases.catalogue(settings.phantom_images, settings.phantom_seed)
+    token = "" if settings.shortcut == "none" else "?marker=class"
+    paths = [f"phantom://{settings.phantom_seed}/{index}{token}" for index in table["index"]]
+    return pd.DataFrame(
+        {
+            "image_id": table["image_id"].astype(str).to_numpy(),
+            "path": paths,
+            "label": table["label"].astype(str).to_numpy(),
+            "patient_id": table["patient_id"].astype(str).to_numpy(),
+            "sha256": phantom_hashes(paths, settings.lesion_contrast),
+        }
+    )
+
+
+def generator_hash() -> str:
+    """SHA-256 (hex) of the source of all modules that draw the phantom."""
+    return source_hash(*sorted(FOLDER.glob("*.py")))
+
+
+def phantom_hashes(paths: Iterable[str], lesion_contrast: float) -> list[str]:
+    """A SHA-256 (hex) for each path, of all that its pixels depend on: path, contrast and the code that draws."""
+    rest = f"lesion_contrast={float(lesion_contrast)!r} {generator_hash()}"
+    return [hashlib.sha256(f"{path} {rest}".encode()).hexdigest() for path in paths]
+
+
+def verify_phantom(manifest: pd.DataFrame, lesion_contrast: float) -> None:
+    """Raise InputError if this code and contrast do not draw the images that the manifest names."""
+    expected = phantom_hashes(manifest["path"], lesion_contrast)
+    changed = (manifest["sha256"] != expected).sum()
+    if changed:
+        raise InputError(
+            f"phantom: {changed} of {len(manifest)} images changed since the manifest was made: "
+            f"lesion_contrast (now {lesion_contrast:g}) or the code in cxr/data/phantom is different: use the "
+            "same ones again, or make a new manifest"
+        )
+
+
+def render_rows(
+    manifest: pd.DataFrame, size: int, lesion_contrast: float, *, what: str
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """(images, lesion masks, lung masks, marker masks) of up to 16 rows at a time, in the order of the manifest.
+
+    Many images are rendered in processes, as rendering holds the GIL. They are joblib's: those of multiprocessing
+    would run a caller's script a second time if it has no main guard.
+    """
+    found = [_PHANTOM.fullmatch(path) for path in manifest["path"]]
+    if not all(found):
+        raise InputError(
+            "manifest: phantom paths read phantom://<seed>/<index>, or end in ?marker=class or ?marker=random: "
+            "make a new manifest"
+        )
+    keys = [(int(match.group(2)), match.group(4) or "side", int(match.group(3))) for match in found]
+    chunks = [
+        (seed, marker, [index for *_, index in part][start : start + 16])
+        for (seed, marker), part in ((key, list(group)) for key, group in groupby(keys, key=itemgetter(0, 1)))
+        for start in range(0, len(part), 16)
+    ]
+    jobs = min(cores(), max(1, len(keys) * size**2 // _PIXELS_A_PROCESS))
+    task = joblib.delayed(rendering.render_stack)
+    tasks = [
+        task(seed, part, size, lesion_contrast=lesion_contrast, marker=marker) for seed, marker, part in chunks
+    ]
+    with tqdm(total=len(keys), desc=what, unit="image", delay=2) as bar:
+        for part in joblib.Parallel(jobs, return_as="generator")(tasks):
+            yield part
+            bar.update(len(part[0]))
+
+
+def is_phantom(manifest: pd.DataFrame) -> bool:
+    """Whether the images are the phantom's. Raises InputError for a mixture with files."""
+    own = manifest["path"].str.startswith("phantom://")
+    if own.any() and not own.all():
+        raise InputError("manifest: it mixes phantom images and files: make two manifests")
+    return bool(own.any())
+
+
+def need_contrast(lesion_contrast: float | None) -> float:
+    """`lesion_contrast`; InputError if it is None, where images are the phantom's."""
+    if lesion_contrast is None:
+        raise InputError("phantom: lesion_contrast is needed: give the one that the manifest was made with")
+    return float(lesion_contrast)
