@@ -156,7 +156,7 @@ def test_maps_that_are_what_they_are_taken_for_pass(tmp_path):
         ({"checkpoint_sha256": "0" * 64}, "made from another checkpoint .*run 2_attribute again"),
         ({"checkpoint": "after"}, "holds maps of checkpoint 'after'"),
         ({"method": "gradcam"}, "holds maps of method 'gradcam'"),
-        ({"image_id": np.array(["a", "c"])}, "2 images are in it or in images.parquet only, such as b"),
+        ({"image_id": np.array(["a", "c"])}, "2 images are only in it or only in images.parquet, such as b"),
         ({"class_index": np.array([0, 0])}, "1 images are explained for another class .* such as b"),
         ({"classes": ("y", "x")}, "2 images are explained for another class"),
     ],

@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.attribution import thumbnails
 from cxr.core.errors import InputError
 from cxr.report import epochs, methods, pictures
 
@@ -26,14 +25,6 @@ def test_examples_are_chosen_by_rule():
     assert pictures.examples(table, "centroid_shift")["image_id"].tolist() == ["b", "a", "e"]
     with pytest.raises(InputError, match="gini_change has no direction"):
         pictures.examples(table, "gini_change")
-
-
-def test_thumbnails_come_in_the_order_asked_for(tmp_path):
-    images = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
-    thumbnails.save_thumbnails(tmp_path / "t.npz", ["i", "j", "k"], images)
-    assert thumbnails.thumbnails(tmp_path / "t.npz", np.array(["k", "i"]))[:, 0, 0].tolist() == [2, 0]
-    with pytest.raises(InputError, match="lacks image z"):
-        thumbnails.thumbnails(tmp_path / "t.npz", np.array(["z"]))
 
 
 def test_settled_says_what_came_first():

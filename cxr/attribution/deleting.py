@@ -23,7 +23,7 @@ KINDS = ("deletion", "insertion")
 
 
 class Perturbation(NamedTuple):
-    """`areas`: one row an image and method. `curves`: the mean curves behind their means. See `perturbation`."""
+    """`areas`: one row an image and method. `curves`: the curves, averaged over images. See `perturbation`."""
 
     areas: pd.DataFrame
     curves: pd.DataFrame
@@ -49,28 +49,28 @@ def perturbation(
     probability is followed over the share of pixels changed, 0, 1 / steps, ..., 1; its area (trapezoid) is small
     for a good map under deletion, and large under insertion.
 
-    Replacement. RISE deletes to a constant and inserts into a blur. Here both use the blur: on a radiograph a
-    patch of even grey is itself a finding (it looks like a consolidation over lung, like a lucency over the
-    mediastinum) and a constant adds an edge of full contrast, so deletion could raise the very probability it
-    should lower. A blur takes away focal opacities and texture and leaves exposure and anatomy. Its price: what is
-    larger than the blur (a big heart, a white lung) is not deleted, which weakens the test for such classes but
-    favours no map, since every map and baseline is followed between the same two images. `blur` large (10) turns
-    the replacement into the image's mean grey, deletion to a constant.
+    Replacement. RISE deletes to a constant and inserts into a blur. Here both use the blur. On a radiograph a
+    patch of even grey is itself a finding: over lung it looks like a consolidation, over the mediastinum like a
+    lucency. A constant also adds an edge of full contrast. Deletion could then raise the probability that it
+    should lower. A blur removes focal opacities and texture, and leaves exposure and anatomy. Its price: what is
+    larger than the blur (a big heart, a white lung) is not deleted. This weakens the test for such classes, but
+    favours no map, because every map and baseline is followed between the same two images. A large `blur` (10)
+    turns the replacement into the image's mean grey.
 
-    What the test can and cannot say. Images in between are like none that the model was trained on (Hooker et
-    al. 2019, arXiv 1806.10758): a probability may fall because a picture is odd, not because evidence is gone.
-    Hence no AUC is read alone: a baseline of the same smoothness makes pictures just as odd, and only the
-    difference counts. It is about the ranking of pixels, about this model and this replacement; it does not say
-    that the pixels are the disease.
+    What the test can and cannot say. The model was trained on no images like those in between (Hooker et al. 2019,
+    arXiv 1806.10758): a probability may fall because a picture is odd, not because evidence is gone. Therefore
+    read no AUC alone: a baseline of the same smoothness makes pictures just as odd, and only the difference
+    counts. The test is about the ranking of pixels, for this model and this replacement. It does not say that the
+    pixels are the disease.
 
-    Baselines. "random": white noise on the grid of the maps, upsampled as they are (noise by pixel would break up
-    every structure of the image, and compare smoothness). Insertion by a map is deletion in the reverse order, so
-    each of `random_draws` draws also gives the curves of its negative; the means of all of them have one area,
-    under deletion as under insertion. "centre": a Gaussian about the image's centre, of which only the order
-    counts, and that is the same for every width.
+    Baselines. "random": white noise on the grid of the maps, upsampled as they are. (Noise by pixel would break up
+    every structure of the image, and the test would compare smoothness.) Insertion by a map is deletion in the
+    reverse order, so each of `random_draws` draws also gives the curves of its negative. The mean of all of them
+    has the same area under deletion as under insertion. "centre": a Gaussian about the image's centre. Only its
+    order of pixels counts, which is the same for every width.
 
-    Equal values in a map (a rectifier's zeros) are ordered by a smooth random map, the same for all maps of a
-    grid: where a map says nothing it is taken as chance, not as "from the top down".
+    Equal values in a map, such as a rectifier's zeros, are ordered by a smooth random map, the same for all maps
+    of a grid. Where a map says nothing, the test thus takes it as chance, not as "from the top down".
 
     Cost: 2 + 2 (steps - 1) (methods + 1 + random_draws x grids) forward passes an image.
 
@@ -79,13 +79,14 @@ def perturbation(
     model : from grey values in [0, 255], float32 [n, side, side, 1], to class probabilities [n, c].
     images : uint8 [n, side, side].
     class_index : int [n], the class whose probability is followed.
-    maps : per method [n, h, w], raw or not; rows as `images`; at most side x side. Not named "random" or "centre".
+    maps : per method [n, h, w], raw or normalised; rows as `images`; at most side x side. No method may be named
+        "random" or "centre".
     steps : number of intervals of the share of pixels.
     blur : standard deviation of the Gaussian blur, as a share of the side.
     random_draws : random maps an image.
     batch_size : images per pass.
     rng_seed : the random maps of row i are a function of this, i and the grid.
-    label : what to call this in progress lines; empty: none are printed.
+    label : name of the work in progress lines; empty: no progress lines.
 
     Returns
     -------
@@ -96,7 +97,7 @@ def perturbation(
 
     Raises
     ------
-    InputError : on shapes that do not fit each other or the model, reserved names, and options out of range.
+    InputError : for shapes that do not fit each other or the model, reserved names, and options out of range.
     """
     images, classes, maps = _checked(model, images, class_index, maps)
     for name, value, low in (
@@ -148,7 +149,9 @@ def perturbation(
         for (key, _), (deletion, insertion) in zip(orders, inner, strict=True):
             pair = np.array([[start, *deletion, end], [end, *insertion, start]])
             collected.setdefault(key, []).append(pair)
-            if key[0] == RANDOM:  # the negative of the draw: its deletion is this one's insertion, backwards
+            if (
+                key[0] == RANDOM
+            ):  # its negative: the deletion curve of one is the insertion curve of the other, backwards
                 collected[key].append(pair[::-1, ::-1])
         for key, pairs in collected.items():
             found[key][row] = np.mean(pairs, axis=0)
@@ -199,7 +202,7 @@ def _checked(
         raise InputError(f"perturbation: images must be grey values of dtype uint8, got {images.dtype}.")
     if classes.shape != (len(images),) or classes.dtype.kind not in "iu":
         raise InputError(
-            f"perturbation: class_index must be one integer an image, {len(images)} in all, got "
+            f"perturbation: class_index must be one integer for each of {len(images)} images, got "
             f"{classes.dtype} {classes.shape}."
         )
     if classes.min() < 0 or classes.max() >= n_classes:
@@ -208,11 +211,11 @@ def _checked(
     reserved = [name for name in maps if name in (RANDOM, CENTRE)]
     if not maps or reserved:
         raise InputError(
-            f"perturbation: maps must hold one set a method, none of them named '{RANDOM}' or '{CENTRE}' "
+            f"perturbation: maps must hold one set for each method, none of them named '{RANDOM}' or '{CENTRE}' "
             f"(the baselines), got {list(maps)}."
         )
     for name, map_set in maps.items():
-        map_grids.upsample(map_set[:0], side)  # its own message for what is no set, and for too large a grid
+        map_grids.upsample(map_set[:0], side)  # refuses other shapes, and grids that are too large
         if len(map_set) != len(images):
             raise InputError(f"perturbation: {len(map_set)} maps by {name} for {len(images)} images.")
     return images, classes, maps

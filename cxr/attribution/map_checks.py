@@ -86,22 +86,26 @@ def verdict(
 ) -> pd.DataFrame:
     """Which methods pass their checks on one checkpoint.
 
-    `passes_deletion`, `passes_insertion`: the interval of the mean gain over random maps lies above 0. Both must
-    hold, so that testing twice makes passing harder, not easier. `passes_randomisation`: with all weights
-    randomised the maps have little to do with those before: the interval of the median Spearman correlation lies
-    below `survives`; a vanished map counts as 0. A few images thus fail a test rather than pass it by luck.
-    `passes_checks`: all three.
+    - `passes_deletion`, `passes_insertion`: the interval of the mean gain over random maps lies above 0. Both must
+      hold, so that two tests make passing harder, not easier.
+    - `passes_randomisation`: with all weights randomised, the maps have little in common with the original ones.
+      The interval of the median Spearman correlation lies below `survives`; a vanished map counts as 0.
+    - `passes_checks`: all three.
 
-    What is arbitrary: `survives` (no paper gives a limit; maps of one network on one grid correlate for reasons of
-    anatomy and padding alone, so 0 is not to be expected, and 0.5 leaves a quarter of the rank variance in
-    common), and `level`. What is conditional: the intervals are over patients, for this checkpoint and one draw of
-    random weights (over five draws the last level's median spanned 0.07 to 0.24 on two compact networks). A
-    failure means: not shown on these images, which proves nothing; `reason` says which ("not
-    shown to be better", "worse"). The gain is in probability, so that images of which the model is sure weigh
-    most; it should be measured on images that the model classifies correctly. A method can pass and be no
-    better than the centre prior (`beats_centre`), where the evidence is in the centre; and it can pass
-    though it hardly changes with the logits alone (`head_spearman` near 1), in which case it shows what the
-    network sees rather than what speaks for the class, and nothing that training a head alone has changed.
+    With few images the intervals are wide, so a method fails rather than passes by luck.
+
+    Two numbers are arbitrary: `level` and `survives`. No paper gives a limit for the latter. Maps of one network
+    on one grid correlate because of anatomy and padding alone, so do not expect 0; at 0.5 they share a quarter of
+    the rank variance.
+
+    The intervals are over patients, for this checkpoint and one draw of random weights. (Over five draws, the last
+    level's median spanned 0.07 to 0.24 on two compact networks.) A failure means: not shown on these images. It
+    proves nothing; `reason` says which ("not shown to be better", "worse"). The gain is in probability, so images
+    of which the model is sure weigh most. Measure it on images that the model classifies correctly.
+
+    A method can pass and be no better than the centre prior (`beats_centre`), if the evidence is in the centre. It
+    can also pass although it hardly changes with the logits alone (`head_spearman` near 1). Then it shows what the
+    network sees, not what speaks for the class, and nothing that training a head alone has changed.
 
     Parameters
     ----------
@@ -114,18 +118,22 @@ def verdict(
 
     Returns
     -------
-    One row a method, in the order of `areas`: method; n_images, n_patients (with a usable map), n_empty;
-    deletion, insertion and the same of both baselines on the same images (deletion_random, deletion_centre, ...),
-    means; for each kind the gain, positive where the map is better (random - map for deletion, map - random for
-    insertion): deletion_gain, deletion_gain_ci_low, deletion_gain_ci_high, and deletion_gain_centre with its
-    interval over the centre prior; head_spearman (median at the first level), randomised_spearman (median at the
-    last), randomised_ci_low, randomised_ci_high, randomised_overlap (median, vanished maps as 0), vanished (share
-    at the last level); passes_deletion, passes_insertion, passes_randomisation, beats_centre (both kinds),
-    passes_checks: bool, False where nothing can be said (NaN); reason: why it does not pass, "" if it does.
+    One row a method, in the order of `areas`:
+
+    - method; n_images, n_patients (with a usable map), n_empty;
+    - deletion, insertion, and both for each baseline on the same images (deletion_random, deletion_centre, ...):
+      means;
+    - the gain of each kind over random maps, positive where the map is better (random - map for deletion, map -
+      random for insertion), with its interval: deletion_gain, deletion_gain_ci_low, deletion_gain_ci_high, ...;
+    - the same over the centre prior: deletion_gain_centre, ...;
+    - head_spearman (median at the first level), randomised_spearman (median at the last level), randomised_ci_low,
+      randomised_ci_high, randomised_overlap (median, vanished maps as 0), vanished (share at the last level);
+    - passes_deletion, passes_insertion, passes_randomisation, beats_centre (both kinds), passes_checks: bool,
+      False where nothing can be said (NaN); reason: why it does not pass, "" if it does.
 
     Raises
     ------
-    InputError : on missing columns or methods, patients that do not cover the rows, options out of range.
+    InputError : for missing columns or methods, patients that do not cover the rows, and options out of range.
     """
     _require(areas, ("row", "method", "grid", *KINDS), "areas")
     _require(randomised, ("row", "method", "level", "spearman", "overlap", "vanished"), "randomised")
@@ -135,11 +143,11 @@ def verdict(
     names = [name for name in areas["method"].unique() if name not in (RANDOM, CENTRE)]
     missing = sorted(set(names) - set(randomised["method"]))
     if missing or not names:
-        raise InputError(f"verdict: no rows for {missing or 'any method'}; pass both tests of the same methods.")
+        raise InputError(f"verdict: no rows for {missing or 'any method'}; give both tests of the same methods.")
     rows = {*areas["row"], *randomised["row"]}
     if rows != set(range(len(patients))):
         raise InputError(
-            f"verdict: {len(patients)} patients for rows {min(rows)} to {max(rows)}: one a row of the set."
+            f"verdict: {len(patients)} patients for rows {min(rows)} to {max(rows)}: give one for each row."
         )
 
     def interval(values: np.ndarray, statistic: str) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Sets of raw attribution maps: their file format, and the join of two sets by image."""
+"""Sets of raw attribution maps: their file format, which images they are of, and the join of two sets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cxr.core.files import atomic
 
 @dataclass(frozen=True)
 class MapSet:
-    """Maps of one checkpoint by one method at one layer, as they came out: on the layer's grid, not normalised.
+    """Maps of one checkpoint by one method at one layer: on the layer's own grid, not normalised.
 
-    Row order carries no meaning: rows are joined by `image_id`.
+    The order of rows has no meaning: rows are joined by `image_id`.
     """
 
     image_id: np.ndarray  # str [n], unique
@@ -74,14 +74,14 @@ def load(path: str | Path) -> MapSet:
 def verify(
     map_set: MapSet, images: pd.DataFrame, *, checkpoint: str, method: str, checkpoint_sha256: str = ""
 ) -> MapSet:
-    """`map_set`, if it is what it is taken for: maps of this checkpoint, by this method, of these images.
+    """Return `map_set` if it holds maps of this checkpoint, by this method, of these images.
 
     Args:
         images: as `select` returns them and 2_attribute logs them: image_id, explained.
         checkpoint: as in the set: before, after, head_1, epoch_002, ...
-        checkpoint_sha256: of the checkpoint's file as the train run logged it; empty: not known to it.
+        checkpoint_sha256: of the checkpoint's file, as the train run logged it; empty: the train run logged none.
 
-    Raises: InputError that names what differs.
+    Raises: InputError, which names what differs.
     """
     which = f"the set of maps '{checkpoint}' by {method}"
     advice = "run 2_attribute again"
@@ -96,7 +96,7 @@ def verify(
     odd = set(map_set.image_id.tolist()) ^ set(images["image_id"])
     if odd:
         raise InputError(
-            f"{which}: {len(odd)} images are in it or in images.parquet only, such as {min(odd)}: {advice}"
+            f"{which}: {len(odd)} images are only in it or only in images.parquet, such as {min(odd)}: {advice}"
         )
     index = {label: number for number, label in enumerate(map_set.classes)}
     wanted = images.set_index("image_id")["explained"].map(index).reindex(map_set.image_id)
@@ -112,16 +112,16 @@ def verify(
 def verify_predictions(
     logged: pd.DataFrame, image_id: np.ndarray, probabilities: np.ndarray, *, where: str, tolerance: float = 1e-2
 ) -> None:
-    """Raise InputError unless a loaded model says of these images what the train run logged that it says.
+    """Raise InputError unless a loaded model predicts for these images what the train run logged.
 
-    Another model, images that changed or are prepared in another way would be explained otherwise. The same model
-    on the same images differs too, on another kind of processor and by the size of batches: on GPUs, which round
-    to ten bits, by some 1e-3; hence `tolerance`.
+    Otherwise another model would be explained, or images that changed or are prepared in another way. The same
+    model on the same images differs a little too, on another kind of processor or with another batch size: on
+    GPUs, which round to ten bits, by about 1e-3. Hence the `tolerance`, a difference in probability.
 
     Args:
         logged: the train run's predictions (`cxr.training.stages.prediction_table`): image_id, p_0, p_1, ...
         image_id: str [n]. probabilities: float [n, n_classes], of the model as loaded.
-        where: names the run and the checkpoint in the message.
+        where: the run and the checkpoint, for the message.
     """
     columns = [f"p_{k}" for k in range(probabilities.shape[1])]
     if columns != [name for name in logged.columns if name.startswith("p_")]:
@@ -139,10 +139,10 @@ def verify_predictions(
 
 
 def join(before: MapSet, after: MapSet) -> tuple[MapSet, MapSet]:
-    """Both sets in the same order of images, sorted by id.
+    """Both sets with their images in the same order, sorted by id.
 
-    Raises InputError unless they hold the same images, explained for the same classes, by the same method
-    at the same layer.
+    Raises: InputError unless they hold the same images, explained for the same classes, by the same method at the
+        same layer.
     """
     for name in ("method", "layer", "classes"):
         a, b = getattr(before, name), getattr(after, name)
@@ -164,14 +164,14 @@ def join(before: MapSet, after: MapSet) -> tuple[MapSet, MapSet]:
 
 
 def select(before: pd.DataFrame, after: pd.DataFrame, *, images: str, explain: str) -> pd.DataFrame:
-    """For which class each image is explained, and whether it counts.
+    """For which class each image is explained, and whether it is scored.
 
     Args:
         before, after: predictions of both checkpoints on one split (`stages.prediction_table`):
             image_id, patient_id, split, label, predicted, correct.
-        images: `correct` (by both checkpoints) or `all`: which ones are scored.
-        explain: `true` (the label's logit) or `predicted` (that of what the checkpoint after predicts, in
-            both maps: the evidence for one and the same class is compared).
+        images: which ones are scored: `correct` (those that both checkpoints classify correctly) or `all`.
+        explain: `true` (the label's logit) or `predicted` (that of the class that the checkpoint after predicts).
+            It is the same class in both maps: evidence for one class is compared.
 
     Returns: image_id, patient_id, split, label, predicted_before, predicted_after, both_correct, scored,
         explained (the class' name), of all images, sorted by image_id.
@@ -194,7 +194,7 @@ def select(before: pd.DataFrame, after: pd.DataFrame, *, images: str, explain: s
 
 
 def take(map_set: MapSet, image_id: np.ndarray) -> MapSet:
-    """The rows of `map_set` whose ids are `image_id`, in that order. Raises InputError when one is not there."""
+    """The rows of `map_set` whose ids are `image_id`, in that order. Raises InputError if one is missing."""
     rows = pd.Index(map_set.image_id).get_indexer(np.asarray(image_id, str))
     if (rows < 0).any():
         raise InputError(
@@ -207,8 +207,10 @@ def take(map_set: MapSet, image_id: np.ndarray) -> MapSet:
 
 
 def per_class(images: pd.DataFrame, n: int) -> np.ndarray:
-    """Row numbers of about `n` of the scored `images` (`select`), as evenly over the classes as they allow,
-    drawn at random with a fixed seed; sorted."""
+    """Row numbers of at most `n` of the scored `images` (`select`), int, sorted.
+
+    They are drawn at random with a fixed seed, as evenly over the classes as possible.
+    """
     scored = images[images["scored"]].sample(frac=1, random_state=0)
     turn = scored.groupby("label").cumcount()
     return np.sort(scored.index[np.argsort(turn, kind="stable")][:n].to_numpy())

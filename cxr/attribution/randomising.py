@@ -28,38 +28,39 @@ def cascade(
     rng_seed: int = 0,
     label: str = "",
 ) -> pd.DataFrame:
-    """How much of the maps is left while the model's weights are randomised from the logits downwards.
+    """How much of the maps is left while the model's weights are randomised, from the logits downwards.
 
-    Cumulative levels: 0 the logits; 1 all behind `layer`; 2 half of the layers from there down; 3 all weights. A
-    level that adds no layer is left out (at the last feature map nothing but the logits stands behind).
+    Levels, each with all layers of those before it: 0 the logits; 1 all layers behind `layer`; 2 half of the
+    layers from there down; 3 all weights. A level that adds no layer is left out. (Behind the last feature map
+    there are only the logits.)
 
-    A layer is randomised by a permutation of the entries of each of its weight tensors, which keeps their
+    A layer is randomised by a permutation of the entries of each of its weight tensors. This keeps their
     distribution, and so the scale of what they do. BatchNorm's moving mean and variance were learned too, and are
-    permuted likewise (leaving them, or BatchNorm altogether, as they are changed no conclusion on the three
-    compact networks). Tensors of equal entries, such as a fresh bias, stay as they are.
+    permuted as well. (On the three compact networks no conclusion changed when these, or BatchNorm as a whole,
+    stayed as they were.) Tensors of equal entries, such as a new bias, stay as they are.
 
     Parameters
     ----------
-    model : a flat functional model with a layer `logits`. Its weights are changed in place and restored, bit by
-        bit, whatever happens.
-    explain : model -> per method raw maps [n, h, w]; called once on the model as it is, then once a level, with
-        the same object. A compiled function stays right, since the weights are variables: compile once, outside.
-        It must be deterministic, and read the weights at every call (no clone of the model).
+    model : a flat functional model with a layer `logits`. Its weights are changed in place, and restored to the
+        bit at the end, also after an error.
+    explain : model -> per method raw maps [n, h, w]. It is called once on the model as it is, then once for each
+        level, with the same object. It must be deterministic and read the weights at every call (no clone of the
+        model). A compiled function does so, since the weights are variables: compile it once, outside.
     layer : the target layer, as `cxr.models.targets.target_layer` knows it.
     size : the image grid on which maps are compared.
     rng_seed : the permutations are a function of this and the layers.
-    label : what to call this in progress lines; empty: none are printed.
+    label : name of the work in progress lines; empty: no progress lines.
 
     Returns
     -------
     One row a method, level and image: method, level (int), up_to (the deepest layer randomised), row, spearman and
-    overlap (`similarity.compare_maps`) of the map against that of the intact model, vanished (bool: the intact
-    model's map was usable, this one is empty). Both metrics are NaN where either map is empty; a
-    vanished map did not survive.
+    overlap (`similarity.compare_maps`) of the map and that of the intact model, vanished (bool: the intact model's
+    map was usable, and this one is empty). Both metrics are NaN if one of the maps is empty. A vanished map counts
+    as one that does not survive.
 
     Raises
     ------
-    InputError : for an unknown layer, and maps that are no sets.
+    InputError : for an unknown layer, and for maps of another shape.
     """
     levels = _levels(model, targets.target_layer(model, layer))
     before = explain(model)
@@ -95,7 +96,7 @@ def cascade(
 
 
 def _features(maps: np.ndarray, size: int) -> list[map_features.Features | None]:
-    """Of each map, None where empty."""
+    """The features of each map; None for an empty one."""
     bad = map_grids.is_empty(maps)
     return [
         None if b else map_features.Features(m) for b, m in zip(bad, map_grids.prepare(maps, size), strict=True)
@@ -103,7 +104,7 @@ def _features(maps: np.ndarray, size: int) -> list[map_features.Features | None]
 
 
 def _levels(model: keras.Model, layer: str) -> list[list[str]]:
-    """Names of the layers with weights that each level adds, the one nearest the output first."""
+    """Names of the layers with weights that each level adds, those nearest the output first."""
     names = [found.name for found in model.layers]  # in topological order
     target = names.index(layer)
     weighted = [found.name for found in model.layers if _floating(found)][::-1]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from skimage.transform import resize
 
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
@@ -18,6 +17,8 @@ def shrink(images: np.ndarray, side: int = SIDE) -> np.ndarray:
     """Images uint8 [n, h, h] at most `side` pixels wide, uint8; smaller ones stay as they are."""
     if images.shape[1] <= side:
         return np.asarray(images)
+    from skimage.transform import resize  # who only reads thumbnails does not wait for it
+
     small = [resize(image / 255, (side, side), anti_aliasing=True) for image in images]
     return np.stack([np.rint(image * 255).astype(np.uint8) for image in small])
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from cxr import tracking
 from cxr.core import tables
+from cxr.core.methods import LABELS
 from cxr.core.params import DriftParams
 from cxr.metrics import metric_table
 from cxr.pair import gates, models
@@ -60,8 +61,6 @@ def text(
     notes: Sequence[str] = (),
 ) -> str:
     """What the command prints: the models, the images, a table per method, missing baselines, and `notes`."""
-    from cxr.report.figures import METHOD_LABELS  # Matplotlib takes a second to import
-
     lines = []
     for name, model in networks.items():
         known = [
@@ -78,7 +77,7 @@ def text(
         shown = tables.readable(table).rename(columns={"value": f"median [{settings.level:.0%} interval]"})
         a, b = networks["A"], networks["B"]
         where = f"{a.layer} ({a.grid})" + ("" if a.layer == b.layer else f" and {b.layer} ({b.grid})")
-        lines += ["", f"{METHOD_LABELS[method]} at {where}", tables.text(shown)]
+        lines += ["", f"{LABELS[method]} at {where}", tables.text(shown)]
         empty = [f"{name} {summary[f'n_empty_{checkpoint}']:.0f}" for name, checkpoint in CHECKPOINTS.items()]
         lines.append(f"empty maps (excluded from medians): {summary['n_empty']:.0f} images ({', '.join(empty)})")
     missing = [
@@ -143,9 +142,7 @@ def panels(
         table: the method's rows. pixels: uint8 [n, side, side], map_sets: raw maps by model, both in the order of
             `chosen` (`images.select`).
     """
-    from cxr.report.figures import METHOD_LABELS
-
-    found = pictures.examples(table.assign(label=METHOD_LABELS[table["method"].iloc[0]]), PRIMARY)
+    found = pictures.examples(table.assign(label=LABELS[table["method"].iloc[0]]), PRIMARY)
     rows = pd.Index(chosen["image_id"]).get_indexer(found["image_id"])
     if not len(rows):
         return []

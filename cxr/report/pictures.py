@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from cxr.attribution import maps
+from cxr.attribution.thumbnails import thumbnails
 from cxr.core.errors import InputError
-from cxr.core.files import atomic
 from cxr.metrics.map_grids import prepare
 from cxr.metrics.metric_table import METRICS
 
@@ -44,21 +43,6 @@ def examples(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
             row = table.iloc[place]
             rows.append({"label": label, "rule": rule, "image_id": row["image_id"], "value": row[metric]})
     return pd.DataFrame(rows, columns=["label", "rule", "image_id", "value"])
-
-
-def save_thumbnails(path: str | Path, image_id: np.ndarray, images: np.ndarray) -> None:
-    """Write small images, uint8 [n, side, side], as `thumbnails` reads them; image_id: str [n]."""
-    with atomic(path) as temporary:
-        np.savez_compressed(temporary, image_id=np.asarray(image_id, str), images=images)
-
-
-def thumbnails(path: str | Path, image_id: np.ndarray) -> np.ndarray:
-    """The images of these ids, uint8 [n, side, side], from an attribute run's `thumbnails.npz`."""
-    with np.load(path, allow_pickle=False) as file:
-        rows = pd.Index(file["image_id"]).get_indexer(np.asarray(image_id, str))
-        if (rows < 0).any():
-            raise InputError(f"{path}: lacks image {image_id[rows < 0][0]}")
-        return file["images"][rows]
 
 
 def panels(

@@ -5,20 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from cxr.core import methods
+
 # The palette of Okabe and Ito (2008) suits any colour vision. Grey replaces its yellow: it is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 
 
-METHOD_LABELS = {
-    "layercam": "LayerCAM",
-    "gradcampp": "Grad-CAM++",
-    "gradcam": "Grad-CAM",
-    "hirescam": "HiResCAM",
-    "scorecam": "Score-CAM",
-    "smoothgrad": "SmoothGrad",
-    "integrated_gradients": "integrated gradients",
-    "occlusion": "occlusion",
-}
+METHOD_LABELS = methods.LABELS
 
 
 CHECKPOINT_LABELS = {"before": "before fine-tuning", "after": "after fine-tuning"}
