@@ -67,7 +67,7 @@ def differences(evidence: Evidence) -> pd.DataFrame:
 
 
 def interactions(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
-    """Whether a difference between architectures depends on the method (`cxr.statistics.contrasts.interaction`)."""
+    """Whether a difference between architectures depends on the method (`contrasts.interaction`)."""
     table = contrasts.interaction(study.scores, metric, n_boot=n_boot, level=level)
     if table.empty:
         say("Not asked: it needs two architectures and two methods.")

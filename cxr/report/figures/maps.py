@@ -29,8 +29,8 @@ def overlay(
 
     Args:
         image: uint8 [h, w].
-        before, after: maps [h, w] in [0, 1] (`cxr.metrics.map_grids.prepare`); an empty map (NaN) stays blank and is
-            labelled.
+        before, after: maps [h, w] in [0, 1] (`cxr.metrics.map_grids.prepare`). An empty map (NaN) stays blank
+            and is labelled.
         title: of the whole figure.
         outline: bool [h, w], drawn as a contour on the image (the phantom's lesion).
 
