@@ -59,7 +59,7 @@ def thumbnails(path: str | Path, image_id: np.ndarray) -> np.ndarray:
     with np.load(path, allow_pickle=False) as file:
         rows = pd.Index(file["image_id"]).get_indexer(np.asarray(image_id, str))
         if (rows < 0).any():
-            raise InputError(f"{path}: lacks image {image_id[rows < 0][0]}: run 2_attribute.ipynb again")
+            raise InputError(f"{path}: lacks image {image_id[rows < 0][0]}")
         return file["images"][rows]
 
 
