@@ -355,6 +355,18 @@ def test_by_hand_a_training_that_does_not_fit_is_refused(store, tmp_path, words,
     assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
 
+def test_by_hand_filters_choose_the_runs_that_are_compared(store, tmp_path):
+    words = ("papermill", "notebooks/4_compare.ipynb", tmp_path / "4.ipynb", "--no-progress-bar")
+    words += ("-p", "name", "smoke", "-p", "n_boot", "100")
+    run(*words, "-p", "architecture", "CompactInception", "-p", "method", "layercam", store=store)
+    summary = tracking.read_table(tracking.latest("compare", experiment="smoke"), "summary.csv")
+    assert summary[["architecture", "method"]].values.tolist() == [["CompactInception", "layercam"]]
+    before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
+    done = run(*words, "-p", "architecture", "CompactDenseNet", store=store, ok=False)
+    assert "no finished score run in the experiment 'smoke' fits" in done.stderr
+    assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
+
+
 def test_the_explorer_shows_a_study_and_leaves_no_run(store, tmp_path):
     before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
     run("papermill", "notebooks/explore.ipynb", tmp_path / "e.ipynb", "--no-progress-bar", store=store)

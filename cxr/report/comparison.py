@@ -1,6 +1,6 @@
-"""Comparison of score runs: pooled tables, rankings, and the paper's claims beside what a study found.
+"""Tables of scores: per image, pooled over seeds, between seeds, and the sensitivity of metrics.
 
-Pure pandas over the per-image tables of score runs; nothing here reads a file or a run.
+The functions take the per-image tables of score runs; they read no file and no run.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CELL = ["architecture", "method"]
 LEVELS = {
     "chance": "a map moved to a random position",
     "two_patients": "two patients of one class",
-    "two_heads": "two transfer heads that differ by seed alone",
-    "two_seeds": "two fine-tuned checkpoints that differ by seed alone",
+    "two_heads": "two transfer heads that differ by seed only",
+    "two_seeds": "two fine-tuned checkpoints that differ by seed only",
 }
 
 
@@ -40,8 +40,15 @@ PARTS = ("median", "q25", "q75", "ci_low", "ci_high")
 def score_table(
     drift: dict[str, np.ndarray], images: pd.DataFrame, *, architecture: str, seed: int, method: str
 ) -> pd.DataFrame:
-    """The per-image table of a score run: the cell's name, the rows of `images` (image_id, patient_id, label, ...)
-    and every column of `drift` (`cxr.metrics.similarity.compare_maps`), which is in the same order."""
+    """The per-image table of a score run.
+
+    Args:
+        drift: columns of values, each [n], such as those of `cxr.metrics.similarity.compare_maps`.
+        images: n rows in the same order: image_id, patient_id, label, ...
+        architecture, seed, method: the cell.
+
+    Returns: n rows: architecture, seed, method, the columns of `images`, those of `drift`.
+    """
     head = images.reset_index(drop=True)
     cell = pd.DataFrame({"architecture": architecture, "seed": seed, "method": method}, index=head.index)
     return pd.concat([cell, head, pd.DataFrame(drift)], axis=1)
@@ -56,15 +63,14 @@ def summarise(
     (`<metric>_two_patients`, ...: `LEVELS`): `<name>_median` over images (with several seeds the mean of the
     seeds' medians), `_q25`, `_q75` (over all rows), and `_ci_low`, `_ci_high`. For metrics that are 1 for
     identical maps also the headline index `<metric>_corrected` (`baselines.corrected` of the medians of the
-    metric and of its shuffled level) with its interval.
+    metric and of its baseline two patients) with its interval.
 
-    Intervals of one seed: percentiles of a bootstrap over patients, about these two checkpoints. Of several:
-    over new trainings and new patients (`estimates.estimate`), as percentiles of so few seeds are too short.
-    Intervals end where the metric's values do.
+    With one seed, intervals are percentiles of a bootstrap over patients; they describe these two checkpoints.
+    With several seeds they cover new trainings and new patients (`estimates.estimate`): percentiles over so few
+    seeds would be too short. Intervals are cut at the bounds of the metric's values.
 
-    Counts: n_images, n_scored (neither map empty), n_empty, n_empty_before,
-    n_empty_after, n_patients (of all images), n_seeds. Rows with an empty map count as images and
-    in no median.
+    Counts: n_images, n_scored (neither map empty), n_empty, n_empty_before, n_empty_after, n_patients (of all
+    images), n_seeds. Rows with an empty map count as images, but in no median.
     """
     flags = table[["empty_before", "empty_after"]]
     out = {
@@ -111,7 +117,7 @@ def summarise(
 
 
 def _metric_of(name: str) -> str:
-    """The metric that a column of values, or of a baseline of it, is of."""
+    """The metric of a column that holds its values or a baseline of it."""
     return next(metric for metric in METRICS if name in (metric, *(f"{metric}_{key}" for key in LEVELS)))
 
 
@@ -140,13 +146,13 @@ def pooled(
     Args:
         scores: per-image rows of all score runs (`score_table`).
         runs: one row a score run: architecture, method, seed, auc_macro_before, auc_macro_after, passes_checks.
-        two_seeds: `two_seeds_table` of all cells; None or without rows of a cell: there is one seed only.
+        two_seeds: `two_seeds_table` of all cells; None, or no rows of a cell, where there is one seed only.
 
-    Returns: architecture, method, seeds, the mean AUC before and after over seeds, map_check ("all runs", "1 of 2
-        runs", ...: in how many both maps passed the tests against the model; "not tested"), then `summarise`'s
-        columns and, for the metrics of `two_seeds`, `<metric>_two_seeds_<part>`, and
-        `<metric>_share_of_two_seeds`: the same index with the overlap of two seeds, not of identical maps, as its
-        1 (above 1: the checkpoints differ less than two trainings do).
+    Returns: architecture, method, seeds, the mean AUC before and after over seeds, map_check (in how many runs
+        both maps pass their checks: "all runs", "1 of 2 runs", ..., "not tested"), then the columns of
+        `summarise`. For the metrics of `two_seeds` also `<metric>_two_seeds_<part>` and
+        `<metric>_share_of_two_seeds`: (metric - two patients) / (two seeds - two patients). Above 1 the
+        checkpoints differ less than two trainings do.
     """
     rows = []
     for (architecture, method), table in scores.groupby(CELL, sort=False):
@@ -194,7 +200,7 @@ def two_seeds_table(
     size: int,
     names: Sequence[str],
 ) -> pd.DataFrame:
-    """Drift between fine-tuned checkpoints that differ by their training seed alone, image by image.
+    """Drift between fine-tuned checkpoints that differ by their training seed only, image by image.
 
     Args:
         map_sets: per seed, maps after fine-tuning of one architecture by one method.
@@ -202,9 +208,9 @@ def two_seeds_table(
         size: the image grid.
         names: metrics.
 
-    Returns: architecture, method, seed_a, seed_b, image_id, patient_id, and a column a metric; one row a pair of
-        seeds and an image that counts under both. Every seed is compared with the next, and, from three on, the
-        last with the first. Empty with one seed.
+    Returns: architecture, method, seed_a, seed_b, image_id, patient_id, and a column a metric; one row for
+        each pair of seeds and image that counts under both. Every seed is compared with the next one; with three
+        or more, also the last with the first. Empty with one seed.
     """
     seeds = sorted(map_sets)
     pairs = list(zip(seeds, seeds[1:] + seeds[:1], strict=True))[: len(seeds) if len(seeds) > 2 else 1]
@@ -221,15 +227,15 @@ def two_seeds_table(
 
 
 def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
-    """Which metrics see that something moved: drift beside two heads, patient by patient.
+    """Which metrics see that something moved: drift minus the difference of two heads, patient by patient.
 
-    A metric's distance is |value - its value for identical maps|. d is a patient's mean, over images and seeds, of
-    the distance between before and after minus that between two heads (`<metric>_two_heads`). The result is about
-    these networks: seeds are no source of chance here.
+    A metric's distance is |value - its value for identical maps|. For each patient, d is the mean over images and
+    seeds of the distance before/after minus that of two heads (`<metric>_two_heads`). The result describes these
+    networks only, because the test does not treat seeds as a source of chance.
 
     Args:
         scores: per-image rows of all cells, with `<metric>_two_heads`; without such columns the result is empty.
-        region: with `<region>_energy_change` in `scores`, whether the metric follows a movement that is known.
+        region: if `scores` has `<region>_energy_change`, also ask whether the metric follows this known movement.
 
     Returns: architecture, method, metric, standardised (mean of d / its standard deviation, Cohen's d_z), p
         (one-sided t test, Holm over the metrics of a cell), sees (p < 0.05), and with a region `follows`:

@@ -40,17 +40,16 @@ def course(
 def settled(
     course: pd.DataFrame, *, auc_margin: float, identical: float = 1.0, share: float = 0.5
 ) -> pd.DataFrame:
-    """When evidence moves, beside when performance has settled.
+    """When the evidence moves, and when performance has settled.
 
     Args:
         course: architecture, method, seed, epoch (0: before), value (median of a metric), auc; one row an epoch.
         identical: the metric's value for identical maps.
-        auc_margin: AUC has settled from the first epoch on after which it stays within this of the last epoch's.
-        share: of the drift at the last epoch.
+        auc_margin: AUC has settled at the first epoch from which on it stays within this of the last epoch's.
+        share: the evidence has moved at the first epoch with this share of the final drift.
 
     Returns: architecture, method, seed, epochs, final_drift (distance of the last epoch's value from
-        `identical`), epoch_moved (the first with at least `share` of the final drift), epoch_settled, first:
-        "evidence", "AUC" or "same epoch".
+        `identical`), epoch_moved, epoch_settled, first ("evidence", "AUC" or "same epoch").
     """
     rows = []
     for (architecture, method, seed), table in course.groupby(["architecture", "method", "seed"], sort=False):

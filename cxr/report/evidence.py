@@ -18,7 +18,11 @@ Cells = Mapping[tuple[str, str], Estimate]
 
 @dataclass(frozen=True)
 class Margins:
-    """What counts as no difference, declared before looking; and the level of the intervals."""
+    """The largest differences that count as none, set before anyone looks, and the level of the intervals.
+
+    auc: change of macro AUC. centroid: centroid shift, as a fraction of the image's diagonal. overlap: difference
+        in the primary metric. level: of all intervals; tests are at 1 - level.
+    """
 
     auc: float
     centroid: float
@@ -36,11 +40,11 @@ class Evidence:
 
     auc, auc_change: per architecture, macro AUC after fine-tuning, and minus that before.
     shift: per architecture and method, the median centroid shift.
-    excess: the median overlap of two checkpoints that differ by seed alone minus that of before and after;
-        against: what those checkpoints are (empty: neither is there).
+    excess: the median overlap of two checkpoints that differ by seed only, minus the overlap before/after.
+    against: which baseline that is, "two seeds" or "two heads"; empty without either.
     pairs: `contrasts.compare_architectures` with `estimate` and `p_equivalent`.
     crossings: `contrasts.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b, `estimate_a`,
-        `estimate_b` and `p_same_order`: the larger p value of one order under both.
+        `estimate_b` and `p_same_order`, the p value of the same order under both methods.
     coincide: whether LayerCAM and Grad-CAM++ are the same map at the layer of this study.
     """
 
@@ -123,15 +127,17 @@ def _performance(
     for architecture, runs in found.items():
         for out, number in ((auc, 0), (change, 1)):
             draws = np.stack([run[number] for run in runs], axis=1)
-            kept = draws[1:][np.isfinite(draws[1:]).all(axis=1)]  # a replicate may lack a small class altogether
+            kept = draws[1:][np.isfinite(draws[1:]).all(axis=1)]  # a replicate may lack a small class
             out[architecture] = estimates.estimate(draws[0], kept, n_patients=max(patients), level=level)
     return auc, change
 
 
 def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of both kinds in the form that `contrasts.contrast` takes: the drift of before and after under the
-    method's name, that between seeds under "<method> noise". A pair of seeds stands under its first seed; of two
-    seeds' only pair, under both, so that how far another pair would lie elsewhere is not in the interval."""
+    """Drift and noise as rows for `contrasts.contrast`; the method of noise is called "<method> noise".
+
+    Noise is the overlap of two seeds, or without it that of two heads. A pair of seeds (a, b) is stored as seed a;
+    with two seeds, also as seed b. The interval then leaves out how much another pair would differ.
+    """
     own = scores[score_rows.KEYS].assign(value=scores[metric])
     if len(two_seeds):
         noise = two_seeds.rename(columns={"seed_a": "seed"}).assign(value=two_seeds[metric])
@@ -177,14 +183,14 @@ def _crossings(scores: pd.DataFrame, metric: str, options: Mapping) -> pd.DataFr
 def power_table(
     pairs: pd.DataFrame, *, effects: Sequence[float] = (0.02, 0.05, 0.1), seeds: Sequence[int] = (2, 3, 5, 10)
 ) -> pd.DataFrame:
-    """What a study with these variances would see: how many seeds and patients for which difference.
+    """The power of studies with the variances of this one, for more seeds and more patients.
 
     Args:
         pairs: of `Evidence`, with `estimate`.
         effects: differences of the primary metric between two architectures.
 
     Returns: effect, seeds, patients (those of this study, and four times as many), power (`planning.power`,
-        the mean over pairs of architectures and methods). Empty with one seed, which does not show how seeds vary.
+        the mean over pairs of architectures and methods). Empty with one seed: it does not show how seeds vary.
     """
     known = [est for est in pairs.get("estimate", []) if est.n_seeds > 1 and est.se > 0]
     rows = []

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxr.metrics.metric_table import METRICS
 
-# What a study prints; `cxr.core.tables.HEADINGS` says how it heads it.
+# the columns that a study prints; their headings are in `cxr.core.tables.HEADINGS`
 HEADLINE = (
     "auc_macro_before",
     "auc_macro_after",
@@ -30,25 +30,29 @@ HEADLINE = (
 )
 
 
-# Of these, what a single score run does not know.
+# those that need several score runs
 OF_SEVERAL_RUNS = frozenset({"overlap_two_seeds_median", "overlap_share_of_two_seeds", "map_check"})
 
 
 def headline(summary: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `pooled` that the study prints."""
+    """The columns of `cxr.report.comparison.pooled` that the study prints."""
     return summary[["architecture", "method", "seeds", *(name for name in HEADLINE if name in summary)]]
 
 
 def headline_first(values: Mapping[str, float]) -> dict[str, float]:
-    """The same metrics, overlap and what a study prints first: a run's page lists hundreds as they were logged,
-    and the page that compares runs begins with the first."""
+    """The same values, with the overlap and the other `HEADLINE` metrics first.
+
+    MLflow shows hundreds of metrics in the order in which they were logged: readers should see these first.
+    """
     first = [name for name in ("overlap_median", "overlap_corrected_median", *HEADLINE) if name in values]
     return {name: values[name] for name in (*first, *values)}
 
 
 def headline_of_one(values: Mapping[str, float | str]) -> pd.DataFrame:
-    """The same of a single score run, one row: its architecture, method and seed, and those of its metrics that a
-    study prints; NaN where it has none."""
+    """The headline of a single score run, one row: architecture, method, seed, and `HEADLINE` metrics (NaN: none).
+
+    `values`: parameters and metrics of the run.
+    """
     names = [name for name in HEADLINE if name not in OF_SEVERAL_RUNS]
     return pd.DataFrame([{key: values.get(key, np.nan) for key in ("architecture", "method", "seed", *names)}])
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _WEIGHTS = {
     "imagenet": "pretrained on ImageNet (Keras' own weights)",
     "source": "pretrained on this project's procedural source task of textures and shapes",
-    "none": "random, which makes the maps meaningless",
+    "none": "random: the maps mean nothing",
 }
 
 
@@ -51,13 +51,13 @@ def of_study(study: Study, settings: CompareParams) -> str:
 
 
 def _networks(names: list[str], weights: str, dropout: str) -> str:
-    """Which networks, with which weights and heads; a function of the user's gives its own."""
+    """Names of the networks, with their weights and heads; a user's function may bring its own."""
     ours = [name for name in names if not architectures.is_entry_point(name)]
     theirs = [f"`{name}`" for name in names if architectures.is_entry_point(name)]
     head = f"a new head (global average pooling, dropout {dropout}, softmax)"
     parts = [f"{', '.join(ours)}, weights {weights}, {head}"] if ours else []
     if theirs:
-        parts.append(f"{', '.join(theirs)}, with weights of its own, and its own head or else {head}")
+        parts.append(f"{', '.join(theirs)}, with its own weights, and its own head or else {head}")
     return "; ".join(parts)
 
 
@@ -69,7 +69,7 @@ def methods_text(
     counts: pd.DataFrame,
     versions: Mapping[str, str],
 ) -> str:
-    """The methods section, in Markdown, written from what the runs say of themselves.
+    """The methods section, in Markdown, written from what the runs logged.
 
     Args:
         train: parameters of the train runs.
@@ -78,70 +78,89 @@ def methods_text(
         counts: images and patients of each split: columns split, images, patients.
         versions: of tensorflow, keras, tf-keras-vis and cxr.
     """
+    counted = ", ".join(f"{row.split} {row.images} ({row.patients} patients)" for row in counts.itertuples())
+    one = train[0]
+    paragraphs = {
+        "Data": f"{_images(one)}; {one['image_size']} px, grey, resized to a square. Splits are stratified by "
+        f"class and grouped by patient: {counted}.",
+        "Networks": _training(train),
+        "Attribution": _attribution(score),
+        "Drift": _drift(one, score, str(compare["primary_metric"])),
+        "Inference": _inference(compare, n_seeds=len({run["seed"] for run in train})),
+        "Software": ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
+    }
+    return "\n\n".join(f"**{title}.** {text}" for title, text in paragraphs.items())
+
+
+def _images(train: Mapping[str, str]) -> str:
+    if train["data"] != "phantom":
+        return f"images of `{train['data']}`"
+    text = (
+        f"{train['phantom_images']} procedurally drawn radiographs (seed {train['phantom_seed']}, lesion contrast "
+        f"{train['lesion_contrast']}); nothing in them is measured from patients"
+    )
+    if train["shortcut"] != "none":
+        text += (
+            f". In the training images of the stage `{train['shortcut']}`, and in all test images, a marker tells "
+            "the class; in the training images of the other stage the same markers are drawn at random"
+        )
+    return text
+
+
+def _training(train: Sequence[Mapping[str, str]]) -> str:
     one = train[0]
     seeds = sorted({run["seed"] for run in train}, key=int)
     names = list(dict.fromkeys(run["architecture"] for run in train))
-    splits = ", ".join(f"{row.split} {row.images} ({row.patients} patients)" for row in counts.itertuples())
-    if one["data"] == "phantom":
-        data = (
-            f"{one['phantom_images']} procedurally drawn radiographs (seed {one['phantom_seed']}, lesion contrast "
-            f"{one['lesion_contrast']}); nothing in them is measured from patients"
-        )
-        if one["shortcut"] != "none":
-            data += (
-                f". In the training images of the stage `{one['shortcut']}`, and in all test images, a "
-                "marker tells "
-                "the class; in the training images of the other stage the same markers are drawn at random"
-            )
-    else:
-        data = f"images of `{one['data']}`"
-    frozen = (
-        f", all up to `{one['fine_tune_from']}` frozen" if one["fine_tune_from"] else ", every layer trainable"
-    )
-    norm = "in inference mode" if one["batchnorm"] == "inference" else "following the batches"
     weights = _WEIGHTS.get(one["weights"], f"from `{one['weights']}`")
-    chosen = "classified correctly by both checkpoints" if score["images"] == "correct" else "of the test set"
+    trained = f"all up to `{one['fine_tune_from']}` frozen" if one["fine_tune_from"] else "every layer trainable"
+    norm = "in inference mode" if one["batchnorm"] == "inference" else "with the statistics of the batches"
+    return (
+        f"{_networks(names, weights, one['dropout'])}. Stage 1 (transfer) trains the head on the frozen backbone, "
+        f"for at most {one['transfer_epochs']} epochs at a learning rate of {one['transfer_learning_rate']} "
+        f"({one['optimizer']}, patience {one['transfer_patience']}). Stage 2 (fine-tuning) continues from it for "
+        f"at most {one['fine_tune_epochs']} epochs at {one['fine_tune_learning_rate']}, with {trained} and "
+        f"BatchNorm {norm}. Batches of {one['batch_size']}, augmentation {one['augmentation']}; each stage keeps "
+        f"the epoch with the lowest validation loss. Training seeds: {', '.join(seeds)}."
+    )
+
+
+def _attribution(score: Mapping[str, str]) -> str:
+    chosen = "that both checkpoints classify correctly" if score["images"] == "correct" else "(all of them)"
     explained = "true class" if score["explain"] == "true" else "class that the checkpoint after predicts"
+    return (
+        f"Maps explain the logit of the {explained} at `{score['target_layer']}`, of both checkpoints, on the "
+        f"test images {chosen}. Raw maps are scaled to [0, 1], enlarged bilinearly to the image's size and "
+        "compared there. A map without any range (above all, a map of zeros) is empty: it is counted, never "
+        "scored."
+    )
+
+
+def _drift(train: Mapping[str, str], score: Mapping[str, str], metric: str) -> str:
+    return (
+        f"The primary metric, declared beforehand, is `{metric}`: {METRICS[metric].label}. Baselines: *chance* "
+        "(the map after is moved by a random translation on the torus), *two patients* (the map before against "
+        "the map after of another patient's image of the same class: what anatomy alone gives; "
+        f"{score['baseline_draws']} draws an image), *two heads* (transfer heads on the same features that differ "
+        f"by seed; {train['extra_heads']} each) and *two seeds* (fine-tuned checkpoints of two training seeds). "
+        "Corrected overlap = (overlap - two patients) / (1 - two patients)."
+    )
+
+
+def _inference(compare: Mapping[str, object], *, n_seeds: int) -> str:
     level = float(compare["level"])
     draws = f"bootstrap over patients ({compare['n_boot']} replicates)"
     intervals = (
-        f"Medians over images, averaged over seeds; intervals over new trainings and new patients, with a {draws},"
-        if len(seeds) > 1
-        else f"Medians over images; percentile intervals by {draws}, which describe these networks only,"
+        f"Medians over images, averaged over seeds. Intervals at {level:.0%} are over new trainings and new "
+        f"patients, with a {draws}."
+        if n_seeds > 1
+        else f"Medians over images. Percentile intervals at {level:.0%} by {draws}; they describe these networks "
+        "only."
     )
-    return "\n\n".join(
-        [
-            f"**Data.** {data}; {one['image_size']} px, grey, resized to a square. Splits are stratified by class "
-            f"and grouped by patient: {splits}.",
-            f"**Networks.** {_networks(names, weights, one['dropout'])}. Stage 1 (transfer) trains "
-            "the head on the frozen backbone, at most "
-            f"{one['transfer_epochs']} epochs at {one['transfer_learning_rate']} ({one['optimizer']}, patience "
-            f"{one['transfer_patience']}). Stage 2 (fine-tuning) continues from it for at most "
-            f"{one['fine_tune_epochs']} epochs at {one['fine_tune_learning_rate']}{frozen}, BatchNorm {norm}. "
-            f"Batches of {one['batch_size']}, augmentation {one['augmentation']}; each stage ends with the "
-            "epoch of "
-            f"the lowest validation loss. Training seeds: {', '.join(seeds)}.",
-            f"**Attribution.** Maps of the {explained}'s logit at `{score['target_layer']}`, of both "
-            "checkpoints, on "
-            f"the test images {chosen}. Raw maps are scaled to [0, 1], enlarged bilinearly to the image's "
-            "size and "
-            "compared there. A map with no range (all zero above all) is empty: counted, never scored.",
-            f"**Drift.** The primary metric, declared beforehand, is `{compare['primary_metric']}`: "
-            f"{METRICS[str(compare['primary_metric'])].label}. Baselines: *chance* (the map after, "
-            "map moved "
-            "by a random translation on the torus), *two patients* (the map before against the "
-            "map after of "
-            "another patient's image of the same class: what the anatomy alone gives; "
-            f"{score['baseline_draws']} draws an image), *two heads* (transfer heads on the same features that "
-            f"differ by seed; {one['extra_heads']} each) and *two seeds* (fine-tuned checkpoints of two "
-            "training seeds). Corrected overlap = (overlap - two patients) / (1 - two patients).",
-            f"**Inference.** {intervals} at {level:.0%}. Tests treat training seeds and patients as crossed "
-            "sources of chance: variance of Obuchowski and Rockette (1995), each source with its own degrees of "
-            "freedom (Banerjee 1960), covariances by bootstrap over patients. Stability is shown by equivalence "
-            f"(TOST) within margins declared beforehand (AUC ±{compare['auc_margin']}, centroid "
-            f"{compare['centroid_margin']} of the diagonal, overlap ±{compare['overlap_margin']}), a reversal by "
-            "two orders that are both significant with opposite signs. Holm's correction over pairs of "
-            "architectures.",
-            "**Software.** " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
-        ]
+    return (
+        f"{intervals} Tests treat training seeds and patients as crossed sources of chance: variance of "
+        "Obuchowski and Rockette (1995), each source with its own degrees of freedom (Banerjee 1960), "
+        "covariances by bootstrap over patients. Stability is shown by equivalence tests (TOST) within margins "
+        f"declared beforehand (AUC ±{compare['auc_margin']}, centroid {compare['centroid_margin']} of the "
+        f"diagonal, overlap ±{compare['overlap_margin']}). A reversal needs two orders that are both significant, "
+        "with opposite signs. Holm's correction is over pairs of architectures."
     )

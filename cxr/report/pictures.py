@@ -21,20 +21,22 @@ RULES = ("least drift", "median drift", "most drift")
 
 
 def examples(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """For each class the images with the least, the median and the most drift, by rule and never by hand.
+    """For each class the images with the least, the median and the most drift.
 
     Args:
         scores: per-image rows of ONE score run: image_id, label, and `metric`.
         metric: one with a direction of stability.
 
-    Returns: label, rule (`RULES`), image_id, value: three rows a class, in the order of the classes; of equal
-        values the lower id comes first; the median is the lower of two middle ones. Images with an empty map
-        are left out, and so is a class that has no other.
+    Returns: label, rule (`RULES`), image_id, value: three rows a class, in the order of the classes. Of equal
+        values the lower id comes first. The median is the lower of two middle ones. Images with an empty map are
+        left out, and so are classes with no other image.
     Raises: InputError for a metric without a direction.
     """
     higher = METRICS[metric].higher_is_more_stable
     if higher is None:
-        raise InputError(f"examples: {metric} has no direction of stability: use another, such as overlap")
+        raise InputError(
+            f"examples: {metric} has no direction of stability: use a metric that has one, such as overlap"
+        )
     rows = []
     for label, table in scores.dropna(subset=[metric]).groupby("label"):
         drift = -table[metric] if higher else table[metric]

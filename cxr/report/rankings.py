@@ -28,7 +28,7 @@ def ranking(
     Args:
         summary: `pooled`.
         metric: a metric with a direction (`higher_is_more_stable` is not None).
-        draws: `replicates` of the metric, or None if they could not be had.
+        draws: `replicates` of the metric; None: no probabilities.
 
     Returns: (one row an architecture; a column a method, and `P(<method>)`, the bootstrap probability of that
         rank), and the reversals of `cxr.statistics.stability_ranks.reversals` with `method_a`, `method_b` added.
