@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import mlflow
 import pytest
 import requests
 import servers
@@ -29,6 +30,7 @@ from cxr.core.files import atomic
 from cxr.core.params import StudyParams
 from cxr.study import runner as study_runner
 from cxr.study import worker
+from cxr.tracking import connection
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +141,7 @@ def test_a_notebook_that_was_not_logged_any_more_is_logged_at_the_next_start(tmp
     (own.out / f"{step.file}.ipynb").write_text(json.dumps({"metadata": {"papermill": record}}))
     (own.out / f"{step.file}.log").write_text(f"run {'0' * 32 if case.startswith('another') else run_id}\nmore\n")
     study_runner._mend_notebooks(own, [step])
-    assert ("notebook.ipynb" in tracking.artifacts(run_id)) == (case == "own")
+    assert ("notebook.ipynb" in tracking.artifact_names(run_id)) == (case == "own")
     assert ("has whole results, but no notebook" in capsys.readouterr().out) == (case != "own")
 
 
@@ -231,17 +233,17 @@ def server(*statuses: int, port: int = 0):
 @pytest.fixture
 def ask(monkeypatch):
     """Asks the store at an address, as notebooks do. MLflow then waits 0, 2, 4, ... s between attempts."""
-    before = tracking.mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
 
     def call(uri):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        tracking.mlflow.set_tracking_uri(uri)
-        return list(tracking._client().search_experiments())
+        mlflow.set_tracking_uri(uri)
+        return list(connection.mlflow_client().search_experiments())
 
     yield call
-    tracking.mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(before)
 
 
 def test_a_step_waits_ten_minutes_for_its_server():
@@ -337,14 +339,14 @@ def failing(times: int, error: Exception):
 
 
 def test_a_locked_database_and_a_broken_download_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking._retrying, "wait", tenacity.wait_none())
+    monkeypatch.setattr(connection._retrying, "wait", tenacity.wait_none())
     locked, broken = sqlite_error(tmp_path, full=False), requests.exceptions.ChunkedEncodingError("broken")
     assert "database is locked" in str(locked)
     for error in (locked, broken):
-        assert tracking._ask(failing(3, error)) == 4
+        assert connection.ask(failing(3, error)) == 4
         with monkeypatch.context() as patch, pytest.raises(tracking.StoreGone):
-            patch.setattr(tracking._retrying, "stop", tenacity.stop_after_attempt(3))
-            tracking._ask(failing(3, error))
+            patch.setattr(connection._retrying, "stop", tenacity.stop_after_attempt(3))
+            connection.ask(failing(3, error))
 
 
 def test_other_errors_are_not_waited_for(tmp_path):
@@ -352,7 +354,7 @@ def test_other_errors_are_not_waited_for(tmp_path):
     assert tracking.disk_full(full)
     for error in (full, MlflowException("Run 'x' not found"), ValueError("x")):
         with pytest.raises(type(error)):
-            tracking._ask(failing(1, error))
+            connection.ask(failing(1, error))
 
 
 @pytest.mark.parametrize(

@@ -532,12 +532,13 @@ def _models(arguments: argparse.Namespace) -> int:
         print(architectures.listing())
         return 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from cxr.models import build  # TensorFlow, and with it seconds
+    from cxr.models import build
+    from cxr.models import description as models_description
 
     if arguments.markdown:
-        print(build.MARKDOWN)
+        print(models_description.MARKDOWN)
     for name in arguments.names:
-        found = build.describe(build.build(name, n_classes=2, image_size=arguments.image_size))
+        found = models_description.describe(build.build(name, n_classes=2, image_size=arguments.image_size))
         print(found.markdown() if arguments.markdown else found.lines(), flush=True)
     return 0
 

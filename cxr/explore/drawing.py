@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from skimage.measure import find_contours
 
 from cxr.explore.view import LEVELS, View, variant_in_words
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report.figures import COLOURS, METHOD_LABELS
 
 _BEFORE, _AFTER, _BOTH = COLOURS[0], COLOURS[1], "#F0E442"

@@ -11,7 +11,7 @@ from cxr.core.errors import InputError, some
 from cxr.core.params import METHODS
 from cxr.explore import runs
 from cxr.explore.view import View, gather
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report import comparison
 from cxr.tracking import RunInfo
 

@@ -17,7 +17,7 @@ from cxr.explore.explorer import Explorer
 from cxr.explore.runs import layers
 from cxr.explore.tables import notes, tables
 from cxr.explore.view import View, variant_in_words
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report.figures import METHOD_LABELS
 
 QS = (0.05, 0.10, 0.20, 0.30)  # as `overlap_q05`, `overlap_q10`, `overlap` and `overlap_q30`

@@ -16,9 +16,9 @@ import pandas as pd
 from cxr import tracking
 from cxr.attribution import maps
 from cxr.core.errors import InputError
-from cxr.metrics import regions, similarity
+from cxr.metrics import map_grids, regions
+from cxr.metrics.metric_table import METRICS
 from cxr.metrics.multiverse import QS
-from cxr.metrics.similarity import METRICS
 from cxr.tracking import RunInfo
 
 
@@ -54,13 +54,13 @@ class StoredMaps:
     def shown(self, image_id: str, size: int, grid: str) -> np.ndarray:
         """float32 [h, w] in [0, 1] on that grid; all NaN for an empty map."""
         raw = self.raw(image_id)[None]
-        values = similarity.prepare(raw, size) if grid == "image" else similarity.normalise(raw)
+        values = map_grids.prepare(raw, size) if grid == "image" else map_grids.normalise(raw)
         return np.full_like(values[0], np.nan) if self.empty[self.place[image_id]] else values[0]
 
 
 @lru_cache(maxsize=256)
 def held(run_id: str) -> frozenset[str]:
-    return frozenset(tracking.artifacts(run_id))
+    return frozenset(tracking.artifact_names(run_id))
 
 
 @lru_cache(maxsize=128)
@@ -80,7 +80,7 @@ def maps_of(run_id: str, folder: str, checkpoint: str) -> StoredMaps:
     if not path.is_file():
         raise InputError(f"run {run_id} has no artifact '{folder}/{checkpoint}.npz': run 2_attribute again")
     map_set = maps.load(path)
-    return StoredMaps(map_set, places(map_set.image_id), similarity.is_empty(map_set.maps))
+    return StoredMaps(map_set, places(map_set.image_id), map_grids.is_empty(map_set.maps))
 
 
 @lru_cache(maxsize=2)

@@ -15,8 +15,9 @@ import pandas as pd
 
 from cxr.core.errors import InputError
 from cxr.explore import runs
-from cxr.metrics import regions, similarity
-from cxr.metrics.similarity import METRICS, Features
+from cxr.metrics import map_features, regions, similarity
+from cxr.metrics.map_features import Features
+from cxr.metrics.metric_table import METRICS
 from cxr.tracking import RunInfo
 
 LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "chance"}
@@ -85,7 +86,7 @@ def gather(run: RunInfo, choice: Mapping[str, str], *, q: float = 0.20, grid: st
         grid: "image": maps as they are scored, enlarged bilinearly to the image's size; "native": on the layer's
             own grid.
 
-    `View.values` has a row per metric (index: `similarity.METRICS`): label, identical (the value of identical
+    `View.values` has a row per metric (index: `metric_table.METRICS`): label, identical (the value of identical
     maps), value (this image's), low, median, high (quartiles of the cell's scored images), drifts_more (the share
     of the other images that drift less), and for each of LEVELS the image's own `<level>` and the cell's median
     `<level>_median`. Variants have medians of the overlaps only, and no baselines.
@@ -147,7 +148,7 @@ def top_area(values: np.ndarray, q: float) -> np.ndarray:
     """The top-q area of a map [h, w] as bool [h, w], exactly as `overlap` and `overlap_q05` to `overlap_q30` take
     it (`similarity`)."""
     top = np.zeros(values.size, bool)
-    top[Features(values).order[: similarity.top_count(q, values.size)]] = True
+    top[Features(values).order[: map_features.top_count(q, values.size)]] = True
     return top.reshape(values.shape)
 
 

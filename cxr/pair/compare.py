@@ -15,7 +15,7 @@ from cxr import tracking
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
 from cxr.data import loading
-from cxr.metrics import baselines, similarity
+from cxr.metrics import baselines, metric_table, similarity
 from cxr.pair import gates, images, models
 from cxr.pair.models import CHECKPOINTS, Model
 from cxr.report import comparison
@@ -158,7 +158,7 @@ def summarise(table: pd.DataFrame, settings: DriftParams) -> dict[str, float]:
     (overlap - two patients) / (two seeds - two patients)."""
     options = {"level": settings.level, "n_boot": settings.n_boot, "rng_seed": settings.seed}
     found = comparison.summarise(table, **options)
-    for name in similarity.METRICS:
+    for name in metric_table.METRICS:
         if f"{name}_two_seeds_median" in found and f"{name}_corrected_median" in found:
             levels = (found[f"{name}_{level}_median"] for level in ("two_patients", "two_seeds"))
             found[f"{name}_share_of_two_seeds"] = float(baselines.corrected(found[f"{name}_median"], *levels))
@@ -192,7 +192,7 @@ def metric_names(settings: DriftParams, manifest: pd.DataFrame) -> list[str]:
     like = {"A": settings.like_a, "B": settings.like_b}
     levels = ["chance", "two_patients", *(level for name, level in LEVELS.items() if like[name])]
     columns = [
-        name for metric in similarity.METRICS for name in (metric, *(f"{metric}_{level}" for level in levels))
+        name for metric in metric_table.METRICS for name in (metric, *(f"{metric}_{level}" for level in levels))
     ]
     table = pd.DataFrame({name: [0.5, 0.5] for name in columns}).assign(
         image_id=["0", "1"], patient_id=["0", "1"], seed=0, empty_before=False, empty_after=False

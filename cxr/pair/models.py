@@ -33,7 +33,7 @@ class Model:
     name: str  # "A", "B", "A2", ...
     path: str
     sha256: str  # of the file
-    network: keras.Model  # as `cxr.models.graph.adapt` returns it
+    network: keras.Model  # as `cxr.models.foreign.adapt` returns it
     layer: str  # the layer whose maps are computed
 
     @property
@@ -128,13 +128,13 @@ def sha256(path: str) -> str:
 
 
 def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image_size: int = 0) -> Model:
-    """Load one model and adapt it (`cxr.models.graph.adapt`). Python code inside the file is never run.
+    """Load one model and adapt it (`cxr.models.foreign.adapt`). Python code inside the file is never run.
 
     Args:
         name: "A", "B", "A2", ...
         path: a .keras file, or a .h5 file with the whole model.
-        layer: the layer to explain, as `cxr.models.build.target_layer` takes it.
-        preprocessing: what the model expects of grey values, as `cxr.models.graph.adapt` takes it.
+        layer: the layer to explain, as `cxr.models.targets.target_layer` takes it.
+        preprocessing: what the model expects of grey values, as `cxr.models.foreign.adapt` takes it.
         image_size: the side of the images in pixels; 0: the model's own.
 
     Raises:
@@ -143,7 +143,7 @@ def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image
     """
     import keras
 
-    from cxr.models import build, graph
+    from cxr.models import foreign, targets
 
     file = Path(path).expanduser()
     progress(f"model {name}: loading {path}")
@@ -152,8 +152,8 @@ def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image
     except Exception as error:  # Keras raises what its layers, h5py and zipfile do
         raise InputError(f"model {name}: {path} cannot be loaded: {_why(error)}") from None
     try:
-        network = graph.adapt(loaded, preprocessing=preprocessing, image_size=image_size or None)
-        return Model(name, path, sha256(path), network, build.target_layer(network, layer))
+        network = foreign.adapt(loaded, preprocessing=preprocessing, image_size=image_size or None)
+        return Model(name, path, sha256(path), network, targets.target_layer(network, layer))
     except InputError as error:
         raise InputError(f"model {name} ({path}): {error}") from None
 
@@ -249,7 +249,7 @@ def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]
             "an image can have several labels in these models (sigmoid outputs): the most probable one counts as "
             "predicted"
         )
-    from cxr.models.build import feeds_pooling
+    from cxr.models.graph import feeds_pooling
 
     if {"layercam", "gradcampp"} <= set(methods) and any(feeds_pooling(m.network, m.layer) for m in (a, b)):
         notes.append(

@@ -11,7 +11,7 @@ import pandas as pd
 from cxr import tracking
 from cxr.core import tables
 from cxr.core.params import DriftParams
-from cxr.metrics import similarity
+from cxr.metrics import metric_table
 from cxr.pair import gates, models
 from cxr.pair.compare import LEVELS, by_method, metrics
 from cxr.pair.models import CHECKPOINTS, Model
@@ -45,7 +45,7 @@ def overview(summary: Mapping[str, float]) -> pd.DataFrame:
                 **{shown: summary[f"{name}_{level}_median"] for shown, level in levels.items()},
                 "corrected": summary.get(f"{name}_corrected_median", np.nan),
             }
-            for name, metric in similarity.METRICS.items()
+            for name, metric in metric_table.METRICS.items()
         ]
     )
 

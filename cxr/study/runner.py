@@ -286,7 +286,7 @@ def _mend_notebooks(session: _Session, steps: list[Step]) -> None:
     """Log the notebooks of done steps whose study was killed between the notebook's end and its logging."""
     for step in steps:
         run_id = session.runs.get(step.key)
-        if run_id is None or "notebook.ipynb" in tracking.artifacts(run_id):
+        if run_id is None or "notebook.ipynb" in tracking.artifact_names(run_id):
             continue
         if not tracking.run_info(run_id).tags.get("mlflow.parentRunId"):
             continue  # run by hand, in Jupyter
@@ -373,10 +373,10 @@ def preflight(study: StudyParams, manifest: pd.DataFrame, architectures: list[st
 _CHECK_MODELS = """
 import json, sys
 from cxr.core.errors import InputError
-from cxr.models import build
+from cxr.models import description
 try:
     for check in json.loads(sys.argv[1]):
-        build.check(check.pop("architecture"), **check)
+        description.check(check.pop("architecture"), **check)
 except InputError as error:
     print("\\n" + json.dumps(str(error)), file=sys.stderr)
     sys.exit(2)
@@ -467,8 +467,9 @@ def _validated(session: _Session) -> list[Step]:
     steps = plan(session.study)
     for step in steps:
         ours = session.study.model_dump()
-        theirs = _settings(session, step).model_dump()
-        for name in theirs.keys() & ours.keys() - step.parameters.keys() - {"data"}:
+        values = _settings(session, step)
+        theirs = values.model_dump()
+        for name in theirs.keys() & ours.keys() - step.parameters.keys() - values.filters - {"data"}:
             if theirs[name] != ours[name]:
                 raise InputError(
                     f"{step.notebook}.ipynb would run with {name} = {theirs[name]!r} where a study has "
@@ -869,7 +870,7 @@ def _describe(session: _Session, steps: list[Step]) -> None:
     experiment = tracking.experiment_id(name)
     done = {step.key: session.runs[step.key] for step in steps if step.key in session.runs}
     numbers, claims, compare = results(done), None, done.get("compare", "")
-    held = tracking.artifacts(compare) if compare else []
+    held = tracking.artifact_names(compare) if compare else []
     if numbers is not None:
         from cxr.core import tables
 
@@ -910,7 +911,7 @@ def _changed(session: _Session) -> tuple[dict[str, tuple[str, str]], str]:
 def _fetch_report(session: _Session) -> Path:
     """The compare run's report as a file; made of its notebook if that was run by hand."""
     run_id, html = session.runs["compare"], session.out / "report.html"
-    if "report.html" in tracking.artifacts(run_id):
+    if "report.html" in tracking.artifact_names(run_id):
         with atomic(html) as temporary:
             shutil.copyfile(tracking.fetch(run_id, "report.html"), temporary)
     else:
@@ -932,7 +933,7 @@ def results(runs: Mapping[str, str]) -> pd.DataFrame | None:
 
     from cxr.report import comparison
 
-    if "compare" in runs and "summary.csv" in tracking.artifacts(runs["compare"]):
+    if "compare" in runs and "summary.csv" in tracking.artifact_names(runs["compare"]):
         return tracking.read_table(runs["compare"], "summary.csv")
     rows = []
     for key, run_id in runs.items():

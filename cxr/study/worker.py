@@ -223,7 +223,7 @@ def done(
 
 def has_report(run_id: str) -> bool:
     """Whether a compare run has its report, or the notebook that it is made of."""
-    return bool({"report.html", "notebook.ipynb"} & set(tracking.artifacts(run_id)))
+    return bool({"report.html", "notebook.ipynb"} & set(tracking.artifact_names(run_id)))
 
 
 def inputs(step: Step, runs: Mapping[str, str], manifest_hash: str) -> dict[str, str]:
