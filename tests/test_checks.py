@@ -372,16 +372,16 @@ def test_skip_refuses_too_many_and_whole_classes(tmp_path, monkeypatch):
 
 
 def test_a_study_stops_at_errors_and_hands_the_report_on(tmp_path):
-    from cxr.study import runner
+    from cxr.study import preflight
 
     folder = write_set(tmp_path / "set", per_class=6)
     params = settings(folder)
-    report = runner.preflight(params, loading.build_manifest(params), [])
+    report = preflight.check(params, loading.build_manifest(params), [])
     assert not report.of("error") and report.of("warning")
     victim = folder / "clear" / "003-0.png"
     victim.write_bytes(victim.read_bytes()[:-200])
     with pytest.raises(InputError, match=r"1 of 18 files cannot be used.*`cxr check PARAMS.yaml`"):
-        runner.preflight(params, loading.build_manifest(params), [])
+        preflight.check(params, loading.build_manifest(params), [])
 
 
 # --- the command and the page

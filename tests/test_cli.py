@@ -9,6 +9,7 @@ from urllib.request import urlopen
 import pytest
 
 from cxr.cli import main
+from cxr.cli.parser import commands_of
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def error_of(capsys) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("command", ["", *main._commands(main._parser())])
+@pytest.mark.parametrize("command", ["", *commands_of(main.parser())])
 def test_help(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
@@ -143,9 +144,9 @@ def test_options_reach_the_study(params, dry, monkeypatch):
 
 
 def test_unreachable_server_ends_with_2(params, capsys, monkeypatch):
-    from cxr.study import runner
+    from cxr.study import preflight
 
-    monkeypatch.setattr(runner, "_validated", lambda session: [])  # the real notebooks are tested elsewhere
+    monkeypatch.setattr(preflight, "plan_and_check", lambda *_: [])  # the real notebooks are tested elsewhere
     assert main.main(["study", params, "--tracking-uri", "http://127.0.0.1:9"]) == 2
     assert "no MLflow server answers at http://127.0.0.1:9" in error_of(capsys)
 

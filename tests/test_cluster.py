@@ -1,4 +1,4 @@
-"""Where notebooks run: clusters, what their workers have to see, and a worker that is lost."""
+"""Clusters, what their workers must see, and workers that are lost."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
 from cxr.data import loading
-from cxr.study import cluster, runner, shared_files
+from cxr.study import cluster, preflight, runner, shared_files
 from cxr.study import worker as study_worker
 
 # ------------------------------------------------------------------------------------------- parameters
@@ -38,12 +38,12 @@ from cxr.study import worker as study_worker
         ("workers: 2", "cluster: Field required"),
         ("cluster: a.B\nworkers: 0", "workers: Input should be greater than or equal to 1, got 0"),
         ("cluster: a.B\nworker: 2", "worker: Extra inputs are not permitted"),
-        ("cluster: a.B\nworkers: 2\nminimum: 3", r"file: .*minimum is at most workers \(2\), got 3"),
-        ("cluster: a.B\nminimum: 0", r"minimum is at most workers \(None\)"),
+        ("cluster: a.B\nworkers: 2\nminimum: 3", r"file: .*minimum must be at most workers \(2\), got 3"),
+        ("cluster: a.B\nminimum: 0", r"minimum must be at most workers \(None\)"),
         ("- slurm", "not a YAML file of 'key: value' lines"),
         ("", "not a YAML file"),
         ("a: [", "not a YAML file"),
-        ("cluster: distributed.NoCluster", "the module distributed has no NoCluster: mend `cluster`"),
+        ("cluster: distributed.NoCluster", "the module distributed has no NoCluster: correct `cluster`"),
         ("cluster: distributed.none.Cluster", "distributed.none.Cluster cannot be imported: No module named"),
         ("cluster: not_there.here.Cluster", "needs not_there: pip install not-there"),
     ],
@@ -125,7 +125,7 @@ THREADS = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
 
 @pytest.fixture
 def own_classes(tmp_path, monkeypatch):
-    """A file for --scheduler, by its keys; classes are those of CLASSES."""
+    """Writes a file for --scheduler with these keys; it can name the classes in CLASSES."""
     (tmp_path / "own_clusters.py").write_text(CLASSES)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -140,7 +140,7 @@ def own_classes(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("keys", "workers"),
     [
-        ({"cluster": "distributed.LocalCluster", "workers": 2, "minimum": 0}, 1),  # none without a task
+        ({"cluster": "distributed.LocalCluster", "workers": 2, "minimum": 0}, 1),  # starts none without a task
         ({"cluster": "own_clusters.function", "workers": 2}, 2),
         ({"cluster": "own_clusters.function", "options": {"n_workers": 2}}, 2),
         ({"cluster": "own_clusters.Unadaptive", "workers": 2}, 2),
@@ -171,7 +171,7 @@ def test_options_that_do_not_fit_are_one_message(own_classes, name, options, mes
 
 
 def test_a_cluster_that_does_not_start_is_one_message_and_is_closed(own_classes):
-    """In a process of its own: there is nothing more to be said when it ends."""
+    """In another process, to see that nothing more is printed when it ends."""
     code = (
         "import sys; from cxr.study import cluster; from cxr.core.errors import InputError\n"
         "try:\n    with cluster.opened(sys.argv[1], jobs=1, devices=0): pass\n"
@@ -181,7 +181,7 @@ def test_a_cluster_that_does_not_start_is_one_message_and_is_closed(own_classes)
     environment = {**os.environ, "PYTHONPATH": str(Path(file).parent)}
     words = [sys.executable, "-c", code, file]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
-    said = f"--scheduler {file}: own_clusters.NotStarting does not start: no credentials: mend `options`"
+    said = f"--scheduler {file}: own_clusters.NotStarting does not start: no credentials: correct `options`"
     assert done.stdout.startswith(f"closed\n{said}") and done.stdout.count("closed") == 1
     assert not done.stderr
 
@@ -260,7 +260,7 @@ def test_a_notebook_dies_with_its_worker():
 
 
 def test_a_worker_on_another_machine_cannot_be_watched_from_here():
-    processes.die_with("elsewhere:1:2")  # and this process lives
+    processes.die_with("elsewhere:1:2")  # this process must not end
 
 
 # ------------------------------------------------------------------------------------------- what is shared
@@ -279,7 +279,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def shared(tmp_path, images):
-    """What a study of these images uses, as its runner finds it."""
+    """What a study of these images uses."""
     params = write_params(tmp_path / "study.yaml", data=str(images), weights=str(tmp_path / "w"))
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "DenseNet201.npz").write_bytes(b"weights")
@@ -302,7 +302,7 @@ def test_a_study_shares_parameters_notebooks_some_images_weights_and_its_folder(
     suffixes = [Path(name).suffix for name in shared.files]
     assert suffixes.count(".ipynb") == 4 and suffixes.count(".yaml") == 1 and suffixes.count(".npz") == 1
     assert 3 <= suffixes.count(".png") <= 4
-    # a table counts too
+    # a table of images is included
     settings = StudyParams(data=str(images))
     loading.write_manifest(loading.build_manifest(settings), images / "own.csv")
     settings = settings.model_copy(update={"data": str(images / "own.csv")})
@@ -323,7 +323,7 @@ def test_a_file_that_a_worker_lacks_or_has_otherwise_is_named(shared, kind):
 def test_the_folder_for_notebooks_must_be_the_very_same_and_let_one_write(tmp_path, shared, monkeypatch):
     probe = tmp_path / "out" / ".running"
     probe.write_text("another study, on another disk")
-    assert shared_files.trouble(shared).startswith(f"does not see {probe}, which the study has written: all")
+    assert shared_files.trouble(shared).startswith(f"does not see {probe}, which the study wrote: all")
     probe.unlink()
     assert shared_files.trouble(shared).startswith(f"does not see {probe}")
     probe.write_text("runner")
@@ -333,13 +333,13 @@ def test_the_folder_for_notebooks_must_be_the_very_same_and_let_one_write(tmp_pa
 
     monkeypatch.setattr(shared_files.tempfile, "NamedTemporaryFile", refuse)
     assert shared_files.trouble(shared) == (
-        f"cannot write to {tmp_path}/out (Permission denied): let it, or choose another folder with --out"
+        f"cannot write to {tmp_path}/out (Permission denied): allow it, or choose another folder with --out"
     )
 
 
 def test_another_version_and_a_store_for_one_machine_are_refused(shared):
     other = dataclasses.replace(shared, version="other")
-    assert shared_files.trouble(other).startswith("has another version of the package cxr: install the one")
+    assert shared_files.trouble(other).startswith("has another version of the package cxr: install the version")
     other = dataclasses.replace(shared, host="elsewhere")
     assert re.match(r"is on another machine .* than the study \(elsewhere\), and the store sqlite:.*MLflow server",
                     shared_files.trouble(other))  # fmt: skip
@@ -364,7 +364,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def hosts(tmp_path, monkeypatch):
-    """An MLflow server, a Dask scheduler, and two workers with homes and caches of their own."""
+    """An MLflow server, a Dask scheduler, and two workers, each with its own home and cache."""
     server, scheduler = (f"127.0.0.1:{free_port()}" for _ in range(2))
     running = []
 
@@ -404,7 +404,7 @@ def hosts(tmp_path, monkeypatch):
         workers={name: worker(name) for name in ("left", "right")},
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
-    monkeypatch.setattr(runner, "preflight", lambda *_: None)
+    monkeypatch.setattr(preflight, "check", lambda *_: None)
     _wait(lambda: _answers(server) and _answers(scheduler))
     yield found
     for process in running:
@@ -423,7 +423,7 @@ def _answers(address: str) -> bool:
 def _wait(condition, seconds=120):
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not come"
+        assert time.monotonic() < until, "timeout"
         time.sleep(0.5)
 
 
@@ -435,13 +435,13 @@ tracking.log_table(manifest.assign(seed=settings.seed), "table.parquet")
 
 
 def tables(*, experiment="fake"):
-    """What the train runs computed, by seed."""
+    """The tables of the train runs, by seed."""
     runs = tracking.find("train", experiment=experiment)
     return {run.params["seed"]: tracking.read_table(run.run_id, "table.parquet") for run in runs}
 
 
 def assert_tables(params):
-    """They are what this process computes."""
+    """The tables of the train runs are those that this process computes."""
     manifest = loading.build_manifest(StudyParams.read(params))
     found = tables()
     assert found.keys() == {"0", "1"}
@@ -451,11 +451,11 @@ def assert_tables(params):
 
 @pytest.fixture
 def two_seeds(tmp_path, images, monkeypatch):
-    """Options and parameters of a study of two cells, with a relative path in them."""
+    """The parameter file of a study of two cells, with a relative path to the images."""
     for name, own in {"1_train": {"data": "phantom"}, "2_attribute": {"data": ""}}.items():
         monkeypatch.setitem(test_study.PARAMETERS, name, {**test_study.PARAMETERS[name], **own})
-    monkeypatch.setattr(runner, "preflight", lambda *_: None)
-    monkeypatch.chdir(tmp_path)  # workers are in other folders: there is nothing of that name
+    monkeypatch.setattr(preflight, "check", lambda *_: None)
+    monkeypatch.chdir(tmp_path)  # workers run in other folders, where this path does not exist
     return write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"], data="images", jobs=2)
 
 
@@ -493,12 +493,12 @@ def test_a_study_on_two_workers_goes_on_when_one_is_killed(tmp_path, two_seeds, 
     thread.join()
     out = capsys.readouterr().out
     assert code == 0, out + (tmp_path / "left" / "log.txt").read_text()[-3000:]
-    assert "its worker was lost; goes on here" in out
+    assert "its worker was lost; it restarts here" in out
     assert not killed["left over"].is_running() or killed["left over"].status() == psutil.STATUS_ZOMBIE
 
-    # one run a step, the lost one's too
+    # one run per step, also for the step of the lost worker
     runs = tracking.find(experiment="fake", complete=False)
-    assert sorted(run.name.partition(" 2")[0] for run in runs) == sorted(  # the study's has the date
+    assert sorted(run.name.partition(" 2")[0] for run in runs) == sorted(  # the study's name has the date
         [*(f"{stage} CompactDenseNet s{seed}{end}" for seed in (0, 1)
            for stage, end in (("train", ""), ("attribute", ""), ("score", " layercam"))), "compare", "study fake"]
     )  # fmt: skip
@@ -529,12 +529,12 @@ def test_workers_that_cannot_do_the_work_are_named_before_it_starts(shared, host
         missing.write_bytes(content)
         cluster.check_workers(found, there)
         missing.unlink()
-        cluster.check_workers(found, there)  # once for each runner
+        cluster.check_workers(found, there)  # a worker looks once for each runner
 
 
 @pytest.mark.slow
 def test_a_worker_that_joins_later_is_checked_at_its_first_step(tmp_path, two_seeds, hosts, monkeypatch):
-    """The workers that are there when the study starts see all; before the first step, an image goes."""
+    """All workers see all files when the study starts. Then other workers replace them, and an image goes."""
     notebooks = write_notebooks(tmp_path / "notebooks")
     check_workers = cluster.check_workers
 

@@ -1,4 +1,4 @@
-"""The scripts of `cxr completion` in real shells, where there are any."""
+"""The scripts of `cxr completion`, in the shells that this machine has."""
 
 import shutil
 import subprocess
@@ -6,8 +6,9 @@ import subprocess
 import pytest
 
 from cxr.cli import main
+from cxr.cli.parser import commands_of
 
-# How each reads the script that its last argument names.
+# Arguments with which each shell reads a script, whose path follows.
 READ = {
     "bash": ["-n"],
     "zsh": ["-fc", 'autoload -U compinit; compinit -u -D; eval "$(<$0)"'],
@@ -30,7 +31,7 @@ def script(tmp_path, capsys):
 @pytest.mark.parametrize("shell", READ)
 def test_the_script_names_commands_and_options(shell, script):
     text = script(shell).read_text("utf-8")
-    for word in (*main._commands(main._parser()), "tracking-uri", "scheduler"):
+    for word in (*commands_of(main.parser()), "tracking-uri", "scheduler"):
         assert word in text
 
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import PROJECT
 
 from cxr.cli import main
+from cxr.cli.parser import commands_of
 from cxr.core.params import VOCABULARY
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -52,18 +53,18 @@ def test_commands_are_understood(page):
             words = words[: words.index(mark)] if mark in words else words
         if words in (["--help"], ["--version"]):
             continue
-        arguments = main._parser().parse_args(words)
+        arguments = main.parser().parse_args(words)
         for setting in getattr(arguments, "set", []):
             assert setting.partition("=")[0] in VOCABULARY, (page.name, setting)
 
 
 def test_examples_in_the_help_are_understood():
-    parser = main._parser()
-    for name, command in {"": parser, **main._commands(parser)}.items():
+    parser = main.parser()
+    for name, command in {"": parser, **commands_of(parser)}.items():
         lines = [line.strip() for line in (command.epilog or "").splitlines() if line.startswith("  cxr ")]
         assert lines, name
         for line in lines:
             words = shlex.split(line)[1:]
             for mark in ("|", ">"):
                 words = words[: words.index(mark)] if mark in words else words
-            main._parser().parse_args(words)
+            main.parser().parse_args(words)

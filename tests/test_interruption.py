@@ -1,4 +1,4 @@
-"""Kills, full disks, and stores that go away: nothing is lost, and it is said."""
+"""Kills, full disks, and stores that do not answer: nothing is lost, and a message says what happened."""
 
 import errno
 import json
@@ -28,8 +28,10 @@ from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
 from cxr.core.params import StudyParams
-from cxr.study import runner as study_runner
-from cxr.study import worker
+from cxr.data import loading
+from cxr.study import existing, grid, resuming, runner
+from cxr.study.session import Session, State
+from cxr.study.session import runner as own_identity
 from cxr.tracking import connection
 
 
@@ -41,20 +43,20 @@ def store(tmp_path_factory):
         yield tracking.connect(f"sqlite:///{tmp_path_factory.mktemp('interruption')}/mlflow.db")
 
 
-def session(tmp_path, **values) -> study_runner._Session:
-    params = StudyParams(name="fake", **values)
-    return study_runner._Session(params, tmp_path / "x.yaml", {}, tmp_path / "out", tmp_path, {}, fresh=False)
+def session(tmp_path, *, steps=(), **values) -> Session:
+    params = StudyParams(name="fake", phantom_images=60, **values)
+    setup = grid.Setup(tmp_path / "x.yaml", {}, notebooks=tmp_path, out=tmp_path / "out")
+    return Session(params, setup, steps, loading.build_manifest(params), tracking_uri="", environment={})
 
 
 def parent_of(tmp_path, runner: str, **tags) -> str:
-    own = session(tmp_path)
-    fingerprint = study_runner._study_fingerprint(own)
+    fingerprint = session(tmp_path).fingerprint
     tags = {"cxr.stage": "study", "cxr.fingerprint": fingerprint, "cxr.runner": runner, **tags}
     return tracking.create_run(experiment="fake", name="study", tags=tags, params={})
 
 
 def dead() -> str:
-    """The record of a process on this machine that is gone."""
+    """The identity of a process on this machine that has ended."""
     return f"{socket.gethostname()}:{os.getpid()}:12345"
 
 
@@ -91,9 +93,9 @@ def test_what_a_killed_study_left_running_is_stopped_and_its_runs_end(tmp_path, 
         tracking.set_tags(runs[0], {"cxr.process": processes.identity(started[0].pid)})
         tracking.set_tags(runs[2], {"cxr.complete": "true", "cxr.process": dead()})
         tracking.end_run(runs[2], "FINISHED")
-        study_runner._stop_abandoned(session(tmp_path))
+        resuming.stop_abandoned(session(tmp_path))
         assert started[0].poll() is not None and started[1].poll() is not None
-        assert started[2].poll() is None  # another run's
+        assert started[2].poll() is None  # it belongs to another run
     finally:
         for process in started:
             process.kill()
@@ -108,11 +110,11 @@ def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_
     with pytest.raises(
         InputError, match=r"run already, by process 12 on elsewhere \(last sign of life . s ago; .*15 min"
     ):
-        study_runner._stop_abandoned(session(tmp_path))
-    study_runner._stop_abandoned(session(tmp_path, seed=[7]))  # same name, other settings: none of its business
+        resuming.stop_abandoned(session(tmp_path))
+    resuming.stop_abandoned(session(tmp_path, seed=[7]))  # same name, other settings: not the same study
     assert tracking.run_info(child).status == "RUNNING"
     tracking.set_tags(parent, {"cxr.alive": (moment - timedelta(minutes=20)).isoformat()})
-    study_runner._stop_abandoned(session(tmp_path))
+    resuming.stop_abandoned(session(tmp_path))
     assert [tracking.run_info(run).status for run in (child, parent)] == ["KILLED", "KILLED"]
 
 
@@ -121,35 +123,36 @@ def test_two_studies_do_not_write_into_one_folder(tmp_path):
         (tmp_path / ".running").write_text(processes.identity(other.pid))
         with (
             pytest.raises(InputError, match=f"another study is writing there .process {other.pid}.*--out"),
-            study_runner._claimed(tmp_path),
+            resuming.claimed(tmp_path),
         ):
             pass
         other.communicate(b"\n")
-    with study_runner._claimed(tmp_path):  # that one is dead
-        assert (tmp_path / ".running").read_text() == study_runner._runner()
+    with resuming.claimed(tmp_path):  # the other study is dead
+        assert (tmp_path / ".running").read_text() == own_identity()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("case", ["own", "another run's", "half written"])
 def test_a_notebook_that_was_not_logged_any_more_is_logged_at_the_next_start(tmp_path, store, case, capsys):
-    own = session(tmp_path)
-    own.out.mkdir()
-    step = study_runner.plan(own.study)[0]
+    step = grid.plan(StudyParams())[0]
+    own = session(tmp_path, steps=[step])
+    out = own.setup.out
+    out.mkdir()
     run_id = tracking.create_run(experiment="fake", name="x", tags={}, params={}, parent="f" * 32)
-    own.runs = {step.key: run_id}
     record = {} if case == "half written" else {"end_time": "now", "exception": None}
-    (own.out / f"{step.file}.ipynb").write_text(json.dumps({"metadata": {"papermill": record}}))
-    (own.out / f"{step.file}.log").write_text(f"run {'0' * 32 if case.startswith('another') else run_id}\nmore\n")
-    study_runner._mend_notebooks(own, [step])
+    (out / f"{step.file}.ipynb").write_text(json.dumps({"metadata": {"papermill": record}}))
+    (out / f"{step.file}.log").write_text(f"run {'0' * 32 if case.startswith('another') else run_id}\nmore\n")
+    resuming.log_missing_notebooks(own, State(runs={step.key: run_id}))
     assert ("notebook.ipynb" in tracking.artifact_names(run_id)) == (case == "own")
-    assert ("has whole results, but no notebook" in capsys.readouterr().out) == (case != "own")
+    assert ("has all results but no notebook" in capsys.readouterr().out) == (case != "own")
 
 
 @pytest.mark.parametrize("left", ["nothing", "its-notebook", "its-logged-notebook", "its-report"])
 def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store, monkeypatch, left):
-    own = session(tmp_path)
-    own.out.mkdir()
-    step = study_runner.plan(own.study)[-1]
+    step = grid.plan(StudyParams())[-1]
+    own = session(tmp_path, steps=[step])
+    out = own.setup.out
+    out.mkdir()
     assert step.stage == "compare"
     tags = {"cxr.stage": "compare", "cxr.fingerprint": left, "cxr.complete": "true"}
     run_id = tracking.create_run(experiment="fake", name="compare", tags=tags, params={})
@@ -157,36 +160,36 @@ def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store,
     (tmp_path / "x").write_text("x")
     if left == "its-notebook":
         whole = {"metadata": {"papermill": {"end_time": "now", "exception": None}}}
-        (own.out / f"{step.file}.ipynb").write_text(json.dumps(whole))
-        (own.out / f"{step.file}.log").write_text(f"run {run_id}\n")
+        (out / f"{step.file}.ipynb").write_text(json.dumps(whole))
+        (out / f"{step.file}.log").write_text(f"run {run_id}\n")
     elif left == "its-logged-notebook":
         tracking.log_file_as(run_id, tmp_path / "x", "notebook.ipynb")
     elif left == "its-report":
         tracking.log_file_as(run_id, tmp_path / "x", "report.html")
-    own.runs = dict.fromkeys(step.needs, "f" * 32)
-    monkeypatch.setattr(study_runner, "_fingerprint", lambda *_: left)
-    study_runner._find_done(own, [step])
-    assert (step.key in own.runs) == (left != "nothing")
-    # and that is what a worker finds when its turn comes
-    assert worker.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
+    state = State(runs=dict.fromkeys(step.needs, "f" * 32))
+    monkeypatch.setattr(Session, "fingerprint_of", lambda *_: left)
+    resuming.find_done(own, state)
+    assert (step.key in state.runs) == (left != "nothing")
+    # a worker finds the same when it comes to this step
+    assert existing.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
 
 
 def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):
-    own = session(tmp_path)
-    steps = study_runner.plan(own.study)[:1]
+    steps = grid.plan(StudyParams())[:1]
+    own = session(tmp_path, steps=steps)
     tags = {"cxr.fingerprint": "aaa"}
-    own.runs = {"compare": tracking.create_run(experiment="fake", name="x", tags={}, params={})}
-    own.runs[steps[0].key] = tracking.create_run(experiment="fake", name="x", tags=tags, params={})
-    own.parent = tracking.create_run(experiment="fake", name="x", tags={}, params={})
-    monkeypatch.setattr(study_runner, "_fingerprint", lambda *_: "aaa")
-    assert study_runner._of_other_code(own, steps) == []
-    monkeypatch.setattr(study_runner, "_fingerprint", lambda *_: "bbb")
-    mixed = study_runner._of_other_code(own, steps)
-    study_runner._note_mixed(own, mixed)
+    runs = {"compare": tracking.create_run(experiment="fake", name="x", tags={}, params={})}
+    runs[steps[0].key] = tracking.create_run(experiment="fake", name="x", tags=tags, params={})
+    state = State(runs=runs, parent=tracking.create_run(experiment="fake", name="x", tags={}, params={}))
+    monkeypatch.setattr(Session, "fingerprint_of", lambda *_: "aaa")
+    assert resuming.find_mixed(own, state) == []
+    monkeypatch.setattr(Session, "fingerprint_of", lambda *_: "bbb")
+    mixed = resuming.find_mixed(own, state)
+    resuming.note_mixed(state, mixed)
     assert mixed == [steps[0].key]
     said = capsys.readouterr().out
-    assert "changed while the study ran. 1 notebooks are of another version" in said and mixed[0] in said
-    for run in (own.parent, own.runs["compare"]):
+    assert "changed while the study ran. 1 notebooks ran with another version" in said and mixed[0] in said
+    for run in (state.parent, runs["compare"]):
         assert tracking.run_info(run).tags["cxr.mixed_code"] == mixed[0]
 
 
@@ -207,7 +210,7 @@ def test_several_processes_make_one_new_store(tmp_path):
 
 @contextmanager
 def server(*statuses: int, port: int = 0):
-    """Answers each request with the next of these, the last for good; yields its address and what was asked."""
+    """Answers each request with the next status; repeats the last. Yields its address and the requested paths."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -232,7 +235,7 @@ def server(*statuses: int, port: int = 0):
 
 @pytest.fixture
 def ask(monkeypatch):
-    """Asks the store at an address, as notebooks do. MLflow then waits 0, 2, 4, ... s between attempts."""
+    """Asks the store at an address as notebooks do, but MLflow waits only 0, 2, 4, ... s between attempts."""
     before = mlflow.get_tracking_uri()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
@@ -360,8 +363,8 @@ def test_other_errors_are_not_waited_for(tmp_path):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "out/x"), "the disk is full, that of .*out/x"),
-        (MlflowException("(sqlite3.OperationalError) database or disk is full"), "the disk is full, that of"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), "the disk of .* is full: .*out/x"),
+        (MlflowException("(sqlite3.OperationalError) database or disk is full"), "or of the store is full:"),
         (tracking.StoreGone("the MLflow store has not answered"), "stopped: the MLflow store has not answered"),
     ],
     ids=["disk", "store's disk", "store gone"],
@@ -371,13 +374,9 @@ def test_a_study_that_cannot_go_on_ends_with_a_message(tmp_path, monkeypatch, ca
         raise error
 
     own = session(tmp_path)
-    own.environment = {"MLFLOW_TRACKING_URI": ""}
-    monkeypatch.setattr(study_runner, "_session", lambda *_: own)
-    monkeypatch.setattr(study_runner, "_validated", lambda _: [])
-    monkeypatch.setattr(study_runner, "_read_manifest", lambda _: None)
-    monkeypatch.setattr(tracking, "connect", lambda _: None)
-    monkeypatch.setattr(study_runner, "_run", fail)
-    assert study_runner.run(StudyParams(), "x.yaml", {}) == 1
+    monkeypatch.setattr(runner, "_session", lambda *_, **__: own)
+    monkeypatch.setattr(runner, "_run", fail)
+    assert runner.run(StudyParams(), "x.yaml", {}) == 1
     assert re.search(said, capsys.readouterr().out)
 
 

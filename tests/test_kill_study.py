@@ -1,4 +1,4 @@
-"""The kill test, in its small size; a file of its own, as files are what CI runs side by side."""
+"""A small version of the kill test. It is a file of its own, because CI runs files in parallel."""
 
 import re
 import subprocess

@@ -10,11 +10,11 @@ import pytest
 
 from cxr import tracking
 from cxr.attribution import maps
-from cxr.cli import main
+from cxr.cli import main, ui
 from cxr.core import tables
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams, TrainParams
-from cxr.study import runner
+from cxr.study import report_page
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = ["<script>alert(1)</script>", "../../x", "a/b", "'; drop table runs; --", '" onload="x', "{{7*7}}"]
@@ -40,7 +40,7 @@ def test_the_report_lets_no_markup_of_names_through(tmp_path):
     ]
     cells = [nbformat.v4.new_code_cell("x", outputs=outputs)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
-    runner.export_report(tmp_path / "n.ipynb", tmp_path / "n.html")
+    report_page.export(tmp_path / "n.ipynb", tmp_path / "n.html")
     page = (tmp_path / "n.html").read_text(encoding="utf-8")
     assert "alert(1)" in page  # it is there, as text
     assert "<script>alert" not in page and "<img src=x" not in page
@@ -133,10 +133,10 @@ def test_weights_with_code_inside_are_refused(tmp_path):
 
 
 def test_the_ui_listens_where_it_is_told(tmp_path):
-    words = main._ui_command("sqlite:///x", main._parser().parse_args(["ui"]))
+    words = ui.command("sqlite:///x", main.parser().parse_args(["ui"]))
     assert words[words.index("--host") + 1] == "127.0.0.1" and "--allowed-hosts" not in words
     given = ["ui", "--host", "0.0.0.0", "--allowed-hosts", "a.b", "--cors-allowed-origins", "https://c.d"]
-    words = main._ui_command("sqlite:///x", main._parser().parse_args(given))
+    words = ui.command("sqlite:///x", main.parser().parse_args(given))
     assert words[words.index("--host") + 1] == "0.0.0.0"
     assert words[words.index("--allowed-hosts") + 1] == "a.b"
     assert words[words.index("--cors-allowed-origins") + 1] == "https://c.d"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlflow
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
@@ -18,8 +19,9 @@ from cxr import tracking
 from cxr.core import execution
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
-from cxr.study import cluster
-from cxr.study import runner as study_runner
+from cxr.study import cluster, following, grid, preflight, report_page, resuming, runner, session
+from cxr.study.console import say
+from cxr.study.grid import Setup
 
 PARAMETERS = {
     "1_train": {"name": "x", "phantom_images": 60, "architecture": "CompactResNetV2", "seed": 0},
@@ -65,7 +67,7 @@ print("the verdict:", len(settings.score_run_ids))
 
 
 def write_notebooks(folder: Path, **extra: str) -> Path:
-    """Four small notebooks; `extra` maps names of stages to a cell before the last."""
+    """Write four small notebooks. `extra`: the source of a cell before the last, by stage."""
     folder.mkdir(exist_ok=True)
     for stage, name in tracking.STAGES.items():
         if name not in PARAMETERS:
@@ -110,13 +112,13 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture
 def go(tmp_path, store, monkeypatch):
-    """Run a study; the networks are not built (tests of `preflight` and of the real notebooks do that)."""
-    monkeypatch.setattr(study_runner, "preflight", lambda *_: None)
+    """Run a study without building networks; other tests do that."""
+    monkeypatch.setattr(preflight, "check", lambda *_: None)
 
     def run(params: Path, notebooks: Path, overrides=None, **options) -> int:
         overrides = overrides or {}
         params_ = StudyParams.read(params, overrides)
-        return study_runner.run(
+        return runner.run(
             params_, params, overrides, out=tmp_path / "out", notebooks=notebooks, tracking_uri=store, **options
         )
 
@@ -124,7 +126,7 @@ def go(tmp_path, store, monkeypatch):
 
 
 def undated(name: str) -> str:
-    """The name of a run without the date that a study's has."""
+    """The name of a run without the date, which the study's own run has."""
     return re.sub(r" \d{4}-\d\d-\d\d", "", name)
 
 
@@ -140,7 +142,7 @@ def runs_by_stage(complete=True) -> dict[str, list[tracking.RunInfo]]:
 
 def test_plan_is_the_grid_each_step_after_what_it_needs():
     params = StudyParams(architecture=["CompactDenseNet", "DenseNet201"], seed=[0, 3], method=["gradcampp"])
-    steps = study_runner.plan(params)
+    steps = grid.plan(params)
     assert [step.key for step in steps] == [
         "train/CompactDenseNet/s0",
         "attribute/CompactDenseNet/s0",
@@ -163,19 +165,11 @@ def test_plan_is_the_grid_each_step_after_what_it_needs():
 
 
 def test_command(tmp_path):
-    steps = {
-        step.stage: step for step in study_runner.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0]))
-    }
+    steps = {step.stage: step for step in grid.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0]))}
 
     def words(stage, overrides, runs):
-        command = study_runner.command(
-            steps[stage],
-            params_file="params/study.yaml",
-            overrides=overrides,
-            out="a b",
-            notebooks=Path("notebooks"),
-            runs=runs,
-        )
+        setup = Setup(Path("params/study.yaml"), overrides, notebooks=Path("notebooks"), out=Path("a b"))
+        command = setup.command(steps[stage], runs)
         return command[command.index("notebooks/" + steps[stage].notebook + ".ipynb") :]
 
     common = ["-k", "python3", "--log-output", "--no-progress-bar", "-f", "params/study.yaml"]
@@ -187,7 +181,7 @@ def test_command(tmp_path):
         *("notebooks/2_attribute.ipynb", "a b/attribute-CompactDenseNet-s0.ipynb", *common),
         *("-r", "train_run_id", "<train/CompactDenseNet/s0>"),
     ]
-    # a run id that is a number to YAML and to papermill's -p has to arrive as it is
+    # YAML and papermill's -p would read this run id as a number
     assert words("score", {"n_boot": 200}, {"attribute/CompactDenseNet/s0": "123e4567"})[-8:] == [
         *("-y", '{"n_boot": 200}', "-p", "method", "gradcampp", "-r", "attribute_run_id", "123e4567"),
     ]
@@ -198,20 +192,20 @@ def test_command(tmp_path):
 
 def test_settings_are_those_that_the_notebook_will_have(tmp_path, notebooks):
     params = write_params(tmp_path / "study.yaml")
-    steps = {step.key: step for step in study_runner.plan(StudyParams.read(params))}
-    known = {"params_file": params, "overrides": {"n_boot": 300}, "notebooks": notebooks}
+    steps = {step.key: step for step in grid.plan(StudyParams.read(params))}
+    setup = Setup(params, {"n_boot": 300}, notebooks, tmp_path / "out")
     step = steps["score/CompactDenseNet/s0/gradcampp"]
-    settings = study_runner.settings(step, **known, runs={"attribute/CompactDenseNet/s0": "ab"})
+    settings = setup.settings(step, {"attribute/CompactDenseNet/s0": "ab"})
     assert (settings.method, settings.n_boot, settings.attribute_run_id, settings.name) == (
         *("gradcampp", 300, "ab", "fake"),
     )
 
 
 def test_a_parameter_that_the_notebook_lacks_is_refused(tmp_path, notebooks):
-    params = write_params(tmp_path / "study.yaml", level=0.9)  # papermill would only warn
-    steps = study_runner.plan(StudyParams.read(params))
+    params = write_params(tmp_path / "study.yaml", level=0.9)  # papermill only warns of it
+    steps = grid.plan(StudyParams.read(params))
     with pytest.raises(InputError, match=r"3_score.ipynb: its parameters cell .* lacks level"):
-        study_runner.settings(steps[2], params_file=params, overrides={}, notebooks=notebooks, runs={})
+        Setup(params, {}, notebooks, tmp_path / "out").settings(steps[2], {})
 
 
 @pytest.mark.parametrize(
@@ -226,9 +220,9 @@ def test_parameters_cells_hold_literals_of_known_names(tmp_path, source, message
     cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "1_train.ipynb")
     params = write_params(tmp_path / "study.yaml")
-    step = study_runner.plan(StudyParams.read(params))[0]
+    step = grid.plan(StudyParams.read(params))[0]
     with pytest.raises(InputError, match=message):
-        study_runner.settings(step, params_file=params, overrides={}, notebooks=tmp_path, runs={})
+        Setup(params, {}, tmp_path, tmp_path / "out").settings(step, {})
 
 
 def test_a_notebook_without_parameters_cell_or_at_all(tmp_path):
@@ -241,40 +235,42 @@ def test_a_notebook_without_parameters_cell_or_at_all(tmp_path):
 
 def test_a_default_of_a_notebook_that_differs_from_the_study_s_is_refused(tmp_path, store, notebooks):
     params = tmp_path / "study.yaml"
-    params.write_text("name: fake\n")  # phantom_images: 60 in the notebook, 1000 in StudyParams
+    params.write_text("name: fake\n")  # phantom_images: 60 in the notebook, 2000 in StudyParams
     with pytest.raises(InputError, match=r"phantom_images = 60 where a study has 2000.*add it there"):
-        study_runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks)
+        runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_terminal_has_a_bar_and_a_file_has_lines(monkeypatch, is_terminal):
-    session = study_runner._Session(StudyParams(), Path(), {}, Path(), Path(), {}, fresh=False)
-    step = study_runner.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0], method=["layercam"]))[0]
-    session.progress[step.key] = "» epoch 3/4"
+    study = StudyParams(name="mine", seed=[0], method=["layercam"])
+    steps = grid.plan(study)  # three architectures: 10 notebooks
+    setup = Setup(Path(), {}, Path(), Path())
+    session_ = session.Session(study, setup, steps, pd.DataFrame(), tracking_uri="", environment={})
     out = io.StringIO()
     out.isatty = lambda: is_terminal
     monkeypatch.setattr(sys, "stdout", out)
-    bar = study_runner._bar("mine", 12, done=5)
-    study_runner._show_running(session, bar, [step])
-    study_runner._say("[6/12] a notebook: done in 40 s")
-    bar.update()
-    bar.close()
+    found = following.Following(session_, session.State(runs=dict.fromkeys("abcde", "x")))
+    found.note({"key": steps[0].key, "progress": "» epoch 3/4"})
+    found.show([steps[0]])
+    say("[6/10] a notebook: done in 40 s")
+    found.bar.update()
+    found.bar.close()
     if is_terminal:
-        assert "mine:" in out.getvalue() and "5/12" in out.getvalue()
-        assert f"{step.name} » epoch 3/4" in out.getvalue()
-        assert "\r[6/12] a notebook: done in 40 s\n" in out.getvalue()
+        assert "mine:" in out.getvalue() and "5/10" in out.getvalue()
+        assert f"{steps[0].name} » epoch 3/4" in out.getvalue()
+        assert "\r[6/10] a notebook: done in 40 s\n" in out.getvalue()
     else:
-        assert out.getvalue() == "[6/12] a notebook: done in 40 s\n"
+        assert out.getvalue() == "[6/10] a notebook: done in 40 s\n"
 
 
 def test_threads_are_shared_between_jobs_and_the_user_s_own_number_is_kept(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    values = study_runner._environment("sqlite:////x", tracking.project() / "notebooks", 3)
+    values = session.environment(tracking.project() / "notebooks", 3)
     assert (values["OMP_NUM_THREADS"], values["TF_NUM_INTRAOP_THREADS"]) == ("2", "7")
     assert values["PYTHONHASHSEED"] == "0" and "CXR_NOTEBOOKS" not in values
-    assert "OMP_NUM_THREADS" not in study_runner._environment("sqlite:////x", Path("elsewhere"), 1)
+    assert "OMP_NUM_THREADS" not in session.environment(Path("elsewhere"), 1)
     assert (cluster.embedded_slots(0, 0), cluster.embedded_slots(5, 0)) == (4, 5)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert cluster.embedded_slots(0, 0) == 1
@@ -299,7 +295,7 @@ def test_report_is_for_readers(tmp_path):
         nbformat.v4.new_code_cell("x", metadata={"tags": ["hide"]}, outputs=[output("stream", text="unwanted")]),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
-    study_runner.export_report(tmp_path / "n.ipynb", tmp_path / "n.html")
+    report_page.export(tmp_path / "n.ipynb", tmp_path / "n.html")
     html = (tmp_path / "n.html").read_text(encoding="utf-8")
     assert "Verdict of the study" in html and "stable everywhere" in html
     assert f"data:image/png;base64,{dot}" in html
@@ -315,7 +311,7 @@ def test_unreachable_server_is_found_out_at_once(tmp_path, notebooks, monkeypatc
     params = write_params(tmp_path / "study.yaml")
     began = time.monotonic()
     with pytest.raises(InputError, match="no MLflow server answers at http://127.0.0.1:9"):
-        study_runner.run(
+        runner.run(
             StudyParams.read(params),
             params,
             {},
@@ -335,7 +331,7 @@ def test_data_is_checked_before_the_first_run(tmp_path, notebooks, store):
     for path in notebooks.glob("[12]*.ipynb"):
         path.write_text(path.read_text().replace("# Parameters\\n", "# Parameters\\ndata = ''\\n"))
     with pytest.raises(InputError, match="nowhere"):
-        study_runner.run(params_, params, overrides, notebooks=notebooks, out=tmp_path / "out")
+        runner.run(params_, params, overrides, notebooks=notebooks, out=tmp_path / "out")
     assert tracking.find(experiment="fake", complete=False) == []
 
 
@@ -346,10 +342,10 @@ def test_preflight_refuses_weights_and_layers_that_cannot_be_had(tmp_path):
     params = StudyParams(weights=str(tmp_path / "none.h5"), phantom_images=60)
     manifest = loading.build_manifest(params)
     with pytest.raises(InputError, match="none.h5"):
-        study_runner.preflight(params, manifest, ["CompactDenseNet"])
+        preflight.check(params, manifest, ["CompactDenseNet"])
     with pytest.raises(InputError, match="no_such_layer"):
         params = StudyParams(weights="none", target_layer="no_such_layer", phantom_images=60)
-        study_runner.preflight(params, manifest, ["CompactDenseNet"])
+        preflight.check(params, manifest, ["CompactDenseNet"])
 
 
 def test_a_study_that_is_being_run_is_not_started_twice(store):
@@ -357,16 +353,16 @@ def test_a_study_that_is_being_run_is_not_started_twice(store):
     parent = tracking.create_run(
         experiment="fake",
         name="study",
-        tags={"cxr.stage": "study", "cxr.runner": study_runner._runner()},
+        tags={"cxr.stage": "study", "cxr.runner": session.runner()},
         params={},
     )
     child = tracking.create_run(experiment="fake", name="train", tags={}, params={}, parent=parent)
     with pytest.raises(InputError, match=f"being run already, by process {os.getpid()}"):
-        study_runner._check_abandoned(tracking.run_info(parent), "fake")
-    # the same process id, but of a process that started at another time: the runner was killed
-    host, pid, created = study_runner._runner().rsplit(":", 2)
+        resuming.check_abandoned(tracking.run_info(parent), "fake")
+    # same process id, other start time: another process, so the runner was killed
+    host, pid, created = session.runner().rsplit(":", 2)
     tracking.set_tags(parent, {"cxr.runner": f"{host}:{pid}:{int(created) - 99}"})
-    study_runner._check_abandoned(tracking.run_info(parent), "fake")
+    resuming.check_abandoned(tracking.run_info(parent), "fake")
     assert tracking.run_info(child).status == "KILLED"
 
 
@@ -413,18 +409,18 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert {stage: len(runs) for stage, runs in second.items()} == {
         **{"train": 1, "attribute": 1, "score": 4, "compare": 2, "study": 2},
     }
-    # and back: nothing to do
+    # back to the first value: nothing to do
     assert go(params, notebooks) == 0
     assert len(tracking.find(experiment="fake", complete=False)) == 10
-    # nor where the same notebook was run by hand since
+    # also if the same notebook was run by hand meanwhile
     tags = {"cxr.stage": "train", "cxr.fingerprint": train.fingerprint, "cxr.complete": "true"}
     tracking.end_run(tracking.create_run(experiment="fake", name="by hand", tags=tags, params={}), "FINISHED")
     capsys.readouterr()
     assert go(params, notebooks) == 0
     assert "5 done already, 0 to run" in capsys.readouterr().out
 
-    # steps that are done are comments, with their runs
-    study_runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks, out=tmp_path / "out")
+    # in a dry run, done steps are comments with their runs
+    runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks, out=tmp_path / "out")
     assert f"# train/CompactDenseNet/s0: done already, run {train.run_id}" in capsys.readouterr().out
 
 
@@ -492,7 +488,7 @@ def test_a_printed_command_works_when_typed(tmp_path, notebooks, store, capsys):
     params = write_params(tmp_path / "study.yaml")
     out = tmp_path / "o u t"
     overrides = {"seed": [5]}
-    study_runner.dry_run(StudyParams.read(params, overrides), params, overrides, notebooks=notebooks, out=out)
+    runner.dry_run(StudyParams.read(params, overrides), params, overrides, notebooks=notebooks, out=out)
     lines = capsys.readouterr().out.splitlines()
     assert not out.exists() and tracking.is_new(store)
     exports = [line for line in lines if line.startswith(("export ", "mkdir "))]
@@ -507,7 +503,7 @@ def test_a_printed_command_works_when_typed(tmp_path, notebooks, store, capsys):
     tracking.connect(store)
     run = tracking.run_info(tracking.latest("train", experiment="fake", seed=5))
     assert run.params["architecture"] == "CompactDenseNet"
-    assert "notebook.ipynb" in tracking.artifact_names(run.run_id)  # by hand too
+    assert "notebook.ipynb" in tracking.artifact_names(run.run_id)  # also for a notebook that is run by hand
 
 
 @pytest.mark.slow
@@ -519,8 +515,8 @@ def test_ctrl_c_stops_the_notebooks_and_the_same_command_resumes(tmp_path, store
         [
             "import sys",
             "from cxr.cli import main",
-            "from cxr.study import runner",
-            "runner.preflight = lambda *_: None",
+            "from cxr.study import preflight",
+            "preflight.check = lambda *_: None",
             "sys.exit(main.main(sys.argv[1:]))",
         ]
     )
@@ -528,17 +524,17 @@ def test_ctrl_c_stops_the_notebooks_and_the_same_command_resumes(tmp_path, store
     log = tmp_path / "out" / "train-CompactDenseNet-s0.log"
     words = [sys.executable, "-c", code, "study", str(params), "--out", str(tmp_path / "out")]
     options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(words, env=environment, **options) as runner:
+    with subprocess.Popen(words, env=environment, **options) as study:
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline and not (log.is_file() and "» waiting" in log.read_text()):
             time.sleep(0.2)
         import psutil
 
-        family = psutil.Process(runner.pid).children(recursive=True)
-        runner.send_signal(signal.SIGINT)
-        output, _ = runner.communicate(timeout=60)
-    assert runner.returncode == 130
-    assert "The same command goes on from here" in output
+        family = psutil.Process(study.pid).children(recursive=True)
+        study.send_signal(signal.SIGINT)
+        output, _ = study.communicate(timeout=60)
+    assert study.returncode == 130
+    assert "Run the same command again to go on" in output
     assert len(family) >= 2 and psutil.wait_procs(family, timeout=5)[1] == []  # papermill and its kernel
     tracking.connect(store)
     assert {undated(run.name): run.status for run in tracking.find(experiment="fake", complete=False)} == {

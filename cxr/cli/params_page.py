@@ -1,4 +1,4 @@
-"""The parameters of a study as text, for `cxr params`: type, default, and what each does, from `params`."""
+"""The text of `cxr params`: default, description and type of each parameter of a study."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SIGNS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than
 
 
 def lines(keys: Sequence[str] = (), *, width: int = 100) -> str:
-    """The parameters `keys`, default all, in the groups of `cxr.core.params`.
+    """The parameters `keys`, by default all, in the groups of `cxr.core.params`.
 
-    Raises InputError for a key that no study has, with those it may have meant.
+    Raises InputError for a key that is no parameter of a study; it suggests similar ones.
     """
     unknown = [key for key in keys if key not in StudyParams.model_fields]
     if unknown:
@@ -37,15 +37,15 @@ def lines(keys: Sequence[str] = (), *, width: int = 100) -> str:
 
 
 def groups() -> Iterator[tuple[str, dict[str, FieldInfo]]]:
-    """(title, fields by key) for each class that a study's parameters are made of: each field once."""
-    # The study's own fields, the axes of its grid, come first: they are also what most people set.
+    """(title, fields by key) for each class from which `StudyParams` inherits; each field is there once."""
+    # The axes of the grid come first: most people set them.
     for model in StudyParams.__mro__[: StudyParams.__mro__.index(Params)]:
         own = {key: StudyParams.model_fields[key] for key in inspect.get_annotations(model)}
         yield (model.__doc__ or "More").strip().splitlines()[0].removesuffix("."), own
 
 
 def type_of(field: FieldInfo) -> str:
-    """What may stand there, in words: 'whole number, at least 1', 'one of: none, light', 'list of text'."""
+    """The allowed values in words: 'whole number, at least 1', 'one of: none, light', 'list of text'."""
     limits = [
         f"{word} {getattr(rule, sign)}"
         for rule in _rules(field)

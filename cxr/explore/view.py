@@ -153,7 +153,7 @@ def top_area(values: np.ndarray, q: float) -> np.ndarray:
 
 
 def empty_in_words(raw: np.ndarray) -> str:
-    """Why a raw map [h, w] that is flagged (`cxr.metrics.map_grids.is_empty`) says nothing."""
+    """Why a raw map [h, w] that is flagged (`cxr.metrics.similarity.empty`) says nothing."""
     if not np.isfinite(raw).all():
         return "it holds values that are not finite"
     if not raw.any():

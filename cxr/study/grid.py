@@ -1,4 +1,4 @@
-"""The steps of a study: its grid laid out as notebooks, each with the command that executes it."""
+"""The steps of a study: the grid as a list of notebooks, and how each notebook is executed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Step:
     Attributes:
         key: unique, such as "score/CompactDenseNet/s0/layercam".
         stage: a key of `tracking.STAGES`.
-        parameters: what the step lays over the parameter file, besides run ids: its cell of the grid.
-        needs: keys of the steps whose runs it reads.
+        parameters: values of this cell of the grid; they win over the parameter file's.
+        needs: keys of the steps whose runs this step reads.
     """
 
     key: str
@@ -31,21 +31,27 @@ class Step:
 
     @property
     def notebook(self) -> str:
+        """The name of the notebook, without suffix."""
         return tracking.STAGES[self.stage]
 
     @property
     def name(self) -> str:
-        """The name of its run."""
+        """The name of the step's run."""
         return self.key.replace("/", " ")
 
     @property
     def file(self) -> str:
-        """The name of its executed notebook and log, without suffix."""
+        """The name of the executed notebook and of its log, without suffix."""
         return self.key.replace("/", "-").replace(":", ".")
+
+    @property
+    def runs_network(self) -> bool:
+        """Whether the notebook runs a network, on a GPU if there is one."""
+        return self.stage in ("train", "attribute")
 
 
 def plan(study: StudyParams) -> list[Step]:
-    """The steps of a study, each after those that it needs; one cell of the grid after the other."""
+    """The steps of a study, one cell of the grid after the other; every step follows those that it needs."""
     steps: list[Step] = []
     scores: list[str] = []
     for architecture in study.architecture:
@@ -62,64 +68,89 @@ def plan(study: StudyParams) -> list[Step]:
     return steps
 
 
-def handed_over(step: Step, runs: Mapping[str, str]) -> dict[str, Any]:
-    """The run ids that a step gets; `<key>` in place of one that is not in `runs`."""
+@dataclass(frozen=True)
+class Setup:
+    """What all notebooks of a study have in common.
+
+    In its methods, `runs` maps the keys of done steps to their run ids.
+
+    Attributes:
+        params_file: the study's YAML file.
+        overrides: parameters that win over the file's (`--set`).
+        notebooks: the folder of the notebooks.
+        out: the folder for executed notebooks and their logs.
+    """
+
+    params_file: Path
+    overrides: Mapping[str, Any]
+    notebooks: Path
+    out: Path
+
+    def command(self, step: Step, runs: Mapping[str, str]) -> list[str]:
+        """The papermill command of a step; `<key>` stands for a run that is not in `runs`."""
+        ids = _run_ids(step, runs)
+        lists = {**self.overrides, **{key: value for key, value in ids.items() if isinstance(value, list)}}
+        words = execution.command(
+            self.notebooks / f"{step.notebook}.ipynb",
+            self.executed(step),
+            params_file=self.params_file,
+            overrides=lists,
+        )
+        for key, value in step.parameters.items():
+            words += ["-p", key, str(value)]
+        for key, value in ids.items():
+            if isinstance(value, str):
+                words += ["-r", key, value]  # papermill's -p would read an id such as 123e4567 as a number
+        return words
+
+    def settings(self, step: Step, runs: Mapping[str, str]) -> Params:
+        """The validated parameters that the notebook of a step will have.
+
+        The notebook's own defaults come first; the file, `overrides` and the step's parameters win over them.
+
+        Raises:
+            InputError: a value does not fit, or the notebook's parameters cell lacks a parameter that the study
+                gives it (papermill would only warn of it).
+        """
+        path = self.notebooks / f"{step.notebook}.ipynb"
+        own = execution.parameters_of(path)
+        model = NOTEBOOKS[step.notebook]
+        unknown = [name for name in own if name not in model.model_fields]
+        if unknown:
+            raise InputError(
+                f"{path}: its parameters cell sets {', '.join(unknown)}, which is no parameter of this notebook: "
+                "remove it there"
+            )
+        given = {**read_yaml(self.params_file), **self.overrides, **step.parameters, **_run_ids(step, runs)}
+        missing = [name for name in given if name in model.model_fields and name not in own]
+        if missing:
+            raise InputError(
+                f"{path}: its parameters cell (tagged 'parameters') lacks {', '.join(missing)}: add each there, "
+                "with its default"
+            )
+        return model.check({**own, **given}, where=f"{self.params_file} ({step.key})")
+
+    def fingerprint(self, step: Step, runs: Mapping[str, str], manifest_hash: str) -> str:
+        """The fingerprint that the run of a step will have. Raises InputError as `settings` does."""
+        if step.needs:
+            inputs = tracking.upstream(*(runs[key] for key in step.needs))
+        else:
+            inputs = {"manifest": manifest_hash}
+        return tracking.fingerprint(step.stage, self.settings(step, runs), inputs, notebooks=self.notebooks)
+
+    def executed(self, step: Step) -> Path:
+        """Where the executed notebook of a step goes."""
+        return self.out / f"{step.file}.ipynb"
+
+    def log(self, step: Step) -> Path:
+        """Where papermill's output goes."""
+        return self.out / f"{step.file}.log"
+
+
+def _run_ids(step: Step, runs: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of a step that are run ids."""
     ids = [runs.get(key, f"<{key}>") for key in step.needs]
     if step.stage == "compare":
         return {"score_run_ids": ids}
     name = {"attribute": "train_run_id", "score": "attribute_run_id"}.get(step.stage)
     return {name: ids[0]} if name else {}
-
-
-def command(
-    step: Step,
-    *,
-    params_file: str | Path,
-    overrides: Mapping[str, Any],
-    out: str | Path,
-    notebooks: Path,
-    runs: Mapping[str, str],
-) -> list[str]:
-    """The papermill command of a step, as `run` runs it and `dry_run` prints it.
-
-    `runs` maps keys of steps to their run ids; those that are missing stand as `<key>`.
-    """
-    ids = handed_over(step, runs)
-    lists = {**overrides, **{key: value for key, value in ids.items() if isinstance(value, list)}}
-    words = execution.command(
-        notebooks / f"{step.notebook}.ipynb",
-        Path(out) / f"{step.file}.ipynb",
-        params_file=params_file,
-        overrides=lists,
-    )
-    for key, value in step.parameters.items():
-        words += ["-p", key, str(value)]
-    for key, value in ids.items():
-        if isinstance(value, str):
-            words += ["-r", key, value]  # as it is: papermill's -p reads 123e4567… as a number
-    return words
-
-
-def settings(
-    step: Step, *, params_file: Path, overrides: Mapping[str, Any], notebooks: Path, runs: Mapping[str, str]
-) -> Params:
-    """The validated parameters that the step's notebook will have: its own, the file's, the step's.
-
-    Raises:
-        InputError: a value does not fit, or the notebook does not have a parameter that it is given, which
-            papermill only warns of.
-    """
-    path = notebooks / f"{step.notebook}.ipynb"
-    own = execution.parameters_of(path)
-    model = NOTEBOOKS[step.notebook]
-    unknown = [name for name in own if name not in model.model_fields]
-    if unknown:
-        raise InputError(f"{path}: its parameters cell sets {', '.join(unknown)}, which is no parameter of it")
-    given = {**read_yaml(params_file), **overrides, **step.parameters, **handed_over(step, runs)}
-    missing = [name for name in given if name in model.model_fields and name not in own]
-    if missing:
-        raise InputError(
-            f"{path}: its parameters cell (tagged 'parameters') lacks {', '.join(missing)}: add each there, "
-            "with its default"
-        )
-    return model.check({**own, **given}, where=f"{params_file} ({step.key})")

@@ -1,6 +1,6 @@
-"""What workers share with the machine that runs a study: files under the same paths, code, and the store.
+"""What every worker must see: the study's files under the same paths, the same code, and the store.
 
-The study says what it uses (`used_by`), and every worker looks for it before it executes a notebook (`trouble`).
+`used_by` lists what a study uses. Every worker checks that list before its first notebook (`trouble`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cxr.tracking.source import package_version
 if TYPE_CHECKING:
     import pandas as pd
 
-RUNNING = ".running"  # the file in a study's folder that holds its runner's identity while it runs
-_SAMPLES = 3  # images whose contents are compared
+RUNNING = ".running"  # file in the folder of --out: the identity of the runner, while it runs
+_SAMPLES = 3  # how many images are compared
 _WEIGHTS = (".h5", ".keras", ".npz")
 
 
@@ -29,12 +29,12 @@ class Shared:
     """What a study uses.
 
     Attributes:
-        host: of the study's runner.
-        runner: its identity, which it has written to `<out>/.running`.
-        version: `cxr.tracking.source.package_version` there.
+        host: the machine of the study's runner.
+        runner: the runner's identity, as in the file `<out>/.running`.
+        version: `cxr.tracking.source.package_version` of the runner.
         tracking_uri: of the store.
-        out: the folder that executed notebooks and logs are written to.
-        files: absolute paths and the SHA-256 of what they hold.
+        out: the folder for executed notebooks and logs.
+        files: absolute paths to the SHA-256 of the contents.
     """
 
     host: str
@@ -55,11 +55,12 @@ def used_by(
     notebooks: Collection[Path],
     manifest: pd.DataFrame,
 ) -> Shared:
-    """What a study uses; of images, a few stand for all.
+    """What a study uses: its files, but only a few of its images.
 
     Args:
-        runner: identity of the process that runs it. notebooks: the files.
-        manifest: of `cxr.data.loading.build_manifest(study)`.
+        runner: the identity of the process that runs the study.
+        notebooks: their paths.
+        manifest: the images, from `cxr.data.loading.build_manifest(study)`.
     """
     files = [params_file, *notebooks, *_images(study, manifest), *_weights(study.weights)]
     return Shared(
@@ -73,7 +74,7 @@ def used_by(
 
 
 def absolute(study: StudyParams) -> dict[str, str]:
-    """The parameters of a study that are relative paths, as absolute ones: workers run in folders of their own."""
+    """The parameters of a study that are paths, made absolute, since workers run in other folders."""
     given = {"data": study.data, "weights": study.weights}
     words = ("phantom", "imagenet", "source", "none")
     return {name: str(Path(path).expanduser().absolute()) for name, path in given.items() if path not in words}
@@ -82,17 +83,17 @@ def absolute(study: StudyParams) -> dict[str, str]:
 def trouble(shared: Shared) -> str:
     """What this machine lacks to execute a study's notebooks, and what to do; empty for nothing.
 
-    The store is not asked for here (`cxr.tracking.connect`), but a SQLite store must be on this very machine.
+    This does not connect to the store, but refuses a SQLite store on another machine.
     """
     if package_version() != shared.version:
-        return "has another version of the package cxr: install the one that the study is started with"
+        return "has another version of the package cxr: install the version that starts the study"
     if not tracking.is_server(shared.tracking_uri) and socket.gethostname() != shared.host:
         return (
             f"is on another machine ({socket.gethostname()}) than the study ({shared.host}), and the store "
-            f"{shared.tracking_uri} is not for several: give --tracking-uri the address of an MLflow server that "
-            "both reach (docs/server.md)"
+            f"{shared.tracking_uri} works on one machine only: give --tracking-uri the address of an MLflow "
+            "server that both reach (docs/server.md)"
         )
-    advice = "all machines of a study share its files: have the same folder there under the same path"
+    advice = "all machines must see the same files: mount the same folder there under the same path"
     for name, sha256 in shared.files.items():
         try:
             found = tracking.contents(Path(name))
@@ -105,16 +106,16 @@ def trouble(shared: Shared) -> str:
         if probe.read_text(encoding="utf-8") != shared.runner:
             raise FileNotFoundError
     except OSError:
-        return f"does not see {probe}, which the study has written: {advice}, or choose another with --out"
+        return f"does not see {probe}, which the study wrote: {advice}, or choose another with --out"
     try:
         with tempfile.NamedTemporaryFile(dir=shared.out, prefix=".cxr-"):
             return ""
     except OSError as error:
-        return f"cannot write to {shared.out} ({error.strerror}): let it, or choose another folder with --out"
+        return f"cannot write to {shared.out} ({error.strerror}): allow it, or choose another folder with --out"
 
 
 def _images(study: StudyParams, manifest: pd.DataFrame) -> list[Path]:
-    """A few of the images, and the table that lists them."""
+    """A few of the images, and the table that lists them, if there is one."""
     if study.data == "phantom":
         return []
     given = Path(study.data).expanduser()
@@ -125,7 +126,7 @@ def _images(study: StudyParams, manifest: pd.DataFrame) -> list[Path]:
 
 
 def _weights(weights: str) -> list[Path]:
-    """The files that `weights` names, as `cxr.models.weights.find_weights` looks for them; none for words."""
+    """The files that `weights` names, as `cxr.models.weights.find_weights` looks for them; none for a word."""
     path = Path(weights).expanduser()
     if weights in ("imagenet", "source", "none"):
         return []

@@ -1,0 +1,181 @@
+"""How a worker executes one step: papermill in a process of its own, logged as an MLflow run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from distributed import get_worker
+
+from cxr import tracking
+from cxr.core import arrays, execution, processes
+from cxr.core.errors import InputError, first_line
+from cxr.study import existing, worker
+from cxr.study.console import killed
+from cxr.study.job import Done, Job, StepFailed
+
+# Two kernels that start at once can pick the same TCP port.
+_STAGGER_SECONDS = 2.0
+
+
+def execute(job: Job, needs: Mapping[str, Done]) -> Done:
+    """Execute the notebook of a step, unless its run exists already. Runs on a worker with the plugin `Notebooks`.
+
+    Args: needs: the steps that this one needs, by key.
+    Raises:
+        InputError: the worker joined after the study began, and lacks something.
+        StepFailed: the notebook failed, was stopped, or could not start; its run, if any, has ended.
+        tracking.StoreGone, OSError: the store does not answer, or a disk is full: all other steps would fail too.
+    """
+    plugin = worker.plugin_of(get_worker())
+    key = get_worker().get_current_task()
+    if job.shared is not None and (lacks := plugin.trouble(job.shared)):
+        raise InputError(f"the worker {get_worker().address}: {lacks}")
+    with _failing(job), plugin.using(job.tracking_uri):
+        runs = {name: done.run_id for name, done in needs.items()}
+        fingerprint = _fingerprint(job, runs)
+        found = existing.find(
+            job.step,
+            job.study,
+            fingerprint,
+            recorded=job.recorded,
+            parent=job.parent if job.fresh else None,
+        )
+        if found is not None:
+            return Done(found.run_id, again=True)
+        run_id = _open(job, fingerprint)
+        code = _run_papermill(job, run_id, runs, plugin, key)
+        return _end(job, run_id, code, stopped=key in plugin.stopped)
+
+
+@contextlib.contextmanager
+def _failing(job: Job) -> Iterator[None]:
+    """Turn errors of this one step into StepFailed; errors that stop all steps pass through."""
+    try:
+        yield
+    except (StepFailed, tracking.StoreGone):
+        raise
+    except Exception as error:
+        if tracking.disk_full(error):
+            raise
+        said = first_line(error, most=1000)
+        what = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
+        elsewhere = job.shared is not None and job.shared.host != socket.gethostname()
+        raise StepFailed(job.step.key, f"{what} (on {socket.gethostname()})" if elsewhere else what) from None
+
+
+def _fingerprint(job: Job, runs: Mapping[str, str]) -> str:
+    found = job.setup.fingerprint(job.step, runs, job.manifest_hash)
+    if job.shared is not None and job.fingerprint not in ("", found):
+        raise InputError(
+            "the code, a notebook or the weights differ from those where the study runs: install the same code, "
+            "and put the same weights here (your own weights in the cache count too)"
+        )
+    return found
+
+
+def _open(job: Job, fingerprint: str) -> str:
+    """Open the run of a step: the run of a worker that was lost, or a new one. Returns its id."""
+    step, host = job.step, socket.gethostname()
+    known = {"experiment": job.study, "fingerprint": fingerprint, "parent": job.parent}
+    lost = [run for run in tracking.find(step.stage, **known, complete=False) if run.status == "RUNNING"]
+    if lost:
+        processes.stop_orphans({run.run_id: run.tags.get("cxr.process", "") for run in lost})
+        tracking.set_tags(lost[0].run_id, {"cxr.resumed_on": host})
+        job.tell(began=True, again=True)
+        return lost[0].run_id
+    run_id = tracking.create_run(
+        experiment=job.study,
+        name=step.name,
+        parent=job.parent,
+        tags={"cxr.stage": step.stage, "cxr.fingerprint": fingerprint},
+        params=step.parameters,
+    )
+    job.tell(began=True)
+    return run_id
+
+
+def _run_papermill(job: Job, run_id: str, runs: Mapping[str, str], plugin: worker.Notebooks, key: str) -> int:
+    """Run papermill, with its output in the step's log, and return its exit code. `key`: of the Dask task."""
+    import psutil
+
+    job.setup.executed(job.step).unlink(missing_ok=True)  # it belongs to an earlier run
+    # A folder that other users of this machine cannot write to: they could lock the file for ever.
+    own_folder = Path(tempfile.gettempdir()) / f"cxr-{os.getuid() if os.name == 'posix' else 0}"
+    own_folder.mkdir(mode=0o700, exist_ok=True)
+    waits = f"{execution.PROGRESS}waiting for another notebook to start ({own_folder / 'start.lock'})"
+    with job.setup.log(job.step).open("w", encoding="utf-8") as log:
+        log.write(f"{execution.RUN_LINE}{run_id}\n")  # tells a resumed study whose log and notebook these are
+        log.flush()
+        with arrays.locked(own_folder / "start.lock", lambda: job.tell(progress=waits)):
+            if key in plugin.stopped:
+                return -2
+            process = execution.start(job.setup.command(job.step, runs), _environment(job, run_id))
+            plugin.running[key] = process
+            with contextlib.suppress(psutil.NoSuchProcess):
+                tracking.set_tags(run_id, {"cxr.process": processes.identity(process.pid)})
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STAGGER_SECONDS)
+        with process:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                if line.startswith(execution.PROGRESS):
+                    job.tell(progress=line.strip())
+    plugin.running.pop(key, None)
+    return process.returncode
+
+
+def _environment(job: Job, run_id: str) -> dict[str, str]:
+    """Environment variables of the notebook, besides the worker's own."""
+    found = {
+        **_threads(job),
+        **job.environment,
+        "MLFLOW_TRACKING_URI": job.tracking_uri,
+        "MLFLOW_RUN_ID": run_id,
+        "MLFLOW_EXPERIMENT_NAME": job.study,
+        "CXR_WORKER": processes.identity(os.getpid()),
+    }
+    if gpus := worker.gpus_of(get_worker()):
+        found["CUDA_VISIBLE_DEVICES"] = gpus
+    return found
+
+
+def _threads(job: Job) -> dict[str, str]:
+    """The notebook's share of the cores, if a worker executes several; a number set by the user stays."""
+    at_once = get_worker().state.nthreads
+    if job.shared is None or at_once == 1:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = str(max(1, cores // at_once))
+    return {name: os.environ.get(name, share) for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")}
+
+
+def _end(job: Job, run_id: str, code: int, *, stopped: bool) -> Done:
+    """Log the notebook; raise StepFailed unless the run is complete. `code`: papermill's exit code."""
+    step, notebook, log = job.step, job.setup.executed(job.step), job.setup.log(job.step)
+    if notebook.is_file():
+        tracking.log_file_as(run_id, notebook, "notebook.ipynb")
+    run = tracking.run_info(run_id)
+    if code == 0 and run.complete:
+        return Done(run_id, changed="cxr.fingerprint.planned" in run.tags)
+    if stopped:
+        if not run.complete:
+            tracking.end_run(run_id, "KILLED")
+        raise StepFailed(step.key, "stopped")
+    if code == 0:
+        reason = "the notebook ended without `run.finish()`"
+    elif code < 0:
+        reason = killed("papermill", code)
+    else:
+        error = execution.error_of(notebook)
+        reason = ": ".join(error).strip().splitlines()[0] if error else execution.last_line(log)
+    tracking.end_run(run_id, "FAILED")
+    tracking.set_tags(run_id, {"cxr.error": reason[:500]})
+    tracking.log_file_as(run_id, log, "log.txt")
+    raise StepFailed(step.key, reason)

@@ -1,0 +1,146 @@
+"""What is checked before the first notebook starts: parameters, folder, workers, images, weights and layers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cxr.core.errors import InputError
+from cxr.core.params import StudyParams
+from cxr.study import cluster, shared_files
+from cxr.study import session as sessions
+from cxr.study.console import killed, say
+from cxr.study.grid import Setup, Step, plan
+from cxr.study.session import Session
+from cxr.study.shared_files import Shared
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr.data import checks
+
+
+def plan_and_check(study: StudyParams, setup: Setup) -> list[Step]:
+    """The steps of a study, after the parameters of every notebook are checked.
+
+    Raises:
+        InputError: a parameter does not fit, or a notebook would use another value than the study.
+    """
+    steps = plan(study)
+    ours = study.model_dump()
+    for step in steps:
+        settings = setup.settings(step, {})
+        theirs = settings.model_dump()
+        for name in theirs.keys() & ours.keys() - step.parameters.keys() - settings.filters - {"data"}:
+            if theirs[name] != ours[name]:
+                raise InputError(
+                    f"{step.notebook}.ipynb would run with {name} = {theirs[name]!r} where a study has "
+                    f"{ours[name]!r}, as it is not in {setup.params_file}: add it there"
+                )
+    return steps
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and see that it can be written to. Raises InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").touch()
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot write there ({error.strerror}): choose another folder with --out"
+        ) from None
+
+
+def check_workers(session: Session, waiting: Sequence[Step], where: cluster.Cluster) -> Shared | None:
+    """What workers elsewhere must see, after a look whether they do; None for the embedded cluster.
+
+    Args: waiting: the steps that are not done.
+    Raises:
+        InputError: names the first worker that lacks something.
+    """
+    if where.embedded:
+        return None
+    notebooks = sorted({step.notebook for step in waiting})
+    shared = shared_files.used_by(
+        session.study,
+        runner=sessions.runner(),
+        tracking_uri=session.tracking_uri,
+        out=session.setup.out,
+        params_file=session.setup.params_file,
+        notebooks=[session.setup.notebooks / f"{name}.ipynb" for name in notebooks],
+        manifest=session.manifest,
+    )
+    cluster.check_workers(where, shared)
+    return shared
+
+
+def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> checks.Report:
+    """Find what would fail after hours: unreadable images, wrong labels, missing weights or layers.
+
+    Args: architectures: the networks that will be trained; each is built once.
+
+    Returns:
+        The findings of `cxr check` in the images' headers. Its warnings are printed.
+
+    Raises:
+        InputError: the first error.
+    """
+    from cxr.data import checks, loading
+
+    report = checks.run(study, manifest=manifest)
+    if errors := report.of("error"):
+        more = f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
+        named = f": {', '.join(map(repr, errors[0].files[:3]))}" if errors[0].files else ""
+        named += ", ..." if len(errors[0].files) > 3 else ""
+        raise InputError(f"data: {errors[0].text}{named}{more}. `cxr check PARAMS.yaml` shows all")
+    for finding in report.of("warning"):
+        say(f"  {finding.check}: {finding.text}")
+    loading.check_images(manifest, loading.data_root(study))
+    if architectures:
+        _check_networks(study, len(loading.classes(manifest)), architectures)
+    return report
+
+
+def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]) -> None:
+    """Build the networks in another process, since TensorFlow takes seconds to load and much memory."""
+    common = {
+        "weights": study.weights,
+        "target": study.target_layer,
+        "image_size": study.image_size,
+        "n_classes": n_classes,
+        "fine_tune_from": study.fine_tune_from,
+    }
+    wanted = json.dumps([{"architecture": name, **common} for name in architectures])
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(
+        [sys.executable, "-c", _BUILD, wanted],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode < 0:
+        raise InputError(f"the models cannot be built: {killed('the process that builds them', done.returncode)}")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise InputError(json.loads(last) if done.returncode == 2 else f"the models cannot be built: {last}")
+
+
+_BUILD = """
+import json, sys
+from cxr.core.errors import InputError
+from cxr.models import description
+try:
+    for check in json.loads(sys.argv[1]):
+        description.check(check.pop("architecture"), **check)
+except InputError as error:
+    print("\\n" + json.dumps(str(error)), file=sys.stderr)
+    sys.exit(2)
+"""

@@ -1,0 +1,97 @@
+"""What a study prints and describes at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cxr import tracking
+from cxr.core.files import from_here
+from cxr.study import report_page, study_run
+from cxr.study.console import say
+from cxr.study.session import Session, State
+from cxr.tracking import descriptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
+    """The study's table: the compare run's `summary.csv`, or one row per score run; None if there is neither.
+
+    Args:
+        runs: keys of steps (see `grid.plan`) to run ids.
+
+    Returns: columns `architecture`, `method`, `seeds` or `seed`, and the metrics of the score runs
+        (`auc_macro_before`, `overlap_median`, ...).
+    """
+    import pandas as pd
+
+    from cxr.report import comparison
+
+    if "compare" in runs and "summary.csv" in tracking.artifact_names(runs["compare"]):
+        return tracking.read_table(runs["compare"], "summary.csv")
+    rows = []
+    for key, run_id in runs.items():
+        stage, *cell = key.split("/")
+        if stage == "score":
+            metrics = tracking.run_info(run_id).metrics
+            names = [name for name in comparison.HEADLINE if name not in comparison.OF_SEVERAL_RUNS]
+            values = {name: metrics.get(name) for name in names}
+            rows.append({"architecture": cell[0], "method": cell[2], "seed": cell[1].removeprefix("s"), **values})
+    return pd.DataFrame(rows) if rows else None
+
+
+def describe(session: Session, state: State) -> None:
+    """Write the descriptions of the study's run and of the experiment, and the experiment's views."""
+    from cxr.core import tables
+    from cxr.data.loading import classes
+
+    name, data = session.study.name, session.study.data
+    experiment = tracking.experiment_id(name)
+    done = _in_order(session, state)
+    compare = done.get("compare", "")
+    artifacts = tracking.artifact_names(compare) if compare else []
+    headline = table(done)
+    if headline is not None:
+        headline = tables.readable(headline)
+    changed, before = study_run.changed(session)
+    text = descriptions.study(
+        name,
+        data=data,
+        headline=headline,
+        claims=tracking.read_table(compare, "claims.csv") if "claims.csv" in artifacts else None,
+        runs=[(step.name, done[step.key]) for step in session.steps if step.key in done],
+        experiment_id=experiment,
+        report_run=compare,
+        figure_run=compare if descriptions.FIGURE in artifacts else "",
+        failures=state.failures,
+        differs=descriptions.differs(changed, before),
+    )
+    tracking.describe_run(state.parent, text)
+    text = descriptions.experiment(experiment, data=data, headline=headline, last=tracking.link(state.parent))
+    tracking.describe_experiment(name, text, methods=session.study.method, classes=classes(session.manifest))
+
+
+def show(session: Session, state: State) -> None:
+    """Print the table, where the report and the runs are, and what failed. Writes `report.html`."""
+    from cxr.core import tables
+
+    headline = table(_in_order(session, state))
+    if headline is not None:
+        say("\n" + tables.text(tables.readable(headline)))
+    if "compare" in state.runs:
+        html = session.setup.out / "report.html"
+        report_page.fetch(state.runs["compare"], html)
+        say(f"\nreport: {from_here(html)}")
+    say(f"runs:   {tracking.ui_command(session.tracking_uri)}  (experiment '{session.study.name}')")
+    if state.failures:
+        say(f"\n{len(state.failures)} of {len(session.steps)} notebooks failed or were not run:")
+        for key, reason in state.failures.items():
+            say(f"  {key}: {reason}")
+        say("Fix the cause and run the same command again: it skips what is done.")
+
+
+def _in_order(session: Session, state: State) -> dict[str, str]:
+    """Keys of done steps to run ids, in the order of the plan."""
+    return {step.key: state.runs[step.key] for step in session.steps if step.key in state.runs}

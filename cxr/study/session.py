@@ -1,0 +1,101 @@
+"""What a study knows before its first notebook starts (`Session`), and what it learns after that (`State`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cxr import tracking
+from cxr.core import processes
+from cxr.core.execution import ENVIRONMENT
+from cxr.core.params import StudyParams
+from cxr.study.grid import Setup, Step
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a study knows before its first notebook starts.
+
+    Attributes:
+        study: the validated parameters.
+        setup: what the notebooks have in common.
+        steps: all steps, as `grid.plan` gives them.
+        manifest: the images, from `cxr.data.loading.build_manifest`.
+        tracking_uri: of the MLflow store.
+        environment: further environment variables of the notebooks on this machine.
+        fresh: run all steps, whether or not they are done.
+    """
+
+    study: StudyParams
+    setup: Setup
+    steps: Sequence[Step]
+    manifest: pd.DataFrame
+    tracking_uri: str
+    environment: Mapping[str, str]
+    fresh: bool = False
+
+    @cached_property
+    def manifest_hash(self) -> str:
+        from cxr.data import loading
+
+        return loading.manifest_hash(self.manifest)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the study's own run: its settings and images."""
+        values = self.study.model_dump(mode="json", exclude={"name", "data", "jobs"})
+        return tracking.sha256(json.dumps([values, self.manifest_hash], sort_keys=True))
+
+    def fingerprint_of(self, step: Step, runs: Mapping[str, str]) -> str:
+        """The fingerprint of the run of a step. `runs`: the runs of the steps that it needs, by key."""
+        return self.setup.fingerprint(step, runs, self.manifest_hash)
+
+
+@dataclass
+class State:
+    """What a study learns while it runs.
+
+    Attributes:
+        recorded: keys of steps to the run ids with which this study last ended; empty for a new study.
+        runs: keys of done steps to run ids.
+        failures: keys of steps that failed or could not run, to the reason.
+        parent: the id of the study's own run; "" while it has none.
+    """
+
+    recorded: Mapping[str, str] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    parent: str = ""
+
+
+def default_out(study: StudyParams) -> Path:
+    """The folder for executed notebooks, logs and the report if none is given."""
+    return tracking.project() / "mlruns" / "studies" / study.name
+
+
+def environment(notebooks: Path, at_once: int) -> dict[str, str]:
+    """Further environment variables of the notebooks, if `at_once` of them share this machine.
+
+    Each notebook gets its share of the cores, unless the user has set a number of threads.
+    """
+    values = dict(ENVIRONMENT)
+    if notebooks != (tracking.project() / "notebooks").resolve():
+        values["CXR_NOTEBOOKS"] = str(notebooks)
+    if at_once > 1:
+        threads = str(max(1, (os.cpu_count() or 1) // at_once))
+        for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
+            values[name] = os.environ.get(name, threads)
+    return values
+
+
+def runner() -> str:
+    """The identity of the process that runs a study: this one."""
+    return processes.identity(os.getpid())

@@ -1,0 +1,79 @@
+"""The study's own run in the store: how it begins, gives signs of life, and ends."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import yaml
+
+from cxr import tracking
+from cxr.study import session as sessions
+from cxr.study.session import Session, State
+from cxr.tracking import descriptions
+
+SIGN_OF_LIFE_SECONDS = 60.0
+DEAD_SECONDS = 900.0  # longer than a runner waits for its store
+_ALIVE = "cxr.alive"
+
+
+def open_parent(session: Session) -> str:
+    """Open the study's own run, and return its id.
+
+    It is the run of this name with these settings and images, or a new one if there is none or with `fresh`.
+    """
+    runner = {"cxr.runner": sessions.runner(), _ALIVE: _now()}
+    if not session.fresh:
+        for run in find(session):
+            tracking.reopen_run(run.run_id)
+            tracking.set_tags(run.run_id, runner)
+            return run.run_id
+    parent = tracking.create_run(
+        experiment=session.study.name,
+        name=descriptions.study_name(session.study.name, _now()[:10], changed(session)[0]),
+        tags={"cxr.stage": "study", "cxr.fingerprint": session.fingerprint, **runner, **tracking.git_tags()},
+        params=session.study.model_dump(),
+    )
+    text = yaml.safe_dump(session.study.model_dump(mode="json"), sort_keys=False)
+    tracking.log_text(text, "parameters.yaml", run_id=parent)
+    return parent
+
+
+def find(session: Session, *, complete: bool = False) -> list[tracking.RunInfo]:
+    """The runs of this very study: same name, settings and images; the newest first."""
+    return tracking.find(
+        "study", experiment=session.study.name, fingerprint=session.fingerprint, complete=complete
+    )
+
+
+def changed(session: Session) -> tuple[dict[str, tuple[str, str]], str]:
+    """Settings that differ from the previous study of this name, and a link to it; ({}, "") if there is none."""
+    runs = tracking.find("study", experiment=session.study.name, complete=False)
+    runs = [run for run in runs if run.fingerprint != session.fingerprint]
+    if not runs:
+        return {}, ""
+    settings = {key: tracking.param_value(value) for key, value in session.study.model_dump().items()}
+    return descriptions.difference(settings, runs[0].params), tracking.link(runs[0].run_id)
+
+
+def end_all(study: str, state: State, status: str = "FAILED") -> None:
+    """End the runs of a study that stops half-way; the study's own run is the last, and ends with `status`."""
+    if state.parent:
+        for child in tracking.find(experiment=study, parent=state.parent, complete=False):
+            if child.status == "RUNNING":
+                tracking.end_run(child.run_id, "KILLED")
+        tracking.end_run(state.parent, status)
+
+
+def give_sign_of_life(parent: str) -> None:
+    """Note the time. Other machines cannot look at this process: they take it for dead after `DEAD_SECONDS`."""
+    tracking.set_tags(parent, {_ALIVE: _now()})
+
+
+def seconds_silent(run: tracking.RunInfo) -> float:
+    """Seconds since the last sign of life of a study's run; infinite if it gave none."""
+    moment = run.tags.get(_ALIVE, "")
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds() if moment else float("inf")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
