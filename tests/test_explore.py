@@ -379,7 +379,7 @@ def test_a_variant_is_scored_from_its_own_maps(explorer):
         assert view.values.loc[name, "value"] == pytest.approx(values[name][row], abs=1e-12)
     assert view.values.loc["overlap_q30", "median"] == pytest.approx(np.median(values["overlap_q30"]))
     assert np.isnan(view.values.loc["ssim", "median"]) and np.isnan(view.values.loc["ssim", "drifts_more"])
-    assert view.layer == "conv3" and view.course is None and "of the default's maps" in view.missing["course"]
+    assert view.layer == "conv3" and view.course is None and "only for the default maps" in view.missing["course"]
 
 
 def test_what_runs_lack_is_said_with_the_parameter_that_gives_it(uri):

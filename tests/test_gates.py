@@ -31,7 +31,7 @@ def test_parse(text, gate):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("overlap_median", "in a shell, > and < need quotes"),
+        ("overlap_median", "in a shell, put the whole in quotes"),
         ("", "expected METRIC>=NUMBER"),
         ("overlap_median>=", "expected METRIC>=NUMBER"),
         (">=0.5", "expected METRIC>=NUMBER"),

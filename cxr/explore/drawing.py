@@ -39,14 +39,14 @@ def draw(view: View, *, outlines: Sequence[str] = (), beneath: bool = True) -> F
     """The picture of a view.
 
     Args:
-        outlines: regions whose outlines are drawn, as far as the image has them.
-        beneath: the radiograph is seen through the maps.
+        outlines: names of regions; their outlines are drawn if the image has these regions.
+        beneath: whether the radiograph shows through the maps.
 
-    It belongs to no window and to none of pyplot's: nothing has to be closed.
+    The figure is not one of pyplot's, so it need not be closed.
     """
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
-    # One axes in inches from the upper left for all that needs no ticks: twenty axes would take most of the time
-    # that drawing takes.
+    # One axes, in inches from the upper left, holds all that needs no ticks. Twenty axes would take most of the
+    # time of drawing.
     canvas = figure.add_axes((0, 0, 1, 1))
     canvas.set(xlim=(0, WIDTH), ylim=(HEIGHT, 0))
     canvas.axis("off")
@@ -56,7 +56,7 @@ def draw(view: View, *, outlines: Sequence[str] = (), beneath: bool = True) -> F
     _course(figure, canvas, view)
     _write(canvas, 6.0, _LOWER, "Among the images of this cell", weight="bold")
     _distribution(_place(figure, 6.42, _LOWER + 0.28, 2.3, 1.65), view)
-    _write(canvas, 9.02, _LOWER, "What both checkpoints say", weight="bold")
+    _write(canvas, 9.02, _LOWER, "What both checkpoints predict", weight="bold")
     _probabilities(_place(figure, 9.98, _LOWER + 0.28, 1.25, 1.65), view)
     return figure
 
@@ -64,18 +64,18 @@ def draw(view: View, *, outlines: Sequence[str] = (), beneath: bool = True) -> F
 def png(figure: Figure, *, dpi: int = DPI) -> bytes:
     """A figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    # The fastest compression: the picture goes no further than to the browser.
+    # The fastest compression, as the picture only goes to the browser.
     figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 
 def _place(figure: Figure, x: float, y: float, wide: float, high: float) -> Axes:
-    """An axes at inches from the left and from the top."""
+    """An axes whose place and size are in inches from the left and from the top."""
     return figure.add_axes((x / WIDTH, 1 - (y + high) / HEIGHT, wide / WIDTH, high / HEIGHT))
 
 
 def _write(canvas: Axes, x: float, y: float, text: str, **style: object) -> None:
-    """Text whose top is at inches from the left and from the top."""
+    """Text whose upper left corner is in inches from the left and from the top."""
     canvas.text(x, y, text, **{"fontsize": 9, "va": "top", "parse_math": False, **style})
 
 
@@ -148,7 +148,7 @@ def _grey(canvas: Axes, image: np.ndarray, spot: tuple[float, ...]) -> None:
 
 
 def _colour(canvas: Axes, pixels: np.ndarray, spot: tuple[float, ...]) -> None:
-    """Colours [h, w, 4]: smooth maps are so already, and of a native grid the cells are to be seen."""
+    """Draw colours [h, w, 4] without smoothing, so that the cells of a native grid can be seen."""
     canvas.imshow(pixels, extent=spot, interpolation="nearest", aspect="auto")
 
 
@@ -183,9 +183,9 @@ def _areas(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _outline(canvas: Axes, mask: np.ndarray, spot: tuple[float, ...], colour: str, dashes: str) -> None:
-    """The edge of a mask, on black, so that it shows on any map."""
+    """The edge of a mask, on a black line, so that it shows on any map."""
     left, right, bottom, top = spot
-    padded = np.pad(mask, 1).astype(float)  # a region that reaches the border is closed there
+    padded = np.pad(mask, 1).astype(float)  # so that a region at the border gets a closed outline
     scale = np.array([right - left, bottom - top]) / mask.shape[::-1]
     edges = [np.clip(line[:, ::-1] - 0.5, 0, mask.shape[::-1]) for line in find_contours(padded, 0.5)]
     lines = [(left, top) + edge * scale for edge in edges]
@@ -194,7 +194,7 @@ def _outline(canvas: Axes, mask: np.ndarray, spot: tuple[float, ...], colour: st
 
 
 def _course(figure: Figure, canvas: Axes, view: View) -> None:
-    """Maps of the checkpoints during fine-tuning, each above its epoch, and the metric over epochs."""
+    """Maps during fine-tuning, each above its epoch, and below them the metric over the epochs."""
     left, wide, top = 0.74, 4.9, _LOWER + 0.2
     if view.course is None:
         _write(canvas, 0.1, top + 0.1, _wrap(view.missing["course"].replace("`", "")))
@@ -264,7 +264,7 @@ def _distribution(axis: Axes, view: View) -> None:
 
 
 def _probabilities(axis: Axes, view: View) -> None:
-    """What both checkpoints say of the image."""
+    """What both checkpoints predict for the image."""
     table = view.predictions
     if len(table) > _BARS:
         likely = table[["before", "after"]].max(axis=1).where(table["class"] != view.label, 2)
@@ -291,7 +291,7 @@ def _legend(axis: Axes, x: float, y: float) -> None:
 
 
 def _limits(values: np.ndarray, metric: str) -> tuple[float, float]:
-    """Axis limits of a metric: its bounds where those are a scale one reads, else as far as the values go."""
+    """Axis limits of a metric: up to 1 if identical maps give 1, around 0 if it has a sign, else from 0 up."""
     known = METRICS[metric]
     values = values[np.isfinite(values)]
     if known.signed:

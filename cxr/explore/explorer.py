@@ -16,25 +16,28 @@ from cxr.report import scores
 from cxr.tracking import RunInfo
 
 AXES = ("study", "architecture", "seed", "method", "variant", "metric", "label", "image_id")
-"""What is chosen, in this order: what there is to choose from depends on the choices before it."""
+"""What is chosen, in this order. The options of each depend on the choices before it."""
 
 
 class NothingToShow(InputError):
-    """There is no finished study; a notebook shows the message alone."""
+    """There is no finished study. A notebook shows the message without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython prints in place of the traceback, which would bury what to do."""
+        """What IPython prints instead of the traceback, which would hide what to do."""
         return [f"Nothing to show: {self}"]
 
 
 class Explorer:
     """What is chosen, and the images in the order of their drift.
 
-    `choice` maps each of AXES to a value; change it with `choose`, `step`, `go_to` and `find`.
+    `choice` maps each of AXES to a value. Change it with `choose`, `step`, `go_to` and `find`.
     """
 
     def __init__(self, study: str = "", *, metric: str = "overlap") -> None:
-        """`study`: its name (the MLflow experiment); empty: that with the newest score run.
+        """
+        Args:
+            study: the name of the study (the MLflow experiment); empty: the one with the newest score run.
+            metric: images are ranked by this metric at first; a key of `metric_table.METRICS`.
 
         Raises:
             NothingToShow: the store holds no finished score run.
@@ -60,10 +63,10 @@ class Explorer:
     # ------------------------------------------------------------------------------------------ choosing
 
     def choose(self, **wanted: str) -> None:
-        """Choose values of AXES. The others stay as they are where that is possible, or else become the first
-        of their options; so the same image stays in view under another architecture or method.
+        """Choose values of AXES. The other choices stay if they are still possible; if not, each becomes the first
+        of its options. So the same image stays in view when the architecture or the method changes.
 
-        Raises InputError for an axis or value that there is not; the choice is then as it was.
+        Raises: InputError: an axis or a value does not exist; the choice is then unchanged.
         """
         unknown = set(wanted) - set(AXES)
         if unknown:
@@ -78,7 +81,7 @@ class Explorer:
         self.choice = choice
 
     def options(self, axis: str) -> list[str]:
-        """What `axis` can be, given the choices before it; images from the most drift to the least."""
+        """The options of an axis, given the choices before it. Images: from the most drift to the least."""
         return list(self._options(axis, self.choice))
 
     def _options(self, axis: str, choice: Mapping[str, str]) -> Mapping[str, int] | list[str]:
@@ -101,7 +104,7 @@ class Explorer:
         return runs.order(run.run_id, choice["variant"], choice["metric"], choice["label"])
 
     def _cells(self, study: str) -> dict[tuple[str, ...], RunInfo]:
-        """Score runs of a study by architecture, seed and method."""
+        """The score runs of a study by architecture, seed and method."""
         if study not in self._runs:
             found = {run.run_id: run for run in tracking.find("score", experiment=study)}
             runs = [found[key] for key in scores.latest_cells(list(found.values()))]
@@ -124,32 +127,32 @@ class Explorer:
     def order(self) -> list[str]:
         """Images from the most drift to the least, by the chosen metric and within the chosen class.
 
-        Where neither direction of the metric means stability the size of the change counts. Of equal values the
-        lower id comes first. Images with an empty map have no rank and come last.
+        For metrics without a direction of stability, the size of the change counts. Of equal values the lower id
+        comes first. Images with an empty map have no rank and come last.
         """
         return self.options("image_id")
 
     @property
     def place(self) -> int:
-        """Of the image in `order`, from 1."""
+        """The place of the chosen image in `order`, from 1."""
         return self._options("image_id", self.choice)[self.choice["image_id"]] + 1
 
     def step(self, by: int) -> None:
-        """Go `by` places towards less drift (1: the next-most-drifted image) or, negative, towards more; at the
-        ends it stays."""
+        """Go `by` places towards less drift (1: the next-most-drifted image), or, if negative, towards more. It
+        stops at the ends."""
         self.go_to(min(max(self.place + by, 1), len(self.order)))
 
     def go_to(self, place: int) -> None:
-        """Show the image at a place of `order`, from 1."""
+        """Show the image at a place of `order`, from 1. Raises InputError if there is no such place."""
         order = self.order
         if not 1 <= place <= len(order):
-            raise InputError(f"place {place}: there are places 1 to {len(order)}")
+            raise InputError(f"place {place}: choose one of the places 1 to {len(order)}")
         self.choose(image_id=order[place - 1])
 
     def find(self, text: str) -> None:
-        """Show the image with this id, or the most drifted of those whose id has `text` in it, in any class.
+        """Show the image with this id; or else the most drifted image, in any class, whose id contains `text`.
 
-        Raises InputError where there is none.
+        Raises: InputError: there is none.
         """
         every = runs.order(self.run.run_id, self.choice["variant"], self.choice["metric"], "")
         text = text.strip()
@@ -158,13 +161,13 @@ class Explorer:
             scored = "those that both checkpoints classify correctly"
             scored = scored if self.run.params["images"] == "correct" else "all of the split"
             raise InputError(
-                f"no scored image has '{text}' in its id: scored are {scored}, such as {next(iter(every))}"
+                f"no scored image has '{text}' in its id: scored images are {scored}, such as {next(iter(every))}"
             )
         here = found in self._options("image_id", self.choice)
         self.choose(image_id=found, **({} if here else {"label": ""}))
 
     def ranking(self) -> pd.DataFrame:
-        """`order` as a table: place, image_id, label, patient_id, and the metrics that are known."""
+        """`order` as a table: place, image_id, label, patient_id, and the metrics that the run has."""
         table = runs.scores(self.run.run_id, self.choice["variant"]).loc[self.order].reset_index()
         table.insert(0, "place", range(1, len(table) + 1))
         names = [name for name in METRICS if name in table]

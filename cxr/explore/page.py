@@ -34,25 +34,25 @@ _NAMES = {
 }
 _TOOLTIPS = {
     "study": "the MLflow experiment",
-    "architecture": "architecture",
-    "seed": "the training's seed",
+    "architecture": "the architecture of the network",
+    "seed": "the seed of the training",
     "method": "attribution method",
-    "variant": "the layer, or definition, of the maps: the one that was scored, or another that was kept",
+    "variant": "the layer or the definition of the maps: the one that was scored, or another one",
     "metric": "images are ranked by this metric, from the most drift to the least",
-    "label": "rank the images of this class only",
+    "label": "rank only the images of this class",
 }
 
 
 class Page:
-    """Widgets around an `Explorer`: `widget` is what a notebook displays.
+    """Widgets around an `Explorer`. A notebook displays `widget`.
 
-    Each change of a widget changes the explorer, brings all widgets up to date and draws anew. What cannot be
-    shown (an artifact that is not there any more) is said beside the buttons, and the picture is then empty.
+    Each change of a widget changes the explorer, updates all widgets and draws the picture again. If something
+    cannot be shown (an artifact is missing, say), a message beside the buttons says so, and the picture is empty.
     """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
-        self._following = False  # widgets follow the explorer, and must not lead it
+        self._following = False  # true while widgets are set from the explorer: their changes are not a person's
         widths = {"study": 170, "architecture": 215, "seed": 110, "method": 210, "variant": 285}
         widths |= {"metric": 390, "label": 240}
         self.axes = {
@@ -105,14 +105,16 @@ class Page:
         self._do(lambda: None)
 
     def still(self) -> None:
-        """Display the current view as a picture and tables, which need no kernel and no widgets."""
+        """Display the current view as a picture and tables that need no kernel and no widgets."""
         from IPython.display import HTML, Image, display
 
         display(Image(self.picture.value), HTML(self.notes.value + self.table.value))
 
     def export(self, path: str | Path | None = None) -> Path:
-        """Write the current picture, at 200 dots an inch, and return its path (default: beside the study's report,
-        named after what it shows)."""
+        """Write the current picture as a PNG file, at 200 dots per inch, and return its path.
+
+        Args: path: None: a name that says what is shown, beside the study's report.
+        """
         choice = self.explorer.choice
         if path is None:
             words = (
@@ -143,7 +145,7 @@ class Page:
         self.save.on_click(lambda _: self._saved())
 
     def _on(self, widget: widgets.Widget, act: Callable[[object], None]) -> None:
-        """Call `act` with a value that a person gave the widget, and show what comes of it."""
+        """Call `act` with each value that a person gives the widget, and show the result."""
 
         def changed(change: Mapping[str, object]) -> None:
             if not self._following:
@@ -213,7 +215,7 @@ def _tick(name: str, value: bool) -> widgets.Checkbox:
 
 
 def _option(explorer: Explorer, axis: str, value: str) -> str:
-    """An option of an axis as a reader would name it."""
+    """An option of an axis, in words."""
     if axis == "method":
         return METHOD_LABELS[value]
     if axis == "metric":

@@ -21,9 +21,9 @@ _STYLE = """<style>
 .explore div { overflow-x: auto }
 </style>"""
 _LEVELS_IN_WORDS = (
-    "<i>Drifts more than</i>: so many of the other images. <i>Two patients</i>: the map before against the "
-    "map after of another patient of the class. <i>Two heads</i>: transfer heads that differ by their seed "
-    "alone. <i>Chance</i>: the map after, moved to a random position."
+    "<i>Drifts more than</i>: the share of the other images that drift less. <i>Two patients</i>: the map before "
+    "against the map after of another patient of the class. <i>Two heads</i>: against maps of transfer heads that "
+    "differ only by their seed. <i>Chance</i>: against the map after, moved to a random position."
 )
 _LOCATED = (
     "share of area",
@@ -35,14 +35,14 @@ _LOCATED = (
 
 
 def notes(view: View) -> str:
-    """Cautions, and what the runs lack beside a course (the picture tells of that), as HTML."""
+    """Cautions, and what the runs do not hold, as HTML. (The picture itself says if there is no course.)"""
     lines = [f'<p class="caution"><b>Caution:</b> {_code(text)}</p>' for text in view.cautions]
     lines += [f"<p>{_code(text)}</p>" for part, text in view.missing.items() if part != "course"]
     return f'{_STYLE}<div class="explore">{"".join(lines)}</div>' if lines else ""
 
 
 def tables(view: View) -> str:
-    """Every metric of the image beside the cell's, and where its evidence lies, as HTML."""
+    """The metrics of the image beside those of all images of the cell, and its evidence by region, as HTML."""
     levels = "".join(f"<th{{}}>{LEVELS[level]}</th>" for level in LEVELS)
     head = (
         '<tr><th class="name" rowspan="2">metric</th><th rowspan="2">identical<br>maps</th>'
@@ -75,7 +75,7 @@ def tables(view: View) -> str:
 
 
 def _code(text: str) -> str:
-    """Escaped; words between backticks as code."""
+    """Escaped text; words between backticks become code."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 

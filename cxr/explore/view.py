@@ -23,8 +23,8 @@ from cxr.tracking import RunInfo
 LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "chance"}
 """The baselines that a score run can have, and what they are called in pictures and tables."""
 GRIDS = ("image", "native")
-_EPOCHS = 7  # as many maps of checkpoints during fine-tuning are shown
-# What a variant is beside the default (`cxr.attribution.explaining.variants`).
+_EPOCHS = 7  # at most so many maps during fine-tuning are shown
+# What the variants are that are not at another layer (`cxr.attribution.cams.variants`).
 _VARIANTS = {
     "score-softmax": "gradient of the softmax, not of the logit",
     "norm-positive": "normalised over positive gradients",
@@ -34,25 +34,22 @@ _VARIANTS = {
 
 @dataclass(frozen=True)
 class Course:
-    """The course over the epochs of fine-tuning: the metric against the map before.
-
-    `values` are this image's; `low`, `median` and `high` the quartiles of all scored images of the cell.
-    """
+    """The course over the epochs of fine-tuning: each epoch's map compared with the map before."""
 
     epochs: np.ndarray  # int [e], from 0 (before fine-tuning)
-    values: np.ndarray  # float [e], NaN where the map is empty
-    low: np.ndarray
-    median: np.ndarray
-    high: np.ndarray
-    shown: np.ndarray  # int [k], some of the epochs
-    maps: np.ndarray  # float32 [k, h, w] in [0, 1], theirs; NaN for an empty one
+    values: np.ndarray  # float [e], the metric of this image; NaN if a map is empty
+    low: np.ndarray  # float [e], the first quartile of all scored images of the cell
+    median: np.ndarray  # float [e]
+    high: np.ndarray  # float [e], the third quartile
+    shown: np.ndarray  # int [k], the epochs whose maps are shown
+    maps: np.ndarray  # float32 [k, h, w] in [0, 1], the maps of these epochs; NaN if empty
 
 
 @dataclass(frozen=True)
 class View:
-    """All there is to show of one image under the current choice."""
+    """All there is to show of one image; see `gather`."""
 
-    choice: Mapping[str, str]  # by AXES
+    choice: Mapping[str, str]  # by `explorer.AXES`
     layer: str
     grid: str  # of the raw maps, as "8x8"
     label: str  # the image's class
@@ -64,16 +61,16 @@ class View:
     before: np.ndarray  # float32 [h, w] in [0, 1]; all NaN for an empty map
     after: np.ndarray
     q: float
-    tops: tuple[np.ndarray, np.ndarray] | None  # bool [h, w]: the top-q areas; None where a map is empty
+    tops: tuple[np.ndarray, np.ndarray] | None  # bool [h, w]: the top-q areas; None if a map is empty
     overlap: float  # their intersection over union
-    masks: Mapping[str, np.ndarray]  # regions of this image, bool [H, W]; only such as there are
-    values: pd.DataFrame  # a row a metric: see `Explorer.view`
+    masks: Mapping[str, np.ndarray]  # regions of this image, bool [H, W]; only those that it has
+    values: pd.DataFrame  # one row per metric: see `gather`
     scores: pd.Series  # the chosen metric of all scored images, by image_id; NaN for empty ones
-    of_label: pd.Series  # bool, the same index: in the classes that are ranked
-    located: pd.DataFrame  # a row a region: area, before, after, change, change_mean
-    predictions: pd.DataFrame  # a row a class: class, before, after (probabilities)
+    of_label: pd.Series  # bool, the same index: whether the image is ranked
+    located: pd.DataFrame  # one row per region: area, before, after, change, change_mean
+    predictions: pd.DataFrame  # one row per class: class, before, after (probabilities)
     course: Course | None
-    cautions: list[str]  # what a reader has to know before believing the picture
+    cautions: list[str]  # reasons to doubt the picture
     missing: Mapping[str, str]  # by part (course, masks, ...): what the runs do not hold, and what gives it
 
 
@@ -86,7 +83,7 @@ def gather(run: RunInfo, choice: Mapping[str, str], *, q: float = 0.20, grid: st
         grid: "image": maps as they are scored, enlarged bilinearly to the image's size; "native": on the layer's
             own grid.
 
-    `View.values` has a row per metric (index: `similarity.METRICS`): label, identical (the value of identical
+    `View.values` has a row per metric (index: `metric_table.METRICS`): label, identical (the value of identical
     maps), value (this image's), low, median, high (quartiles of the cell's scored images), drifts_more (the share
     of the other images that drift less), and for each of LEVELS the image's own `<level>` and the cell's median
     `<level>_median`. Variants have medians of the overlaps only, and no baselines.
@@ -94,7 +91,7 @@ def gather(run: RunInfo, choice: Mapping[str, str], *, q: float = 0.20, grid: st
     Raises: InputError: unknown `grid`, or an artifact of the runs is missing.
     """
     if grid not in GRIDS:
-        raise InputError(f"grid: '{grid}' is none of {', '.join(GRIDS)}")
+        raise InputError(f"grid: '{grid}' is unknown: use one of {', '.join(GRIDS)}")
     image_id, variant, metric = (choice[name] for name in ("image_id", "variant", "metric"))
     attribute, method = run.params["attribute_run"], choice["method"]
     size = int(run.params["image_size"])
@@ -145,26 +142,25 @@ def gather(run: RunInfo, choice: Mapping[str, str], *, q: float = 0.20, grid: st
 
 
 def top_area(values: np.ndarray, q: float) -> np.ndarray:
-    """The top-q area of a map [h, w] as bool [h, w], exactly as `overlap` and `overlap_q05` to `overlap_q30` take
-    it (`similarity`)."""
+    """The top-q area of a map [h, w] as bool [h, w], as the overlaps take it (`map_features.top_count`)."""
     top = np.zeros(values.size, bool)
     top[Features(values).order[: map_features.top_count(q, values.size)]] = True
     return top.reshape(values.shape)
 
 
 def empty_in_words(raw: np.ndarray) -> str:
-    """Why a raw map [h, w] that is flagged (`cxr.metrics.similarity.empty`) says nothing."""
+    """Why a raw map [h, w] counts as empty (`cxr.metrics.map_grids.is_empty`)."""
     if not np.isfinite(raw).all():
         return "it holds values that are not finite"
     if not raw.any():
-        return "it is zero everywhere: at this layer nothing speaks for the class"
+        return "it is zero everywhere: nothing at this layer speaks for the class"
     if raw.min() == raw.max():
         return "it has one value everywhere"
-    return "its range is under a millionth of what is usual for these maps"
+    return "its range is less than a millionth of what is usual for these maps"
 
 
 def variant_in_words(variant: str, layer: str) -> str:
-    """A variant (`cxr.attribution.explaining.variants`) at a real layer as a reader would name it."""
+    """A variant (`cxr.attribution.cams.variants`) and its layer, in words."""
     if variant == "default":
         return f"{layer} (as scored)"
     if variant.startswith("layer-"):
@@ -174,7 +170,7 @@ def variant_in_words(variant: str, layer: str) -> str:
 
 @lru_cache(maxsize=128)
 def _cell(run_id: str, variant: str) -> pd.DataFrame:
-    """What `Explorer.view` says of a cell: a row a metric, NaN for what is not known of the variant."""
+    """The part of `View.values` that all images of a cell share; NaN for what the variant does not have."""
     table = runs.scores(run_id, variant)
     out = pd.DataFrame({"label": [m.label for m in METRICS.values()]}, index=pd.Index(METRICS, name="metric"))
     out["identical"] = [metric.identical for metric in METRICS.values()]
@@ -187,7 +183,7 @@ def _cell(run_id: str, variant: str) -> pd.DataFrame:
 
 
 def _values(run: RunInfo, variant: str, image_id: str, pair: list[runs.StoredMaps]) -> pd.DataFrame:
-    """See `Explorer.view`. What was not scored of a variant is computed here, from its maps as in 3_score."""
+    """`View.values`. Metrics of a variant that were not scored are computed here, from its maps, as in 3_score."""
     table, size = runs.scores(run.run_id, variant), int(run.params["image_size"])
     row = table.loc[image_id]
     if all(name in table for name in METRICS):
@@ -205,15 +201,15 @@ def _values(run: RunInfo, variant: str, image_id: str, pair: list[runs.StoredMap
 
 
 def _drifts_more(values: pd.Series | None, own: float, metric: str) -> float:
-    """The share of the other images that drift less; NaN where it is not known."""
+    """The share of the other images that drift less; NaN if it is not known."""
     if values is None or not np.isfinite(own) or values.count() < 2:
         return float("nan")
-    others = runs.drift_of(values, metric)  # the image itself, among them, does not drift less than itself
+    others = runs.drift_of(values, metric)  # with the image itself, which does not drift less than itself
     return float((others < runs.drift_of(pd.Series([own]), metric)[0]).sum() / (values.count() - 1))
 
 
 def _located(table: pd.DataFrame, image_id: str) -> pd.DataFrame:
-    """The share of the maps' energy in each region that this image has, and its mean change over the cell."""
+    """The share of the maps' energy in each region of the image, and the mean change over all images."""
     row = table.loc[image_id]
     found = [name for name in regions.regions_in(table.columns) if pd.notna(row[f"{name}_area"])]
     return pd.DataFrame(
@@ -282,8 +278,8 @@ def _cautions(run: RunInfo, variant: str, image_id: str, pair: list[runs.StoredM
         table = runs.scores(run.run_id, variant)
         either = np.logical_or(*(map_set.empty[[map_set.place[key] for key in table.index]] for map_set in pair))
         out.append(
-            "An image with an empty map has no metrics, enters no median, and comes last in the ranking; here "
-            f"they are {int(either.sum())} of {len(table)}."
+            "An image with an empty map has no metrics, is in no median, and comes last in the ranking. "
+            f"Empty here: {int(either.sum())} of {len(table)} images."
         )
     tests = runs.map_checks(run.params["attribute_run"])
     if variant == "default":
@@ -292,30 +288,30 @@ def _cautions(run: RunInfo, variant: str, image_id: str, pair: list[runs.StoredM
         ].itertuples():
             out.append(f"The maps {row.checkpoint} of this cell do not pass their checks: {row.reason}.")
     if run.params.get("methods_coincide") == "True" and run.params["method"] in ("layercam", "gradcampp"):
-        out.append("At this layer LayerCAM and Grad-CAM++ are the same map up to a factor.")
+        out.append("At this layer, LayerCAM and Grad-CAM++ are the same map, up to a factor.")
     return out
 
 
 def _missing(run: RunInfo, variant: str) -> dict[str, str]:
-    """What the runs do not hold, and which parameter gives it; see `View.missing`."""
+    """What the runs do not hold, and which parameter gives it (`View.missing`)."""
     own, beside, out = runs.held(run.run_id), runs.held(run.params["attribute_run"]), {}
     if "multiverse.parquet" not in own:
-        out["variant"] = "Other layers: `multiverse: true` in 2_attribute keeps their maps (of CAMs only)."
+        out["variant"] = "Other layers: set `multiverse: true` in 2_attribute to keep their maps (of CAMs only)."
     if variant != "default":
         out["course"] = (
-            "Of maps at another layer, or by another definition, only the overlaps were scored for all images: "
-            "the course, baselines, and medians and ranks by other metrics are of the default's maps."
+            "For maps at another layer, or by another definition, only the overlaps were scored. The course, the "
+            "baselines, and the medians and ranks by other metrics exist only for the default maps."
         )
         return out
     if "course.parquet" not in own:
         out["course"] = (
-            "Drift over epochs: `checkpoint_every: 1` in 1_train keeps the checkpoints of fine-tuning, which "
-            "2_attribute explains by CAMs (not by methods that take many passes an image)."
+            "Drift over epochs: set `checkpoint_every: 1` in 1_train to keep the checkpoints during fine-tuning. "
+            "2_attribute explains them by CAMs (not by methods that need many passes per image)."
         )
     if "overlap_two_heads" not in runs.table_of(run.run_id, "drift.parquet"):
-        out["two_heads"] = "Two heads: `extra_heads: 2` in 1_train trains extra heads (for CAMs only)."
+        out["two_heads"] = "Two heads: set `extra_heads: 2` in 1_train to train extra heads (for CAMs only)."
     if "regions.npz" not in beside:
-        out["masks"] = "Outlines: no masks are known; a manifest names them in `lesion_mask` and `lung_mask`."
+        out["masks"] = "Outlines: no masks are known. Name them in a manifest, in `lesion_mask` and `lung_mask`."
     if "map_checks.csv" not in beside:
-        out["map_checks"] = "Checks of maps: `map_check_images: 40` in 2_attribute."
+        out["map_checks"] = "Checks of maps: set `map_check_images: 40` in 2_attribute."
     return out

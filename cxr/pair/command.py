@@ -1,4 +1,4 @@
-"""`cxr drift`: the notebook 5_drift, executed by papermill as one MLflow run, and what came out of it."""
+"""`cxr drift`: run the notebook 5_drift with papermill as one MLflow run, print its result, write it to files."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def run(
 ) -> int:
     """Compare two models, print the result, and write it to files.
 
-    The run holds everything too: the table, the figure, the notebook, the models' hashes.
+    The MLflow run holds the same, and the notebook and the models' hashes.
 
     Args:
-        settings: as the notebook gets them.
-        out: the per-image table, .parquet or .csv.
-        figure: .png or .pdf; empty: beside the table, as .png.
+        settings: the notebook's parameters.
+        out: path of the per-image table, .parquet or .csv.
+        figure: path of the figure, .png or .pdf; empty: beside the table, as .png.
         tracking_uri: see `cxr.tracking.connect`.
 
-    Returns: the exit code: 0; 1 if a gate fails, or the notebook does.
-    Raises: InputError: bad input, found here before anything starts, or by the notebook.
+    Returns: the exit code: 0; or 1 if a gate or the notebook fails.
+    Raises: InputError: bad input, found before the notebook starts or by the notebook.
     """
     out = Path(out)
     figure = Path(figure) if figure else out.with_suffix(".png")
@@ -65,7 +65,7 @@ def run(
 
 
 def _check(settings: DriftParams, notebook: Path, out: Path, figure: Path) -> None:
-    """What can be said in a second or two, without TensorFlow. Raises InputError."""
+    """Check the input as far as a second or two allow, without TensorFlow. Raises InputError."""
     conditions = [gates.parse(text) for text in settings.gate]
     for path, suffixes, what in ((out, _TABLES, "--out"), (figure, _FIGURES, "--figure")):
         if path.suffix not in suffixes:
@@ -77,16 +77,16 @@ def _check(settings: DriftParams, notebook: Path, out: Path, figure: Path) -> No
         if not os.access(path.parent, os.W_OK):
             raise InputError(f"{what} {path}: cannot write into {path.parent.absolute()}")
     if not notebook.is_file():
-        raise InputError(f"{notebook} is not there: run `cxr drift` in a checkout, or set CXR_NOTEBOOKS")
+        raise InputError(f"{notebook} does not exist: run `cxr drift` in a checkout, or set CXR_NOTEBOOKS")
     models.files(settings)
     manifest, _ = images.find(settings, hashed=False)
     gates.check(conditions, compare.metric_names(settings, manifest))
 
 
 def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
-    """Have papermill run the notebook, with its progress on stderr; log it, and end the run where it failed.
+    """Run the notebook with papermill, with its progress on stderr. Log it, and end the run if it failed.
 
-    Returns: 0, or 1 when the notebook failed. Raises: InputError that the notebook raised.
+    Returns: 0; or 1 if the notebook failed. Raises: the InputError that the notebook raised.
     """
     folder = tracking.scratch()
     parameters, executed, log = (folder / name for name in ("parameters.yaml", "drift.ipynb", "log.txt"))
@@ -124,7 +124,7 @@ def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
 
 
 def _run(words: list[str], environment: Mapping[str, str], log: Path) -> int:
-    """Run a command with its output in `log`. Returns its exit code; on Ctrl-C, it is stopped first."""
+    """Run a command, with its output in `log`. Returns its exit code. Ctrl-C stops the command first."""
     terminal = sys.stderr.isatty()
     process = execution.start(words, environment)
     with process, log.open("w", encoding="utf-8") as file:
@@ -144,7 +144,7 @@ def _run(words: list[str], environment: Mapping[str, str], log: Path) -> int:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Stop papermill, which saves the notebook and ends its kernel; for good where it does not."""
+    """Stop papermill, which saves the notebook and ends its kernel. Kill both if they do not end."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Gates: conditions on logged metrics, such as `overlap_median>=0.5`, that a CI passes or fails by."""
+"""Gates: conditions on metrics, such as `overlap_median>=0.5`. A CI job fails if one does not hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EXPRESSION = re.compile(r"\s*(?P<metric>[^<>=]*[^<>=\s])\s*(?P<sign>>=|<=|>|<)\
 
 @dataclass(frozen=True)
 class Gate:
-    """A condition: the metric's value stands in the relation `sign` to `limit`."""
+    """A condition: metric, sign (>=, <=, >, <), limit."""
 
     metric: str
     sign: str
@@ -27,15 +27,15 @@ class Gate:
         return f"{self.metric}{self.sign}{self.limit:.15g}"
 
     def passes(self, value: float | None) -> bool:
-        """Whether it holds. A value that is missing or NaN fails: what could not be measured is not shown."""
+        """Whether the condition holds for a value. A missing value (None or NaN) fails."""
         return value is not None and not math.isnan(value) and bool(_OPERATORS[self.sign](value, self.limit))
 
 
 def parse(text: str) -> Gate:
-    """`METRIC OPERATOR NUMBER` as a gate. Raises InputError for anything else; nothing is evaluated as code."""
+    """Parse `METRIC OPERATOR NUMBER`. Nothing is run as code. Raises InputError for anything else."""
     found = _EXPRESSION.fullmatch(text)
     if found is None:
-        hint = "" if re.search("[<>]", text) else ": in a shell, > and < need quotes around the whole"
+        hint = "" if re.search("[<>]", text) else ": in a shell, put the whole in quotes, because of > and <"
         raise InputError(f"gate '{text}': expected METRIC>=NUMBER (or >, <=, <), as 'overlap_median>=0.5'{hint}")
     try:
         limit = float(found["limit"])
@@ -47,7 +47,7 @@ def parse(text: str) -> Gate:
 
 
 def check(gates: Collection[Gate], known: Collection[str]) -> None:
-    """Raises InputError where a gate's metric is not among the `known` names; lists the closest ones."""
+    """Raise InputError if the metric of a gate is not among the `known` names; the message lists the closest."""
     for gate in gates:
         if gate.metric not in known:
             close = difflib.get_close_matches(gate.metric, known, n=4, cutoff=0.5)
@@ -56,12 +56,12 @@ def check(gates: Collection[Gate], known: Collection[str]) -> None:
             ]
             raise InputError(
                 f"gate '{gate}': no metric '{gate.metric}' is measured here: use {', '.join(some)}, or another of "
-                f"the {len(known)} that a run logs (docs/drift.md)"
+                f"the {len(known)} metrics of a run (docs/drift.md)"
             )
 
 
 def judge(gates: Collection[Gate], metrics: Mapping[str, float]) -> list[dict]:
-    """What came of each gate: gate, metric, value, ci_low, ci_high (None where there is none) and passed."""
+    """One dict per gate: gate, metric, value, ci_low, ci_high (None if there is none), passed."""
     return [
         {
             "gate": str(gate),
@@ -75,7 +75,7 @@ def judge(gates: Collection[Gate], metrics: Mapping[str, float]) -> list[dict]:
 
 
 def line(result: Mapping) -> str:
-    """One of `judge`'s results as a line for people."""
+    """One result of `judge` as a line for people."""
     value = "no value (NaN)" if result["value"] is None else f"measured {result['value']:.4g}"
     interval = "" if result["ci_low"] is None else f" [{result['ci_low']:.4g}, {result['ci_high']:.4g}]"
     return f"gate {result['gate']}: {'passed' if result['passed'] else 'FAILED'}, {value}{interval}"
@@ -88,5 +88,5 @@ def _interval(metric: str, metrics: Mapping[str, float]) -> dict[str, float | No
 
 
 def _number(value: float | None) -> float | None:
-    """For JSON, which has no NaN."""
+    """A finite number, or None, since JSON has no NaN."""
     return None if value is None or not math.isfinite(value) else float(value)
