@@ -11,13 +11,16 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cxr.core.params import TrainParams
-from cxr.models import build
-from cxr.training import checkpointing, stages
+from cxr.data.dataset import Dataset
+from cxr.models import weights
+from cxr.training import checkpointing, fitting, stages, two_stages
 
 
 def kill():
@@ -41,14 +44,14 @@ def arm(moment):
         to_disk = checkpointing._to_disk
 
         def half(path):
-            if path.name == "index.json" and (path.parent.parent / "epoch_002").exists():
+            if path.name == "index.json" and (path.parent.parent / "epoch_002.keras").exists():
                 kill()
             to_disk(path)
 
         checkpointing._to_disk = half
     elif moment == "after the last epoch":
-        save_end = stages._Saver.save_end
-        stages._Saver.save_end = lambda self: kill() if self.part == "fine_tuning" else save_end(self)
+        save_end = fitting.Saver.save_end
+        fitting.Saver.save_end = lambda self: kill() if self.part == "fine_tuning" else save_end(self)
 
 
 def arm_batch(part, epoch):
@@ -59,42 +62,82 @@ def arm_batch(part, epoch):
         if self.killed and batch == 1:
             kill()
 
-    stages._Saver.on_epoch_begin = on_epoch_begin
-    stages._Saver.on_train_batch_end = on_train_batch_end
+    fitting.Saver.on_epoch_begin = on_epoch_begin
+    fitting.Saver.on_train_batch_end = on_train_batch_end
 
 
-def train(folder, settings, moment):
+class Recorded:
+    """A run that keeps what is logged to it, without the seconds that it took."""
+
+    fingerprint = "run"
+
+    def __init__(self):
+        self.metrics_logged, self.tables, self.files = [], {}, {}
+
+    def metrics(self, values, step=None):
+        self.metrics_logged += [[key, value, step] for key, value in values.items() if "seconds" not in key]
+
+    def table(self, table, name, *, show=True):
+        self.tables[name] = table.drop(columns="seconds", errors="ignore").to_dict("list")
+
+    def file(self, path, folder=""):
+        if path.suffix == ".keras":
+            self.files[path.name] = weights.sha256_weights(weights.load(path, "CompactResNetV2"))
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                self.files[path.name] = {name: array.tolist() for name, array in arrays.items()}
+        else:
+            self.files[path.name] = path.read_text()
+
+    def params(self, values):
+        pass
+
+    tags = params
+
+
+def synthetic(settings):
+    """40 images of two classes: 24 to train on, 8 for validation, 8 for the test."""
     generator = np.random.default_rng(0)
     labels = np.arange(40) % 2
     images = generator.integers(0, 120, (40, 32, 32), np.uint8)
     images[labels == 1, 8:20, 8:20] += 60
-    sets = (images[:28], labels[:28]), (images[28:], labels[28:])
+    manifest = pd.DataFrame(
+        {
+            "image_id": [f"{number:02d}" for number in range(40)],
+            "path": "",
+            "label": np.array(["a", "b"])[labels],
+            "patient_id": [f"{number:02d}" for number in range(40)],
+            "split": ["train"] * 24 + ["val"] * 8 + ["test"] * 8,
+            "sha256": "",
+        }
+    )
+    dataset = Dataset(settings, manifest, ["a", "b"], labels.astype(np.int32), None, "hash")
+    vars(dataset)["images"] = images  # else they would be decoded
+    return dataset
 
+
+def train(folder, settings, moment):
+    os.environ["CXR_CACHE"] = str(folder / "cache")
     settings = TrainParams(**settings)
-    stages.seed_everything(settings.seed)
-    model = build.build(settings.architecture, n_classes=2, image_size=32, dropout=settings.dropout)
-    saved = checkpointing.take(folder / "backup", folder) if moment != "never" else None
+    two_stages.tracking.log_dataset = lambda **about: None  # which would need an MLflow run
+    if moment == "never":  # the reference has no backup at all
+        checkpointing.take = lambda folder, spare: checkpointing.Backup(None, spare, ExitStack())
+    run = Recorded()
+    training = two_stages.TwoStages(synthetic(settings), settings, run)
     arm(moment)
-    epochs = []
-
-    def on_epoch(epoch, metrics):
-        epochs.append([epoch, metrics])
-        if saved:
-            saved.keep(f"epoch_{epoch:03d}", lambda path: path.write_text(build.sha256_weights(model)))
-
-    stage_1 = stages.transfer(model, *sets, settings, backup=saved)
-    weights_before = build.sha256_weights(model)
+    before = training.transfer()
     if moment == "between the stages":
         kill()
-    history = stages.fine_tune(model, *sets, settings, on_epoch=on_epoch, backup=saved)
+    after = training.fine_tune()
     return {
-        "before": weights_before,
-        "after": build.sha256_weights(model),
-        "seeds": [np.asarray(v).tolist() for v in model.variables if "seed" in v.path],
-        "histories": [t.drop(columns="seconds").to_dict("list") for t in (stage_1.history, history)],
-        "heads": [[np.asarray(a, np.float64).tolist() for a in head] for head in stage_1.heads],
-        "epochs": epochs,
-        "resumed": saved.resumed if saved else {},
+        "seeds": [np.asarray(v).tolist() for v in training.model.variables if "seed" in v.path],
+        "weights": [training.hashes[name]["weights_sha256"] for name in ("before", "after")],
+        "probabilities": [result.probabilities.tolist() for result in (before, after)],
+        "performance": training.side_by_side().to_dict(),
+        "metrics": run.metrics_logged,
+        "tables": run.tables,
+        "files": run.files,
+        "resumed": training.backup.resumed,
     }
 
 

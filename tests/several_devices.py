@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from cxr.core.params import TrainParams
-from cxr.models import build
-from cxr.training import stages
+from cxr.models import build, weights
+from cxr.training import optimisation, stages
 
 
 def main(devices, kind=""):
@@ -41,10 +41,10 @@ def main(devices, kind=""):
     )
     stages.seed_everything(0, deterministic=settings.deterministic)
     model = build.build(settings.architecture, n_classes=3, image_size=64, devices=settings.devices)
-    build.load_backbone(model, settings.weights)
+    weights.load_backbone(model, settings.weights)
     optimizers = []
-    real = stages._optimizer
-    stages._optimizer = lambda *arguments: optimizers.append(real(*arguments)) or optimizers[-1]
+    real = optimisation.make_optimizer
+    optimisation.make_optimizer = lambda *arguments: optimizers.append(real(*arguments)) or optimizers[-1]
     transfer_history = stages.transfer(model, *sets, settings).history
     fine_tuning = stages.fine_tune(model, *sets, settings)
     with tempfile.TemporaryDirectory() as folder:

@@ -15,8 +15,8 @@ from test_stages import BASE, images_and_labels, make
 from cxr.attribution import cams
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams, TrainParams
-from cxr.models import build
-from cxr.training import stages
+from cxr.models import build, targets, weights
+from cxr.training import optimisation, stages
 
 SETTINGS = {**BASE, "weights": "source", "transfer_epochs": 2, "fine_tune_epochs": 2}
 
@@ -52,7 +52,7 @@ def test_more_devices_than_there_are():
 def trained(sets, **changes):
     settings = TrainParams(**{**SETTINGS, **changes})
     model = make(settings)
-    build.load_backbone(model, settings.weights)
+    weights.load_backbone(model, settings.weights)
     seen = []
 
     def on_epoch(epoch, metrics):
@@ -89,7 +89,7 @@ def test_mixed_training_leaves_a_float32_model(sets, precision, tmp_path):
 def test_what_is_computed_in_what(sets):
     model = make(TrainParams(**SETTINGS))
     with build.computing(model, "mixed_bfloat16"):
-        ends = ["preprocessing", build.target_layer(model, "penultimate"), "pool", "logits", "probabilities"]
+        ends = ["preprocessing", targets.target_layer(model, "penultimate"), "pool", "logits", "probabilities"]
         outputs = [model.get_layer(name).output for name in ends]
         found = keras.Model(model.input, outputs)(sets[1][0][:2, ..., None])
     assert [each.dtype.name for each in found] == ["float32", "bfloat16", "float32", "float32", "float32"]
@@ -99,7 +99,7 @@ def test_what_is_computed_in_what(sets):
 
 
 def test_a_scaled_loss_is_saved_and_comes_back():
-    optimizer = stages._optimizer(0.1, TrainParams(**SETTINGS, precision="mixed_float16"))
+    optimizer = optimisation.make_optimizer(0.1, TrainParams(**SETTINGS, precision="mixed_float16"))
     optimizer.build([keras.Variable(np.zeros(3, np.float32))])
     names = {variable.name for variable in optimizer.variables}  # which `_Saver` takes
     assert {"dynamic_scale", "step_counter", "first_moment", "second_moment", "iteration"} <= names

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from cxr.core.errors import InputError
-from cxr.metrics import baselines, similarity
+from cxr.metrics import baselines, map_features, map_grids, metric_table, similarity
 
-SIGNED = [name for name, metric in similarity.METRICS.items() if metric.signed]
+SIGNED = [name for name, metric in metric_table.METRICS.items() if metric.signed]
 
 
 def relu_maps(n, h, w, seed=0):
@@ -24,7 +24,7 @@ def blobs(rng, n, side, sigma=2.0):
 
 
 def features(m, size):
-    return similarity.Features(similarity.prepare(np.asarray(m)[None], size)[0])
+    return map_features.Features(map_grids.prepare(np.asarray(m)[None], size)[0])
 
 
 def levels(t, f, label=None, patient=None, **options):
@@ -107,7 +107,7 @@ def test_two_patients_is_the_mean_over_partners():
     table = baselines.partners(label, patient, draws=2, rng_seed=7)
     for i in range(12):
         scores = [similarity.score(features(t[i], 9), features(f[j], 9)) for j in table[i]]
-        for name in similarity.METRICS:
+        for name in metric_table.METRICS:
             pair = [abs(s[name]) if name in SIGNED else s[name] for s in scores]
             assert got[f"{name}_two_patients"][i] == pytest.approx(np.mean(pair), abs=1e-12), name
 
@@ -118,7 +118,7 @@ def test_with_all_eligible_as_partners_row_order_is_irrelevant():
     order = np.random.default_rng(3).permutation(10)
     base = levels(t, f, label, patient, draws=9)
     moved = levels(t[order], f[order], label[order], patient[order], draws=9)
-    for name in similarity.METRICS:
+    for name in metric_table.METRICS:
         np.testing.assert_allclose(moved[f"{name}_two_patients"], base[f"{name}_two_patients"][order], atol=1e-12)
 
 
@@ -130,7 +130,7 @@ def test_signed_baselines_are_absolute():
     np.testing.assert_allclose(got["gini_change_two_patients"], [3 / 8, 0, 3 / 8], atol=1e-7)
     # A map that keeps its values keeps its concentration (no upsampling here).
     np.testing.assert_allclose(got["gini_change_chance"], [3 / 8, 0, 3 / 8], atol=1e-7)
-    two_heads = baselines.floor(t, [np.array([wide, one, one])], size=2, names=["gini_change"])
+    two_heads = baselines.two_heads(t, [np.array([wide, one, one])], size=2, names=["gini_change"])
     np.testing.assert_allclose(two_heads["gini_change_two_heads"], [3 / 8, 3 / 8, 0], atol=1e-7)
 
 
@@ -178,7 +178,7 @@ def test_moves_are_the_symmetries_and_translations():
 def test_over_all_moves_the_intersection_is_exactly_that_of_independent_areas():
     rng = np.random.default_rng(0)
     t, f = rng.random((2, 5, 5))
-    k = similarity.top_count(0.2, 25)
+    k = map_features.top_count(0.2, 25)
     ious = [
         similarity.score(features(t, 5), features(baselines._moved(f, s, d, r), 5), ["overlap"])["overlap"]
         for s in range(8)
@@ -292,7 +292,7 @@ def test_columns_names_and_repeatability():
     before = t.copy(), f.copy()
     whole = levels(t, f)
     assert list(whole) == [
-        f"{name}_{level}" for name in similarity.METRICS for level in ("two_patients", "chance")
+        f"{name}_{level}" for name in metric_table.METRICS for level in ("two_patients", "chance")
     ]
     assert all(v.dtype == np.float64 and v.shape == (6,) for v in whole.values())
     some = levels(t, f, names=["ssim", "overlap"])
@@ -309,7 +309,7 @@ def test_workers_do_not_change_values():
     label, patient = np.arange(30) % 3, np.arange(30) // 2
     calls = (
         lambda workers: levels(t, f, label, patient, workers=workers),
-        lambda workers: baselines.floor(t, [f, t[::-1]], size=8, workers=workers),
+        lambda workers: baselines.two_heads(t, [f, t[::-1]], size=8, workers=workers),
     )
     for call in calls:
         whole = call(1)
@@ -321,7 +321,7 @@ def test_workers_do_not_change_values():
 def test_prepared_maps_are_reused_and_do_not_pile_up(monkeypatch):
     alive, most, made = weakref.WeakSet(), [0], [0]
 
-    class Counted(similarity.Features):
+    class Counted(map_features.Features):
         def __init__(self, prepared):
             super().__init__(prepared)
             alive.add(self)
@@ -347,7 +347,7 @@ def test_prepared_maps_are_reused_and_do_not_pile_up(monkeypatch):
         (np.ones((2, 4, 4)), np.ones((2, 9, 9)), [0, 0], {}, "9x9"),
         (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"names": ["overlap_q25"]}, "overlap_q25"),
         (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"draws": 0}, "draws"),
-        (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"size": 6}, "SSIM"),
+        (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"size": 6}, "ssim.*7x7"),
     ],
 )
 def test_bad_input(t, f, label, options, message):
@@ -361,10 +361,10 @@ def test_bad_input(t, f, label, options, message):
 def test_two_heads_is_the_mean_over_other_seeds():
     t, a, b = (relu_maps(5, 4, 4, seed=k) for k in range(3))
     t[0], a[1], b[1], b[2] = 0, 0, np.nan, 0
-    got = baselines.floor(t, [a, b], size=9)
-    assert list(got) == [f"{name}_two_heads" for name in similarity.METRICS]
+    got = baselines.two_heads(t, [a, b], size=9)
+    assert list(got) == [f"{name}_two_heads" for name in metric_table.METRICS]
     to_a, to_b = (similarity.compare_maps(t, other, size=9) for other in (a, b))
-    for name in similarity.METRICS:
+    for name in metric_table.METRICS:
         x, y = (np.abs(v[name]) if name in SIGNED else v[name] for v in (to_a, to_b))
         expected = [np.nan, np.nan, x[2], (x[3] + y[3]) / 2, (x[4] + y[4]) / 2]
         np.testing.assert_allclose(got[f"{name}_two_heads"], expected, atol=1e-12, err_msg=name)
@@ -372,19 +372,19 @@ def test_two_heads_is_the_mean_over_other_seeds():
 
 def test_two_heads_of_the_same_maps_is_identity():
     t = relu_maps(3, 5, 5)
-    got = baselines.floor(t, [t, 2 * t], size=8)
-    for name, metric in similarity.METRICS.items():
+    got = baselines.two_heads(t, [t, 2 * t], size=8)
+    for name, metric in metric_table.METRICS.items():
         np.testing.assert_allclose(got[f"{name}_two_heads"], metric.identical, atol=1e-12)
 
 
 def test_two_heads_bad_input():
     t = relu_maps(3, 5, 5)
     with pytest.raises(InputError, match="no other set"):
-        baselines.floor(t, [], size=8)
+        baselines.two_heads(t, [], size=8)
     with pytest.raises(InputError, match=r"3 maps against 2 in others\[1\]"):
-        baselines.floor(t, [t, t[:2]], size=8)
+        baselines.two_heads(t, [t, t[:2]], size=8)
     with pytest.raises(InputError, match="overlap_q25"):
-        baselines.floor(t, [t], size=8, names=["overlap_q25"])
+        baselines.two_heads(t, [t], size=8, names=["overlap_q25"])
 
 
 def test_corrected_by_hand():

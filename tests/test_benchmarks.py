@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from conftest import PROJECT
 
-from cxr.metrics import similarity
+from cxr.metrics import metric_table
 
 
 @pytest.mark.slow
@@ -67,6 +67,6 @@ def test_the_page_on_metrics_has_what_the_metrics_say(monkeypatch):
     (header,) = (line for line in page.splitlines() if line.startswith("| pair |"))
     shown = [name.strip() for name in header.strip("|").split("|")[1:]]  # the page has some of the metrics
     assert figure_metrics.markdown(figure_metrics.constructed_table()[shown], "pair") in page
-    for name in similarity.METRICS:  # each is explained, and drawn at its highest and lowest
+    for name in metric_table.METRICS:  # each is explained, and drawn at its highest and lowest
         assert f"**`{name}`" in page or f", `{name}`" in page.replace("**", ""), name
         assert sum(name in group for group in figure_metrics.GROUPS.values()) == 1

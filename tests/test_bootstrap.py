@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cxr.core.errors import InputError
-from cxr.statistics import bootstrap
+from cxr.statistics import bootstrap, resampling, stability_ranks
 
 
 def table(values, *, patients=None, seeds=None, images=None):
@@ -49,20 +49,20 @@ def replicates(columns):
 def test_weighted_statistics_are_those_of_the_repeated_values(rows):
     values, weights = np.array([v for v, _ in rows], float), np.array([[w for _, w in rows]])
     repeated = np.repeat(values, weights[0])
-    assert bootstrap._weighted("median", values, weights) == [np.median(repeated)]
-    assert bootstrap._weighted("mean", values, weights) == pytest.approx([repeated.mean()])
-    assert bootstrap._weighted(np.ptp, values, weights) == [np.ptp(repeated)]
+    assert resampling.weighted("median", values, weights) == [np.median(repeated)]
+    assert resampling.weighted("mean", values, weights) == pytest.approx([repeated.mean()])
+    assert resampling.weighted(np.ptp, values, weights) == [np.ptp(repeated)]
 
 
 def test_unit_weights_give_the_plain_median():
     for n in (1, 2, 5, 6):
         values = np.random.default_rng(n).normal(size=n)
-        assert bootstrap._weighted("median", values, np.ones((1, n), int)) == [np.median(values)]
+        assert resampling.weighted("median", values, np.ones((1, n), int)) == [np.median(values)]
 
 
 def test_no_weight_at_all_is_nan():
     for statistic in ("median", "mean", np.median):
-        got = bootstrap._weighted(statistic, np.array([1.0, 2.0]), np.array([[0, 0], [0, 3]]))
+        got = resampling.weighted(statistic, np.array([1.0, 2.0]), np.array([[0, 0], [0, 3]]))
         np.testing.assert_array_equal(got, [np.nan, 2.0])
 
 
@@ -70,7 +70,7 @@ def test_no_weight_at_all_is_nan():
 
 
 def all_weights(seed, patient, n_boot=4000, crossed=False):
-    blocks = bootstrap._row_weights(
+    blocks = resampling.row_weights(
         np.array(seed), np.array(patient), n_boot=n_boot, rng=np.random.default_rng(0), crossed=crossed
     )
     return np.concatenate(list(blocks))
@@ -160,7 +160,7 @@ def test_a_function_gives_what_its_name_gives():
 
 
 def test_blocks_hold_the_asked_number(monkeypatch):
-    monkeypatch.setattr(bootstrap, "_BLOCK", 50)
+    monkeypatch.setattr(resampling, "BLOCK", 50)
     got = bootstrap.bootstrap(np.arange(20.0), np.arange(20), n_boot=7)  # blocks of 2
     assert got.shape == (7,) and len(set(got)) > 2
 
@@ -277,10 +277,10 @@ def test_summarise_one_patient_and_none():
 
 def test_order():
     values = {("A", "L"): 0.7, ("B", "L"): 0.5, ("C", "L"): 0.7, ("A", "G"): 0.1, ("B", "G"): 0.2}
-    ranks = bootstrap.order(cells(values))
+    ranks = stability_ranks.order(cells(values))
     assert ranks.index.tolist() == ["A", "B", "C"] and ranks.columns.tolist() == ["L", "G"]
     np.testing.assert_array_equal(ranks, [[1.5, 2], [3, 1], [1.5, np.nan]])
-    lower = bootstrap.order(cells(values, direction=False))
+    lower = stability_ranks.order(cells(values, direction=False))
     np.testing.assert_array_equal(lower, [[2.5, 1], [1, 2], [2.5, np.nan]])
 
 
@@ -297,34 +297,34 @@ def test_reversals_by_hand():
             ("B", "G"): [5.0, 4, 5, 5],
         }
     )
-    (found,) = bootstrap.reversals(cells(POINT), "L", "G", replicates=draws)
+    (found,) = stability_ranks.reversals(cells(POINT), "L", "G", replicates=draws)
     assert (found["stabler_a"], found["stabler_b"]) == ("A", "B")
     assert (found["margin_a"], found["margin_b"]) == pytest.approx((0.1, 0.2))
     # A leads under L in draws 1 and 2 and ties in 4; B under G in 1, 3, 4; both strictly in 1 alone.
     assert (found["p_order_a"], found["p_order_b"], found["p_reversal"]) == (2.5 / 4, 3 / 4, 1 / 4)
     # Lower is more stable: B leads under L in the same draws, A under G.
-    (flipped,) = bootstrap.reversals(cells(POINT, direction=False), "L", "G", replicates=draws)
+    (flipped,) = stability_ranks.reversals(cells(POINT, direction=False), "L", "G", replicates=draws)
     assert (flipped["stabler_a"], flipped["stabler_b"]) == ("B", "A")
     assert (flipped["p_order_a"], flipped["p_order_b"], flipped["p_reversal"]) == (2.5 / 4, 3 / 4, 1 / 4)
 
 
 def test_reversals_without_replicates_ties_and_gaps():
-    (found,) = bootstrap.reversals(cells(POINT), "L", "G")
+    (found,) = stability_ranks.reversals(cells(POINT), "L", "G")
     assert np.isnan([found["p_order_a"], found["p_order_b"], found["p_reversal"]]).all()
-    assert bootstrap.reversals(cells(POINT | {("B", "G"): 0.3}), "L", "G") == []  # a tie
-    assert bootstrap.reversals(cells(POINT | {("B", "G"): np.nan}), "L", "G") == []
-    assert bootstrap.reversals(cells(POINT), "L", "L") == []
+    assert stability_ranks.reversals(cells(POINT | {("B", "G"): 0.3}), "L", "G") == []  # a tie
+    assert stability_ranks.reversals(cells(POINT | {("B", "G"): np.nan}), "L", "G") == []
+    assert stability_ranks.reversals(cells(POINT), "L", "L") == []
 
 
 def test_reversals_come_widest_first():
     values = {("A", "L"): 3, ("B", "L"): 2, ("C", "L"): 1, ("A", "G"): 1, ("B", "G"): 2, ("C", "G"): 3.5}
-    found = bootstrap.reversals(cells(values), "L", "G")
+    found = stability_ranks.reversals(cells(values), "L", "G")
     assert [(f["stabler_a"], f["stabler_b"]) for f in found] == [("A", "C"), ("A", "B"), ("B", "C")]
 
 
 def test_rank_probabilities_by_hand():
     draws = replicates({("A", "L"): [3.0, 1, 2, 1], ("B", "L"): [2.0, 2, 2, 1], ("C", "L"): [1.0, 3, 1, 1]})
-    got = bootstrap.rank_probabilities(draws)
+    got = stability_ranks.rank_probabilities(draws)
     assert got.index.tolist() == [("L", "A"), ("L", "B"), ("L", "C")] and got.columns.tolist() == [1, 2, 3]
     third = 1 / 3
     # Ranks of A: 1, 3, 1 or 2, any; of B: 2, 2, 1 or 2, any; of C: 3, 1, 3, any.
@@ -337,25 +337,27 @@ def test_rank_probabilities_by_hand():
     )
     np.testing.assert_allclose(got, expected / 4)
     np.testing.assert_allclose(
-        bootstrap.rank_probabilities(draws, higher_is_more_stable=False), expected[:, ::-1] / 4
+        stability_ranks.rank_probabilities(draws, higher_is_more_stable=False), expected[:, ::-1] / 4
     )
 
 
 def test_rank_probabilities_and_order_agree_for_two():
     rng = np.random.default_rng(0)
     draws = replicates({cell: rng.integers(0, 3, 200).astype(float) for cell in (("A", "L"), ("B", "L"))})
-    got = bootstrap.rank_probabilities(draws)
-    assert got.loc[("L", "A"), 1] == pytest.approx(bootstrap.p_order(draws, "L", "A", "B"))
-    assert bootstrap.p_order(draws, "L", "A", "B") + bootstrap.p_order(draws, "L", "B", "A") == pytest.approx(1)
+    got = stability_ranks.rank_probabilities(draws)
+    assert got.loc[("L", "A"), 1] == pytest.approx(stability_ranks.p_order(draws, "L", "A", "B"))
+    assert stability_ranks.p_order(draws, "L", "A", "B") + stability_ranks.p_order(
+        draws, "L", "B", "A"
+    ) == pytest.approx(1)
 
 
 def test_nan_replicates_give_no_probability():
     draws = replicates(
         {("A", "L"): [1.0, np.nan], ("B", "L"): [0.0, 0], ("A", "G"): [0.0, 0], ("B", "G"): [1.0, 1]}
     )
-    assert np.isnan(bootstrap.p_order(draws, "L", "A", "B"))
-    assert np.isnan(bootstrap.p_reversal(draws, "L", "G", "A", "B"))
-    got = bootstrap.rank_probabilities(draws)
+    assert np.isnan(stability_ranks.p_order(draws, "L", "A", "B"))
+    assert np.isnan(stability_ranks.p_reversal(draws, "L", "G", "A", "B"))
+    got = stability_ranks.rank_probabilities(draws)
     assert got.loc["L"].isna().all(axis=None) and got.loc[("G", "B"), 1] == 1
 
 
@@ -375,7 +377,7 @@ def test_pairing_cancels_what_cells_share():
         assert draws.columns.tolist() == [("A", "L"), ("B", "L")] and len(draws) == 300
         assert draws["A", "L"].std() > 0.05
         np.testing.assert_allclose(draws["A", "L"] - draws["B", "L"], 0.01)  # in every single replicate
-        assert bootstrap.p_order(draws, "L", "A", "B") == 1
+        assert stability_ranks.p_order(draws, "L", "A", "B") == 1
 
 
 def test_one_cell_is_a_plain_bootstrap():
@@ -442,7 +444,7 @@ def test_patient_replicates_are_statistics_of_the_drawn_rows(statistic, plain, m
         t = t.dropna()
         for drawn, got in zip(weights[:, t.index], draws[cell], strict=True):
             assert got == pytest.approx(plain(np.repeat(t["value"].to_numpy(), drawn)))
-    monkeypatch.setattr(bootstrap, "_BLOCK", 100)  # memory is bounded, results are the same
+    monkeypatch.setattr(resampling, "BLOCK", 100)  # memory is bounded, results are the same
     back = bootstrap.patient_replicates(
         {cell: t.sample(frac=1, random_state=0) for cell, t in reversed(tables.items())},
         n_boot=60,
@@ -542,28 +544,28 @@ def test_bad_tables(tables, message):
 
 def test_bad_summaries_and_cells():
     with pytest.raises(InputError, match="more than once"):
-        bootstrap.order(pd.concat([cells(POINT), cells(POINT)]))
+        stability_ranks.order(pd.concat([cells(POINT), cells(POINT)]))
     with pytest.raises(InputError, match="signed"):
-        bootstrap.order(cells(POINT, direction=None))
+        stability_ranks.order(cells(POINT, direction=None))
     mixed = cells(POINT)
     mixed["higher_is_more_stable"] = [True, False] * 3
     with pytest.raises(InputError, match="every row"):
-        bootstrap.order(mixed)
+        stability_ranks.order(mixed)
     with pytest.raises(InputError, match="higher_is_more_stable"):
-        bootstrap.order(mixed.drop(columns="higher_is_more_stable"))
+        stability_ranks.order(mixed.drop(columns="higher_is_more_stable"))
     with pytest.raises(InputError, match="no method 'X'"):
-        bootstrap.reversals(cells(POINT), "L", "X")
+        stability_ranks.reversals(cells(POINT), "L", "X")
     with pytest.raises(InputError, match="no column"):
-        bootstrap.p_order(replicates({("A", "L"): [1.0]}), "L", "A", "B")
+        stability_ranks.p_order(replicates({("A", "L"): [1.0]}), "L", "A", "B")
 
 
-@pytest.mark.parametrize("replicates", [1, 2, bootstrap._MANY - 1, bootstrap._MANY, 300])
+@pytest.mark.parametrize("replicates", [1, 2, resampling._MANY - 1, resampling._MANY, 300])
 def test_weighted_medians_are_those_of_repeated_values_however_many_there_are(replicates):
     rng = np.random.default_rng(replicates)
     values = rng.integers(0, 9, 37).astype(float)  # with ties
     weights = rng.integers(0, 3, (replicates, 37)).astype(np.int32)
     weights[0] = 0
-    found = bootstrap._weighted_median(values, weights.copy())
+    found = resampling._weighted_median(values, weights.copy())
     assert np.isnan(found[0])
     for k in range(1, replicates):
         assert found[k] == np.median(np.repeat(values, weights[k]))

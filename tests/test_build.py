@@ -12,7 +12,8 @@ from keras import layers
 from cxr.core import architectures
 from cxr.core.errors import InputError
 from cxr.core.params import ARCHITECTURES
-from cxr.models import build
+from cxr.models import build, description, graph, targets
+from cxr.models import weights as models_weights
 
 PAPER, COMPACT = ARCHITECTURES[:3], ARCHITECTURES[3:]
 EITHER = [*COMPACT, *(pytest.param(name, marks=pytest.mark.slow) for name in PAPER)]
@@ -54,20 +55,20 @@ def test_flat_graph_with_its_target_layers(name):
     model = build.build(name, n_classes=3, image_size=size)
     assert model.name == name and model.output_shape == (None, 3)
     assert not [layer for layer in model.layers if isinstance(layer, keras.Model)], "nested models hide layers"
-    assert build.target_layer(model, "shallower") == shallower
-    assert build.target_layer(model, "penultimate") == penultimate
-    assert build.target_layer(model, "final") == final
+    assert targets.target_layer(model, "shallower") == shallower
+    assert targets.target_layer(model, "penultimate") == penultimate
+    assert targets.target_layer(model, "final") == final
     assert model.get_layer(shallower).output.shape[1:3] == shallower_grid
     assert model.get_layer(penultimate).output.shape[1:3] == grid
     assert model.get_layer(final).output.shape[1:3] == final_grid
-    assert build.feeds_pooling(model, final) and not build.feeds_pooling(model, penultimate)
-    assert isinstance(model.get_layer(build.target_layer(model, "last_conv")), layers.Conv2D)
+    assert graph.feeds_pooling(model, final) and not graph.feeds_pooling(model, penultimate)
+    assert isinstance(model.get_layer(targets.target_layer(model, "last_conv")), layers.Conv2D)
     rectified = keras.Model(model.input, [model.get_layer(layer).output for layer in (shallower, penultimate)])
     grey = np.random.default_rng(0).uniform(0, 255, (1, size, size, 1)).astype(np.float32)
     for activations in rectified(grey):
         assert np.min(activations) >= 0 and np.max(activations) > 0
     # the logits can be computed from a cut alone
-    cut = build.target_layer(model, "penultimate_cut")
+    cut = targets.target_layer(model, "penultimate_cut")
     assert model.get_layer(cut).output.shape[1:3] == grid
     keras.Model(model.get_layer(cut).output, model.get_layer("logits").output)
 
@@ -101,15 +102,15 @@ def test_layer_names_do_not_depend_on_what_was_built_before():
 
 @pytest.mark.parametrize("name", COMPACT)
 def test_shipped_weights_load_and_match_their_record(name):
-    path = build.find_weights(name, "source")
+    path = models_weights.find_weights(name, "source")
     record = json.loads(path.with_suffix(".json").read_text())
-    assert record["sha256"] == build.sha256_file(path)
+    assert record["sha256"] == models_weights.sha256_file(path)
     keras.utils.set_random_seed(0)
     model = build.build(name, n_classes=2, image_size=64)
-    before, head = build.sha256_weights(model), model.get_layer("logits").get_weights()
-    source = build.load_backbone(model, "source")
+    before, head = models_weights.sha256_weights(model), model.get_layer("logits").get_weights()
+    source = models_weights.load_backbone(model, "source")
     assert source == {"weights": "source", "weights_file": path.name, "weights_sha256": record["sha256"]}
-    assert build.sha256_weights(model) != before
+    assert models_weights.sha256_weights(model) != before
     np.testing.assert_array_equal(model.get_layer("logits").get_weights()[0], head[0])
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
@@ -122,10 +123,10 @@ def test_shipped_weights_are_small():
 def test_save_source_round_trip_in_half_precision(tmp_path):
     keras.utils.set_random_seed(3)
     model = build.build("CompactInception", n_classes=2, image_size=64)
-    path = build.save_source(model, tmp_path, provenance={"made_by": "test"})
+    path = models_weights.save_source(model, tmp_path, provenance={"made_by": "test"})
     assert json.loads(path.with_suffix(".json").read_text())["made_by"] == "test"
     other = build.build("CompactInception", n_classes=5, image_size=96)
-    build.load_backbone(other, str(tmp_path))
+    models_weights.load_backbone(other, str(tmp_path))
     for ours, theirs in zip(build.backbone(model).weights, build.backbone(other).weights, strict=True):
         np.testing.assert_array_equal(np.asarray(theirs), np.asarray(ours, np.float16).astype(np.float32))
 
@@ -165,14 +166,14 @@ def test_imagenet_files_in_keras_own_format(name, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     right = dataclasses.replace(weights, hash=hashlib.md5(path.read_bytes()).hexdigest())
     monkeypatch.setitem(architectures.APPLICATIONS, name, right)
-    loaded = build.load_backbone(model, "imagenet")
+    loaded = models_weights.load_backbone(model, "imagenet")
     assert loaded["weights_file"] == weights.file
     np.testing.assert_allclose(
         inner.predict(rgb, verbose=0), original.predict(rgb, verbose=0), rtol=1e-4, atol=1e-6
     )
 
     # and as a folder of the user's
-    assert build.find_weights(name, str(tmp_path / "models")) == path
+    assert models_weights.find_weights(name, str(tmp_path / "models")) == path
 
 
 @pytest.mark.parametrize("name", ["ResNet50V2", "NASNetMobile", "MobileNetV2"])
@@ -181,7 +182,7 @@ def test_imagenet_without_a_network_says_what_to_fetch_and_where_to_put_it(name,
     monkeypatch.setitem(architectures.APPLICATIONS, name, weights)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(InputError) as error:
-        build.find_weights(name, "imagenet")
+        models_weights.find_weights(name, "imagenet")
     for part in (weights.file, weights.url, weights.hash, str(tmp_path / "models"), "weights: FOLDER"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
@@ -194,17 +195,17 @@ def test_a_cached_file_with_the_wrong_hash_is_not_used(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / weights.file).write_bytes(b"half a download")
     with pytest.raises(InputError, match="cannot be downloaded here"):
-        build.find_weights("ResNet50V2", "imagenet")
+        models_weights.find_weights("ResNet50V2", "imagenet")
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
     model = build.build("CompactInception", n_classes=2, image_size=64)
-    other = build.find_weights("CompactResNetV2", "source")
+    other = models_weights.find_weights("CompactResNetV2", "source")
     with pytest.raises(InputError, match="does not fit the backbone of CompactInception"):
-        build.load_backbone(model, str(other))
+        models_weights.load_backbone(model, str(other))
     (tmp_path / "broken.npz").write_bytes(b"PK nothing")
     with pytest.raises(InputError, match="does not fit the backbone"):
-        build.load_backbone(model, str(tmp_path / "broken.npz"))
+        models_weights.load_backbone(model, str(tmp_path / "broken.npz"))
 
 
 def test_keras_checkpoint_as_weights(tmp_path):
@@ -212,7 +213,7 @@ def test_keras_checkpoint_as_weights(tmp_path):
     model = build.build("CompactResNetV2", n_classes=2, image_size=64)
     model.save(tmp_path / "a.keras")
     other = build.build("CompactResNetV2", n_classes=4, image_size=96)
-    build.load_backbone(other, str(tmp_path / "a.keras"))
+    models_weights.load_backbone(other, str(tmp_path / "a.keras"))
     ours, theirs = (build.backbone(m).get_weights() for m in (model, other))
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -229,13 +230,13 @@ def test_keras_checkpoint_as_weights(tmp_path):
 def test_weights_that_cannot_be_had(weights, message, tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(InputError, match=message):
-        build.find_weights("CompactDenseNet", weights.replace("FOLDER", str(tmp_path)))
+        models_weights.find_weights("CompactDenseNet", weights.replace("FOLDER", str(tmp_path)))
 
 
 def test_source_weights_of_a_large_network_say_how_to_make_them(tmp_path, monkeypatch):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="0_pretrain.ipynb .-p architecture DenseNet201"):
-        build.find_weights("DenseNet201", "source")
+        models_weights.find_weights("DenseNet201", "source")
 
 
 def test_bad_models():
@@ -245,9 +246,9 @@ def test_bad_models():
         build.build("InceptionV3", n_classes=2, image_size=64)
     options = {"weights": "none", "n_classes": 2}
     with pytest.raises(InputError, match="'mixed10' of InceptionV3 is 1x1 at image_size 96"):
-        build.check("InceptionV3", target="final", image_size=96, **options)
+        description.check("InceptionV3", target="final", image_size=96, **options)
     with pytest.raises(InputError, match="has no layer 'mixed11'.*such as mixed10"):
-        build.check("CompactInception", target="mixed11", image_size=96, **options)
+        description.check("CompactInception", target="mixed11", image_size=96, **options)
 
 
 # ------------------------------------------------------------------------------------- networks of the user's
@@ -257,7 +258,7 @@ USERS = """
 import keras
 from keras import layers
 
-from cxr.models import graph
+from cxr.models import foreign
 
 
 @keras.saving.register_keras_serializable("theirs")
@@ -283,7 +284,7 @@ def classifier(n_classes, image_size):
 
 
 def backbone(n_classes, image_size):
-    return graph.adapt(body(image_size), preprocessing="tf", classes=n_classes)
+    return foreign.adapt(body(image_size), preprocessing="tf", classes=n_classes)
 
 
 def silent(n_classes, image_size):
@@ -295,7 +296,7 @@ def number(n_classes, image_size):
 
 
 def other_classes(n_classes, image_size):
-    return graph.adapt(body(image_size), preprocessing="tf", classes=n_classes + 1)
+    return foreign.adapt(body(image_size), preprocessing="tf", classes=n_classes + 1)
 
 
 def multi_label(n_classes, image_size):
@@ -326,32 +327,34 @@ def test_a_function_of_the_users_is_an_architecture(users, tmp_path):
     keras.utils.set_random_seed(1)
     model = build.build("their_nets:classifier", n_classes=3, image_size=32, dropout=0.5)
     assert model.name == "their_nets.classifier" and model.output_shape == (None, 3)
-    found = build.target_layers(model)
+    found = targets.target_layers(model)
     assert list(found) == ["penultimate", "penultimate_cut", "last_conv", "final"]
     assert list(found.values()) == ["conv1", "conv1", "conv2", "gain"]
     assert [layer.name for layer in build.head_layers(model)] == ["dense", "dropout", "logits"]
     assert build.to_features(model).output_shape == (None, 8 * 8 * 6)
-    assert not build.feeds_pooling(model, "gain")
-    before = build.sha256_weights(model)
+    assert not graph.feeds_pooling(model, "gain")
+    before = models_weights.sha256_weights(model)
     for weights in ("imagenet", "source", "none", str(tmp_path)):  # which are for architectures with a name
-        assert build.load_backbone(model, weights)["weights"] == "own"
-    assert build.sha256_weights(model) == before
+        assert models_weights.load_backbone(model, weights)["weights"] == "own"
+    assert models_weights.sha256_weights(model) == before
     model.save(tmp_path / "x.keras")
-    assert build.sha256_weights(build.load(tmp_path / "x.keras", "their_nets:classifier")) == before
+    assert (
+        models_weights.sha256_weights(models_weights.load(tmp_path / "x.keras", "their_nets:classifier")) == before
+    )
     other = build.build("their_nets:classifier", n_classes=3, image_size=32)
-    build.load_backbone(other, str(tmp_path / "x.keras"))
+    models_weights.load_backbone(other, str(tmp_path / "x.keras"))
     ours, theirs = (build.backbone(m).get_weights() for m in (model, other))
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    lines = build.describe(model).lines()
+    lines = description.describe(model).lines()
     assert "none: the model does that itself" in lines and "conv1, 16x16" in lines and "Dense(3, softmax)" in lines
 
 
 def test_a_backbone_of_the_users_gets_a_head(users):
     model = build.build("their_nets:backbone", n_classes=2, image_size=32)
-    assert model.adapted.preprocessing == "tf" and build.feeds_pooling(model, "gain")
+    assert model.adapted.preprocessing == "tf" and graph.feeds_pooling(model, "gain")
     names = [layer.name for layer in build.head_layers(model)]
     assert names == ["dropout", "logits"] and model.get_layer("pool")
-    tags = build.describe(model).tags()
+    tags = description.describe(model).tags()
     assert tags["preprocessing"] == "tf" and tags["layer_penultimate"] == "conv1 16x16"
 
 
@@ -361,7 +364,7 @@ def test_a_backbone_of_the_users_gets_a_head(users):
         ("nowhere:net", "there is no module 'nowhere'.*PYTHONPATH"),
         ("their_nets:nothing", "their_nets.py has no function 'nothing'"),
         ("their_nets:not_a_function", "has no function 'not_a_function'"),
-        ("their_nets:silent", "does not show what it expects.*by returning cxr.models.graph.adapt"),
+        ("their_nets:silent", "does not show what it expects.*by returning cxr.models.foreign.adapt"),
         ("their_nets:number", "returned a int, not a keras.Model"),
         ("their_nets:other_classes", "returned a model from .* and was asked for"),
         ("their_nets:multi_label", "labels that do not exclude each other.*end it with a softmax"),
@@ -397,7 +400,7 @@ def test_weights_of_an_application_reach_the_flat_network(tmp_path):
     original.save_weights(tmp_path / "x.weights.h5")
     keras.utils.set_random_seed(2)
     model = build.build(name, n_classes=2, image_size=64)
-    build.load_backbone(model, str(tmp_path / "x.weights.h5"))
+    models_weights.load_backbone(model, str(tmp_path / "x.weights.h5"))
     grey = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 1)).astype(np.float32)
     want = original.predict(grey.repeat(3, -1), verbose=0)
     np.testing.assert_allclose(build.backbone(model).predict(grey, verbose=0), want, atol=1e-4)

@@ -11,8 +11,8 @@ from tf_keras_vis.saliency import Saliency
 from cxr.attribution import cams
 from cxr.core.errors import InputError
 from cxr.core.params import ARCHITECTURES, METHODS
-from cxr.metrics import similarity
-from cxr.models import build
+from cxr.metrics import map_grids
+from cxr.models import build, targets
 
 PAPER = [pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[:3]]
 COMPACT = list(ARCHITECTURES[3:])
@@ -52,7 +52,7 @@ def oracle(model, images, classes, layer, explainer):
 
 def test_equal_to_tf_keras_vis_on_the_full_model(case):
     model, images, classes = case
-    layer = build.target_layer(model, "penultimate")
+    layer = targets.target_layer(model, "penultimate")
     ours = cams.attribute(model, images, classes, layer="penultimate", batch_size=2)
     for name, explainer in (("layercam", Layercam), ("gradcampp", GradcamPlusPlus)):
         theirs = oracle(model, images, classes, layer, explainer)
@@ -65,7 +65,7 @@ def test_gradcam_equal_to_tf_keras_vis_on_the_full_model(case):
     # it averages gradients of both signs, so that some of its maps are empty: hence every class
     model, images, _ = case
     images, classes = images[[0] * N_CLASSES], np.arange(N_CLASSES)
-    layer = build.target_layer(model, "penultimate")
+    layer = targets.target_layer(model, "penultimate")
     ours = cams.attribute(model, images, classes, layer="penultimate", methods=["gradcam"])["gradcam"]
     theirs = oracle(model, images, classes, layer, Gradcam)
     assert theirs.max() > 0
@@ -74,7 +74,7 @@ def test_gradcam_equal_to_tf_keras_vis_on_the_full_model(case):
 
 def test_methods_are_the_same_map_at_final_and_not_before(case):
     model, images, classes = case
-    if min(model.get_layer("pool").input.shape[1:3]) < build.MIN_GRID:
+    if min(model.get_layer("pool").input.shape[1:3]) < targets.MIN_GRID:
         spec_final = build.graph.target_layers(model)["final"]
         with pytest.raises(InputError, match=f"'{spec_final}' of {model.name} is .* needs at least 4x4"):
             cams.attribute(model, images, classes, layer="final")
@@ -369,7 +369,7 @@ def test_fused_by_hand():
     np.testing.assert_allclose(cams.fuse([small, large])[0], expected, rtol=1e-6)
     np.testing.assert_allclose(
         cams.fuse([small, np.zeros((1, 8, 8))])[0],
-        similarity.upsample(np.tanh([[[0.0, 2.0]]]), 8)[0],
+        map_grids.upsample(np.tanh([[[0.0, 2.0]]]), 8)[0],
         rtol=1e-6,
         err_msg="a constant map adds nothing",
     )

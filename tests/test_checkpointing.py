@@ -42,7 +42,7 @@ def test_damage_goes_back_to_the_state_before(saved, capsys, name):
     path.write_bytes(path.read_bytes()[:-3])
     taken = again(saved)
     assert taken.load("stage").notes == {"epoch": 1}
-    assert "goes back" in capsys.readouterr().out
+    assert "resumes from the state before" in capsys.readouterr().out
     taken.delete()
 
 

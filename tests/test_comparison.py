@@ -8,7 +8,7 @@ from cxr.attribution import maps
 from cxr.core import tables
 from cxr.core.errors import InputError
 from cxr.metrics import similarity
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report import comparison
 
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")

@@ -16,7 +16,7 @@ from foreign_models import cnn, train_cnn, write_phantom
 
 from cxr import tracking
 from cxr.cli import main
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 
 BIN = Path(sys.executable).parent
 PAIR = ("cnn_s0_epoch2.keras", "cnn_s0_epoch4.keras", "phantom/manifest.csv")
@@ -141,7 +141,7 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     assert (folder / "there" / "figure.pdf").read_bytes().startswith(b"%PDF")
     held = {"drift.png", "drift.pdf", "drift_by_class_layercam.png", "manifest.csv", "images.parquet"}
     held |= {"gates.json", "notebook.ipynb", "parameters.yaml", "summary.txt"}
-    assert held <= set(tracking.artifacts(info.run_id))
+    assert held <= set(tracking.artifact_names(info.run_id))
     notebook = json.loads(tracking.fetch(info.run_id, "notebook.ipynb").read_text())
     assert all(cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code")
     assert info.params["checkpoint_sha256_before"] != info.params["checkpoint_sha256_after"]
@@ -187,7 +187,7 @@ def test_what_only_the_models_show_ends_with_2_too(folder, store):
     assert len(error) == 1 and "model A (cnn_s0_epoch2.keras): target_layer: " in error[0] and done.stdout == ""
     (info,) = tracking.find("drift", experiment="bad", complete=False)
     assert info.status == "FAILED" and "no layer 'lost'" in info.tags["cxr.error"]
-    assert {"notebook.ipynb", "log.txt"} <= set(tracking.artifacts(info.run_id))
+    assert {"notebook.ipynb", "log.txt"} <= set(tracking.artifact_names(info.run_id))
 
 
 @pytest.mark.slow

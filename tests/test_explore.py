@@ -2,6 +2,7 @@
 
 import shutil
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from cxr.attribution import maps
 from cxr.core.errors import InputError
 from cxr.explore import page as explore_page
 from cxr.explore import view as explore_view
-from cxr.metrics import baselines, multiverse, regions, similarity
+from cxr.metrics import baselines, map_features, map_grids, metric_table, multiverse, regions, similarity
 from cxr.report import comparison
 
 SIZE, GRID = 32, 4
@@ -134,7 +135,7 @@ def uri(tmp_path_factory):
     tags = {"cxr.stage": "score", "cxr.complete": "true"}
     of_earlier_version = tracking.create_run(experiment="old", name="score", tags=tags, params={})
     tracking.end_run(of_earlier_version, "FINISHED")
-    tracking.mlflow.MlflowClient().delete_tag(of_earlier_version, "cxr.schema")
+    mlflow.MlflowClient().delete_tag(of_earlier_version, "cxr.schema")
     return f"sqlite:///{folder}/mlflow.db"
 
 
@@ -179,7 +180,7 @@ def test_what_there_is_to_choose_depends_on_what_was_chosen_before(explorer):
     assert explorer.options("variant") == ["default", "layer-shallower"], (
         "layer-penultimate has no maps of its own"
     )
-    assert explorer.options("metric") == list(similarity.METRICS)
+    assert explorer.options("metric") == list(metric_table.METRICS)
     assert explorer.options("label") == ["", *sorted(CLASSES)]
     explorer.choose(variant="layer-shallower")
     assert explorer.options("metric") == ["overlap_q05", "overlap_q10", "overlap", "overlap_q30"], (
@@ -232,7 +233,7 @@ def test_images_are_ranked_from_the_most_drift_to_the_least():
 
 @given(
     values=st.lists(st.one_of(st.just(float("nan")), st.floats(-1, 1)), min_size=1, max_size=20),
-    metric=st.sampled_from(sorted(similarity.METRICS)),
+    metric=st.sampled_from(sorted(metric_table.METRICS)),
 )
 def test_any_ranking_holds_every_image_once_with_the_drift_falling(values, metric):
     table = pd.DataFrame({metric: values}, index=[f"{k:02d}" for k in range(len(values))])
@@ -290,7 +291,7 @@ def test_the_areas_are_those_that_the_overlaps_are_made_of(explorer):
             explorer.choose(image_id=image_id)
             view = explorer.view(q=q)
             assert view.overlap == pytest.approx(table.loc[image_id, name], abs=1e-12)
-            assert [top.sum() for top in view.tops] == [similarity.top_count(q, SIZE * SIZE)] * 2
+            assert [top.sum() for top in view.tops] == [map_features.top_count(q, SIZE * SIZE)] * 2
             assert (view.after[view.tops[1]].min() >= view.after[~view.tops[1]].max()).all()
 
 
@@ -306,7 +307,7 @@ def test_values_are_the_score_runs_own(explorer):
     table = drift_table(explorer)
     view = explorer.view()
     image_id, row = view.choice["image_id"], table.loc[view.choice["image_id"]]
-    for name in similarity.METRICS:
+    for name in metric_table.METRICS:
         shown = view.values.loc[name]
         assert shown["value"] == row[name] and shown["median"] == pytest.approx(table[name].median())
         assert shown["two_patients"] == row[f"{name}_two_patients"]
@@ -327,7 +328,7 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
     view = explorer.view()
     attribute = explorer.run.params["attribute_run"]
     raw = maps.load(tracking.fetch(attribute, "maps/layercam/before.npz")).maps[4]
-    np.testing.assert_array_equal(view.before, similarity.prepare(raw[None], SIZE)[0])
+    np.testing.assert_array_equal(view.before, map_grids.prepare(raw[None], SIZE)[0])
     with np.load(tracking.fetch(attribute, "thumbnails.npz")) as file:
         np.testing.assert_array_equal(view.image, file["images"][4])
     assert (view.label, view.explained, view.patient_id, view.grid) == (CLASSES[0], CLASSES[0], "p2", "4x4")
@@ -343,7 +344,7 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
     explorer.choose(image_id="image-05")
     assert set(explorer.view().masks) == {"lung"}, "a normal image has no lesion"
     native = explorer.view(grid="native")
-    assert native.before.shape == (GRID, GRID) and native.tops[0].sum() == similarity.top_count(0.2, 16)
+    assert native.before.shape == (GRID, GRID) and native.tops[0].sum() == map_features.top_count(0.2, 16)
     with pytest.raises(InputError, match="grid: 'layer'"):
         explorer.view(grid="layer")
 
@@ -372,7 +373,7 @@ def test_a_variant_is_scored_from_its_own_maps(explorer):
     ]
     values = similarity.compare_maps(*map_sets, size=SIZE)
     assert explorer.order[0] == IDS[np.argmin(values["overlap_q30"])]
-    for name in similarity.METRICS:
+    for name in metric_table.METRICS:
         assert view.values.loc[name, "value"] == pytest.approx(values[name][row], abs=1e-12)
     assert view.values.loc["overlap_q30", "median"] == pytest.approx(np.median(values["overlap_q30"]))
     assert np.isnan(view.values.loc["ssim", "median"]) and np.isnan(view.values.loc["ssim", "drifts_more"])
@@ -424,7 +425,7 @@ def test_a_run_is_read_once(explorer, monkeypatch):
     def fail(*_):
         raise AssertionError("read again")
 
-    for name in ("fetch", "read_table", "artifacts", "find"):
+    for name in ("fetch", "read_table", "artifact_names", "find"):
         monkeypatch.setattr(tracking, name, fail)
     for _ in range(3):
         explorer.step(1)
@@ -544,14 +545,14 @@ def test_an_empty_map_and_missing_parts_are_drawn(uri):
     view = page.explorer.view()
     texts = [text.get_text() for text in explore_page.draw(view).axes[0].texts]
     assert {"empty map", "no difference", "no areas"} <= set(texts)
-    assert f"no rank by drift in “{similarity.METRICS['overlap'].label}”: a map is empty" in texts
+    assert f"no rank by drift in “{metric_table.METRICS['overlap'].label}”: a map is empty" in texts
     assert any("checkpoint_every" in text for text in texts)
 
 
 def test_the_picture_says_what_it_shows(page):
     view = page.explorer.view()
     texts = [text.get_text() for text in explore_page.draw(view, outlines=["lung"]).axes[0].texts]
-    assert f"rank 1 of 12 by drift in “{similarity.METRICS['overlap'].label}”" in texts
+    assert f"rank 1 of 12 by drift in “{metric_table.METRICS['overlap'].label}”" in texts
     assert f"top 20 % of the area: IoU {view.overlap:.2f}" in texts and "lung" in texts
     assert any("full: Net, seed 2" in text and "LayerCAM" in text and "grid 4x4" in text for text in texts)
 

@@ -8,7 +8,7 @@ import pytest
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.data import loading
-from cxr.models import build
+from cxr.models import build, weights
 from cxr.training import features, stages
 
 SETTINGS = TrainParams(architecture="CompactResNetV2", image_size=48, batch_size=8, weights="none")
@@ -94,7 +94,7 @@ def test_a_damaged_entry_is_made_anew_with_a_warning(model, passes, tmp_path, da
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes({"a bit": content, "short": content[:-5], "empty": b"", "text": b"no"}[damage])
-    with pytest.warns(UserWarning, match="cached features are damaged .* and are made anew"):
+    with pytest.warns(UserWarning, match="cached features are damaged .* and are computed again"):
         found = features.pooled(model, images(), SETTINGS, cache=tmp_path)
     np.testing.assert_array_equal(found, expected)
     assert len(passes) == 2
@@ -135,9 +135,9 @@ def test_a_second_seed_makes_no_forward_pass(passes, tmp_path):
         )
         stages.seed_everything(seed)
         trained = build.build(settings.architecture, n_classes=3, image_size=48)
-        build.load_backbone(trained, "source")
+        weights.load_backbone(trained, "source")
         stages.transfer(trained, train, val, settings, cache=cache)
-        results.append(build.sha256_weights(trained))
+        results.append(weights.sha256_weights(trained))
     assert passes == [20, 10, 20, 10]
     assert results[0] == results[1] != results[2]
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from cxr.core.errors import InputError
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report import figures
 
 

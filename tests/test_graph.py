@@ -13,7 +13,8 @@ from keras import layers
 from cxr.attribution import cams
 from cxr.core import architectures
 from cxr.core.errors import InputError
-from cxr.models import graph
+from cxr.models import flatten, foreign, graph
+from cxr.models import preprocessing as models_preprocessing
 
 SIDE = 24
 
@@ -73,7 +74,7 @@ HEADS = {
 def test_adapted_gives_the_same_probabilities(head, tmp_path):
     tops, found = HEADS[head]
     theirs = nested(layers.GlobalAveragePooling2D(), *(type(top).from_config(top.get_config()) for top in tops))
-    ours = graph.adapt(theirs)
+    ours = foreign.adapt(theirs)
     want = theirs.predict(grey().repeat(3, -1), verbose=0)
     if head == "logits":
         want = tf.nn.softmax(want).numpy()
@@ -96,7 +97,7 @@ def test_maps_are_those_of_the_original():
     theirs = nested(layers.GlobalAveragePooling2D(), layers.Dense(4, activation="relu"), layers.Dense(2))
     classes = np.array([0, 1, 1])
     got = cams.attribute(
-        graph.adapt(theirs), grey()[..., 0], classes, layer="conv2", methods=["layercam", "gradcam"]
+        foreign.adapt(theirs), grey()[..., 0], classes, layer="conv2", methods=["layercam", "gradcam"]
     )
     rescaling, body, *head = theirs.layers  # the tape's own route, by the nested model's parts
     activations = body(rescaling(grey().repeat(3, -1)))
@@ -135,12 +136,12 @@ def test_however_a_chain_is_nested_it_is_the_same_flat_graph(cuts):
             inner = keras.Sequential([image(1, 12), *parts[:cut]], name=f"part{number}")
             parts = [inner, *parts[cut:]]
     theirs = keras.Sequential([image(1, 12), *parts])
-    flat = graph.flatten(theirs)
+    flat = flatten.flatten(theirs)
     assert [layer.name for layer in flat.layers][1:] == [layer.name for layer in chain]
     np.testing.assert_allclose(
         flat.predict(grey(side=12), verbose=0), plain.predict(grey(side=12), verbose=0), atol=1e-6
     )
-    assert graph.target_layers(graph.adapt(theirs)) == graph.target_layers(graph.adapt(plain))
+    assert graph.target_layers(foreign.adapt(theirs)) == graph.target_layers(foreign.adapt(plain))
 
 
 def test_shared_layers_several_inputs_and_equal_names():
@@ -153,7 +154,7 @@ def test_shared_layers_several_inputs_and_equal_names():
     merged = merge({"a": twice(inputs), "b": twice(twice(inputs))})
     x = layers.Add()([left(merged["sum"]), right(inputs), left(inputs)])
     theirs = keras.Model(inputs, [layers.Flatten()(x), merged["other"]])
-    flat = graph.flatten(theirs)
+    flat = flatten.flatten(theirs)
     assert not [layer for layer in flat.layers if isinstance(layer, keras.Model)]
     assert flat.count_params() == theirs.count_params(), "a shared layer is one layer still"
     rgb = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3)).astype(np.float32)
@@ -161,7 +162,7 @@ def test_shared_layers_several_inputs_and_equal_names():
         np.testing.assert_allclose(ours, want, rtol=1e-5, atol=1e-5)
     names = {layer.name for layer in flat.layers}
     assert {"conv1", "left_conv1", "right_conv1"} <= names
-    assert names == {layer.name for layer in graph.flatten(theirs).layers}, "names are the same every time"
+    assert names == {layer.name for layer in flatten.flatten(theirs).layers}, "names are the same every time"
     assert {layer.name for layer in theirs.layers} >= {"left", "right"}, "the original is as it was"
 
 
@@ -174,7 +175,7 @@ def test_state_augmentation_and_own_statistics_come_along(tmp_path):
     inputs = image(1)
     x = layers.GlobalAveragePooling2D()(inner(augment(inputs), training=False))
     theirs = keras.Model(inputs, layers.Dense(2)(layers.Dropout(0.5)(x)))
-    ours = graph.adapt(theirs)
+    ours = foreign.adapt(theirs)
     want = tf.nn.softmax(theirs.predict(grey(), verbose=0)).numpy()
     np.testing.assert_allclose(ours.predict(grey(), verbose=0), want, atol=1e-6)
     np.testing.assert_allclose(reload(ours, tmp_path).predict(grey(), verbose=0), want, atol=1e-6)
@@ -185,10 +186,13 @@ def test_state_augmentation_and_own_statistics_come_along(tmp_path):
 @pytest.mark.parametrize("name", architectures.APPLICATIONS)
 def test_preprocessing_of_every_application_is_that_of_its_own_module(name):
     module = sys.modules[getattr(keras.applications, name).__module__]
-    _, mode = graph.family_of(name)
+    _, mode = models_preprocessing.family_of(name)
     rgb = grey().repeat(3, -1)
     np.testing.assert_allclose(
-        graph.preprocessing_layer(mode)(rgb), module.preprocess_input(rgb.copy()), rtol=1e-5, atol=1e-4
+        models_preprocessing.preprocessing_layer(mode)(rgb),
+        module.preprocess_input(rgb.copy()),
+        rtol=1e-5,
+        atol=1e-4,
     )
 
 
@@ -259,7 +263,7 @@ def test_applications_inside_a_model(name, tmp_path):
     side = 224 if name == "NASNetMobile" else 96
     base = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(side, side, 3))
     theirs = headed(base)
-    ours = graph.adapt(theirs)
+    ours = foreign.adapt(theirs)
     assert ours.adapted.preprocessing == mode
     found = graph.targets(ours)
     got = [
@@ -274,14 +278,14 @@ def test_applications_inside_a_model(name, tmp_path):
     # flat, as tutorials that end a network by itself have it: known by its layers
     if name not in ("NASNetMobile", "ConvNeXtTiny", "ResNet50"):
         top = layers.Dense(2)(layers.GlobalAveragePooling2D()(base.output))
-        assert graph.find_preprocessing(keras.Model(base.input, top))[0] == mode
+        assert models_preprocessing.find_preprocessing(keras.Model(base.input, top))[0] == mode
 
 
 @pytest.mark.parametrize("module", ["mobilenet_v2", "vgg16", "densenet"])
 def test_preprocess_input_inside_is_found_and_kept(module, tmp_path):
     prepare = getattr(keras.applications, module).preprocess_input
     theirs = headed(backbone(), prepare=prepare)
-    ours = graph.adapt(theirs)
+    ours = foreign.adapt(theirs)
     assert ours.adapted.preprocessing == "none" and "arithmetic" not in ours.adapted.preprocessing_why
     want = theirs.predict(grey().repeat(3, -1), verbose=0)
     np.testing.assert_allclose(ours.predict(grey(), verbose=0), want, atol=1e-6)
@@ -292,7 +296,7 @@ def test_preprocess_input_inside_is_found_and_kept(module, tmp_path):
 
 
 def classifier(x, inputs, pool=layers.GlobalAveragePooling2D):
-    return graph.adapt(keras.Model(inputs, layers.Dense(2)(pool()(x))), preprocessing="unit")
+    return foreign.adapt(keras.Model(inputs, layers.Dense(2)(pool()(x))), preprocessing="unit")
 
 
 def test_targets_of_a_plain_network_that_flattens():
@@ -426,16 +430,16 @@ GAP = layers.GlobalAveragePooling2D
 )
 def test_what_cannot_be_adapted_is_told_on_one_line(make, options, message):
     with pytest.raises(InputError, match=message) as error:
-        graph.adapt(make(), **options)
+        foreign.adapt(make(), **options)
     assert "\n" not in str(error.value)
 
 
 def test_an_open_size_and_a_network_of_vectors():
     base = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(3, 3, strides=2), GAP(), layers.Dense(2)])
-    ours = graph.adapt(base, preprocessing="unit", image_size=32)
+    ours = foreign.adapt(base, preprocessing="unit", image_size=32)
     assert ours.input_shape == (None, 32, 32, 1) and graph.targets(ours)["final"].grid == (15, 15)
-    flat = graph.adapt(keras.Sequential([image(1), layers.Flatten(), layers.Dense(2)]), preprocessing="unit")
-    with pytest.raises(InputError, match="has no feature map on which alone its logits depend"):
+    flat = foreign.adapt(keras.Sequential([image(1), layers.Flatten(), layers.Dense(2)]), preprocessing="unit")
+    with pytest.raises(InputError, match="has no feature map that all paths to its logits go through"):
         graph.targets(flat)
-    with pytest.raises(InputError, match="has no layer 'logits': make it with cxr.models.graph.adapt"):
+    with pytest.raises(InputError, match="has no layer 'logits': make it with cxr.models.foreign.adapt"):
         graph.targets(backbone())

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cxr.core.errors import InputError
-from cxr.statistics import bootstrap
-from cxr.statistics import hypotheses as hyp
+from cxr.statistics import bootstrap, contrasts, estimates, planning, rank_tests
 
 BENCH = Path(__file__).parent / "benchmarks" / "bench_inference.py"
 # Replicates that covary negatively between any two of three seeds: patients then count as nothing.
@@ -49,7 +48,7 @@ def grid(values, *, architectures="ABCD", methods="LGS", patients=None):
 
 def components(value, seeds, patients, residual=0.0, *, k=3, n=100, level=0.95):
     se = sqrt(seeds / k + patients)
-    return hyp.Estimate(value, se, nan, nan, nan, level, k, n, seeds, patients, residual)
+    return estimates.Estimate(value, se, nan, nan, nan, level, k, n, seeds, patients, residual)
 
 
 # ---------------------------------------------------------------- the engine
@@ -57,7 +56,7 @@ def components(value, seeds, patients, residual=0.0, *, k=3, n=100, level=0.95):
 
 def test_estimate_by_hand():
     # Variances 4 and 7, covariance 5; S2 of 1 and 3 is 2.
-    est = hyp.estimate([1, 3], np.array([[0, 0], [2, 1], [4, 5]]), n_patients=10, level=0.9)
+    est = estimates.estimate([1, 3], np.array([[0, 0], [2, 1], [4, 5]]), n_patients=10, level=0.9)
     assert (est.value, est.n_seeds, est.n_patients, est.level) == (2, 2, 10, 0.9)
     assert (est.var_seeds, est.var_patients, est.var_residual) == pytest.approx((2, 5, 0.5))
     assert est.se == pytest.approx(sqrt(2 / 2 + 5))
@@ -68,35 +67,35 @@ def test_estimate_by_hand():
 
 def test_one_seed_is_t_over_patients():
     draws = np.random.default_rng(0).normal(0.3, 0.1, (500, 1))
-    est = hyp.estimate([0.3], draws, n_patients=12)
+    est = estimates.estimate([0.3], draws, n_patients=12)
     assert (est.se, est.df, est.n_seeds) == (pytest.approx(draws.std(ddof=1)), pytest.approx(11), 1)
     assert (est.low, est.high) == pytest.approx(stats.t.interval(0.95, 11, 0.3, draws.std(ddof=1)))
     assert isnan(est.var_seeds) and isnan(est.var_residual)
-    assert hyp.p_value(est) == pytest.approx(2 * stats.t.sf(0.3 / est.se, 11))
+    assert estimates.p_value(est) == pytest.approx(2 * stats.t.sf(0.3 / est.se, 11))
 
 
 def test_without_patients_it_is_t_over_seeds():
     theta = [0.1, 0.4, 0.3]
-    est = hyp.estimate(theta, OPPOSED, n_patients=50)
+    est = estimates.estimate(theta, OPPOSED, n_patients=50)
     assert est.var_patients == 0 and est.df == pytest.approx(2)
     assert (est.low, est.high) == pytest.approx(stats.ttest_1samp(theta, 0).confidence_interval())
     for alternative in ("two-sided", "less", "greater"):
         for null in (-0.2, 0.25, 0.3, 1.0):
             expected = stats.ttest_1samp(theta, null, alternative=alternative).pvalue
-            assert hyp.p_value(est, null, alternative) == pytest.approx(expected)
+            assert estimates.p_value(est, null, alternative) == pytest.approx(expected)
 
 
 def test_tost_is_two_t_tests():
     theta = [0.001, -0.004, 0.006]
-    est = hyp.estimate(theta, OPPOSED, n_patients=50, level=0.9)
+    est = estimates.estimate(theta, OPPOSED, n_patients=50, level=0.9)
     for margin in (0.003, 0.01, 0.02):
         lower = stats.ttest_1samp(theta, -margin, alternative="greater").pvalue
         upper = stats.ttest_1samp(theta, margin, alternative="less").pvalue
-        p = hyp.equivalence(est, margin)
+        p = estimates.equivalence(est, margin)
         assert p == pytest.approx(max(lower, upper))
         assert (p < 0.05) == (-margin < est.low and est.high < margin)
-        assert hyp.p_value(est, margin, "less") == pytest.approx(upper)
-    assert hyp.equivalence(est, 0.02) < 0.05 < hyp.equivalence(est, 0.003)
+        assert estimates.p_value(est, margin, "less") == pytest.approx(upper)
+    assert estimates.equivalence(est, 0.02) < 0.05 < estimates.equivalence(est, 0.003)
 
 
 @given(
@@ -108,20 +107,20 @@ def test_tost_is_two_t_tests():
 @settings(max_examples=100, deadline=None)
 def test_p_values_are_the_interval_turned_round(theta, spread, patients, level):
     draws = spread * (np.random.default_rng(0).normal(size=(50, 1)) + 0.3 * np.eye(50)[:, : len(theta)])
-    est = hyp.estimate(theta, draws, n_patients=patients, level=level)
+    est = estimates.estimate(theta, draws, n_patients=patients, level=level)
     for end in (est.low, est.high):
-        assert hyp.p_value(est, end) == pytest.approx(1 - level, rel=1e-5)
-    assert hyp.p_value(est, est.high, "less") == pytest.approx((1 - level) / 2, rel=1e-5)
-    assert hyp.p_value(est, est.high, "greater") == pytest.approx((1 + level) / 2, rel=1e-5)
-    assert hyp.p_value(est, est.value) == pytest.approx(1)
+        assert estimates.p_value(est, end) == pytest.approx(1 - level, rel=1e-5)
+    assert estimates.p_value(est, est.high, "less") == pytest.approx((1 - level) / 2, rel=1e-5)
+    assert estimates.p_value(est, est.high, "greater") == pytest.approx((1 + level) / 2, rel=1e-5)
+    assert estimates.p_value(est, est.value) == pytest.approx(1)
 
 
 def test_tiny_p_values():
     est = components(1, 1e-6, 1e-6, k=5, n=400)
-    assert 0 < hyp.p_value(est) < hyp.p_value(est, 0.5) < 1e-6
+    assert 0 < estimates.p_value(est) < estimates.p_value(est, 0.5) < 1e-6
     for k in (2, 60):  # a hair of S2, as from rounding
-        assert 0 <= hyp.p_value(components(1, 1e-34, 1e-6, k=k, n=400)) < 1e-12
-    assert hyp.p_value(components(1, 0.0, 1e-6, k=5, n=400)) == pytest.approx(2 * stats.t.sf(1000, 399))
+        assert 0 <= estimates.p_value(components(1, 1e-34, 1e-6, k=k, n=400)) < 1e-12
+    assert estimates.p_value(components(1, 0.0, 1e-6, k=5, n=400)) == pytest.approx(2 * stats.t.sf(1000, 399))
 
 
 def test_variance_is_the_anova_of_the_crossed_design():
@@ -132,7 +131,7 @@ def test_variance_is_the_anova_of_the_crossed_design():
     ms_seed = n * ((by_seed - grand) ** 2).sum() / (k - 1)
     ms_patient = k * ((by_patient - grand) ** 2).sum() / (n - 1)
     ms_error = ((values - by_seed[:, None] - by_patient + grand) ** 2).sum() / ((k - 1) * (n - 1))
-    est = hyp.contrast(grid(values[None, None]), "overlap", {("A", "L"): 1}, statistic="mean", n_boot=20_000)
+    est = contrasts.contrast(grid(values[None, None]), "overlap", {("A", "L"): 1}, statistic="mean", n_boot=20_000)
     assert est.value == pytest.approx(grand)
     assert est.var_seeds == pytest.approx(ms_seed / n)
     # A bootstrap's variance of a mean is (n - 1) / n of the unbiased one.
@@ -149,15 +148,19 @@ def test_no_estimate_from_one_patient_or_gaps():
         ([1, nan], draws, 9),
         ([1, 2], np.where(np.arange(9)[:, None] == 3, nan, draws), 9),
     ):
-        est = hyp.estimate(theta, replicates, n_patients=patients)
-        assert np.isnan([est.se, est.df, est.low, est.high, hyp.p_value(est), hyp.equivalence(est, 1)]).all()
+        est = estimates.estimate(theta, replicates, n_patients=patients)
+        assert np.isnan(
+            [est.se, est.df, est.low, est.high, estimates.p_value(est), estimates.equivalence(est, 1)]
+        ).all()
 
 
 def test_replicates_all_alike_prove_nothing():
-    est = hyp.estimate([0, 0], np.zeros((9, 2)), n_patients=9)
+    est = estimates.estimate([0, 0], np.zeros((9, 2)), n_patients=9)
     assert (est.value, est.se) == (0, 0)
-    assert np.isnan([est.low, est.high, hyp.p_value(est), hyp.p_value(est, 1), hyp.equivalence(est, 1)]).all()
-    assert hyp.seeds_needed(est, effect=1) is None
+    assert np.isnan(
+        [est.low, est.high, estimates.p_value(est), estimates.p_value(est, 1), estimates.equivalence(est, 1)]
+    ).all()
+    assert planning.seeds_needed(est, effect=1) is None
 
 
 # ---------------------------------------------------------------- Holm, reversals
@@ -167,10 +170,10 @@ def test_holm_by_hand():
     p = pd.Series([0.01, 0.04, nan, 0.03, 0.005], index=list("abcde"))
     # Sorted: 4 x 0.005, 3 x 0.01, 2 x 0.03, 1 x 0.04 raised to the one before.
     expected = pd.Series([0.03, 0.06, nan, 0.06, 0.02], index=list("abcde"))
-    pd.testing.assert_series_equal(hyp.holm(p), expected)
-    np.testing.assert_allclose(hyp.holm(p.to_numpy()), expected)
-    np.testing.assert_array_equal(hyp.holm([0.6, 0.9]), [1, 1])
-    assert len(hyp.holm([])) == 0 and np.isnan(hyp.holm([nan])).all()
+    pd.testing.assert_series_equal(estimates.holm(p), expected)
+    np.testing.assert_allclose(estimates.holm(p.to_numpy()), expected)
+    np.testing.assert_array_equal(estimates.holm([0.6, 0.9]), [1, 1])
+    assert len(estimates.holm([])) == 0 and np.isnan(estimates.holm([nan])).all()
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.sampled_from([0.01, 0.05, 0.3]))
@@ -181,16 +184,18 @@ def test_holm_rejects_as_the_step_down_does(p, alpha):
         if p[i] * (len(p) - step) > alpha:
             break
         rejected.add(i)
-    assert set(np.flatnonzero(hyp.holm(p) <= alpha)) == rejected
+    assert set(np.flatnonzero(estimates.holm(p) <= alpha)) == rejected
 
 
 def test_reversal_is_the_larger_two_sided_p():
     up, down = components(0.3, 0.01, 0.001), components(-0.2, 0.01, 0.001)
-    assert hyp.p_value(up) < hyp.p_value(down)
-    assert hyp.reversal_p(up, down) == pytest.approx(hyp.p_value(down)) == hyp.reversal_p(down, up)
-    assert hyp.reversal_p(up, up) == 1  # the same order
-    assert hyp.reversal_p(up, components(0, 0.01, 0.001)) == 1
-    assert isnan(hyp.reversal_p(up, components(0, 0.0, 0.0)))
+    assert estimates.p_value(up) < estimates.p_value(down)
+    assert (
+        contrasts.reversal_p(up, down) == pytest.approx(estimates.p_value(down)) == contrasts.reversal_p(down, up)
+    )
+    assert contrasts.reversal_p(up, up) == 1  # the same order
+    assert contrasts.reversal_p(up, components(0, 0.01, 0.001)) == 1
+    assert isnan(contrasts.reversal_p(up, components(0, 0.0, 0.0)))
 
 
 # ---------------------------------------------------------------- tables
@@ -209,7 +214,7 @@ def crossing():
 
 def test_compare_architectures(crossing):
     values, scores = crossing
-    got = hyp.compare_architectures(scores, "overlap", n_boot=200)
+    got = contrasts.compare_architectures(scores, "overlap", n_boot=200)
     assert got.columns.tolist() == [
         "method", "a", "b", "difference", "low", "high", "se", "df", "p", "p_holm", "n_seeds", "n_patients",
     ]  # fmt: skip
@@ -220,30 +225,32 @@ def test_compare_architectures(crossing):
         [medians[ord(a) - 65, m] - medians[ord(b) - 65, m] for m in (0, 1) for a, b in pairs]
     )
     for method, part in got.groupby("method"):
-        np.testing.assert_allclose(part["p_holm"], hyp.holm(part["p"].to_numpy()), err_msg=method)
+        np.testing.assert_allclose(part["p_holm"], estimates.holm(part["p"].to_numpy()), err_msg=method)
     assert (got["n_seeds"] == 3).all() and (got["n_patients"] == 40).all()
     first = got.iloc[0]
     assert first["low"] < 0.2 < first["high"] and first["p_holm"] < 0.01
     # The same through the public parts.
-    est = hyp.contrast(scores, "overlap", {("A", "L"): 1, ("B", "L"): -1}, n_boot=200)
+    est = contrasts.contrast(scores, "overlap", {("A", "L"): 1, ("B", "L"): -1}, n_boot=200)
     tables = {
         (a, s): t.rename(columns={"overlap": "value"})
         for (a, s), t in scores[scores["method"] == "L"].groupby(["architecture", "seed"])
     }
     draws = bootstrap.patient_replicates(tables, n_boot=200)
-    same = hyp.estimate(
+    same = estimates.estimate(
         [np.median(values[0, 0, s]) - np.median(values[1, 0, s]) for s in range(3)],
         (draws["A"] - draws["B"]).to_numpy(),
         n_patients=40,
     )
-    assert (est.value, est.se, hyp.p_value(est)) == pytest.approx((same.value, same.se, hyp.p_value(same)))
-    assert (first["se"], first["p"]) == pytest.approx((same.se, hyp.p_value(same)))
+    assert (est.value, est.se, estimates.p_value(est)) == pytest.approx(
+        (same.value, same.se, estimates.p_value(same))
+    )
+    assert (first["se"], first["p"]) == pytest.approx((same.se, estimates.p_value(same)))
 
 
 def test_order_of_rows_carries_no_meaning(crossing):
     scores = crossing[1]
     cells = {("A", "L"): 1, ("B", "L"): -1}
-    assert hyp.contrast(scores, "overlap", cells, n_boot=50) == hyp.contrast(
+    assert contrasts.contrast(scores, "overlap", cells, n_boot=50) == contrasts.contrast(
         scores.sample(frac=1, random_state=0), "overlap", cells, n_boot=50
     )
 
@@ -253,14 +260,16 @@ def test_only_shared_images_and_seeds_count():
     b = rows([0, 0, 0, nan], images=["i0", "i1", "i2", "i3"])  # i3 empty, i4 missing
     other = rows([5.0, 6], architecture="A", seed=1)  # a seed that B lacks
     table = pd.concat([a, b.assign(architecture="B"), other])
-    est = hyp.contrast(table, "overlap", {("A", "L"): 1, ("B", "L"): -1}, n_boot=50)
+    est = contrasts.contrast(table, "overlap", {("A", "L"): 1, ("B", "L"): -1}, n_boot=50)
     assert (est.value, est.n_seeds, est.n_patients) == (2, 1, 3)
-    assert hyp.contrast(table, "overlap", {("A", "L"): 1}, n_boot=50, statistic="mean").value == (3.8 + 5.5) / 2
+    assert (
+        contrasts.contrast(table, "overlap", {("A", "L"): 1}, n_boot=50, statistic="mean").value == (3.8 + 5.5) / 2
+    )
 
 
 def test_nothing_shared_is_nan():
     table = pd.concat([rows([1.0, 2]), rows([1.0, 2], architecture="B", images=["x", "y"])])
-    got = hyp.compare_architectures(table, "overlap", n_boot=50).iloc[0]
+    got = contrasts.compare_architectures(table, "overlap", n_boot=50).iloc[0]
     assert (got["n_seeds"], got["n_patients"]) == (0, 0)
     assert np.isnan(got[["difference", "low", "high", "p", "p_holm"]].to_numpy(float)).all()
 
@@ -268,10 +277,10 @@ def test_nothing_shared_is_nan():
 def test_one_architecture_or_method_gives_empty_tables():
     table = rows([1.0, 2])
     for got in (
-        hyp.compare_architectures(table, "overlap"),
-        hyp.interaction(table, "overlap"),
-        hyp.paired_tests(table, "overlap"),
-        hyp.crossover(pd.concat([table, table.assign(method="G")]), "overlap", "L", "G"),
+        contrasts.compare_architectures(table, "overlap"),
+        contrasts.interaction(table, "overlap"),
+        rank_tests.paired_tests(table, "overlap"),
+        contrasts.crossover(pd.concat([table, table.assign(method="G")]), "overlap", "L", "G"),
     ):
         assert len(got) == 0 and {"a", "b", "p", "p_holm", "n_seeds"} <= set(got.columns)
 
@@ -279,14 +288,14 @@ def test_one_architecture_or_method_gives_empty_tables():
 def test_one_seed_says_so():
     values = np.random.default_rng(0).normal(size=(2, 2, 1, 12))
     scores = grid(values)
-    assert hyp.compare_architectures(scores, "overlap", n_boot=50)["n_seeds"].tolist() == [1, 1]
-    assert hyp.interaction(scores, "overlap", n_boot=50)["n_seeds"].tolist() == [1]
-    assert hyp.crossover(scores, "overlap", "L", "G", n_boot=50)["n_seeds"].tolist() == [1]
+    assert contrasts.compare_architectures(scores, "overlap", n_boot=50)["n_seeds"].tolist() == [1, 1]
+    assert contrasts.interaction(scores, "overlap", n_boot=50)["n_seeds"].tolist() == [1]
+    assert contrasts.crossover(scores, "overlap", "L", "G", n_boot=50)["n_seeds"].tolist() == [1]
 
 
 def test_interaction(crossing):
     values, scores = crossing
-    got = hyp.interaction(scores, "overlap", n_boot=200)
+    got = contrasts.interaction(scores, "overlap", n_boot=200)
     assert got[["method_a", "method_b"]].drop_duplicates().to_numpy().tolist() == [["L", "G"]]
     medians = np.median(values, axis=3).mean(2)
     ab, ac = got.iloc[0], got.iloc[1]
@@ -294,33 +303,33 @@ def test_interaction(crossing):
     assert ab["difference"] == pytest.approx(change[0] - change[1])
     assert ab["low"] < 0.4 < ab["high"] and ab["p_holm"] < 0.01
     assert ac["low"] < 0.2 < ac["high"]
-    np.testing.assert_allclose(got["p_holm"], hyp.holm(got["p"].to_numpy()))
+    np.testing.assert_allclose(got["p_holm"], estimates.holm(got["p"].to_numpy()))
     patients = (values[:, 0] - values[:, 1]).mean(1).reshape(3, 40, 2).mean(2)
     np.testing.assert_allclose(got["p_friedman"], stats.friedmanchisquare(*patients).pvalue)
 
 
 def test_crossover(crossing):
     values, scores = crossing
-    got = hyp.crossover(scores, "overlap", "L", "G", n_boot=200)
+    got = contrasts.crossover(scores, "overlap", "L", "G", n_boot=200)
     assert got.columns.tolist() == [
         "a", "b", "difference_a", "low_a", "high_a", "difference_b", "low_b", "high_b",
         "p", "p_holm", "p_reversal", "n_seeds", "n_patients",
     ]  # fmt: skip
     ab, ac = got.iloc[0], got.iloc[1]
-    each = hyp.compare_architectures(scores, "overlap", n_boot=200).set_index(["method", "a", "b"])
+    each = contrasts.compare_architectures(scores, "overlap", n_boot=200).set_index(["method", "a", "b"])
     assert ab["p"] == pytest.approx(max(each.loc[("L", "A", "B"), "p"], each.loc[("G", "A", "B"), "p"]))
     assert (ab["difference_a"], ab["difference_b"]) == pytest.approx((0.2, -0.2), abs=0.05)
     assert ab["p_holm"] < 0.01 and ab["p_reversal"] == 1
     assert ac["p"] > 0.2  # A leads C under L, but not the other way round under G
-    np.testing.assert_allclose(got["p_holm"], hyp.holm(got["p"].to_numpy()))
-    turned = hyp.crossover(scores, "overlap", "G", "L", n_boot=200).iloc[0]
+    np.testing.assert_allclose(got["p_holm"], estimates.holm(got["p"].to_numpy()))
+    turned = contrasts.crossover(scores, "overlap", "G", "L", n_boot=200).iloc[0]
     assert (turned["difference_a"], turned["p"]) == pytest.approx((ab["difference_b"], ab["p"]))
     assert turned["p_reversal"] == 1
 
 
 def test_paired_tests_against_scipy(crossing):
     values, scores = crossing
-    got = hyp.paired_tests(scores, "overlap")
+    got = rank_tests.paired_tests(scores, "overlap")
     assert (got["scope"] == "these networks").all() and (got["n_patients"] == 40).all()
     assert (got["n_seeds"] == 3).all()
     patients = values.mean(2).reshape(3, 2, 40, 2).mean(3)  # over seeds, then images
@@ -335,22 +344,22 @@ def test_paired_tests_against_scipy(crossing):
         for row in pairs.itertuples():
             expected = stats.wilcoxon(patients[ord(row.a) - 65, m], patients[ord(row.b) - 65, m])
             assert (row.statistic, row.p) == pytest.approx((expected.statistic, expected.pvalue))
-        np.testing.assert_allclose(pairs["p_holm"], hyp.holm(pairs["p"].to_numpy()))
+        np.testing.assert_allclose(pairs["p_holm"], estimates.holm(pairs["p"].to_numpy()))
 
 
 def test_rank_biserial_by_hand():
     # Differences 1, -2, 3, 4, and a 0 that is dropped: ranks 1, 2, 3, 4; (1 - 2 + 3 + 4) / 10.
     a, b = [1, 0, 3, 4, 7.0], [0, 2, 0, 0, 7.0]
-    (got,) = hyp.paired_tests(pd.concat([rows(a), rows(b, architecture="B")]), "overlap").itertuples()
+    (got,) = rank_tests.paired_tests(pd.concat([rows(a), rows(b, architecture="B")]), "overlap").itertuples()
     assert (got.effect, got.statistic, got.n_patients) == (pytest.approx(0.6), 2, 5)
-    (got,) = hyp.paired_tests(pd.concat([rows(b), rows(a, architecture="B")]), "overlap").itertuples()
+    (got,) = rank_tests.paired_tests(pd.concat([rows(b), rows(a, architecture="B")]), "overlap").itertuples()
     assert got.effect == pytest.approx(-0.6)
 
 
 def test_rank_tests_of_equal_values_and_of_one_patient():
-    same = hyp.paired_tests(pd.concat([rows([1.0, 2], architecture=a) for a in "ABC"]), "overlap")
+    same = rank_tests.paired_tests(pd.concat([rows([1.0, 2], architecture=a) for a in "ABC"]), "overlap")
     assert same["p"].tolist() == [1, 1, 1, 1] and same["effect"].tolist() == [0, 0, 0, 0]
-    one = hyp.paired_tests(
+    one = rank_tests.paired_tests(
         pd.concat([rows([1.0, 2], architecture=a, patients=["p", "p"]) for a in "ABC"]), "overlap"
     )
     assert one["p"].isna().all() and (one["n_patients"] == 1).all()
@@ -360,7 +369,7 @@ def test_patients_count_once_in_rank_tests():
     # The mean over a patient's images and seeds: patient p differs by (1 + 3) / 2, q by 1.
     images = {"patients": ["p", "p", "q"]}
     a, b = rows([1.0, 3, 1], **images), rows([0.0, 0, 0], architecture="B", **images)
-    (got,) = hyp.paired_tests(pd.concat([a, b]), "overlap").itertuples()
+    (got,) = rank_tests.paired_tests(pd.concat([a, b]), "overlap").itertuples()
     assert got.n_patients == 2 and got.p == pytest.approx(stats.wilcoxon([2, 1]).pvalue)
 
 
@@ -372,40 +381,42 @@ def test_power_is_the_noncentral_t_where_patients_contribute_nothing():
     for k, effect in ((2, 0.5), (3, 0.3), (5, 0.2), (20, 0.1)):
         critical, shift = stats.t.ppf(0.975, k - 1), effect / sqrt(0.04 / k)
         expected = stats.nct.sf(critical, k - 1, shift) + stats.nct.cdf(-critical, k - 1, shift)
-        assert hyp.power(est, effect=effect, seeds=k) == pytest.approx(expected, abs=1e-3)
-    assert hyp.power(est, effect=0) == pytest.approx(0.05, abs=1e-3)
-    assert hyp.power(est) == hyp.power(est, effect=-0.5, seeds=3, patients=100)
+        assert planning.power(est, effect=effect, seeds=k) == pytest.approx(expected, abs=1e-3)
+    assert planning.power(est, effect=0) == pytest.approx(0.05, abs=1e-3)
+    assert planning.power(est) == planning.power(est, effect=-0.5, seeds=3, patients=100)
 
 
 def test_power_grows_with_seeds_and_patients_up_to_a_limit():
     est = components(0.05, 0.0008, 0.0002, 0.0005, k=3, n=100)
-    by_seeds = [hyp.power(est, seeds=k) for k in (2, 3, 5, 10, 50)]
-    by_patients = [hyp.power(est, patients=n) for n in (20, 100, 1000, 100_000)]
+    by_seeds = [planning.power(est, seeds=k) for k in (2, 3, 5, 10, 50)]
+    by_patients = [planning.power(est, patients=n) for n in (20, 100, 1000, 100_000)]
     assert by_seeds == sorted(by_seeds) and by_patients == sorted(by_patients)
     # With endless seeds the patients' variance is left, with endless patients the training's (0.0008 - 0.0005).
-    assert hyp.power(est, seeds=10_000) == pytest.approx(stats.norm.sf(1.984 - 0.05 / sqrt(0.0002)), abs=0.005)
-    endless = hyp.power(components(0.05, 0.0003, 0, k=3), seeds=3)
+    assert planning.power(est, seeds=10_000) == pytest.approx(
+        stats.norm.sf(1.984 - 0.05 / sqrt(0.0002)), abs=0.005
+    )
+    endless = planning.power(components(0.05, 0.0003, 0, k=3), seeds=3)
     assert by_patients[-1] == pytest.approx(endless, abs=0.01)
 
 
 def test_seeds_and_patients_needed():
     est = components(0.05, 0.0008, 0.0001, 0.0002, k=2, n=100)
-    k = hyp.seeds_needed(est)
-    assert hyp.power(est, seeds=k) >= 0.8 > hyp.power(est, seeds=k - 1) and 2 < k < 10
-    assert hyp.seeds_needed(est, effect=0.1) < k < hyp.seeds_needed(est, power=0.95)
-    assert hyp.seeds_needed(est, at_most=k) == k and hyp.seeds_needed(est, at_most=k - 1) is None
+    k = planning.seeds_needed(est)
+    assert planning.power(est, seeds=k) >= 0.8 > planning.power(est, seeds=k - 1) and 2 < k < 10
+    assert planning.seeds_needed(est, effect=0.1) < k < planning.seeds_needed(est, power=0.95)
+    assert planning.seeds_needed(est, at_most=k) == k and planning.seeds_needed(est, at_most=k - 1) is None
     # Cov alone is too much: patients are missing.
     crowded = components(0.05, 0.0008, 0.001, 0.0002, k=5, n=100)
-    assert hyp.seeds_needed(crowded, at_most=1000) is None
-    n = hyp.patients_needed(crowded, seeds=10)
-    assert hyp.power(crowded, seeds=10, patients=n) >= 0.8 > hyp.power(crowded, seeds=10, patients=n - 1)
+    assert planning.seeds_needed(crowded, at_most=1000) is None
+    n = planning.patients_needed(crowded, seeds=10)
+    assert planning.power(crowded, seeds=10, patients=n) >= 0.8 > planning.power(crowded, seeds=10, patients=n - 1)
     assert n > 100
     # The training's own variance is too much: seeds are missing.
-    assert hyp.patients_needed(components(0.05, 0.01, 0.0001, k=2)) is None
+    assert planning.patients_needed(components(0.05, 0.01, 0.0001, k=2)) is None
     # One seed says nothing of how seeds vary.
-    single = hyp.estimate([0.3], np.random.default_rng(0).normal(size=(50, 1)), n_patients=20)
-    assert hyp.seeds_needed(single) is None and hyp.patients_needed(single) is None
-    assert isnan(hyp.power(single))
+    single = estimates.estimate([0.3], np.random.default_rng(0).normal(size=(50, 1)), n_patients=20)
+    assert planning.seeds_needed(single) is None and planning.patients_needed(single) is None
+    assert isnan(planning.power(single))
 
 
 # ---------------------------------------------------------------- simulation
@@ -419,8 +430,8 @@ def test_false_positives_of_the_engine(k, seed_sd):
         rng = np.random.default_rng([k, i])
         d = rng.normal(0, seed_sd * sqrt(2), (k, 1)) + rng.normal(0, 0.08, n) + rng.normal(0, 0.15, (k, n))
         weights = bootstrap.patient_weights(np.arange(n), n_boot=100, rng_seed=i)
-        est = hyp.estimate(d.mean(1), weights @ d.T / n, n_patients=n)
-        hits += hyp.p_value(est) < 0.05
+        est = estimates.estimate(d.mean(1), weights @ d.T / n, n_patients=n)
+        hits += estimates.p_value(est) < 0.05
         naive += stats.wilcoxon(d.mean(0)).pvalue < 0.05
     assert 0.005 < hits / repeats < 0.07  # 0.05 and two standard errors
     assert naive / repeats < 0.09 if seed_sd == 0 else naive / repeats > 0.1
@@ -440,15 +451,15 @@ def test_the_benchmark_runs(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: hyp.estimate([1, 2], np.ones((5, 3)), n_patients=5), "shapes"),
-        (lambda: hyp.estimate([], np.ones((5, 0)), n_patients=5), "shapes"),
-        (lambda: hyp.estimate([1, 2], OPPOSED[:, :2], n_patients=5, level=95), "level"),
-        (lambda: hyp.p_value(components(1, 1, 1), alternative="more"), "alternative"),
-        (lambda: hyp.equivalence(components(1, 1, 1), 0), "margin"),
-        (lambda: hyp.holm([0.1, 1.2]), "p-values"),
-        (lambda: hyp.power(components(1, 1, 1), seeds=1), "two seeds"),
-        (lambda: hyp.power(components(1, 1, 1), alpha=5), "alpha"),
-        (lambda: hyp.seeds_needed(components(1, 1, 1), power=80), "power"),
+        (lambda: estimates.estimate([1, 2], np.ones((5, 3)), n_patients=5), "shapes"),
+        (lambda: estimates.estimate([], np.ones((5, 0)), n_patients=5), "shapes"),
+        (lambda: estimates.estimate([1, 2], OPPOSED[:, :2], n_patients=5, level=95), "level"),
+        (lambda: estimates.p_value(components(1, 1, 1), alternative="more"), "alternative"),
+        (lambda: estimates.equivalence(components(1, 1, 1), 0), "margin"),
+        (lambda: estimates.holm([0.1, 1.2]), "p-values"),
+        (lambda: planning.power(components(1, 1, 1), seeds=1), "two seeds"),
+        (lambda: planning.power(components(1, 1, 1), alpha=5), "alpha"),
+        (lambda: planning.seeds_needed(components(1, 1, 1), power=80), "power"),
     ],
 )
 def test_bad_numbers(call, message):
@@ -470,17 +481,17 @@ def test_bad_numbers(call, message):
 )
 def test_bad_scores(change, message):
     with pytest.raises(InputError, match=message):
-        hyp.compare_architectures(change(rows([1.0, 2, 3])), "overlap")
+        contrasts.compare_architectures(change(rows([1.0, 2, 3])), "overlap")
 
 
 def test_unknown_cells_and_methods():
     table = rows([1.0, 2, 3])
     with pytest.raises(InputError, match="no rows of"):
-        hyp.contrast(table, "overlap", {("A", "L"): 1, ("Z", "L"): -1})
+        contrasts.contrast(table, "overlap", {("A", "L"): 1, ("Z", "L"): -1})
     with pytest.raises(InputError, match="no method 'G'"):
-        hyp.crossover(table, "overlap", "L", "G")
+        contrasts.crossover(table, "overlap", "L", "G")
     with pytest.raises(InputError, match="two methods"):
-        hyp.crossover(table, "overlap", "L", "L")
+        contrasts.crossover(table, "overlap", "L", "L")
 
 
 def test_estimates_are_immutable():

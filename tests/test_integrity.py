@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,9 +28,9 @@ def finished(tmp_path_factory):
             tracking.log_file(folder / f"{name}.keras", "checkpoints")
         tracking.log_table(pd.DataFrame({"a": [1]}), "tables/t.csv")
         tracking.log_image(np.zeros((4, 4), np.uint8), key="x")
-        tracking.log_file_as(run.info.run_id, folder / "before.keras", "copy.keras")
-        tracking.finish()
-        yield run.info.run_id, folder / "artifacts" / "demo" / run.info.run_id / "artifacts", uri
+        tracking.log_file_as(run.run_id, folder / "before.keras", "copy.keras")
+        run.finish()
+        yield run.run_id, folder / "artifacts" / "demo" / run.run_id / "artifacts", uri
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_what_the_study_adds_and_runs_of_older_versions_are_read_as_they_are(fil
     assert tracking.fetch(run_id, "notebook.ipynb").read_text() == "{}"
     change(root / "checkpoints" / "before.keras")
     tag = tracking.run_info(run_id).tags["cxr.artifacts_sha256"]
-    tracking.mlflow.MlflowClient().delete_tag(run_id, "cxr.artifacts_sha256")
+    mlflow.MlflowClient().delete_tag(run_id, "cxr.artifacts_sha256")
     try:
         tracking.fetch(run_id, "checkpoints")
     finally:

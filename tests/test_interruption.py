@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import mlflow
 import pytest
 import requests
 import servers
@@ -31,6 +32,7 @@ from cxr.data import loading
 from cxr.study import existing, grid, resuming, runner
 from cxr.study.session import Session, State
 from cxr.study.session import runner as own_identity
+from cxr.tracking import connection
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ def test_a_notebook_that_was_not_logged_any_more_is_logged_at_the_next_start(tmp
     (out / f"{step.file}.ipynb").write_text(json.dumps({"metadata": {"papermill": record}}))
     (out / f"{step.file}.log").write_text(f"run {'0' * 32 if case.startswith('another') else run_id}\nmore\n")
     resuming.log_missing_notebooks(own, State(runs={step.key: run_id}))
-    assert ("notebook.ipynb" in tracking.artifacts(run_id)) == (case == "own")
+    assert ("notebook.ipynb" in tracking.artifact_names(run_id)) == (case == "own")
     assert ("has all results but no notebook" in capsys.readouterr().out) == (case != "own")
 
 
@@ -234,17 +236,17 @@ def server(*statuses: int, port: int = 0):
 @pytest.fixture
 def ask(monkeypatch):
     """Asks the store at an address as notebooks do, but MLflow waits only 0, 2, 4, ... s between attempts."""
-    before = tracking.mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
 
     def call(uri):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        tracking.mlflow.set_tracking_uri(uri)
-        return list(tracking._client().search_experiments())
+        mlflow.set_tracking_uri(uri)
+        return list(connection.mlflow_client().search_experiments())
 
     yield call
-    tracking.mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(before)
 
 
 def test_a_step_waits_ten_minutes_for_its_server():
@@ -340,14 +342,14 @@ def failing(times: int, error: Exception):
 
 
 def test_a_locked_database_and_a_broken_download_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking._retrying, "wait", tenacity.wait_none())
+    monkeypatch.setattr(connection._retrying, "wait", tenacity.wait_none())
     locked, broken = sqlite_error(tmp_path, full=False), requests.exceptions.ChunkedEncodingError("broken")
     assert "database is locked" in str(locked)
     for error in (locked, broken):
-        assert tracking._ask(failing(3, error)) == 4
+        assert connection.ask(failing(3, error)) == 4
         with monkeypatch.context() as patch, pytest.raises(tracking.StoreGone):
-            patch.setattr(tracking._retrying, "stop", tenacity.stop_after_attempt(3))
-            tracking._ask(failing(3, error))
+            patch.setattr(connection._retrying, "stop", tenacity.stop_after_attempt(3))
+            connection.ask(failing(3, error))
 
 
 def test_other_errors_are_not_waited_for(tmp_path):
@@ -355,7 +357,7 @@ def test_other_errors_are_not_waited_for(tmp_path):
     assert tracking.disk_full(full)
     for error in (full, MlflowException("Run 'x' not found"), ValueError("x")):
         with pytest.raises(type(error)):
-            tracking._ask(failing(1, error))
+            connection.ask(failing(1, error))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from cxr.attribution import map_checks
 from cxr.core.errors import InputError
-from cxr.metrics import similarity
+from cxr.metrics import map_grids
 from cxr.statistics import bootstrap
 
 SIDE = 16
@@ -320,7 +320,7 @@ def test_similarity_is_that_of_the_prepared_maps(randomised):
     after = cam(model, noise_images(12))(model)["cam"]
     model.set_weights(kept)
     got = table[(table["method"] == "cam") & (table["level"] == 0)].set_index("row")
-    a, b = similarity.prepare(maps["cam"], SIDE), similarity.prepare(after, SIDE)
+    a, b = map_grids.prepare(maps["cam"], SIDE), map_grids.prepare(after, SIDE)
     for row in range(12):
         assert got.loc[row, "spearman"] == pytest.approx(spearmanr(a[row], b[row], axis=None).statistic, abs=1e-9)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cxr.core.errors import InputError
-from cxr.metrics import multiverse, similarity
+from cxr.metrics import multiverse, multiverse_rankings, similarity
 from cxr.report import comparison
 
 OVERLAPS = ["overlap_q05", "overlap_q10", "overlap", "overlap_q30"]
@@ -215,14 +215,14 @@ def test_values_pool_seeds_and_split_images():
         {"default": {"overlap@image": [0.1, 0.2, 0.4, 0.9], "overlap_q10@native": [0.5, 0.5, 0.6, 1]}}, rows=rows
     )
     two = run({"default": {"overlap@image": [0.3, 0.5, np.nan, 0.9]}}, seed=1, rows=rows)
-    frame = multiverse.analyses(pd.concat([one, two]))
+    frame = multiverse_rankings.analyses(pd.concat([one, two]))
     assert len(frame) == 2 * 4 * 2  # grids, q, images
     correct = at(frame, grid="image", q=0.2, images="correct").iloc[0]
     assert correct["value"] == pytest.approx(0.3)  # of .1 .2 .4 .3 .5
     assert (correct["n_images"], correct["n_empty"]) == (6, 1)
     everything = at(frame, grid="image", q=0.2, images="all").iloc[0]
     assert everything["value"] == pytest.approx(0.4)  # and .9 .9
-    half = multiverse.analyses(run({"default": {"overlap@image": [0.1, 0.2, 0.5, 0.9]}}, rows=images(4)))
+    half = multiverse_rankings.analyses(run({"default": {"overlap@image": [0.1, 0.2, 0.5, 0.9]}}, rows=images(4)))
     assert at(half, is_default=True)["value"].item() == pytest.approx(0.35)
     assert (everything["n_images"], everything["n_empty"]) == (8, 1)
     assert at(frame, grid="native", q=0.1, images="correct")["value"].item() == 0.5  # five .5 and a .6
@@ -235,7 +235,7 @@ def test_the_default_analysis_is_the_studys_value():
     rows = images(31)
     runs = [run({"default": {"overlap@image": rng.random(31)}}, a, s, rows=rows) for a in "AB" for s in (0, 1, 2)]
     table = pd.concat(runs)
-    frame = at(multiverse.analyses(table), is_default=True).set_index("architecture")
+    frame = at(multiverse_rankings.analyses(table), is_default=True).set_index("architecture")
     for a in "AB":
         own = at(table, architecture=a, variant="default")
         flags = {"empty_before": False, "empty_after": False}
@@ -250,7 +250,7 @@ def test_a_variant_of_one_method_pairs_with_the_others_default():
             ("A", "gradcampp"): {"default": 0.3, "norm-positive": 0.4},
         }
     )
-    frame = at(multiverse.analyses(table), grid="image", q=0.05).set_index(["variant", "method"])
+    frame = at(multiverse_rankings.analyses(table), grid="image", q=0.05).set_index(["variant", "method"])
     assert frame["value"].to_dict() == {
         ("default", "layercam"): 0.1,
         ("default", "gradcampp"): 0.3,
@@ -269,7 +269,7 @@ def test_same_layer_as_default_is_filled_and_a_skipped_layer_is_incomplete():
     cut = {"default": "pen", "layer-cut": "sum", "layer-final": "last"}
     a = run({"default": 0.6, "layer-cut": 0.1, "layer-final": 0.7}, "A", layers=cut)
     b = run({"default": 0.5}, "B", layers={"default": "pen", "layer-cut": "pen"})
-    frame = at(multiverse.analyses(pd.concat([a, b])), is_default=False, grid="image", q=0.2)
+    frame = at(multiverse_rankings.analyses(pd.concat([a, b])), is_default=False, grid="image", q=0.2)
     frame = frame.set_index(["variant", "architecture"])
     assert frame.loc[("layer-cut", "B"), ["value", "complete", "n_images"]].tolist() == [0.5, True, 3]
     assert frame.loc[("layer-cut", "A"), ["value", "complete"]].tolist() == [0.1, True]
@@ -280,47 +280,47 @@ def test_same_layer_as_default_is_filled_and_a_skipped_layer_is_incomplete():
 
 def test_a_seed_without_the_variant_or_a_cell_without_a_value_is_incomplete():
     some = run({"default": 0.6, "score-softmax": 0.1}, seed=0)
-    frame = multiverse.analyses(pd.concat([some, run({"default": 0.6}, seed=1)]))
+    frame = multiverse_rankings.analyses(pd.concat([some, run({"default": 0.6}, seed=1)]))
     assert not at(frame, variant="score-softmax")["complete"].any()
     assert at(frame, variant="default")["complete"].all()
     dead = planted({"A": np.nan, "B": 0.3}, {"A": 0.2, "B": 0.4})
-    frame = multiverse.analyses(dead)
+    frame = multiverse_rankings.analyses(dead)
     assert not at(frame, method="layercam")["complete"].any()
     assert at(frame, method="gradcampp")["complete"].all()
     assert set(at(frame, method="layercam", architecture="A")["n_empty"]) == {3}
 
 
 def test_repeated_maps_make_no_analysis():
-    frame = multiverse.analyses(study({("A", m): {"default": 0.6} for m in ("layercam", "gradcampp")}))
+    frame = multiverse_rankings.analyses(study({("A", m): {"default": 0.6} for m in ("layercam", "gradcampp")}))
     assert set(frame["variant"]) == {"default"}  # layer-penultimate is the default in every run
     # Nor when a method that has no layers takes no part in it.
     table = pd.concat([run({"default": 0.6}), run({"default": 0.5}, method="occlusion", layers={"default": ""})])
-    assert set(multiverse.analyses(table)["variant"]) == {"default"}
+    assert set(multiverse_rankings.analyses(table)["variant"]) == {"default"}
     # All classified correctly: one level of images, which the study's own setting names.
     assert set(frame["images"]) == {"correct"}
     default = {**multiverse.DEFAULT, "images": "all"}
-    assert set(multiverse.analyses(table, default=default)["images"]) == {"all"}
+    assert set(multiverse_rankings.analyses(table, default=default)["images"]) == {"all"}
 
 
 def test_analyses_follow_another_default():
     table = run({"default": 0.5}, rows=images(3, wrong=[0]))
     default = {"variant": "default", "grid": "image", "q": 0.1, "images": "all"}
-    own = at(multiverse.analyses(table, default=default), is_default=True)
+    own = at(multiverse_rankings.analyses(table, default=default), is_default=True)
     assert own[multiverse.AXES].to_dict("records") == [default]
 
 
 def test_analyses_refuse():
     table = run({"default": 0.5})
     with pytest.raises(InputError, match="'i0' occurs twice in default of A, seed 0, layercam"):
-        multiverse.analyses(pd.concat([table, table]))
+        multiverse_rankings.analyses(pd.concat([table, table]))
     with pytest.raises(InputError, match="has no default maps"):
-        multiverse.analyses(at(run({"default": 0.5, "score-softmax": 0.5}), variant="score-softmax"))
+        multiverse_rankings.analyses(at(run({"default": 0.5, "score-softmax": 0.5}), variant="score-softmax"))
     with pytest.raises(InputError, match="is not among the analyses"):
-        multiverse.analyses(table, default={**multiverse.DEFAULT, "q": 0.25})
+        multiverse_rankings.analyses(table, default={**multiverse.DEFAULT, "q": 0.25})
     with pytest.raises(InputError, match="one level of each"):
-        multiverse.analyses(table, default={"q": 0.2})
+        multiverse_rankings.analyses(table, default={"q": 0.2})
     with pytest.raises(InputError, match=r"\['maps_of'\] are missing"):
-        multiverse.analyses(table.drop(columns="maps_of"))
+        multiverse_rankings.analyses(table.drop(columns="maps_of"))
 
 
 @settings(max_examples=4, deadline=None)
@@ -339,7 +339,7 @@ def test_order_of_rows_carries_no_meaning(seed):
     )
     keys = [*multiverse.AXES, "architecture", "method"]
     frames = [
-        multiverse.analyses(t).sort_values(keys, ignore_index=True)
+        multiverse_rankings.analyses(t).sort_values(keys, ignore_index=True)
         for t in (table, table.sample(frac=1, random_state=seed))
     ]
     pd.testing.assert_frame_equal(*frames)
@@ -356,7 +356,7 @@ def q_flip():
 
 
 def test_a_ranking_that_flips_with_q():
-    frame = multiverse.rankings(multiverse.analyses(q_flip()))
+    frame = multiverse_rankings.rankings(multiverse_rankings.analyses(q_flip()))
     assert len(frame) == 8
     assert (frame["order_a"] == "A > B > C").all() and (frame["tau_a"] == 1).all()
     assert frame["same_order_as_default_a"].all()
@@ -374,7 +374,7 @@ def test_a_ranking_that_flips_with_q():
 def test_ties_are_orders_of_their_own():
     tied = {"overlap_q10@image": 0.6}
     table = planted({"A": 0.6, "B": {**dict.fromkeys(multiverse.VALUES, 0.5), **tied}}, {"A": 0.6, "B": 0.7})
-    frame = multiverse.rankings(multiverse.analyses(table))
+    frame = multiverse_rankings.rankings(multiverse_rankings.analyses(table))
     tie = at(frame, grid="image", q=0.1).iloc[0]
     assert tie["order_a"] == "A = B" and not tie["same_order_as_default_a"]
     assert np.isnan(tie["tau_a"]) and tie["spread_a"] == 0
@@ -390,7 +390,7 @@ def test_coinciding_methods_are_not_asked():
             for a, v in zip("AB", values, strict=True)
         }
     )
-    frame = multiverse.rankings(multiverse.analyses(table), coincide={"layer-final"})
+    frame = multiverse_rankings.rankings(multiverse_rankings.analyses(table), coincide={"layer-final"})
     assert at(frame, variant="layer-final")["reversal"].isna().all()
     assert at(frame, variant="default")["reversal"].all()
     assert at(frame, variant="layer-final")["same_order_as_default_a"].all()
@@ -405,37 +405,37 @@ def test_incomplete_analyses_are_not_ranked():
             ("B", "gradcampp"): {"default": 0.5, "layer-final": 0.2},
         }
     )
-    frame = multiverse.analyses(table)
+    frame = multiverse_rankings.analyses(table)
     assert set(frame["variant"]) == {"default", "layer-final"}
-    ranked = multiverse.rankings(frame)
+    ranked = multiverse_rankings.rankings(frame)
     assert set(ranked["variant"]) == {"default"}
 
 
 def test_without_a_default_nothing_is_compared_with_it():
     dead = dict.fromkeys(multiverse.VALUES, 0.3) | {"overlap@image": np.nan}
-    frame = multiverse.analyses(planted({"A": dead, "B": 0.5}, {"A": 0.6, "B": 0.5}))
-    ranked = multiverse.rankings(frame)
+    frame = multiverse_rankings.analyses(planted({"A": dead, "B": 0.5}, {"A": 0.6, "B": 0.5}))
+    ranked = multiverse_rankings.rankings(frame)
     assert len(ranked) == 7 and not ranked["is_default"].any()
     assert ranked["same_order_as_default_a"].isna().all() and ranked["tau_a"].isna().all()
     assert ranked["same_order_as_default_b"].all() and ranked["reversal"].all()
-    nothing = multiverse.rankings(multiverse.analyses(planted({"A": np.nan}, {"A": 0.6})))
+    nothing = multiverse_rankings.rankings(multiverse_rankings.analyses(planted({"A": np.nan}, {"A": 0.6})))
     assert len(nothing) == 0 and list(nothing.columns) == list(ranked.columns)
-    assert multiverse.summary(nothing)["n"].tolist() == [0]
-    assert multiverse.influence(nothing)["n_a"].tolist() == [0] * 4
+    assert multiverse_rankings.summary(nothing)["n"].tolist() == [0]
+    assert multiverse_rankings.influence(nothing)["n_a"].tolist() == [0] * 4
 
 
 def test_one_architecture_has_no_ranking():
-    ranked = multiverse.rankings(multiverse.analyses(planted({"A": 0.3}, {"A": 0.6})))
+    ranked = multiverse_rankings.rankings(multiverse_rankings.analyses(planted({"A": 0.3}, {"A": 0.6})))
     assert set(ranked["order_a"]) == {"A"} and len(ranked) == 8
     for name in ("same_order_as_default_a", "same_order_as_default_b", "reversal", "tau_a", "tau_b"):
         assert ranked[name].isna().all()
 
 
 def test_rankings_need_two_methods():
-    frame = multiverse.analyses(run({"default": 0.5}))
+    frame = multiverse_rankings.analyses(run({"default": 0.5}))
     for methods in ({"method_b": "gradcampp"}, {"method_b": "layercam"}):
         with pytest.raises(InputError, match="two methods are needed"):
-            multiverse.rankings(frame, **methods)
+            multiverse_rankings.rankings(frame, **methods)
 
 
 @settings(max_examples=6, deadline=None)
@@ -450,7 +450,7 @@ def test_rankings_by_brute_force(values):
         {a: dict(zip(multiverse.VALUES, method[:, i], strict=True)) for i, a in enumerate("ABC")}
         for method in values
     ]
-    frame = multiverse.rankings(multiverse.analyses(planted(*cells)))
+    frame = multiverse_rankings.rankings(multiverse_rankings.analyses(planted(*cells)))
     default = multiverse.VALUES.index("overlap@image")
     for row, (_, got) in enumerate(frame.iterrows()):
         sides = values[:, row]
@@ -473,7 +473,9 @@ def test_rankings_by_brute_force(values):
 
 
 def test_summary_of_the_planted_flip():
-    table = multiverse.summary(multiverse.rankings(multiverse.analyses(q_flip()))).set_index(["axis", "level"])
+    table = multiverse_rankings.summary(
+        multiverse_rankings.rankings(multiverse_rankings.analyses(q_flip()))
+    ).set_index(["axis", "level"])
     assert list(table.index) == [
         *(("all", "all"), ("variant", "default"), ("grid", "image"), ("grid", "native")),
         *(("q", q) for q in ("0.05", "0.1", "0.2", "0.3")),
@@ -489,7 +491,9 @@ def test_summary_of_the_planted_flip():
 
 
 def test_influence_of_the_planted_flip():
-    table = multiverse.influence(multiverse.rankings(multiverse.analyses(q_flip()))).set_index("axis")
+    table = multiverse_rankings.influence(
+        multiverse_rankings.rankings(multiverse_rankings.analyses(q_flip()))
+    ).set_index("axis")
     # q: on either grid 6 pairs of levels, of which 3, those of q = 0.05 on the image grid, flip. grid: one pair at
     # each q, of which that of q = 0.05 flips. The other axes have one level.
     assert table.loc["q", ["n_b", "flips_b", "n_a", "flips_a"]].tolist() == [12, 3 / 12, 12, 0]
@@ -508,8 +512,8 @@ def test_borrowed_maps_and_coinciding_methods_do_not_count():
             ("B", "gradcampp"): {"default": 0.5, "layer-final": 0.4, "norm-positive": 0.2},
         }
     )
-    ranked = multiverse.rankings(multiverse.analyses(table), coincide={"layer-final"})
-    rows = multiverse.summary(ranked).set_index(["axis", "level"])
+    ranked = multiverse_rankings.rankings(multiverse_rankings.analyses(table), coincide={"layer-final"})
+    rows = multiverse_rankings.summary(ranked).set_index(["axis", "level"])
     whole = rows.loc[("all", "all")]
     # layercam: 7 of the default variant agree, 8 of layer-final do not; its norm-positive is its default.
     assert whole[["n", "n_a", "n_b", "n_reversal"]].tolist() == [24, 15, 23, 16]
@@ -519,7 +523,7 @@ def test_borrowed_maps_and_coinciding_methods_do_not_count():
     assert positive["n_a"] == 0 and np.isnan(positive["share_a"]) and positive["share_b"] == 0
     final = rows.loc[("variant", "layer-final")]
     assert final["n_reversal"] == 0 and np.isnan(final["share_reversal"])
-    effect = multiverse.influence(ranked).set_index("axis")
+    effect = multiverse_rankings.influence(ranked).set_index("axis")
     # variant: at each of 8, layercam has one pair, which flips; Grad-CAM++ three, of which norm-positive and
     # layer-final agree.
     assert effect.loc["variant", ["n_a", "flips_a", "n_b", "flips_b"]].tolist() == [8, 1, 24, 2 / 3]
@@ -539,10 +543,10 @@ def test_from_maps_to_summary():
             tables.append(
                 multiverse.long_table(found, rows, architecture=architecture, seed=0, method=method, layers=layers)
             )
-    frame = multiverse.analyses(pd.concat(tables))
+    frame = multiverse_rankings.analyses(pd.concat(tables))
     assert (at(frame, architecture="A")["value"] == 1).all()
     assert (at(frame, architecture="B")["value"] < 1).all()
-    ranked = multiverse.rankings(frame)
+    ranked = multiverse_rankings.rankings(frame)
     assert len(ranked) == 16 and set(ranked["order_a"]) == {"A > B"} and not ranked["reversal"].any()
-    whole = multiverse.summary(ranked).iloc[0]
+    whole = multiverse_rankings.summary(ranked).iloc[0]
     assert (whole["share_a"], whole["share_b"], whole["share_reversal"]) == (1, 1, 0)

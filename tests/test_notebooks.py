@@ -15,7 +15,7 @@ from cxr import tracking
 from cxr.attribution import maps
 from cxr.cli import main
 from cxr.metrics import regions
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report import methods
 
 pytestmark = pytest.mark.slow
@@ -93,7 +93,7 @@ def test_the_train_run_holds_what_it_should(store):
         predictions = tracking.read_table(info.run_id, f"predictions_{checkpoint}.parquet")
         np.testing.assert_allclose(predictions.filter(regex=r"^p_\d+$").sum(axis=1), 1, atol=1e-5)
         assert len(predictions) == 100
-    held = set(tracking.artifacts(info.run_id))
+    held = set(tracking.artifact_names(info.run_id))
     figures = {"contact_sheet.png", "reliability.png", "confusion_before.png", "confusion_after.png"}
     assert (
         figures | {"manifest.csv", "notebook.ipynb", "parameters.yaml", "environment.json", "checkpoints/"} <= held
@@ -125,7 +125,7 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
             assert map_set.image_id.tolist() == images["image_id"].tolist() and (images["split"] == "test").all()
             assert [map_set.classes[k] for k in map_set.class_index] == images["label"].tolist()
             assert map_set.maps.shape[1:] == (4, 4)
-    assert "images/" in tracking.artifacts(info.run_id), "the image grid has overlays"
+    assert "images/" in tracking.artifact_names(info.run_id), "the image grid has overlays"
     ids, masks = regions.load(tracking.fetch(info.run_id, "regions.npz"))
     assert ids.tolist() == images["image_id"].tolist() and set(masks) == {"lesion", "lung", "marker"}
     assert (masks["lesion"].any(axis=(1, 2)) == (images["label"] != "normal")).all()
@@ -164,7 +164,7 @@ def test_the_comparison_judges_every_claim(store):
     assert (
         claims.loc[claims["claim"].str.contains("depends on the architecture"), "verdict"].item() == "cannot tell"
     )
-    held = set(tracking.artifacts(info.run_id))
+    held = set(tracking.artifact_names(info.run_id))
     tables = {
         "summary.csv",
         "pairs.csv",
@@ -196,7 +196,7 @@ def test_score_runs_share_one_set_of_metric_names(store):
         )
         course = tracking.read_table(info.run_id, "course.parquet")
         assert set(course["epoch"]) == {1, 2} and len(course) == 2 * len(table)
-        assert {"multiverse.parquet", "drift_by_class.png"} <= set(tracking.artifacts(info.run_id))
+        assert {"multiverse.parquet", "drift_by_class.png"} <= set(tracking.artifact_names(info.run_id))
     assert {name for name in runs[0].metrics if "undefined" not in name} == set(runs[1].metrics)
 
 
@@ -241,6 +241,14 @@ def test_every_run_holds_its_executed_notebook_and_no_error(store):
         assert {"mlflow.source.git.commit", "cxr.fingerprint"} <= set(info.tags)
 
 
+def scored_by_hand(architecture):
+    return [
+        info
+        for info in tracking.find("score", experiment="smoke")
+        if "mlflow.parentRunId" not in info.tags and info.params["architecture"] == architecture
+    ]
+
+
 def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
     """`-f` takes the study's own file; run ids default to the latest fitting run."""
     common = ("-f", "params/smoke.yaml", "--no-progress-bar")
@@ -255,13 +263,46 @@ def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
         store=store,
     )
     run("papermill", "notebooks/4_compare.ipynb", tmp_path / "4.ipynb", *common, store=store)
-    by_hand = [
-        info for info in tracking.find("score", experiment="smoke") if "mlflow.parentRunId" not in info.tags
-    ]
-    assert len(by_hand) == 1 and "notebook.ipynb" in tracking.artifacts(by_hand[0].run_id)
-    planned = only("score", architecture=by_hand[0].params["architecture"], method="layercam")
+    by_hand = scored_by_hand("CompactResNetV2")  # the architecture of the file
+    assert len(by_hand) == 1 and "notebook.ipynb" in tracking.artifact_names(by_hand[0].run_id)
+    planned = only("score", method="layercam")
     a, b = (tracking.read_table(info.run_id, "drift.parquet") for info in (by_hand[0], planned))
     pd.testing.assert_frame_equal(a, b)
+
+
+@pytest.mark.parametrize("architecture", ["CompactInception", "CompactResNetV2"])
+def test_by_hand_the_architecture_selects_the_run_that_is_scored(store, tmp_path, architecture):
+    before = {info.run_id for info in scored_by_hand(architecture)}
+    words = ("papermill", "notebooks/3_score.ipynb", tmp_path / "3.ipynb", "--no-progress-bar")
+    few = ("-p", "baseline_draws", "1", "-p", "n_boot", "100")
+    run(*words, "-p", "name", "smoke", "-p", "architecture", architecture, *few, store=store)
+    [info] = [info for info in scored_by_hand(architecture) if info.run_id not in before]
+    planned = only("score", architecture=architecture, method="layercam")
+    assert info.params["attribute_run"] == planned.params["attribute_run"]
+    assert info.metrics["overlap_median"] == planned.metrics["overlap_median"]
+
+
+def test_by_hand_an_architecture_without_a_run_is_refused(store, tmp_path):
+    before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
+    words = (
+        "papermill",
+        "notebooks/3_score.ipynb",
+        tmp_path / "3.ipynb",
+        "--no-progress-bar",
+        "-p",
+        "name",
+        "smoke",
+    )
+    done = run(*words, "-p", "architecture", "CompactDenseNet", store=store, ok=False)
+    assert "no finished attribute run in the experiment 'smoke', architecture CompactDenseNet" in done.stderr
+    done = run(*words, "-p", "seed", "7", store=store, ok=False)
+    assert "no finished attribute run in the experiment 'smoke', seed 7" in done.stderr
+    other = only("attribute").run_id
+    done = run(
+        *words, "-p", "attribute_run_id", other, "-p", "architecture", "CompactInception", store=store, ok=False
+    )
+    assert "is of architecture CompactResNetV2, not CompactInception" in done.stderr
+    assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
 
 def test_the_explorer_shows_a_study_and_leaves_no_run(store, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cxr.core.errors import InputError
 from cxr.core.params import DriftParams
-from cxr.metrics import baselines, similarity
+from cxr.metrics import baselines, metric_table, similarity
 from cxr.pair import compare
 from cxr.report import comparison
 
@@ -332,7 +332,7 @@ def test_summary_names_and_words(scored, tmp_path):
     expected = baselines.corrected(*(summary[f"overlap_{part}"] for part in parts))
     assert summary["overlap_share_of_two_seeds"] == pytest.approx(expected, nan_ok=True)
     overview = compare.overview(summary)
-    assert overview["metric"].tolist() == list(similarity.METRICS)
+    assert overview["metric"].tolist() == list(metric_table.METRICS)
     assert {"chance", "two patients", "two seeds of A", "two seeds of B", "corrected"} < set(overview)
 
     every = compare.metrics({"gradcampp": summary, "layercam": summary}, {"accuracy_before": 1.0})

@@ -1,34 +1,15 @@
-import numpy as np
-import pytest
+"""Pretraining on the procedural source task."""
 
-from cxr.data import phantom
-from cxr.training import pretraining
-
-
-def test_pictures_depend_on_seed_and_index_only():
-    stack, textures, things = pretraining.render_stack(3, 5, 48)
-    image, texture, thing = pretraining.render(3, 4, 48)
-    np.testing.assert_array_equal(image, stack[4])
-    assert (texture, thing) == (textures[4], things[4])
-    assert not np.array_equal(image, pretraining.render(4, 4, 48)[0])
+from cxr.core.params import PretrainParams
+from cxr.training import pretraining, stages
 
 
-def test_every_class_is_drawn_and_none_is_flat():
-    images, textures, things = pretraining.render_stack(0, 400, 32)
-    assert images.dtype == np.uint8 and images.shape == (400, 32, 32)
-    assert set(textures) == set(range(len(pretraining.TEXTURES)))
-    assert set(things) == set(range(len(pretraining.OBJECTS)))
-    assert images.std(axis=(1, 2)).min() > 1
-
-
-@pytest.mark.parametrize("name", pretraining.OBJECTS[1:])
-def test_objects_cover_part_of_the_picture(name):
-    y, x = np.mgrid[0:64, 0:64] / 64 - 0.5
-    for seed in range(20):
-        mask = pretraining._object(name, x, y, np.random.default_rng(seed))
-        assert np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1
-        assert mask.max() > 0.5 and 0.0005 < mask.mean() < 0.6
-
-
-def test_shares_no_class_with_the_phantom():
-    assert not {*pretraining.TEXTURES, *pretraining.OBJECTS} & set(phantom.CLASSES)
+def test_pretraining_learns_the_source_task():
+    stages.seed_everything(0)
+    settings = PretrainParams(
+        architecture="CompactResNetV2", image_size=48, source_images=192, epochs=4, batch_size=16
+    )
+    epochs = []
+    model, history = pretraining.pretrain(settings, on_epoch=lambda epoch, metrics: epochs.append(epoch))
+    assert epochs == [1, 2, 3, 4] and history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert model.name == "CompactResNetV2" and model.output_shape == (None, 2)

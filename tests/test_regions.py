@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from cxr.core.errors import InputError
-from cxr.metrics import regions, similarity
-from cxr.statistics import hypotheses
+from cxr.metrics import map_grids, metric_table, regions
+from cxr.statistics import contrasts
 
 TOP, LEFT, ALL, NONE = (
     np.array(m, bool) for m in ([[1, 1], [0, 0]], [[1, 0], [1, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]])
@@ -99,7 +99,7 @@ def test_inside_equals_ndimage():
     maps = np.maximum(rng.normal(size=(70, 6, 7)), 0)  # more than two chunks, tied zeros
     masks = rng.random((70, 20, 24)) < 0.3
     got = regions.inside(maps, masks, size=(20, 24))
-    for i, prepared in enumerate(similarity.prepare(maps, (20, 24)).astype(float)):
+    for i, prepared in enumerate(map_grids.prepare(maps, (20, 24)).astype(float)):
         assert got["energy"][i] == pytest.approx(ndimage.sum_labels(prepared, masks[i]) / prepared.sum())
         tied = np.argwhere(prepared == prepared.max())
         assert got["hit"][i] == pytest.approx(np.mean([masks[i][tuple(p)] for p in tied]))
@@ -136,7 +136,7 @@ def test_random_masks_hold_their_area_of_the_energy():
 @pytest.mark.parametrize(
     "maps, masks, size, message",
     [
-        (np.ones((2, 2)), np.ones((1, 2, 2), bool), 2, "expected a stack"),
+        (np.ones((2, 2)), np.ones((1, 2, 2), bool), 2, "expected a set"),
         (np.ones((2, 2, 2)), np.ones((1, 2, 2), bool), 2, r"'masks': expected bool masks \(2, 2, 2\)"),
         (np.ones((1, 2, 2)), np.ones((1, 2, 2), bool), 4, r"\(1, 4, 4\)"),
         (np.ones((1, 2, 2)), np.full((1, 2, 2), 255, np.uint8), 2, "uint8"),
@@ -164,7 +164,7 @@ def test_regions_in_needs_all_columns():
     columns = [f"lesion_{column}" for column in regions.COLUMNS]
     assert regions.regions_in(["top10_energy_change", "lung_area", 3, *columns]) == ["lesion"]
     assert regions.regions_in(columns[1:]) == []
-    assert regions.regions_in(similarity.METRICS) == []
+    assert regions.regions_in(metric_table.METRICS) == []
 
 
 # ---------------------------------------------------------------- summary
@@ -233,7 +233,7 @@ def test_summary_resamples_patients_and_crossed_seeds():
     assert (row["n_images"], row["n_patients"]) == (60, 10)
     name = "lesion_energy_change"
     cell = tuple(table[["architecture", "method"]].iloc[0])
-    expected = hypotheses.contrast(table, name, {cell: 1}, statistic="mean", n_boot=500)
+    expected = contrasts.contrast(table, name, {cell: 1}, statistic="mean", n_boot=500)
     assert row["energy_change"] == pytest.approx(expected.value)
     assert row["energy_change_ci_low"] == pytest.approx(expected.low)
     assert row["energy_change_ci_high"] == pytest.approx(expected.high)

@@ -15,6 +15,7 @@ SETTINGS = {
     "image_size": 32,
     "transfer_epochs": 3,
     "fine_tune_epochs": 3,
+    "checkpoint_every": 1,
 }
 VARIANTS = {
     "features": (

@@ -48,7 +48,7 @@ def test_the_report_lets_no_markup_of_names_through(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_as_keys_of_metrics_and_images(name):
-    key = tracking._key(f"auc_{name}")
+    key = tracking.names.key_of(f"auc_{name}")
     assert re.fullmatch(r"[A-Za-z0-9_\-. /]+", key) and ".." not in key.split("/") and not key.startswith("/")
 
 
@@ -70,15 +70,15 @@ def test_nothing_leads_out_of_a_run_and_odd_names_are_kept(store):
         with pytest.raises(InputError, match="not a plain path within the run"):
             tracking.log_table(pd.DataFrame({"a": [1]}), name)
     with pytest.raises(InputError, match="not a plain path within the run"):
-        tracking.fetch(run.info.run_id, "../../../mlflow.db")
+        tracking.fetch(run.run_id, "../../../mlflow.db")
     table = pd.DataFrame({"label": NAMES, "patient_id": ['O\'Brien "x"'] * len(NAMES)})
     tracking.log_table(table, "t.parquet")
     for name in NAMES:
         tracking.log_metrics({f"auc_{name}": 0.5})
         tracking.log_image(np.zeros((4, 4), np.uint8), key=f"layercam/{name}")
-    tracking.finish()
-    assert tracking.read_table(run.info.run_id, "t.parquet").equals(table)
-    assert tracking.run_info(run.info.run_id).params["c"] == ", ".join(NAMES)
+    run.finish()
+    assert tracking.read_table(run.run_id, "t.parquet").equals(table)
+    assert tracking.run_info(run.run_id).params["c"] == ", ".join(NAMES)
     outside = [path for path in store.iterdir() if path.name not in ("artifacts", "mlflow.db")]
     assert outside == [] and [path.name for path in (store / "artifacts").iterdir()] == ["demo"]
 
@@ -123,13 +123,13 @@ def test_a_map_set_with_a_pickle_is_refused(tmp_path):
 @pytest.mark.slow
 def test_weights_with_code_inside_are_refused(tmp_path):
     keras = pytest.importorskip("keras")
-    from cxr.models import build
+    from cxr.models import build, weights
 
     network = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Lambda(lambda x: x + 1)])
     network.save(tmp_path / "x.keras")
     model = build.build("CompactDenseNet", n_classes=2, image_size=32)
     with pytest.raises(InputError, match=r"x\.keras.*(unsafe|lambda|Lambda)"):
-        build.load_backbone(model, str(tmp_path / "x.keras"))
+        weights.load_backbone(model, str(tmp_path / "x.keras"))
 
 
 def test_the_ui_listens_where_it_is_told(tmp_path):

@@ -8,16 +8,19 @@ from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import requests
 import servers
+from mlflow.exceptions import MlflowException
 from mlflow.server import get_app_client
 
 from cxr import tracking
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
+from cxr.tracking import connection
 
 USERS = {"anna": "a-password-of-anna", "ben": "a-password-of-ben"}
 
@@ -25,13 +28,13 @@ USERS = {"anna": "a-password-of-anna", "ben": "a-password-of-ben"}
 @pytest.fixture
 def environment(monkeypatch):
     """Whatever `tracking` and MLflow find in the environment is put back."""
-    before = tracking.mlflow.get_tracking_uri()
+    before = mlflow.get_tracking_uri()
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     yield monkeypatch
-    tracking.mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(before)
 
 
 def log_in(environment, user, password=""):
@@ -46,11 +49,11 @@ def whole_run() -> str:
     tracking.log_table(table, "deep/er/t.parquet")
     tracking.log_metrics({"auc": 0.5, "undefined": float("nan")})
     tracking.log_image(np.zeros((4, 4), np.uint8), key="layercam/x")
-    tracking.finish()
-    assert tracking.run_info(run.info.run_id).complete
-    assert tracking.read_table(run.info.run_id, "deep/er/t.parquet").equals(table)
-    assert tracking.latest("train", experiment="shared") == run.info.run_id
-    return run.info.run_id
+    run.finish()
+    assert tracking.run_info(run.run_id).complete
+    assert tracking.read_table(run.run_id, "deep/er/t.parquet").equals(table)
+    assert tracking.latest("train", experiment="shared") == run.run_id
+    return run.run_id
 
 
 def passwords_and_permissions(environment, uri) -> None:
@@ -104,16 +107,16 @@ def test_a_database_that_cannot_hold_all_text_is_found_out_at_once(tmp_path, env
 
 
 def test_a_server_that_takes_no_files_is_found_out_before_anything_is_computed(tmp_path, environment):
-    tracking.mlflow.set_tracking_uri("https://x")
+    mlflow.set_tracking_uri("https://x")
     root = tmp_path / "on-the-server" / "files"
     for place in (f"{root}/1", f"file://{root}/1"):
         with pytest.raises(InputError, match=f"'demo' in {root}, which this machine .*--serve-artifacts"):
-            tracking._check_reach(SimpleNamespace(name="demo", artifact_location=place))
+            connection.check_reach(SimpleNamespace(name="demo", artifact_location=place))
     assert not root.parent.exists()
     for place in ("mlflow-artifacts:/1", "s3://bucket/1"):
-        tracking._check_reach(SimpleNamespace(name="demo", artifact_location=place))
+        connection.check_reach(SimpleNamespace(name="demo", artifact_location=place))
     root.mkdir(parents=True)  # mounted here too
-    tracking._check_reach(SimpleNamespace(name="demo", artifact_location=f"{root}/1"))
+    connection.check_reach(SimpleNamespace(name="demo", artifact_location=f"{root}/1"))
 
 
 def test_a_certificate_that_is_not_trusted_is_no_absent_server(tmp_path, environment):
@@ -136,6 +139,6 @@ def test_a_certificate_that_is_not_trusted_is_no_absent_server(tmp_path, environ
 def test_downloads_are_refused_in_the_same_words(environment):
     error = requests.exceptions.HTTPError("403 Client Error", response=SimpleNamespace(status_code=403))
     environment.setenv("MLFLOW_TRACKING_USERNAME", "ben")
-    assert "does not let the user 'ben' do that" in tracking._refusal(error, "https://x")
-    for other in (RuntimeError("failed with error code 403"), tracking.MlflowException("x")):
-        assert tracking._refusal(other, "https://x") == ""
+    assert "does not let the user 'ben' do that" in connection._refusal(error, "https://x")
+    for other in (RuntimeError("failed with error code 403"), MlflowException("x")):
+        assert connection._refusal(other, "https://x") == ""

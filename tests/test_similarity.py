@@ -4,6 +4,7 @@ import math
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,10 +13,11 @@ from scipy import ndimage, stats
 from skimage.metrics import structural_similarity
 
 from cxr.core.errors import InputError
-from cxr.metrics import similarity
+from cxr.metrics import baselines, map_features, map_grids, metric_table, similarity
+from cxr.report import comparison, score_summary
 
-SIGNED = [m.name for m in similarity.METRICS.values() if m.signed]
-SYMMETRIC = [m.name for m in similarity.METRICS.values() if not m.signed]
+SIGNED = [m.name for m in metric_table.METRICS.values() if m.signed]
+SYMMETRIC = [m.name for m in metric_table.METRICS.values() if not m.signed]
 TABLE = (
     "centroid_shift peak_shift overlap_q05 overlap_q10 overlap overlap_q30 soft_iou pearson spearman ssim "
     "gini_change entropy_change top10_energy_change"
@@ -45,12 +47,57 @@ raw_maps = arrays(np.float32, (5, 6), elements=st.integers(0, 64).map(lambda k: 
 
 
 def test_metrics_are_the_designs_table():
-    assert list(similarity.METRICS) == TABLE
+    assert list(metric_table.METRICS) == TABLE
     assert SIGNED == ["gini_change", "entropy_change", "top10_energy_change"]
-    for name, metric in similarity.METRICS.items():
+    for name, metric in metric_table.METRICS.items():
         assert metric.name == name
         assert metric.higher_is_more_stable is (None if metric.signed else metric.identical == 1.0)
-    assert set(similarity._SCORES) == set(similarity.METRICS)
+
+
+def test_a_metric_is_one_function_and_one_entry(monkeypatch):
+    """Values, baselines, summary and overview go through the table."""
+    calls = []
+
+    def mean_of(features):
+        calls.append(features)
+        return float(features.flat.mean())
+
+    def mean_change(before, after):
+        return after.once(mean_of) - before.once(mean_of)
+
+    mine = metric_table.Metric(
+        name="mean_change",
+        label="Change in mean",
+        compute=mean_change,
+        identical=0.0,
+        higher_is_more_stable=None,
+        signed=True,
+        bounds=(-1, 1),
+    )
+    monkeypatch.setitem(metric_table.METRICS, "mean_change", mine)
+    before, after = relu_maps(4, 5, 5), relu_maps(4, 5, 5, seed=1)
+    values = similarity.compare_maps(before, after, size=8)
+    prepared = [map_grids.prepare(maps, 8).astype(float).mean((1, 2)) for maps in (before, after)]
+    np.testing.assert_allclose(values["mean_change"], prepared[1] - prepared[0], atol=1e-12)
+    assert len(calls) == 8, "each map once"
+    values |= baselines.baselines(before, after, [0] * 4, range(4), size=8, draws=2)
+    images = pd.DataFrame({"image_id": list("abcd"), "patient_id": range(4)})
+    table = comparison.score_table(values, images, architecture="Net", seed=0, method="layercam")
+    row = score_summary.overview(comparison.summarise(table, n_boot=20)).set_index("metric").loc["mean_change"]
+    assert row["median"] == np.median(values["mean_change"])
+    assert row["two_patients"] == np.median(values["mean_change_two_patients"]) > 0
+
+
+def test_what_a_metric_needs_of_one_map_is_computed_once():
+    features, calls = map_features.Features(map_grids.prepare(relu_maps(1, 4, 4), 8)[0]), []
+
+    def scaled(of, factor):
+        calls.append(factor)
+        return of.flat * factor
+
+    assert features.once(scaled, 2) is features.once(scaled, 2)
+    np.testing.assert_array_equal(features.once(scaled, 3), features.flat * 3)
+    assert calls == [2, 3]
 
 
 # ---------------------------------------------------------------- upsampling
@@ -59,8 +106,8 @@ def test_metrics_are_the_designs_table():
 def test_upsample_by_hand():
     # Two pixels to four: samples at -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1).
     row = [0.0, 1.0, 3.0, 4.0]
-    np.testing.assert_array_equal(similarity.upsample(np.array([[[0.0, 4.0]]]), (1, 4)), [[row]])
-    both = similarity.upsample(np.array([[[0.0, 4.0], [8.0, 12.0]]]), 4)
+    np.testing.assert_array_equal(map_grids.upsample(np.array([[[0.0, 4.0]]]), (1, 4)), [[row]])
+    both = map_grids.upsample(np.array([[[0.0, 4.0], [8.0, 12.0]]]), 4)
     np.testing.assert_array_equal(both[0], np.array(row) + np.array([[0.0], [2.0], [6.0], [8.0]]))
     assert both.dtype == np.float32
 
@@ -72,7 +119,7 @@ def test_upsample_equals_map_coordinates(h, w, size):
     columns = (np.arange(size[1]) + 0.5) * w / size[1] - 0.5
     grid = np.meshgrid(rows, columns, indexing="ij")
     expected = [ndimage.map_coordinates(m.astype(float), grid, order=1, mode="nearest") for m in maps]
-    np.testing.assert_allclose(similarity.upsample(maps, size), expected, atol=1e-6)
+    np.testing.assert_allclose(map_grids.upsample(maps, size), expected, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -80,31 +127,31 @@ def test_upsample_equals_tensorflow():
     tf = pytest.importorskip("tensorflow")
     maps = relu_maps(3, 12, 14)
     expected = tf.image.resize(maps[..., None], (224, 160), method="bilinear", antialias=False)[..., 0]
-    np.testing.assert_allclose(similarity.upsample(maps, (224, 160)), expected.numpy(), atol=2e-6)
+    np.testing.assert_allclose(map_grids.upsample(maps, (224, 160)), expected.numpy(), atol=2e-6)
 
 
 def test_upsample_to_the_same_grid_changes_nothing():
     maps = relu_maps(2, 9, 8)
-    np.testing.assert_array_equal(similarity.upsample(maps, (9, 8)), maps)
+    np.testing.assert_array_equal(map_grids.upsample(maps, (9, 8)), maps)
 
 
 def test_upsample_keeps_plateaus_exact():
     # A third is no binary fraction, and 7 to 50 gives weights that are none either.
     maps = np.full((1, 7, 7), 1 / 3, np.float32)
-    assert np.unique(similarity.upsample(maps, 50)).tolist() == [np.float32(1 / 3)]
+    assert np.unique(map_grids.upsample(maps, 50)).tolist() == [np.float32(1 / 3)]
 
 
 @pytest.mark.parametrize("size", [7, (8, 7), (7, 8)])
 def test_downsampling_is_refused(size):
     with pytest.raises(InputError, match="8x8"):
-        similarity.upsample(np.zeros((1, 8, 8)), size)
+        map_grids.upsample(np.zeros((1, 8, 8)), size)
 
 
 @given(raw_maps)
 @settings(max_examples=50, deadline=None)
 def test_upsampling_never_makes_a_map_constant(m):
     for size in ((5, 6), (6, 6), (7, 9)):
-        assert np.ptp(similarity.upsample(m[None], size)) > 0
+        assert np.ptp(map_grids.upsample(m[None], size)) > 0
 
 
 # ---------------------------------------------------------------- normalising and empty maps
@@ -112,7 +159,7 @@ def test_upsampling_never_makes_a_map_constant(m):
 
 def test_normalise():
     maps = np.array([[[2.0, 4.0], [3.0, 6.0]], [[5, 5], [5, 5]], [[0, np.nan], [1, 2]], [[0, np.inf], [1, 2]]])
-    out = similarity.normalise(maps)
+    out = map_grids.normalise(maps)
     np.testing.assert_array_equal(out[0], [[0, 0.5], [0.25, 1]])
     assert np.isnan(out[1:]).all() and out.dtype == np.float32
 
@@ -122,8 +169,8 @@ def test_not_finite_without_warnings(value, recwarn):
     maps = relu_maps(3, 4, 4)
     maps[1, 2, 2] = value
     maps[2] = value
-    assert similarity.is_empty(maps).tolist() == [False, True, True]
-    assert np.isnan(similarity.normalise(maps)[1:]).all()
+    assert map_grids.is_empty(maps).tolist() == [False, True, True]
+    assert np.isnan(map_grids.normalise(maps)[1:]).all()
     assert not recwarn.list
 
 
@@ -134,31 +181,31 @@ def test_prepare_is_its_plain_definition_to_the_last_bit(h, w, size):
         return ((m - m.min()) / (m.max() - m.min())).astype(np.float32)
 
     maps = relu_maps(6, h, w) + np.float32(0.3)
-    expected = [plain(up) for up in similarity.upsample(np.array([plain(m) for m in maps]), size)]
-    np.testing.assert_array_equal(similarity.prepare(maps, size), expected)
+    expected = [plain(up) for up in map_grids.upsample(np.array([plain(m) for m in maps]), size)]
+    np.testing.assert_array_equal(map_grids.prepare(maps, size), expected)
 
 
 def test_empty_ignores_vanished_maps_in_the_median():
     base = np.array([[0.0, 1.0], [0.5, 0.25]])
     map_set = np.stack([base, 2 * base, 3 * base, 0 * base, 0 * base, 0 * base, 1.9e-6 * base, 2.1e-6 * base])
     # Median range of the six that did not vanish: of 1, 2, 3, 1.9e-6, 2.1e-6 it is 1; hence 1e-6.
-    assert similarity.is_empty(map_set).tolist() == [False] * 3 + [True] * 3 + [False] * 2
+    assert map_grids.is_empty(map_set).tolist() == [False] * 3 + [True] * 3 + [False] * 2
     # Without the small ones' pull it is 2, hence 2e-6.
     large = np.concatenate([map_set, 2 * base[None], 3 * base[None], 3 * base[None]])
-    assert similarity.is_empty(large).tolist() == [False] * 3 + [True] * 4 + [False] * 4
-    assert similarity.is_empty(large, relative_range=0).tolist() == [False] * 3 + [True] * 3 + [False] * 5
+    assert map_grids.is_empty(large).tolist() == [False] * 3 + [True] * 4 + [False] * 4
+    assert map_grids.is_empty(large, relative_range=0).tolist() == [False] * 3 + [True] * 3 + [False] * 5
 
 
 def test_empty_counts_range_not_height():
     # A constant map of any height says nothing; neither does a ripple of 1e-7 on a height of 1.
     base = np.array([[0.0, 1.0], [0.5, 0.25]])
-    assert similarity.is_empty(np.stack([base, base, 0 * base + 7, 1 + 1e-7 * base])).tolist() == [
+    assert map_grids.is_empty(np.stack([base, base, 0 * base + 7, 1 + 1e-7 * base])).tolist() == [
         False, False, True, True,
     ]  # fmt: skip
 
 
 def test_only_vanished_maps():
-    assert similarity.is_empty(np.zeros((3, 4, 4))).all()
+    assert map_grids.is_empty(np.zeros((3, 4, 4))).all()
     result = similarity.compare_maps(np.zeros((3, 4, 4)), relu_maps(3, 4, 4), size=8)
     assert result["empty_before"].all() and not result["empty_after"].any()
     assert all(np.isnan(result[name]).all() for name in TABLE)
@@ -269,7 +316,7 @@ def test_the_image_diagonal_normalises_rectangles():
     "q, pixels, k", [(0.05, 224 * 224, 2509), (0.2, 50176, 10035), (0.3, 10, 3), (0.05, 4, 1), (0.05, 50, 2)]
 )
 def test_top_count(q, pixels, k):
-    assert similarity.top_count(q, pixels) == k
+    assert map_features.top_count(q, pixels) == k
 
 
 # ---------------------------------------------------------------- independent implementations
@@ -281,7 +328,7 @@ def pairs():
     t, f = relu_maps(10, 14, 14), relu_maps(10, 12, 12, seed=1)
     f[:5] = 0.7 * t[:5, 1:-1, 1:-1] + 0.3 * f[:5]
     table = similarity.compare_maps(t, f, size=(56, 48))
-    return similarity.prepare(t, (56, 48)), similarity.prepare(f, (56, 48)), table
+    return map_grids.prepare(t, (56, 48)), map_grids.prepare(f, (56, 48)), table
 
 
 def compare_with(pairs, name, reference, **tolerance):
@@ -306,7 +353,7 @@ def test_ssim_equals_scikit_image(pairs):
 
 def test_ssim_at_the_smallest_size():
     t, f = relu_maps(1, 7, 7)[0], relu_maps(1, 7, 7, seed=3)[0]
-    a, b = (similarity.normalise(m[None])[0].astype(float) for m in (t, f))
+    a, b = (map_grids.normalise(m[None])[0].astype(float) for m in (t, f))
     assert one(t, f, 7)["ssim"] == pytest.approx(structural_similarity(a, b, data_range=1), abs=1e-12)
 
 
@@ -334,10 +381,10 @@ def test_iou_equals_sets(pairs, name, q):
 @given(arrays(np.float32, (7, 9), elements=st.integers(0, 4).map(lambda k: k / 4)).filter(np.ptp))
 @settings(max_examples=60, deadline=None)
 def test_ranks_and_ssim_of_many_ties_and_few_windows(m):
-    a = similarity.normalise(m[None])[0]
+    a = map_grids.normalise(m[None])[0]
     b = relu_maps(1, 7, 9)[0]
     got = one(a, b, (7, 9))
-    b = similarity.normalise(b[None])[0].astype(float)
+    b = map_grids.normalise(b[None])[0].astype(float)
     assert got["spearman"] == pytest.approx(stats.spearmanr(a.ravel(), b.ravel()).statistic, abs=1e-12)
     # 7x9 has three windows, all in the last row of windows.
     assert got["ssim"] == pytest.approx(structural_similarity(a.astype(float), b, data_range=1), abs=1e-12)
@@ -372,7 +419,7 @@ def test_independent_maps_overlap_by_chance():
 @settings(max_examples=40, deadline=None)
 def test_identical_maps(m):
     got = one(m, m, 11)
-    for name, metric in similarity.METRICS.items():
+    for name, metric in metric_table.METRICS.items():
         assert got[name] == pytest.approx(metric.identical, abs=1e-12), name
 
 
@@ -500,7 +547,7 @@ def test_no_pairs_give_empty_columns():
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4, 1)), {}, r"after: expected a set"),
         (np.zeros((1, 4, 4), complex), np.zeros((1, 4, 4)), {}, "real numbers"),
         (np.zeros((1, 4, 4)), np.zeros((1, 9, 9)), {}, "9x9"),
-        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": 6}, "SSIM"),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": 6}, "ssim.*7x7"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": 0}, "positive"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"size": (8, 8, 3)}, "height, width"),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {"names": ["overlap_q25"]}, "overlap_q25"),
@@ -515,8 +562,8 @@ def test_bad_input(t, f, options, message):
 
 def test_score_refuses_different_sizes():
     a, b = (
-        similarity.Features(similarity.prepare(relu_maps(1, 4, 4), 8)[0]),
-        similarity.Features(np.eye(9, dtype=np.float32)),
+        map_features.Features(map_grids.prepare(relu_maps(1, 4, 4), 8)[0]),
+        map_features.Features(np.eye(9, dtype=np.float32)),
     )
     with pytest.raises(InputError, match="one size"):
         similarity.score(a, b)

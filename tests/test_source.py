@@ -216,13 +216,15 @@ def test_line_ends_do_not_count(tmp_path):
 
 
 def test_files_that_a_module_reads_count_with_it(tmp_path):
-    root = package(tmp_path, models__build="", models__other="")
-    weights = root / "models" / "pretrained" / "a.npz"
-    weights.parent.mkdir()
-    weights.write_bytes(b"1")
-    paths = [notebook(tmp_path / f"{name}.ipynb", f"from cxr.models import {name}") for name in ("build", "other")]
+    root = package(tmp_path, models__weights="", models__other="")
+    shipped = root / "models" / "pretrained" / "a.npz"
+    shipped.parent.mkdir()
+    shipped.write_bytes(b"1")
+    paths = [
+        notebook(tmp_path / f"{name}.ipynb", f"from cxr.models import {name}") for name in ("weights", "other")
+    ]
     before = [cv.code_version(path, package=root) for path in paths]
-    weights.write_bytes(b"2")
+    shipped.write_bytes(b"2")
     after = [cv.code_version(path, package=root) for path in paths]
     assert after[0] != before[0] and after[1] == before[1]
 

@@ -7,10 +7,13 @@ from keras import layers
 
 from cxr.attribution import cams
 from cxr.core.errors import InputError
-from cxr.core.params import ARCHITECTURES, PretrainParams, TrainParams
+from cxr.core.params import ARCHITECTURES, TrainParams
 from cxr.data import loading
-from cxr.models import build, graph
+from cxr.models import build, targets, weights
+from cxr.models import foreign as models_foreign
+from cxr.training import batches as training_batches
 from cxr.training import features, stages
+from cxr.training import heads as training_heads
 
 SIZE = 64
 BASE = {
@@ -67,7 +70,7 @@ def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
     history = stages.transfer(ours, *sets, settings).history
 
     theirs = make(settings)
-    assert build.sha256_weights(theirs) != build.sha256_weights(ours)
+    assert weights.sha256_weights(theirs) != weights.sha256_weights(ours)
     for layer in theirs.layers:
         layer.trainable = layer.name == "logits"
     to_logits = keras.Model(theirs.input, theirs.get_layer("logits").output)
@@ -78,8 +81,8 @@ def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
     # Keras sets `trainable` aside from `training`: a frozen BatchNorm runs in inference mode
     (train, val) = sets
     theirs_history = to_logits.fit(
-        stages._dataset(train, settings, training=True),
-        validation_data=stages._dataset(val, settings, training=False),
+        training_batches.dataset(train, settings, training=True),
+        validation_data=training_batches.dataset(val, settings, training=False),
         epochs=settings.transfer_epochs,
         verbose=0,
         shuffle=False,
@@ -145,7 +148,7 @@ def test_same_seed_same_weights(sets):
         model = make(settings)
         stages.transfer(model, *sets, settings)
         stages.fine_tune(model, *sets, settings)
-        return build.sha256_weights(model)
+        return weights.sha256_weights(model)
 
     assert trained(0) == trained(0)
     assert trained(0) != trained(1)
@@ -160,9 +163,9 @@ def test_heads_leave_the_model_and_the_next_stage_bitwise_alone(sets):
         settings = TrainParams(**{**BASE, "dropout": 0.3, "extra_heads": extra_heads}, fine_tune_from="pool")
         model = make(settings)
         history, heads = stages.transfer(model, *sets, settings)
-        hashes = [build.sha256_weights(model)]
+        hashes = [weights.sha256_weights(model)]
         stages.fine_tune(model, *sets, settings)
-        return history.drop(columns="seconds"), heads, [*hashes, build.sha256_weights(model)]
+        return history.drop(columns="seconds"), heads, [*hashes, weights.sha256_weights(model)]
 
     (history, none, hashes), (other_history, heads, other_hashes) = trained(0), trained(2)
     assert none == [] and len(heads) == 2
@@ -173,7 +176,7 @@ def test_heads_leave_the_model_and_the_next_stage_bitwise_alone(sets):
 def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
     settings = TrainParams(**{**BASE, "weights": "source", "transfer_epochs": 30, "extra_heads": 2})
     model = make(settings)
-    build.load_backbone(model, settings.weights)
+    weights.load_backbone(model, settings.weights)
     history, heads = stages.transfer(model, *sets, settings)
     images, labels = sets[1]
     pooled = features.pooled(model, images, settings)
@@ -193,7 +196,7 @@ def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
     assert all(not np.allclose(kernels[i], kernels[j], atol=1e-3) for i, j in ((0, 1), (0, 2), (1, 2)))
 
     again = make(settings)
-    build.load_backbone(again, settings.weights)
+    weights.load_backbone(again, settings.weights)
     _, (first,) = stages.transfer(again, *sets, settings.model_copy(update={"extra_heads": 1}))
     for a, b in zip(first, heads[0], strict=True):
         np.testing.assert_array_equal(a, b)  # how many there are is nothing to the first
@@ -201,10 +204,14 @@ def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
 
 def test_head_seeds_never_collide_for_neighbours_nor_with_a_runs():
     runs = [0, 1, 2, 3, 41, 42, 2_000_000]
-    seeds = [stages.head_seed(run, number) for run in runs for number in range(stages.MAX_HEADS)]
+    seeds = [training_heads.head_seed(run, number) for run in runs for number in range(training_heads.MAX_HEADS)]
     assert len(set(seeds)) == len(seeds)
     assert min(seeds) >= 2**31 and max(seeds) < 2**32
-    edge = [stages.head_seed(2**31 - run, number) for run in (1, 2) for number in range(stages.MAX_HEADS)]
+    edge = [
+        training_heads.head_seed(2**31 - run, number)
+        for run in (1, 2)
+        for number in range(training_heads.MAX_HEADS)
+    ]
     assert len(set(edge)) == len(edge) and min(edge) >= 2**31 and max(edge) < 2**32
 
 
@@ -226,8 +233,8 @@ def test_saved_heads_come_back(tmp_path, count):
     heads = [
         (rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)) for _ in range(count)
     ]
-    stages.save_heads(tmp_path / "heads", heads)
-    loaded = stages.load_heads(tmp_path / "heads")
+    training_heads.save_heads(tmp_path / "heads", heads)
+    loaded = training_heads.load_heads(tmp_path / "heads")
     assert len(loaded) == count
     for (kernel, bias), (other_kernel, other_bias) in zip(heads, loaded, strict=True):
         assert kernel.dtype == other_kernel.dtype
@@ -242,10 +249,10 @@ def test_files_without_heads_are_refused(tmp_path):
     np.savez(tmp_path / "pickle.npz", **{"0_0": np.array([{}], dtype=object), "0_1": np.zeros(3)})
     for name in ("none.npz", "text.npz", "empty.npz", "array.npy", "pickle.npz"):
         with pytest.raises(InputError, match=f"{name}: cannot be read as heads"):
-            stages.load_heads(tmp_path / name)
+            training_heads.load_heads(tmp_path / name)
     np.savez(tmp_path / "more.npz", **{"0_0": np.zeros((2, 3)), "0_1": np.zeros(3)}, other=np.zeros(1))
     with pytest.raises(InputError, match="holds other beside heads"):
-        stages.load_heads(tmp_path / "more.npz")
+        training_heads.load_heads(tmp_path / "more.npz")
 
 
 # --- what fine-tuning leaves alone, and shows meanwhile
@@ -255,7 +262,7 @@ def test_files_without_heads_are_refused(tmp_path):
 def test_fine_tuning_from_a_layer_freezes_it_and_what_it_depends_on(sets, name):
     settings = TrainParams(**{**BASE, "fine_tune_epochs": 1}, fine_tune_from=name, batchnorm="training")
     model = make(settings)
-    layer = name if name == "pool" else build.target_layer(model, name)
+    layer = name if name == "pool" else targets.target_layer(model, name)
     upstream, queue = set(), [layer]
     while queue:  # its ancestors, by the graph's edges
         current = queue.pop()
@@ -277,12 +284,12 @@ def test_fine_tuning_from_a_layer_freezes_it_and_what_it_depends_on(sets, name):
 
 def test_layers_to_fine_tune_from_are_checked():
     model = make(TrainParams(**BASE))
-    assert build.frozen_layers(model, "") == []
+    assert targets.frozen_layers(model, "") == []
     with pytest.raises(InputError, match="^fine_tune_from: CompactResNetV2 has no layer 'penultimte'"):
-        build.frozen_layers(model, "penultimte")
+        targets.frozen_layers(model, "penultimte")
     for name in ("logits", "probabilities"):
         with pytest.raises(InputError, match=f"up to '{name}' is all of CompactResNetV2, which leaves nothing"):
-            build.frozen_layers(model, name)
+            targets.frozen_layers(model, name)
 
 
 def test_weights_in_on_epoch_are_those_of_that_epoch(sets):
@@ -298,21 +305,21 @@ def test_weights_in_on_epoch_are_those_of_that_epoch(sets):
         probabilities = stages.predict(model, images, 8)
         loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
         seen.append((epoch, loss, metrics["val_loss"]))
-        hashes.append(build.sha256_weights(model))
+        hashes.append(weights.sha256_weights(model))
 
     history = stages.fine_tune(model, *sets, settings, on_epoch=on_epoch)
     epochs, losses, logged = zip(*seen, strict=True)
     assert epochs == (1, 2, 3, 4) and len(set(hashes)) == 4
     np.testing.assert_allclose(losses, logged, rtol=1e-3)
     assert np.ptp(losses) > 0.01
-    assert build.sha256_weights(model) == hashes[history["val_loss"].idxmin()]  # the best one is kept
+    assert weights.sha256_weights(model) == hashes[history["val_loss"].idxmin()]  # the best one is kept
 
 
 def test_augmentation_sees_other_pixels_and_keeps_the_backbone(sets):
     settings = TrainParams(**BASE, augmentation="light")
     (images, _), _ = sets
     batches = [
-        np.concatenate([x for x, _ in stages._dataset(sets[0], s, training=True)])
+        np.concatenate([x for x, _ in training_batches.dataset(sets[0], s, training=True)])
         for s in (settings, settings.model_copy(update={"augmentation": "none"}))
     ]
     assert batches[0].shape == batches[1].shape
@@ -380,17 +387,6 @@ def test_prediction_table():
     assert table["p_1"].tolist() == [0.1, 0.4]
 
 
-def test_pretraining_learns_the_source_task():
-    stages.seed_everything(0)
-    settings = PretrainParams(
-        architecture="CompactResNetV2", image_size=48, source_images=192, epochs=4, batch_size=16
-    )
-    epochs = []
-    model, history = stages.pretrain(settings, on_epoch=lambda epoch, metrics: epochs.append(epoch))
-    assert epochs == [1, 2, 3, 4] and history["loss"].iloc[-1] < history["loss"].iloc[0]
-    assert model.name == "CompactResNetV2" and model.output_shape == (None, 2)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES[:3])
 def test_the_papers_networks_through_both_stages_and_both_methods(name):
@@ -426,7 +422,9 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
     for method in ("layercam", "gradcampp"):
         a, b = maps["before"][method], maps["after"][method]
         assert (
-            a.shape == b.shape == (4, *model.get_layer(build.target_layer(model, "penultimate")).output.shape[1:3])
+            a.shape
+            == b.shape
+            == (4, *model.get_layer(targets.target_layer(model, "penultimate")).output.shape[1:3])
         )
         assert np.isfinite(a).all() and np.isfinite(b).all() and not np.array_equal(a, b)
 
@@ -439,7 +437,9 @@ def foreign(n_classes=2, side=32):
     x = layers.Flatten(name="flat")(x)
     x = layers.Dense(6, activation="relu", name="hidden_1")(x)
     x = layers.Dense(6, activation="relu", name="hidden_2")(layers.Dropout(0.2)(x))
-    return graph.adapt(keras.Model(inputs, layers.Dense(n_classes, activation="softmax")(x), name="foreign"))
+    return models_foreign.adapt(
+        keras.Model(inputs, layers.Dense(n_classes, activation="softmax")(x), name="foreign")
+    )
 
 
 @pytest.mark.parametrize("augmentation", ["none", "light"])
@@ -469,8 +469,8 @@ def test_the_whole_head_of_a_foreign_classifier_is_trained_and_nothing_else(augm
         with cams.head(model, *head):
             assert np.array_equal(model.get_layer("hidden_2").get_weights()[0], head[2])
     if result.heads:
-        stages.save_heads(tmp_path / "heads.npz", result.heads)
-        again = stages.load_heads(tmp_path / "heads.npz")
+        training_heads.save_heads(tmp_path / "heads.npz", result.heads)
+        again = training_heads.load_heads(tmp_path / "heads.npz")
         for head, loaded in zip(result.heads, again, strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(head, loaded, strict=True))
         assert not np.array_equal(result.heads[0][2], result.heads[1][2]), "each head from weights of its own"

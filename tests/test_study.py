@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import nbformat
 import pandas as pd
 import pytest
@@ -35,7 +36,7 @@ from cxr.core.params import TrainParams
 from cxr.data import loading
 settings = TrainParams.from_notebook(globals())
 inputs = {"manifest": loading.manifest_hash(loading.build_manifest(settings))}
-tracking.start("train", settings, name="train", inputs=inputs)
+run = tracking.start("train", settings, name="train", inputs=inputs)
 print("» epoch 1/1")
 print("{marker}")
 """,
@@ -44,14 +45,14 @@ from cxr import tracking
 from cxr.core.params import AttributeParams
 settings = AttributeParams.from_notebook(globals())
 train = tracking.run_info(settings.train_run_id)
-tracking.start("attribute", settings, name="attribute", inputs=tracking.upstream(train.run_id),
+run = tracking.start("attribute", settings, name="attribute", inputs=tracking.upstream(train.run_id),
                params={"seed": train.params["seed"]})
 """,
     "3_score": """
 from cxr import tracking
 from cxr.core.params import ScoreParams
 settings = ScoreParams.from_notebook(globals())
-tracking.start("score", settings, name="score", inputs=tracking.upstream(settings.attribute_run_id))
+run = tracking.start("score", settings, name="score", inputs=tracking.upstream(settings.attribute_run_id))
 tracking.log_metrics({"overlap_median": 0.5, "overlap_ci_low": 0.4, "overlap_ci_high": 0.625, "n_images": 12,
                       "n_empty": 0, "auc_macro_before": 0.9, "centroid_shift_median": float("nan")})
 """,
@@ -59,7 +60,7 @@ tracking.log_metrics({"overlap_median": 0.5, "overlap_ci_low": 0.4, "overlap_ci_
 from cxr import tracking
 from cxr.core.params import CompareParams
 settings = CompareParams.from_notebook(globals())
-tracking.start("compare", settings, name="compare", inputs=tracking.upstream(*settings.score_run_ids))
+run = tracking.start("compare", settings, name="compare", inputs=tracking.upstream(*settings.score_run_ids))
 print("the verdict:", len(settings.score_run_ids))
 """,
 }
@@ -76,7 +77,7 @@ def write_notebooks(folder: Path, **extra: str) -> Path:
         cells.append(nbformat.v4.new_code_cell(START[name].strip()))
         if stage in extra:
             cells.append(nbformat.v4.new_code_cell(extra[stage]))
-        cells.append(nbformat.v4.new_code_cell("tracking.finish()"))
+        cells.append(nbformat.v4.new_code_cell("run.finish()"))
         metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / f"{name}.ipynb")
     return folder
@@ -373,7 +374,7 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     tags = {"cxr.stage": "train", "cxr.complete": "true"}
     old = tracking.create_run(experiment="fake", name="of an earlier version", tags=tags, params={})
     tracking.end_run(old, "FINISHED")
-    tracking.mlflow.MlflowClient().delete_tag(old, "cxr.schema")
+    mlflow.MlflowClient().delete_tag(old, "cxr.schema")
     params = write_params(tmp_path / "study.yaml")
     assert go(params, notebooks, jobs=2) == 0
     output = capsys.readouterr().out
@@ -386,13 +387,13 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     parent = first["study"][0]
     assert train.params["architecture"] == "CompactDenseNet" and train.tags["mlflow.parentRunId"] == parent.run_id
     assert "cxr.fingerprint.planned" not in train.tags  # the notebook and the study agree
-    assert {"notebook.ipynb", "parameters.yaml", "environment.json"} <= set(tracking.artifacts(train.run_id))
+    assert {"notebook.ipynb", "parameters.yaml", "environment.json"} <= set(tracking.artifact_names(train.run_id))
     executed = tracking.fetch(train.run_id, "notebook.ipynb").read_text(encoding="utf-8")
     assert "epoch 1/1" in executed
     assert {run.params["method"] for run in first["score"]} == {"layercam", "gradcampp"}
     assert first["attribute"][0].params["train_run_id"] == train.run_id
     assert "the verdict: 2" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "report.html" in tracking.artifacts(first["compare"][0].run_id)
+    assert "report.html" in tracking.artifact_names(first["compare"][0].run_id)
     assert "cxr.undefined" in first["score"][0].tags
     assert re.search(r"^\[1/5\] train .*: done in \d+ s$", output, re.M) and "[5/5] compare: done" in output
     rows = [line.split() for line in output.splitlines() if line.startswith("CompactDenseNet")]
@@ -458,7 +459,7 @@ def test_what_fails_holds_back_only_what_depends_on_it(tmp_path, go, capsys):
     boom, dead = runs["train CompactDenseNet s1"], runs["train CompactDenseNet s2"]
     assert boom.tags["cxr.error"] == "ValueError: boom" and "DeadKernelError" in dead.tags["cxr.error"]
     for run in (boom, dead):
-        assert "notebook.ipynb" in tracking.artifacts(run.run_id)
+        assert "notebook.ipynb" in tracking.artifact_names(run.run_id)
         assert not run.complete
     notebook = json.loads(tracking.fetch(boom.run_id, "notebook.ipynb").read_text(encoding="utf-8"))
     assert any(out["output_type"] == "error" for cell in notebook["cells"] for out in cell.get("outputs", []))
@@ -470,9 +471,9 @@ def test_what_fails_holds_back_only_what_depends_on_it(tmp_path, go, capsys):
 
 @pytest.mark.slow
 def test_a_notebook_that_is_not_finished_or_fails_after_finish_is_not_done(tmp_path, go):
-    notebooks = write_notebooks(tmp_path / "notebooks", train="if seed == 1:\n    tracking.finish()\n    1 / 0")
+    notebooks = write_notebooks(tmp_path / "notebooks", train="if seed == 1:\n    run.finish()\n    1 / 0")
     path = notebooks / "1_train.ipynb"
-    path.write_text(path.read_text().replace('"tracking.finish()"', '"pass"'))
+    path.write_text(path.read_text().replace('"run.finish()"', '"pass"'))
     params = write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"])
     assert go(params, notebooks) == 1
     runs = {run.name: run for run in tracking.find("train", experiment="fake", complete=False)}
@@ -502,7 +503,7 @@ def test_a_printed_command_works_when_typed(tmp_path, notebooks, store, capsys):
     tracking.connect(store)
     run = tracking.run_info(tracking.latest("train", experiment="fake", seed=5))
     assert run.params["architecture"] == "CompactDenseNet"
-    assert "notebook.ipynb" in tracking.artifacts(run.run_id)  # also for a notebook that is run by hand
+    assert "notebook.ipynb" in tracking.artifact_names(run.run_id)  # also for a notebook that is run by hand
 
 
 @pytest.mark.slow

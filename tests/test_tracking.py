@@ -7,16 +7,19 @@ import sys
 from pathlib import Path
 
 import matplotlib.figure
+import mlflow
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 
 from cxr import tracking
 from cxr.core.errors import InputError
 from cxr.core.params import AttributeParams, CompareParams, ScoreParams, TrainParams
+from cxr.tracking import connection
 
 INPUTS = {"manifest": "abc"}
 
@@ -59,15 +62,15 @@ def store(tmp_path, monkeypatch, notebooks, empty_database):
     (tmp_path / "store").mkdir()
     shutil.copyfile(empty_database, tmp_path / "store" / "mlflow.db")
     yield tracking.connect(f"sqlite:///{tmp_path}/store/mlflow.db")
-    if tracking.mlflow.active_run():
-        tracking.mlflow.end_run()
+    if mlflow.active_run():
+        mlflow.end_run()
 
 
 def complete_run(stage="train", settings=None, **options) -> str:
     settings = settings or TrainParams(name="demo")
     run = tracking.start(stage, settings, name=stage, inputs=options.pop("inputs", INPUTS), **options)
-    tracking.finish()
-    return run.info.run_id
+    run.finish()
+    return run.run_id
 
 
 # -- the store
@@ -110,8 +113,8 @@ def test_a_store_that_cannot_be_had_is_an_input_error_and_changes_nothing(store,
 
 
 def test_a_server_that_asks_for_a_password_is_not_taken_for_absent():
-    error = tracking.MlflowException("API request to endpoint /x failed", error_code=UNAUTHENTICATED)
-    said = tracking._unreachable("http://x:1", error)
+    error = MlflowException("API request to endpoint /x failed", error_code=UNAUTHENTICATED)
+    said = connection._unreachable("http://x:1", error)
     assert "http://x:1 refuses (HTTP 401): set MLFLOW_TRACKING_USERNAME" in said and "no MLflow server" not in said
 
 
@@ -123,7 +126,7 @@ def test_a_file_that_is_no_database(tmp_path, store):
 
 def test_a_deleted_experiment_is_said_to_be_deleted(store):
     complete_run()
-    client = tracking.mlflow.MlflowClient()
+    client = mlflow.MlflowClient()
     client.delete_experiment(tracking.experiment_id("demo"))
     with pytest.raises(InputError, match="'demo' was deleted: .*`mlflow experiments restore"):
         tracking.start("train", TrainParams(name="demo"), name="x", inputs=INPUTS)
@@ -154,7 +157,7 @@ def test_git_commit(tmp_path, monkeypatch):
     def git(*words):
         subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
 
-    monkeypatch.setattr(tracking, "project", lambda: tmp_path)
+    monkeypatch.setattr("cxr.tracking.provenance.project", lambda: tmp_path)
     assert tracking.git_tags() == {}
     git("init")
     (tmp_path / "a").write_text("1")
@@ -191,7 +194,7 @@ def test_another_fingerprint_than_planned_is_the_one_that_counts(store, monkeypa
 
 
 def test_running_the_first_cell_again_ends_the_first_run(store):
-    first = tracking.start("train", TrainParams(name="demo"), name="x", inputs=INPUTS).info.run_id
+    first = tracking.start("train", TrainParams(name="demo"), name="x", inputs=INPUTS).run_id
     second = complete_run()
     assert tracking.run_info(first).status == "KILLED"
     assert [run.run_id for run in tracking.find("train", experiment="demo")] == [second]
@@ -222,8 +225,8 @@ def test_logging(store):
     tracking.log_json({"a": [1, 2]}, "a.json")
     tracking.log_text("grüß", "note.txt")
     tracking.log_file(__file__, "code")
-    tracking.finish()
-    info = tracking.run_info(run.info.run_id)
+    run.finish()
+    info = tracking.run_info(run.run_id)
     metrics = dict(info.metrics)
     assert metrics.pop("peak_memory_mib", 100) > 10  # not on Windows
     assert metrics == {"loss": 1.25, "AUC __dem_": 0.75}
@@ -307,7 +310,7 @@ def test_latest_takes_the_newest_complete_run_with_the_parameters(store):
 
 def test_runs_of_an_earlier_version_are_told_and_not_mixed_in(store):
     old = complete_run()
-    tracking.mlflow.MlflowClient().delete_tag(old, "cxr.schema")
+    mlflow.MlflowClient().delete_tag(old, "cxr.schema")
     assert tracking.find(experiment="demo", complete=False) == [] and tracking.experiments_with("train") == []
     assert (tracking.count_earlier("demo"), tracking.count_earlier("no such experiment")) == (1, 0)
     with pytest.raises(InputError, match="no finished train run in the experiment 'demo'"):
@@ -323,7 +326,7 @@ def test_runs_of_an_earlier_version_are_told_and_not_mixed_in(store):
             read(old)
     tracking.set_tags(old, {"cxr.schema": "1"})
     assert [run.run_id for run in tracking.find(experiment="demo")] == [new]
-    tracking.mlflow.MlflowClient().delete_run(old)
+    mlflow.MlflowClient().delete_run(old)
     assert tracking.count_earlier("demo") == 0
 
 
@@ -407,12 +410,12 @@ def papermill(notebook: Path, out: Path) -> subprocess.CompletedProcess:
 START = """from cxr import tracking
 from cxr.core.params import TrainParams
 settings = TrainParams.from_notebook(globals())
-tracking.start("train", settings, name="by hand", inputs={"manifest": "abc"})"""
+run = tracking.start("train", settings, name="by hand", inputs={"manifest": "abc"})"""
 
 
 @pytest.mark.slow
 def test_an_error_in_a_notebook_run_by_hand_leaves_a_failed_run_with_its_notebook(store, notebooks, tmp_path):
-    path = write_notebook(notebooks / "1_train.ipynb", START, "1 / 0", "tracking.finish()")
+    path = write_notebook(notebooks / "1_train.ipynb", START, "1 / 0", "run.finish()")
     assert papermill(path, tmp_path / "out.ipynb").returncode == 1
     (run,) = tracking.find("train", experiment="demo", complete=False)
     assert run.status == "FAILED" and not run.complete and run.params["seed"] == "4"
@@ -421,11 +424,9 @@ def test_an_error_in_a_notebook_run_by_hand_leaves_a_failed_run_with_its_noteboo
 
 @pytest.mark.slow
 def test_cells_that_the_file_does_not_hold_mark_a_run_as_edited(store, notebooks, tmp_path):
-    path = write_notebook(
-        notebooks / "1_train.ipynb", "%config Completer.use_jedi = False", START, "tracking.finish()"
-    )
+    path = write_notebook(notebooks / "1_train.ipynb", "%config Completer.use_jedi = False", START, "run.finish()")
     assert papermill(path, tmp_path / "out.ipynb").returncode == 0
-    copy = write_notebook(tmp_path / "copy.ipynb", START, "settings = None", "tracking.finish()")
+    copy = write_notebook(tmp_path / "copy.ipynb", START, "settings = None", "run.finish()")
     assert papermill(copy, tmp_path / "out.ipynb").returncode == 0
     edited, plain = tracking.find("train", experiment="demo")
     assert edited.tags["cxr.edited"] == "true" and "cxr.edited" not in plain.tags
@@ -435,32 +436,33 @@ def test_cells_that_the_file_does_not_hold_mark_a_run_as_edited(store, notebooks
 # -- what the UI shows
 
 
-def describing_run():
-    return tracking.start("train", TrainParams(name="demo"), name="train", inputs=INPUTS).info.run_id
+def describing_run() -> tracking.Run:
+    return tracking.start("train", TrainParams(name="demo"), name="train", inputs=INPUTS)
 
 
 def test_a_description_has_its_figure_and_a_person_s_own_is_left_alone(store):
-    run_id = describing_run()
+    run = describing_run()
+    run_id = run.run_id
     figure = matplotlib.figure.Figure(figsize=(9, 3))
     figure.subplots().plot([0, 1])
-    tracking.describe("Some words.", figure=figure)
+    run.describe("Some words.", figure=figure)
     assert (
         tracking.run_info(run_id).tags["mlflow.note.content"].startswith("Some words.\n\n![overview.png](get-art")
     )
     from PIL import Image
 
     assert 500 < Image.open(tracking.fetch(run_id, "overview.png")).width <= 800
-    tracking.describe("Other words.")
+    run.describe("Other words.")
     assert tracking.run_info(run_id).tags["mlflow.note.content"] == "Other words."
     tracking.set_tags(run_id, {"mlflow.note.content": "By hand."})
-    tracking.describe("Third words.")
+    run.describe("Third words.")
     assert tracking.run_info(run_id).tags["mlflow.note.content"] == "By hand."
 
 
 def test_an_experiment_has_views_and_a_description(store):
     describing_run()
     tracking.describe_experiment("demo", "What it is.", methods=["layercam"], classes=["a class"])
-    tags = tracking.mlflow.get_experiment_by_name("demo").tags
+    tags = mlflow.get_experiment_by_name("demo").tags
     assert tags["mlflow.note.content"] == "What it is."
     assert {key for key in tags if key.startswith("mlflow.sharedViewState.cxr-")} >= {
         "mlflow.sharedViewState.cxr-scores",
@@ -471,20 +473,21 @@ def test_an_experiment_has_views_and_a_description(store):
 
 
 def test_data_sets_are_entities_of_the_runs_that_use_them(store):
-    run_id = describing_run()
+    run = describing_run()
+    run_id = run.run_id
     counts = {"train": {"x": 3, "y": 1}, "test": {"x": 2}}
     tracking.log_dataset("mine", "a" * 64, source="/data/mine", columns=["path", "label"], counts=counts)
-    tracking.finish()
-    found = tracking.mlflow.get_run(run_id).inputs.dataset_inputs
+    run.finish()
+    found = mlflow.get_run(run_id).inputs.dataset_inputs
     roles = {item.tags[0].value: item.dataset for item in found}
     assert roles["training"].name == "mine" and roles["evaluation"].name == "mine, test split"
     assert roles["training"].digest == "a" * 12
     assert json.loads(roles["training"].profile)["num_rows"] == 4
     assert json.loads(roles["evaluation"].profile)["num_rows"] == 2
-    later = tracking.start("attribute", AttributeParams(name="demo"), name="a", inputs={}).info.run_id
+    later = tracking.start("attribute", AttributeParams(name="demo"), name="a", inputs={}).run_id
     tracking.log_dataset_of(run_id)
     tracking.log_dataset_of(complete_run_without_data())  # of an older version
-    (own,) = tracking.mlflow.get_run(later).inputs.dataset_inputs
+    (own,) = mlflow.get_run(later).inputs.dataset_inputs
     assert own.dataset.name == "mine, test split"
 
 
@@ -492,22 +495,23 @@ def complete_run_without_data() -> str:
     return tracking.create_run(experiment="demo", name="old", tags={}, params={})
 
 
-def log_models(seed: int = 0) -> str:
-    run_id = describing_run()
+def log_models(seed: int = 0) -> tracking.Run:
+    run = describing_run()
     tracking.log_text("weights", "checkpoints/after.keras")
     params = {"architecture": "A/B", "seed": seed}
     tracking.log_model(
         "after", params=params, metrics={"auc_macro": 0.9, "ece": math.nan}, sha256="b", loadable=True
     )
     tracking.register(architecture="A/B", seed=seed, weights="none", data="phantom")
-    return run_id
+    return run
 
 
 def test_a_fine_tuned_model_is_registered_once_with_its_drift(store, capsys):
-    client = tracking.mlflow.MlflowClient()
-    run_id = log_models()
+    client = mlflow.MlflowClient()
+    run = log_models()
+    run_id = run.run_id
     tracking.register(architecture="A/B", seed=0, weights="none", data="phantom")
-    tracking.finish()
+    run.finish()
     tracking.tag_model(run_id, {"layercam.overlap_median": 0.51239, "layercam.overlap_corrected_median": math.nan})
     assert tracking.model_name("demo", "A/B") == "demo.A_B"
     (version,) = client.search_model_versions("name = 'demo.A_B'")
@@ -524,18 +528,19 @@ def test_a_fine_tuned_model_is_registered_once_with_its_drift(store, capsys):
     made = yaml.safe_load(tracking.fetch(run_id, "checkpoints/MLmodel").read_text())
     assert made["flavors"]["keras"]["data"] == "after"
     second = log_models()
-    tracking.finish()
-    assert client.get_model_version_by_alias("demo.A_B", "s0").run_id == second
+    second.finish()
+    assert client.get_model_version_by_alias("demo.A_B", "s0").run_id == second.run_id
     assert capsys.readouterr().out.count("registered: models:/demo.A_B/") == 2
 
 
 def test_a_store_without_a_registry_is_no_error(store, monkeypatch, capsys):
     def refuse(*_, **__):
-        raise tracking.MlflowException("PERMISSION_DENIED: not you")
+        raise MlflowException("PERMISSION_DENIED: not you")
 
-    monkeypatch.setattr(tracking.mlflow.MlflowClient, "create_registered_model", refuse)
-    run_id = log_models()
-    tracking.finish()
+    monkeypatch.setattr(mlflow.MlflowClient, "create_registered_model", refuse)
+    run = log_models()
+    run_id = run.run_id
+    run.finish()
     assert tracking.run_info(run_id).complete
     assert (
         capsys.readouterr().out

@@ -34,9 +34,8 @@ def figure() -> matplotlib.figure.Figure:
 def log_study() -> None:
     """One run a stage, as the notebooks log them; two score runs."""
     settings = TrainParams(name=NAME, architecture="CompactResNetV2", seed=0)
-    train = tracking.start(
-        "train", settings, name="train CompactResNetV2 s0", inputs={"manifest": "a" * 64}
-    ).info.run_id
+    run = tracking.start("train", settings, name="train CompactResNetV2 s0", inputs={"manifest": "a" * 64})
+    train = run.run_id
     tracking.log_dataset(
         "phantom",
         "a" * 64,
@@ -51,9 +50,9 @@ def log_study() -> None:
         loadable = checkpoint == "after"
         tracking.log_model(checkpoint, params=params, metrics=measured, sha256="b" * 64, loadable=loadable)
         tracking.log_metrics({f"auc_macro_{checkpoint}": 0.9})
-    tracking.describe(descriptions.train(settings.model_dump(), {"after": measured}), figure=figure())
+    run.describe(descriptions.train(settings.model_dump(), {"after": measured}), figure=figure())
     tracking.register(architecture=settings.architecture, seed=0, weights="source", data="phantom")
-    tracking.finish()
+    run.finish()
 
     run = tracking.start(
         "attribute",
@@ -69,8 +68,8 @@ def log_study() -> None:
     tracking.log_dataset_of(train)
     maps = pd.DataFrame({"method": ["layercam"], "checkpoint": ["before"], "maps": [2], "empty": [0]})
     text = descriptions.attribute(settings.model_dump(), layer="relu", grid="4x4", maps=maps, scored=2, of=2)
-    tracking.describe(text, figure=figure())
-    tracking.finish()
+    run.describe(text, figure=figure())
+    run.finish()
 
     names = [name for name in comparison.HEADLINE if name not in comparison.OF_SEVERAL_RUNS]
     values = {name: number / 20 for number, name in enumerate(names)}
@@ -78,22 +77,22 @@ def log_study() -> None:
     for method in ("layercam", "gradcampp"):
         cell = {"architecture": settings.architecture, "seed": 0, "method": method}
         scores.append(
-            tracking.start(
+            run=tracking.start(
                 "score",
                 ScoreParams(name=NAME, method=method),
                 name=f"score CompactResNetV2 s0 {method}",
-                inputs=tracking.upstream(run.info.run_id),
+                inputs=tracking.upstream(run.run_id),
                 params=cell,
             ).info.run_id
         )
         tracking.log_metrics({**values, "other": 1.0})
         tracking.log_dataset_of(train)
         headline = tables.readable(comparison.headline_of_one({**cell, **values}))
-        tracking.describe(
+        run.describe(
             descriptions.score(cell, headline, data="phantom", links=[tracking.link(train)]), figure=figure()
         )
         tracking.tag_model(train, {f"{method}.overlap_median": 0.5, f"{method}.score_run": scores[-1]})
-        tracking.finish()
+        run.finish()
 
     compare = tracking.start(
         "compare", CompareParams(name=NAME), name="compare", inputs=tracking.upstream(*scores)
@@ -102,8 +101,8 @@ def log_study() -> None:
     claims = pd.DataFrame({"claim": ["All is well"], "verdict": ["cannot tell"]})
     headline = tables.readable(pd.DataFrame([{**cell, **values}]))
     text = descriptions.compare(headline, claims, run_id=compare.info.run_id, data="phantom")
-    tracking.describe(text, figure=figure())
-    tracking.finish()
+    run.describe(text, figure=figure())
+    run.finish()
     study = tracking.create_run(experiment=NAME, name=f"study {NAME}", tags={"cxr.stage": "study"}, params={})
     tracking.end_run(study, "FINISHED")
     text = descriptions.experiment(tracking.experiment_id(NAME), data="phantom", headline=headline)

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report import verdicts
-from cxr.statistics import hypotheses
+from cxr.statistics import planning
 
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
 MARGINS = verdicts.Margins(auc=0.02, centroid=0.05, overlap=0.05)
@@ -122,8 +122,8 @@ def test_what_is_open_says_what_it_would_take():
     assert found["depends"].verdict == verdicts.OPEN
     assert any(word in found["depends"].needed for word in ("training seeds", "patients", "cannot be planned"))
     est = evidence.pairs["estimate"].iloc[0]
-    alone = hypotheses.seeds_needed(est, effect=0.05, alpha=0.05)
-    among = hypotheses.seeds_needed(est, effect=0.05, alpha=0.05 / 3)
+    alone = planning.seeds_needed(est, effect=0.05, alpha=0.05)
+    among = planning.seeds_needed(est, effect=0.05, alpha=0.05 / 3)
     assert alone <= among, "Holm asks for more"
     assert f"about {max(among, 3)} training seeds" in verdicts._seeds_for(est, est.value - 0.05, tests=3)
 

@@ -26,7 +26,7 @@ from keras import layers
 
 from cxr.core.errors import InputError
 from cxr.core.progress import progress
-from cxr.models import build
+from cxr.models import build, targets
 
 SCORECAM_CHANNELS = 32
 SMOOTHGRAD_SAMPLES = 16
@@ -63,7 +63,7 @@ def attribute(
         label: what to call this in progress lines; empty: none are printed.
 
     Returns: per method, maps float32 [n, h, w], not normalised, at least 0: on the layer's own grid for
-        LAYER_METHODS, else on the method's. A map may be all zero or hold NaN: see `similarity.empty`.
+        LAYER_METHODS, else on the method's. A map may be all zero or hold NaN: see `map_grids.is_empty`.
     Raises: InputError for an unknown layer or method, a grid under 4x4, or no image.
     """
     explain = _explainer(model, layer, tuple(methods))
@@ -158,7 +158,7 @@ def variants(
     """The default maps of CAMs, and those under other choices that a reader could have made as well.
 
     - `default`: what `attribute` returns.
-    - `layer-<name>`, for each of `cxr.models.build.TARGETS`: at that layer, where it is another one.
+    - `layer-<name>`, for each of `cxr.models.targets.TARGETS`: at that layer, where it is another one.
     - `score-softmax`: the gradient of the class' probability instead of its logit.
     - `norm-positive` (gradcampp): see `gradcampp_positive`.
     - `layers-fused` (layercam): see `fuse`; over `shallower`, `penultimate` and `final`, as far as there are.
@@ -180,7 +180,7 @@ def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str]):
     others = [name for name in methods if name not in CAMS]
     if others:
         raise InputError(f"method: {', '.join(others)} has no variants: use {', '.join(CAMS)}")
-    own = build.target_layer(model, layer)
+    own = targets.target_layer(model, layer)
     named, missing = _layers_beside(model, own)
     at = {"default": own, **{f"layer-{name}": real for name, real in named.items() if real != own}}
     variant_at = {real: variant for variant, real in at.items()}
@@ -212,9 +212,9 @@ def _layers_beside(model: keras.Model, own: str) -> tuple[dict[str, str], dict[s
     why a target has none of its own."""
     named: dict[str, str] = {}
     missing = {}
-    for name in build.TARGETS:
+    for name in targets.TARGETS:
         try:
-            real = build.target_layer(model, name)
+            real = targets.target_layer(model, name)
         except InputError as error:
             missing[f"layer-{name}"] = str(error)
             continue
@@ -231,7 +231,7 @@ def _explainer(model: keras.Model, layer: str, methods: Sequence[str]):
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise InputError(f"method: unknown {', '.join(unknown)}: use {', '.join(METHODS)}")
-    layer = build.target_layer(model, layer)
+    layer = targets.target_layer(model, layer)
     cams = [name for name in methods if name in CAMS]
     compute = activations_and_gradients(model, [(layer, "logit")]) if cams else None
     others = {name: INPUT_METHODS[name](model, layer) for name in methods if name in INPUT_METHODS}

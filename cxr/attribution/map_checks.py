@@ -23,8 +23,8 @@ from scipy.ndimage import gaussian_filter
 
 from cxr.core.errors import InputError
 from cxr.core.progress import progress
-from cxr.metrics import similarity
-from cxr.models import build
+from cxr.metrics import map_features, map_grids, similarity
+from cxr.models import targets
 from cxr.statistics import bootstrap
 
 SURVIVES = 0.5  # the limit of `verdict`
@@ -103,7 +103,7 @@ def perturbation(
     -------
     areas : columns row (position in the set), method, grid ("8x8"; empty for "centre"), deletion, insertion
         (both in [0, 1]). "random" has one row an image and grid. NaN where the map is empty
-        (`cxr.metrics.similarity.empty`).
+        (`cxr.metrics.map_grids.is_empty`).
     curves : columns method, grid, kind ("deletion", "insertion"), share, probability (mean over images), n_images.
 
     Raises
@@ -123,7 +123,7 @@ def perturbation(
 
     n, side = images.shape[:2]
     grids = list(dict.fromkeys(map_set.shape[1:] for map_set in maps.values()))
-    usable = {name: ~similarity.is_empty(map_set) for name, map_set in maps.items()}
+    usable = {name: ~map_grids.is_empty(map_set) for name, map_set in maps.items()}
     shares = np.linspace(0, 1, steps + 1)
     counts = np.round(shares[1:-1] * side * side)
     predict = _class_probability(model)
@@ -137,12 +137,12 @@ def perturbation(
         ties = {}
         for grid in grids:
             noise = np.random.default_rng([rng_seed, row, *grid]).standard_normal((random_draws, *grid))
-            fields = similarity.prepare(noise, side)
+            fields = map_grids.prepare(noise, side)
             ties[grid] = fields[0]
             orders += [((RANDOM, _grid(grid)), _ranks(field, fields[0])) for field in fields]
         for name, map_set in maps.items():
             if usable[name][row]:
-                prepared = similarity.prepare(map_set[[row]], side)[0]
+                prepared = map_grids.prepare(map_set[[row]], side)[0]
                 orders.append(((name, _grid(map_set.shape[1:])), _ranks(prepared, ties[map_set.shape[1:]])))
         orders.append(((CENTRE, ""), centre))
 
@@ -224,7 +224,7 @@ def cascade(
     explain : model -> per method raw maps [n, h, w]; called once on the model as it is, then once a level, with
         the same object. A compiled function stays right, since the weights are variables: compile once, outside.
         It must be deterministic, and read the weights at every call (no clone of the model).
-    layer : the target layer, as `cxr.models.build.target_layer` knows it.
+    layer : the target layer, as `cxr.models.targets.target_layer` knows it.
     size : the image grid on which maps are compared.
     rng_seed : the permutations are a function of this and the layers.
     label : what to call this in progress lines; empty: none are printed.
@@ -240,7 +240,7 @@ def cascade(
     ------
     InputError : for an unknown layer, and maps that are no sets.
     """
-    levels = _levels(model, build.target_layer(model, layer))
+    levels = _levels(model, targets.target_layer(model, layer))
     before = explain(model)
     intact = {name: _features(map_set, size) for name, map_set in before.items()}
     kept = [(variable, variable.numpy()) for variable in model.weights]
@@ -444,7 +444,7 @@ def _checked(
             f"(the baselines), got {list(maps)}."
         )
     for name, map_set in maps.items():
-        similarity.upsample(map_set[:0], side)  # its own message for what is no set, and for too large a grid
+        map_grids.upsample(map_set[:0], side)  # its own message for what is no set, and for too large a grid
         if len(map_set) != len(images):
             raise InputError(f"perturbation: {len(map_set)} maps by {name} for {len(images)} images.")
     return images, classes, maps
@@ -488,11 +488,11 @@ def _in_batches(predict: Callable, pictures: np.ndarray, class_index: int, batch
     return np.concatenate([predict(part, np.full(len(part), class_index, np.int32)).numpy() for part in parts])
 
 
-def _features(maps: np.ndarray, size: int) -> list[similarity.Features | None]:
+def _features(maps: np.ndarray, size: int) -> list[map_features.Features | None]:
     """Of each map, None where empty."""
-    bad = similarity.is_empty(maps)
+    bad = map_grids.is_empty(maps)
     return [
-        None if b else similarity.Features(m) for b, m in zip(bad, similarity.prepare(maps, size), strict=True)
+        None if b else map_features.Features(m) for b, m in zip(bad, map_grids.prepare(maps, size), strict=True)
     ]
 
 

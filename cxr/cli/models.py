@@ -38,11 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(architectures.listing())
         return 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from cxr.models import build  # loads TensorFlow, which takes seconds
+    from cxr.models import build, description  # load TensorFlow, which takes seconds
 
     if arguments.markdown:
-        print(build.MARKDOWN)
+        print(description.MARKDOWN)
     for name in arguments.names:
-        found = build.describe(build.build(name, n_classes=2, image_size=arguments.image_size))
+        found = description.describe(build.build(name, n_classes=2, image_size=arguments.image_size))
         print(found.markdown() if arguments.markdown else found.lines(), flush=True)
     return 0

@@ -15,6 +15,16 @@ from typing import Any
 from cxr.core.errors import InputError
 from cxr.core.files import from_here, parse
 
+STAGES: dict[str, str] = {
+    "pretrain": "0_pretrain",
+    "train": "1_train",
+    "attribute": "2_attribute",
+    "score": "3_score",
+    "compare": "4_compare",
+    "drift": "5_drift",
+}
+"""The notebook of each stage."""
+
 PROGRESS = "» "  # how a progress line of a notebook starts
 RUN_LINE = "run "  # how the first line of a step's log starts
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}  # of every notebook

@@ -12,12 +12,13 @@ import ast
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -61,6 +62,9 @@ class Params(BaseModel):
     """Base of all parameter models: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    filters: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that choose among finished runs; they say nothing that the chosen run does not say itself."""
 
     @classmethod
     def check(cls, values: Mapping[str, Any], *, where: str) -> Self:
@@ -319,7 +323,27 @@ class _AttributeFields(Params):
     )
 
 
-class AttributeParams(_AttributeFields):
+def _as_list(value: Any) -> Any:
+    """One value as a list of one: a notebook takes a study's list, and one value that is typed."""
+    if value in ("", None):
+        return []
+    return value if isinstance(value, list | tuple) else [value]
+
+
+class _CellFilter(Params):
+    """Which finished runs a notebook reads."""
+
+    filters: ClassVar[frozenset[str]] = frozenset({"architecture", "seed"})
+
+    architecture: Annotated[list[Architecture], BeforeValidator(_as_list)] = Field(
+        [], description="of the run that is read: one of these; empty: any"
+    )
+    seed: Annotated[list[Seed], BeforeValidator(_as_list)] = Field(
+        [], description="of the run that is read: one of these; empty: any"
+    )
+
+
+class AttributeParams(_AttributeFields, _CellFilter):
     """`2_attribute.ipynb`."""
 
     name: str = "phantom"
@@ -341,7 +365,7 @@ class _ScoreFields(_IntervalFields):
     baseline_draws: Count = Field(4, description="other images an image is compared with, per baseline")
 
 
-class ScoreParams(_ScoreFields):
+class ScoreParams(_ScoreFields, _CellFilter):
     """`3_score.ipynb`."""
 
     name: str = "phantom"
@@ -364,9 +388,14 @@ class _CompareFields(Params):
     )
 
 
-class CompareParams(_IntervalFields, _CompareFields):
+class CompareParams(_IntervalFields, _CompareFields, _CellFilter):
     """`4_compare.ipynb`."""
 
+    filters: ClassVar[frozenset[str]] = frozenset({"architecture", "seed", "method"})
+
+    method: Annotated[list[Method], BeforeValidator(_as_list)] = Field(
+        [], description="of the runs that are read: these; empty: all"
+    )
     name: str = "phantom"
     score_run_ids: list[str] = Field(
         default_factory=list, description="empty: the latest of every cell of the experiment"
@@ -441,7 +470,7 @@ class DriftParams(DataParams, _IntervalFields):
     )
     class_names: list[str] = Field([], description="in the order of the outputs; empty: the labels, sorted")
     image_size: Annotated[int, Field(ge=0, le=2048)] = Field(0, description="side in pixels; 0: the models' own")
-    preprocessing: str = Field("auto", description="what grey values 0 to 255 become; see cxr.models.graph.adapt")
+    preprocessing: str = Field("auto", description="what grey values become; see cxr.models.foreign.adapt")
     method: Annotated[list[Method], Field(min_length=1)] = ["layercam"]
     target_layer: str = Field("penultimate", description="as in a study, or a layer's name")
     target_layer_b: str = Field("", description="in B, where it is another than in A")

@@ -29,7 +29,7 @@ from cxr.core.errors import InputError
 from cxr.core.params import DataParams, StudyParams
 from cxr.data import images, layouts, loading
 from cxr.data.images import Unusable
-from cxr.statistics import hypotheses
+from cxr.statistics import estimates, planning
 
 Severity = Literal["error", "warning", "note"]
 
@@ -690,11 +690,11 @@ def _seeds(patients: int, settings: StudyParams) -> Finding:
     # a mean), a seed's luck 0.02 in each; what patients have in common cancels.
     residual = 2 * math.pi / 2 * 0.15**2 / max(patients, 2)
     between = 2 * 0.02**2 + residual
-    plan = hypotheses.Estimate(
+    plan = estimates.Estimate(
         *(0.0, math.sqrt(between / seeds), seeds - 1.0, math.nan, math.nan, 0.95),
         *(seeds, max(patients, 2), between, 0.0, residual),
     )
-    chances = {effect: hypotheses.power(plan, effect=effect) for effect in (0.05, 0.1)}
+    chances = {effect: planning.power(plan, effect=effect) for effect in (0.05, 0.1)}
     text = (
         f"{seeds} seeds and {patients} test patients: a difference of 0.05 in {settings.primary_metric} between "
         f"two architectures is found with a chance of {chances[0.05]:.2f}, one of 0.1 with {chances[0.1]:.2f}, if "

@@ -27,7 +27,7 @@ from skimage.measure import find_contours
 from cxr import tracking
 from cxr.core.errors import InputError
 from cxr.explore.view import LEVELS, Explorer, View, layers, variant_in_words
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 from cxr.report.figures import COLOURS, METHOD_LABELS
 
 QS = (0.05, 0.10, 0.20, 0.30)  # as `overlap_q05`, `overlap_q10`, `overlap` and `overlap_q30`

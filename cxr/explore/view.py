@@ -21,9 +21,10 @@ from cxr import tracking
 from cxr.attribution import maps
 from cxr.core.errors import InputError, some
 from cxr.core.params import METHODS
-from cxr.metrics import regions, similarity
+from cxr.metrics import map_features, map_grids, regions, similarity
+from cxr.metrics.map_features import Features
+from cxr.metrics.metric_table import METRICS
 from cxr.metrics.multiverse import QS
-from cxr.metrics.similarity import METRICS, Features
 from cxr.report import comparison
 from cxr.tracking import RunInfo
 
@@ -247,7 +248,7 @@ class Explorer:
             grid: "image": maps as they are scored, enlarged bilinearly to the image's size; "native": on the
                 layer's own grid.
 
-        `View.values` has a row a metric (index: `similarity.METRICS`): label, identical (the value of identical
+        `View.values` has a row a metric (index: `metric_table.METRICS`): label, identical (the value of identical
         maps), value (this image's), low, median, high (quartiles of the cell's scored images), drifts_more (the
         share of the other images that drift less), and for each of LEVELS the image's own `<level>` and the
         cell's median `<level>_median`. Variants have medians for the overlaps only, and no baselines.
@@ -327,12 +328,12 @@ def top_area(values: np.ndarray, q: float) -> np.ndarray:
     """The top-q area of a map [h, w] as bool [h, w], exactly as `overlap` and `overlap_q05` to `overlap_q30` take
     it (`similarity`)."""
     top = np.zeros(values.size, bool)
-    top[Features(values).order[: similarity.top_count(q, values.size)]] = True
+    top[Features(values).order[: map_features.top_count(q, values.size)]] = True
     return top.reshape(values.shape)
 
 
 def empty_in_words(raw: np.ndarray) -> str:
-    """Why a raw map [h, w] that is flagged (`cxr.metrics.similarity.empty`) says nothing."""
+    """Why a raw map [h, w] that is flagged (`cxr.metrics.map_grids.is_empty`) says nothing."""
     if not np.isfinite(raw).all():
         return "it holds values that are not finite"
     if not raw.any():
@@ -375,13 +376,13 @@ class _MapSet:
     def shown(self, image_id: str, size: int, grid: str) -> np.ndarray:
         """float32 [h, w] in [0, 1] on that grid; all NaN for an empty map."""
         raw = self.raw(image_id)[None]
-        values = similarity.prepare(raw, size) if grid == "image" else similarity.normalise(raw)
+        values = map_grids.prepare(raw, size) if grid == "image" else map_grids.normalise(raw)
         return np.full_like(values[0], np.nan) if self.empty[self.place[image_id]] else values[0]
 
 
 @lru_cache(maxsize=256)
 def _held(run_id: str) -> frozenset[str]:
-    return frozenset(tracking.artifacts(run_id))
+    return frozenset(tracking.artifact_names(run_id))
 
 
 @lru_cache(maxsize=128)
@@ -401,7 +402,7 @@ def _map_set(run_id: str, folder: str, checkpoint: str) -> _MapSet:
     if not path.is_file():
         raise InputError(f"run {run_id} has no artifact '{folder}/{checkpoint}.npz': run 2_attribute again")
     map_set = maps.load(path)
-    return _MapSet(map_set, _places(map_set.image_id), similarity.is_empty(map_set.maps))
+    return _MapSet(map_set, _places(map_set.image_id), map_grids.is_empty(map_set.maps))
 
 
 @lru_cache(maxsize=2)

@@ -1,20 +1,21 @@
-"""What a drift metric is to be read against: shuffled, chance, two heads. Pure NumPy on `similarity`.
+"""What a drift metric is compared with: two patients, chance, two heads. Pure NumPy on `similarity`.
 
-An overlap of 0.5 says nothing by itself. Three levels give it a scale:
+An overlap of 0.5 says nothing by itself. Three baselines give it a scale:
 
-chance    the map before against the same image's map after put at a random place: what maps of this
-          shape and concentration share when their positions have nothing to do with each other.
-shuffled  the map before against maps after of other patients of the same class: what a common prior
-          (anatomy, a habit of the network) gives without any evidence of this image's own.
-floor     the map before against that of a checkpoint that differs by its seed only: what noise costs.
+chance        the map before against the same image's map after, moved to a random place. Maps of this shape and
+              concentration share so much if their positions have nothing to do with each other.
+two patients  the map before against maps after of other patients of the same class. A common prior (the anatomy, a
+              habit of the network) gives so much, without any evidence from the image itself.
+two heads     the map before against that of a checkpoint that differs by its seed only. This is the
+              overlap that training noise leaves.
 
-`corrected` puts a value on the scale from shuffled to identical.
+`corrected` puts a value on the scale from two patients (0) to identical maps (1).
 
-Signed metrics (`similarity.Metric.signed`). Their references are means of the ABSOLUTE value, in all three
-levels: the signed ones average out to next to nothing, and the question is how large a change such a
-comparison gives. Compare them with the absolute value of the metric. They do not depend on where a map lies,
-so that moving it changes them only by what bilinear upsampling does at the edges: their chance level is about
-the absolute change itself and says nothing more.
+Signed metrics (`metric_table.Metric.signed`): all three baselines are means of the ABSOLUTE value. Signed values
+would average out to about zero, and the question is how large a change such a comparison gives. Compare them with
+the absolute value of the metric. Signed metrics hardly depend on where a map lies: moving a map changes them only
+through bilinear upsampling at the edges. Their chance baseline is therefore about the absolute change itself, and
+says nothing more.
 """
 
 import math
@@ -25,29 +26,31 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError
-from cxr.metrics.similarity import METRICS, Features, compare_maps, in_parts, is_empty, prepare, score
+from cxr.metrics.map_features import Features
+from cxr.metrics.map_grids import is_empty, prepare
+from cxr.metrics.metric_table import METRICS
+from cxr.metrics.similarity import compare_maps, in_parts, score
 
 
 def partners(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int = 0) -> np.ndarray:
     """For each image, other images of its class and of other patients, at random without replacement.
 
-    Each class is laid out as a ring in random order; an image's partners are the next `draws` images on the
-    ring that are not of its own patient. For one image that is a uniform draw without replacement from all
-    that are eligible; over images it is balanced: without patients of several images, each is a partner of
-    exactly `draws` others. And it is local: a walk along the ring needs few prepared maps at a time.
+    Each class is laid out as a ring in random order. An image's partners are the next `draws` images on the ring
+    that are not of its own patient. For one image, that is a uniform draw without replacement from all eligible
+    images. Over images it is balanced: if no patient has several images, each image is a partner of exactly
+    `draws` others. A walk along the ring needs few prepared maps at a time.
 
     Parameters
     ----------
     label : [n], the class explained.
     patient : [n].
     draws : partners wanted for each image, at least 1.
-    rng_seed : the ring is a function of this, of row order and of which rows share a class; not of the
-        labels' names.
+    rng_seed : the ring depends on this, on the order of rows and on which rows share a class. It does not depend
+        on the names of labels.
 
     Returns
     -------
-    int64 [n, draws], row numbers. Where only m < draws images are eligible, all m, then -1; an image
-    with none has -1 throughout.
+    int64 [n, draws], row numbers. If only m < draws images are eligible: all m of them, then -1.
 
     Raises
     ------
@@ -76,19 +79,18 @@ def baselines(
     before, after, size, names, relative_range, workers : as for `similarity.compare_maps`; row i of both
         sets is the same image.
     label, patient : [n], see `partners`.
-    draws : comparisons averaged in each level. Memory grows with it (about 7 MB each at 224 px, in each worker),
-        not with n.
-    rng_seed : values are a function of the arguments and this. Random numbers go by row number: the chance
-        level of a row does not depend on what stands in other rows (but for the empty flag, a property of
-        the set). Partners are drawn by row order too, so that reordering rows gives other draws of the same
-        distribution; fix the order (sort by image id) for equal numbers.
+    draws : number of comparisons that each baseline averages. Memory grows with it (about 7 MB each at 224 px, in
+        each worker), not with n.
+    rng_seed : the values depend on the arguments and this alone. Random numbers belong to row numbers: the chance
+        baseline of a row does not depend on the other rows (except through which maps are empty, a property of the
+        set). Partners are drawn by the order of rows too: another order gives other draws of the same
+        distribution. Sort by image id to get equal numbers.
 
     Returns
     -------
-    dict of float64 [n]: `<metric>_two_patients` and `<metric>_chance` for each metric in the
-    order of `METRICS`, absolute for signed ones (see the module). NaN where either of the image's own maps is
-    empty, so that baselines belong to the same images as the metric; two patients is also NaN without a partner
-    whose map after is not empty.
+    dict of float64 [n]: `<metric>_two_patients` and `<metric>_chance` for each metric in the order of `METRICS`,
+    absolute for signed ones (see the module). NaN where either of the image's own maps is empty, so that baselines
+    and metric are about the same images. Two patients is also NaN where every partner's map after is empty.
 
     Raises
     ------
@@ -98,15 +100,15 @@ def baselines(
     -----
     With T and F the raw maps, both prepared before they are compared:
 
-    two_patients_i = mean over partners j of metric(T_i, F_j), empty F_j left out.
+    two_patients_i = mean over partners j of metric(T_i, F_j); empty F_j are left out.
 
-    chance_i = mean over draws of metric(T_i, F_i moved). Moved: on its own grid, by a symmetry and by a
-    translation on the torus, both uniformly random. Values and, but for the seam, neighbourhoods stay as they
-    were; any position becomes equally likely (torus translation: Lotwick and Silverman 1982, J. R. Stat. Soc. B
-    44:406; Harms et al. 2001, J. Ecol. 89:947). The symmetries are the 8 of the square where both grid and
-    `size` are square, else the 4 of the rectangle. On its own grid the expected intersection of two top-q
-    areas is then exactly q^2 of all pixels. The expected IoU is q / (2 - q) for scattered areas and above
-    that for compact ones (IoU is convex in the intersection): hence measured, not computed.
+    chance_i = mean over draws of metric(T_i, F_i moved). A map is moved on its own grid, by a symmetry and by a
+    translation on the torus, both uniformly random. Its values stay, and so do neighbourhoods except at the seam;
+    any position becomes equally likely (torus translation: Lotwick and Silverman 1982, J. R. Stat. Soc. B 44:406;
+    Harms et al. 2001, J. Ecol. 89:947). The symmetries are the 8 of the square if both the grid and `size` are
+    square, otherwise the 4 of the rectangle. On the map's own grid, the expected intersection of two top-q areas
+    is then exactly q^2 of all pixels. The expected IoU is q / (2 - q) for scattered areas, and higher for compact
+    ones (IoU is convex in the intersection). It is therefore measured, not computed.
     """
     before, after = np.asarray(before), np.asarray(after)
     empty_t = is_empty(before, relative_range=relative_range)
@@ -130,7 +132,7 @@ def baselines(
     values = {f"{name}_{level}": np.full(n, np.nan) for name in wanted for level in ("two_patients", "chance")}
 
     def fill(part: np.ndarray) -> None:
-        @lru_cache(maxsize=2 * draws)  # a walk along the ring: what is needed next was prepared just before
+        @lru_cache(maxsize=2 * draws)  # on a walk along the ring, the next partners were prepared just before
         def partner(j: int) -> Features:
             return _features(after[j], size)
 
@@ -157,13 +159,13 @@ def two_heads(
 ) -> dict[str, np.ndarray]:
     """Every metric against maps of checkpoints that differ from this one by their seed only.
 
-    Serves either checkpoint: maps before against those of other heads, maps after against those of other
+    It serves either checkpoint: maps before against those of other heads, or maps after against those of other
     seeds.
 
     Parameters
     ----------
     before : array [n, h, w] of raw maps.
-    others : at least one such set of the same images in the same order, same class, method and layer.
+    others : at least one set of maps of the same images in the same order, of the same class, method and layer.
     size, names, relative_range, workers : as for `cxr.metrics.similarity.compare_maps`.
 
     Returns
@@ -207,15 +209,15 @@ def two_heads(
 def corrected(
     value: float | np.ndarray, two_patients: float | np.ndarray, identical: float | np.ndarray = 1.0
 ) -> float | np.ndarray:
-    """A value corrected for what two patients share, (v - s) / (identical - s), as kappa corrects for chance.
+    """A value corrected for what two patients share, as kappa corrects for chance.
 
-    1: the maps are as alike as can be. 0: no more alike than maps of two different patients of the
-    class. Below 0: less than that. With `identical` = the value of two seeds, 1 means as alike as another seed's
-    maps, and the index is the share of two seeds. For metrics of which higher means more
-    stable (IoU, correlations, SSIM).
+    (value - two_patients) / (identical - two_patients): 1 for identical maps; 0 for maps that are no more alike
+    than those of two patients of one class; below 0 for less than that. With the value of two seeds as
+    `identical`, 1 means as alike as the maps of two seeds, and the index is the share of two seeds. Use it for
+    metrics whose higher values mean more stable maps (IoU, correlations, SSIM).
 
-    A ratio of noisy numbers is noisy, and biased where `identical` is close to `two_patients`: apply it to a
-    cell's means or medians, all over the same images, not to single images that are averaged afterwards.
+    A ratio of noisy numbers is noisy, and biased where `identical` is close to `two_patients`. Apply it to a
+    cell's means or medians over the same images. Do not apply it to single images and average afterwards.
 
     Parameters
     ----------
@@ -223,8 +225,7 @@ def corrected(
 
     Returns
     -------
-    float64, of the broadcast shape; NaN where identical <= two_patients (there is nothing to keep) or a part is
-    NaN.
+    float64, of the broadcast shape; NaN where identical <= two_patients or a part is NaN.
     """
     value, two_patients, identical = (np.asarray(a, dtype=np.float64) for a in (value, two_patients, identical))
     span = identical - two_patients
@@ -232,12 +233,14 @@ def corrected(
 
 
 def _rings(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """All rows, ring after ring, int64 [n]; and `partners`' table."""
+    """All rows, ring after ring, int64 [n]; and the table of `partners`."""
     if draws < 1:
         raise InputError(f"partners: draws must be at least 1, got {draws}.")
     label, patient = _codes(label, "label"), _codes(patient, "patient")
     if len(label) != len(patient):
-        raise InputError(f"partners: {len(label)} labels, but {len(patient)} patients; give one of each an image.")
+        raise InputError(
+            f"partners: {len(label)} labels, but {len(patient)} patients; give one of each per image."
+        )
     order = np.random.default_rng(rng_seed).permutation(len(label))
     walk = order[np.argsort(label[order], kind="stable")]
     table = np.full((len(label), draws), -1)
@@ -262,7 +265,7 @@ def _codes(labels: Sequence, name: str) -> np.ndarray:
 
 
 def _metrics(a: np.ndarray, b: np.ndarray, size: int | tuple[int, int], names: Iterable[str] | None) -> list[str]:
-    """The metrics wanted, after all of `compare_maps`' checks, which an empty comparison makes."""
+    """The metrics wanted. Comparing two empty sets makes all checks of `compare_maps`."""
     return [name for name in compare_maps(a[:0], b[:0], size=size, names=names) if name in METRICS]
 
 
@@ -282,7 +285,7 @@ def _moved(raw: np.ndarray, symmetry: int, down: int, right: int) -> np.ndarray:
 
 
 def _mean_scores(t: Features, others: Iterable[Features], names: list[str]) -> dict[str, float]:
-    """Mean of each metric over `others`, which may be consumed one by one; absolute if signed, NaN if none."""
+    """Mean of each metric over `others`, taken one by one; of absolute values if signed; NaN if there are none."""
     scores = [score(t, other, names) for other in others]
     if not scores:
         return dict.fromkeys(names, np.nan)

@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError
-from cxr.metrics.similarity import METRICS, is_empty, prepare, upsample
-from cxr.statistics import bootstrap, hypotheses
+from cxr.metrics.map_grids import is_empty, prepare, upsample
+from cxr.metrics.metric_table import METRICS
+from cxr.statistics import bootstrap, estimates
 
 # A region's columns in a table are `<region>_<one of these>`.
 COLUMNS = ("area", "energy_before", "energy_after", "energy_change", "hit_before", "hit_after")
@@ -38,10 +39,10 @@ def inside(
 
     Parameters
     ----------
-    maps : array [n, h, w] of raw maps; pass all of a set at once (`cxr.metrics.similarity.empty`).
+    maps : array [n, h, w] of raw maps; pass all of a set at once (`cxr.metrics.map_grids.is_empty`).
     masks : bool [n, H, W] at `size`.
     size : the image grid, as for `cxr.metrics.similarity.compare_maps`.
-    relative_range : see `cxr.metrics.similarity.empty`.
+    relative_range : see `cxr.metrics.map_grids.is_empty`.
 
     Returns
     -------
@@ -139,7 +140,7 @@ def summary(
     n_patients; area, energy_before, energy_after, hit_before, hit_after, the means over rows;
     energy_change, the mean over seeds of the mean over images, with its interval energy_change_ci_low and
     _ci_high: with one seed percentiles of a bootstrap over patients, with several over new trainings and new
-    patients (`hypotheses.estimate`), NaN with fewer than two patients; direction of the evidence: "towards"
+    patients (`estimates.estimate`), NaN with fewer than two patients; direction of the evidence: "towards"
     the region if that interval lies above 0, "away" if below, else "unclear" (also without an interval). Not
     corrected for the number of groups and regions.
 
@@ -185,7 +186,7 @@ def _change(rows: pd.DataFrame, name: str, level: float, n_boot: int, rng_seed: 
     draws = bootstrap.patient_replicates(cells, n_boot=n_boot, rng_seed=rng_seed, statistic="mean").to_numpy()
     if len(means) == 1:
         return (float(means[0]), *bootstrap.interval(draws[:, 0], level))
-    found = hypotheses.estimate(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
+    found = estimates.estimate(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
     return found.value, found.low, found.high
 
 

@@ -1,8 +1,7 @@
-"""Compact networks after the three of the paper: the same blocks, layer names and strides, about a million
-parameters.
+"""Compact networks modelled on the paper's three: the same blocks, layer names and strides, a million parameters.
 
-They exist so that a whole study, with several seeds, takes minutes on a CPU. Each takes one grey channel and, with
-'same' padding throughout, has a feature map of side / 16 (`penultimate`) and one of side / 32 (`final`).
+With them a whole study, with several seeds, takes minutes on a CPU. Each takes one grey channel. Padding is 'same'
+throughout, so a feature map has side / 16 (`penultimate`) or side / 32 (`final`).
 """
 
 from __future__ import annotations
@@ -45,8 +44,10 @@ def densenet(x: KerasTensor, *, blocks=(3, 5, 8, 6), growth: int = 24) -> KerasT
 
 
 def resnet_v2(x: KerasTensor, *, blocks=(2, 3, 4, 3), filters=(16, 32, 64, 96)) -> KerasTensor:
-    """Pre-activation ResNet (He et al. 2016, arXiv 1603.05027), as `keras.applications.ResNet50V2`: the last
-    block of every stack but the last halves the grid, its shortcut subsamples the raw sum."""
+    """Pre-activation ResNet (He et al. 2016, arXiv 1603.05027), as `keras.applications.ResNet50V2`.
+
+    In every stack but the last, the last block halves the grid, and its shortcut subsamples the sum before it.
+    """
     x = _conv(x, 32, 7, "conv1_conv", strides=2, bias=True)
     x = layers.MaxPooling2D(3, strides=2, padding="same", name="pool1_pool")(x)
     for stage, (n_blocks, width) in enumerate(zip(blocks, filters, strict=True), start=2):
@@ -69,8 +70,11 @@ def resnet_v2(x: KerasTensor, *, blocks=(2, 3, 4, 3), filters=(16, 32, 64, 96)) 
 
 
 def inception(x: KerasTensor, *, width: float = 0.25) -> KerasTensor:
-    """InceptionV3 (Szegedy et al. 2016, arXiv 1512.00567) at a quarter of its width, with one block of each kind
-    and grid: `mixed0`, `mixed2` (stride 8), `mixed3`, `mixed5`, `mixed7` (16), `mixed8`, `mixed10` (32)."""
+    """InceptionV3 (Szegedy et al. 2016, arXiv 1512.00567) at a quarter of its width.
+
+    It has one block of each kind and grid: `mixed0`, `mixed2` (stride 8), `mixed3`, `mixed5`, `mixed7` (16),
+    `mixed8`, `mixed10` (32).
+    """
 
     def conv(y, filters, size, name, strides=1):
         y = _conv(y, max(8, round(filters * width / 8) * 8), size, f"{name}_conv", strides=strides)

@@ -28,7 +28,7 @@ from cxr.core.errors import InputError, some
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
 from cxr.data import layouts, loading
-from cxr.metrics import baselines, classification, similarity
+from cxr.metrics import baselines, classification, metric_table, similarity
 from cxr.report import comparison
 from cxr.report import methods as report_methods
 
@@ -143,14 +143,14 @@ def sha256(path: str) -> str:
 
 
 def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image_size: int = 0) -> Model:
-    """Load a model, with code in it refused (`safe_mode`), and adapt it (`cxr.models.graph.adapt`).
+    """Load a model, with code in it refused (`safe_mode`), and adapt it (`cxr.models.foreign.adapt`).
 
     Raises InputError: it cannot be loaded (custom layers, Lambda layers with code), is no image classifier, or has
     no such layer.
     """
     import keras
 
-    from cxr.models import build, graph
+    from cxr.models import foreign, targets
 
     file = Path(path).expanduser()
     progress(f"model {name}: loading {path}")
@@ -159,8 +159,8 @@ def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image
     except Exception as error:  # Keras raises what its layers, h5py and zipfile do
         raise InputError(f"model {name}: {path} cannot be loaded: {_why(error)}") from None
     try:
-        network = graph.adapt(loaded, preprocessing=preprocessing, image_size=image_size or None)
-        return Model(name, path, sha256(path), network, build.target_layer(network, layer))
+        network = foreign.adapt(loaded, preprocessing=preprocessing, image_size=image_size or None)
+        return Model(name, path, sha256(path), network, targets.target_layer(network, layer))
     except InputError as error:
         raise InputError(f"model {name} ({path}): {error}") from None
 
@@ -235,7 +235,7 @@ def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]
         notes.append(
             "labels do not exclude each other in these models (sigmoid): the most probable one counts as predicted"
         )
-    from cxr.models.build import feeds_pooling
+    from cxr.models.graph import feeds_pooling
 
     if {"layercam", "gradcampp"} <= set(methods) and any(feeds_pooling(m.network, m.layer) for m in (a, b)):
         notes.append(
@@ -460,7 +460,7 @@ def score(
     for name, level in LEVELS.items():
         others = [map_set for key, map_set in scored.items() if key != name and key.startswith(name)]
         if others:
-            two_heads = baselines.floor(scored[name], others, size=size)
+            two_heads = baselines.two_heads(scored[name], others, size=size)
             values |= {key.replace("_two_heads", f"_{level}"): value for key, value in two_heads.items()}
     return values
 
@@ -470,7 +470,7 @@ def summarise(table: pd.DataFrame, settings: DriftParams) -> dict[str, float]:
     `cxr.report.comparison.pooled` has it: what is corrected of what another training retains."""
     options = {"level": settings.level, "n_boot": settings.n_boot, "rng_seed": settings.seed}
     found = comparison.summarise(table, **options)
-    for name in similarity.METRICS:
+    for name in metric_table.METRICS:
         if f"{name}_two_seeds_median" in found and f"{name}_corrected_median" in found:
             levels = (found[f"{name}_{level}_median"] for level in ("two_patients", "two_seeds"))
             found[f"{name}_share_of_two_seeds"] = float(baselines.corrected(found[f"{name}_median"], *levels))
@@ -491,7 +491,7 @@ def metric_names(settings: DriftParams, manifest: pd.DataFrame) -> list[str]:
     like = {"A": settings.like_a, "B": settings.like_b}
     levels = ["chance", "two_patients", *(level for name, level in LEVELS.items() if like[name])]
     columns = [
-        name for metric in similarity.METRICS for name in (metric, *(f"{metric}_{level}" for level in levels))
+        name for metric in metric_table.METRICS for name in (metric, *(f"{metric}_{level}" for level in levels))
     ]
     table = pd.DataFrame({name: [0.5, 0.5] for name in columns}).assign(
         image_id=["0", "1"], patient_id=["0", "1"], seed=0, empty_before=False, empty_after=False
@@ -519,7 +519,7 @@ def overview(summary: Mapping[str, float]) -> pd.DataFrame:
                 **{shown: summary[f"{name}_{level}_median"] for shown, level in levels.items()},
                 "corrected": summary.get(f"{name}_corrected_median", np.nan),
             }
-            for name, metric in similarity.METRICS.items()
+            for name, metric in metric_table.METRICS.items()
         ]
     )
 

@@ -15,8 +15,9 @@ from scipy import stats
 from cxr.attribution import maps
 from cxr.core.errors import InputError
 from cxr.metrics import baselines
-from cxr.metrics.similarity import METRICS, compare_maps
-from cxr.statistics import bootstrap, hypotheses
+from cxr.metrics.metric_table import METRICS
+from cxr.metrics.similarity import compare_maps
+from cxr.statistics import bootstrap, estimates, stability_ranks
 
 if TYPE_CHECKING:
     from cxr.attribution.maps import MapSet
@@ -69,14 +70,14 @@ def summarise(
 ) -> dict[str, float]:
     """Summary of the per-image rows of one cell, of one seed or several.
 
-    For every metric of `similarity.METRICS`, and every baseline of it that is a column of `table`
+    For every metric of `metric_table.METRICS`, and every baseline of it that is a column of `table`
     (`<metric>_two_patients`, ...: `LEVELS`): `<name>_median` over images (with several seeds the mean of the
     seeds' medians), `_q25`, `_q75` (over all rows), and `_ci_low`, `_ci_high`. For metrics that are 1 for
     identical maps also the headline index `<metric>_corrected` (`baselines.corrected` of the medians of the
     metric and of its shuffled level) with its interval.
 
     Intervals of one seed: percentiles of a bootstrap over patients, about these two checkpoints. Of several:
-    over new trainings and new patients (`hypotheses.estimate`), as percentiles of so few seeds are too short.
+    over new trainings and new patients (`estimates.estimate`), as percentiles of so few seeds are too short.
     Intervals end where the metric's values do.
 
     Counts: n_images, n_scored (neither map empty), n_empty, n_empty_before,
@@ -140,7 +141,7 @@ def _located(
         return (float("nan"),) * 3
     if len(per_seed) == 1:
         return (float(per_seed[0]), *bootstrap.interval(draws[:, 0], level))
-    found = hypotheses.estimate(per_seed, draws, n_patients=n_patients, level=level)
+    found = estimates.estimate(per_seed, draws, n_patients=n_patients, level=level)
     return found.value, found.low, found.high
 
 
@@ -321,7 +322,7 @@ def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
     if not rows:
         return pd.DataFrame(columns=[*CELL, "metric", "standardised", "p", "sees"])
     out = pd.DataFrame(rows)
-    out["p"] = out.groupby(CELL, sort=False)["p"].transform(hypotheses.holm)
+    out["p"] = out.groupby(CELL, sort=False)["p"].transform(estimates.holm)
     return out.assign(sees=out["p"] < 0.05)
 
 
@@ -345,17 +346,17 @@ def ranking(
         draws: `replicates` of the metric, or None if they could not be had.
 
     Returns: (one row an architecture; a column a method, and `P(<method>)`, the bootstrap probability of that
-        rank), and the reversals of `cxr.statistics.bootstrap.reversals` with `method_a`, `method_b` added.
+        rank), and the reversals of `cxr.statistics.stability_ranks.reversals` with `method_a`, `method_b` added.
     Raises: InputError for a metric without a direction.
     """
     higher = METRICS[metric].higher_is_more_stable
     if higher is None:
         raise InputError(f"primary_metric: {metric} has no direction of stability: use another, such as overlap")
     values = summary[CELL].assign(value=summary[f"{metric}_median"], higher_is_more_stable=higher)
-    ranks = bootstrap.order(values)
+    ranks = stability_ranks.order(values)
     methods = list(ranks.columns)
     if draws is not None:
-        probability = bootstrap.rank_probabilities(draws, higher_is_more_stable=higher)
+        probability = stability_ranks.rank_probabilities(draws, higher_is_more_stable=higher)
         for method in methods:
             ranks[f"P({method})"] = [
                 probability.at[(method, name), int(rank)] if rank == rank and rank == int(rank) else np.nan
@@ -364,7 +365,7 @@ def ranking(
     found = []
     for number, method_a in enumerate(methods):
         for method_b in methods[number + 1 :]:
-            for row in bootstrap.reversals(values, method_a, method_b, replicates=draws):
+            for row in stability_ranks.reversals(values, method_a, method_b, replicates=draws):
                 found.append({"method_a": method_a, "method_b": method_b, **row})
     return ranks, found
 

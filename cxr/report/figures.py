@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from cxr.core.errors import InputError
-from cxr.metrics.similarity import METRICS
+from cxr.metrics.metric_table import METRICS
 
 # Okabe and Ito's palette (2008): distinguishable with any colour vision. Grey for their yellow, lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -261,7 +261,7 @@ def drift(summary: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95)
         another of the same class), `<name>_two_heads` (heads of two seeds), `<name>_two_seeds` (two
         fine-tuned checkpoints that differ by seed), as bands; `<name>_chance` (independent maps), as a dotted
         line, for which `_median` is enough.
-    metrics : names in `cxr.metrics.similarity.METRICS`.
+    metrics : names in `cxr.metrics.metric_table.METRICS`.
     level : of the intervals, for the axis label.
 
     Raises
@@ -558,7 +558,7 @@ def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
         seed, epoch, value (median of `metric`), ci_low, ci_high, auc (macro AUC on the test set at that epoch).
         Optional: two_patients and two_heads, the baselines, whose values at the last epoch stand at the right
             edge.
-    metric : a name in `cxr.metrics.similarity.METRICS`.
+    metric : a name in `cxr.metrics.metric_table.METRICS`.
 
     A colour an architecture, a line style a method, a thin line with its interval a seed; with several seeds their
     mean is a thick line, over the epochs that all of them have. More than three methods take a panel each.
@@ -695,7 +695,7 @@ class _Examples:
                 if np.nanmin(values, initial=0) < 0 or np.nanmax(values, initial=0) > 1 + 1e-6:
                     raise InputError(
                         f"plots.{what}: map {checkpoint} of panel {number} leaves 0 to 1, the colour scale of all "
-                        "maps; bring it there with cxr.metrics.similarity.prepare."
+                        "maps; bring it there with cxr.metrics.map_grids.prepare."
                     )
             placed[place] = panel
         height, width = np.shape(panels[0]["image"])

@@ -11,7 +11,8 @@ import pandas as pd
 from cxr.core import architectures
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
-from cxr.metrics.similarity import METRICS, prepare
+from cxr.metrics.map_grids import prepare
+from cxr.metrics.metric_table import METRICS
 
 RULES = ("least drift", "median drift", "most drift")
 _WEIGHTS = {

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from cxr.metrics import classification
-from cxr.metrics.similarity import METRICS
-from cxr.statistics import bootstrap, hypotheses
-from cxr.statistics.hypotheses import Estimate
+from cxr.metrics.metric_table import METRICS
+from cxr.statistics import bootstrap, contrasts, estimates, planning, score_rows
+from cxr.statistics.estimates import Estimate
 
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "cannot tell"
 PAPER_AUC = 0.99
@@ -68,8 +68,8 @@ class Evidence:
     shift: per architecture and method, the median centroid shift.
     excess: the median overlap of two checkpoints that differ by seed alone minus that of before and after;
         against: what those checkpoints are (empty: neither is there).
-    pairs: `hypotheses.compare_architectures` with `estimate` and `p_equivalent`.
-    crossings: `hypotheses.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b, `estimate_a`,
+    pairs: `contrasts.compare_architectures` with `estimate` and `p_equivalent`.
+    crossings: `contrasts.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b, `estimate_a`,
         `estimate_b` and `p_same_order`: the larger p value of one order under both.
     """
 
@@ -112,9 +112,9 @@ def gather(
         margins=margins,
         auc=auc,
         auc_change=change,
-        shift={cell: hypotheses.contrast(scores, "centroid_shift", {cell: 1}, **options) for cell in cells},
+        shift={cell: contrasts.contrast(scores, "centroid_shift", {cell: 1}, **options) for cell in cells},
         excess={
-            (a, m): hypotheses.contrast(noise, "value", {(a, f"{m} noise"): sign, (a, m): -sign}, **options)
+            (a, m): contrasts.contrast(noise, "value", {(a, f"{m} noise"): sign, (a, m): -sign}, **options)
             for a, m in cells
             if len(noise) and (noise["method"] == f"{m} noise").any()
         },
@@ -164,15 +164,15 @@ def _performance(
         for out, number in ((auc, 0), (change, 1)):
             draws = np.stack([run[number] for run in runs], axis=1)
             kept = draws[1:][np.isfinite(draws[1:]).all(axis=1)]  # a replicate may lack a small class altogether
-            out[architecture] = hypotheses.estimate(draws[0], kept, n_patients=max(patients), level=level)
+            out[architecture] = estimates.estimate(draws[0], kept, n_patients=max(patients), level=level)
     return auc, change
 
 
 def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of both kinds in the form that `hypotheses.contrast` takes: the drift of before and after under the
+    """Rows of both kinds in the form that `contrasts.contrast` takes: the drift of before and after under the
     method's name, that between seeds under "<method> noise". A pair of seeds stands under its first seed; of two
     seeds' only pair, under both, so that how far another pair would lie elsewhere is not in the interval."""
-    own = scores[hypotheses.KEYS].assign(value=scores[metric])
+    own = scores[score_rows.KEYS].assign(value=scores[metric])
     if len(two_seeds):
         noise = two_seeds.rename(columns={"seed_a": "seed"}).assign(value=two_seeds[metric])
         if two_seeds.groupby(["architecture", "method"])["seed_b"].nunique().max() == 1:
@@ -181,17 +181,17 @@ def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.Dat
         noise = scores.assign(value=scores[f"{metric}_two_heads"])
     else:
         return own.iloc[:0]
-    noise = noise.assign(method=noise["method"] + " noise")[[*hypotheses.KEYS, "value"]].dropna(subset=["value"])
+    noise = noise.assign(method=noise["method"] + " noise")[[*score_rows.KEYS, "value"]].dropna(subset=["value"])
     return pd.concat([own, noise], ignore_index=True)
 
 
 def _pairs(scores: pd.DataFrame, metric: str, margins: Margins, options: Mapping) -> pd.DataFrame:
-    table = hypotheses.compare_architectures(scores, metric, **options)
+    table = contrasts.compare_architectures(scores, metric, **options)
     table["estimate"] = [
-        hypotheses.contrast(scores, metric, {(row.a, row.method): 1, (row.b, row.method): -1}, **options)
+        contrasts.contrast(scores, metric, {(row.a, row.method): 1, (row.b, row.method): -1}, **options)
         for row in table.itertuples()
     ]
-    table["p_equivalent"] = [hypotheses.equivalence(est, margins.overlap) for est in table["estimate"]]
+    table["p_equivalent"] = [estimates.equivalence(est, margins.overlap) for est in table["estimate"]]
     return table
 
 
@@ -199,17 +199,17 @@ def _crossings(scores: pd.DataFrame, metric: str, options: Mapping) -> pd.DataFr
     methods = ("layercam", "gradcampp")
     if not set(methods) <= set(scores["method"]) or scores["architecture"].nunique() < 2:
         return pd.DataFrame()
-    table = hypotheses.crossover(scores, metric, *methods, **options).assign(
+    table = contrasts.crossover(scores, metric, *methods, **options).assign(
         method_a=methods[0], method_b=methods[1]
     )
     for end, method in (("_a", methods[0]), ("_b", methods[1])):
         table[f"estimate{end}"] = [
-            hypotheses.contrast(scores, metric, {(row.a, method): 1, (row.b, method): -1}, **options)
+            contrasts.contrast(scores, metric, {(row.a, method): 1, (row.b, method): -1}, **options)
             for row in table.itertuples()
         ]
     same = []
     for first, second in zip(table["estimate_a"], table["estimate_b"], strict=True):
-        ways = [max(hypotheses.p_value(e, 0, way) for e in (first, second)) for way in ("greater", "less")]
+        ways = [max(estimates.p_value(e, 0, way) for e in (first, second)) for way in ("greater", "less")]
         same.append(min(1.0, 2 * min(ways)))
     return table.assign(p_same_order=same)
 
@@ -223,7 +223,7 @@ def power_table(
         pairs: of `Evidence`, with `estimate`.
         effects: differences of the primary metric between two architectures.
 
-    Returns: effect, seeds, patients (those of this study, and four times as many), power (`hypotheses.power`,
+    Returns: effect, seeds, patients (those of this study, and four times as many), power (`planning.power`,
         the mean over pairs of architectures and methods). Empty with one seed, which does not show how seeds vary.
     """
     known = [est for est in pairs.get("estimate", []) if est.n_seeds > 1 and est.se > 0]
@@ -231,7 +231,7 @@ def power_table(
     for effect in effects if known else []:
         for patients in (pairs["n_patients"].max(), 4 * pairs["n_patients"].max()):
             for k in seeds:
-                chances = [hypotheses.power(est, effect=effect, seeds=k, patients=patients) for est in known]
+                chances = [planning.power(est, effect=effect, seeds=k, patients=patients) for est in known]
                 rows.append({"effect": effect, "seeds": k, "patients": int(patients), "power": np.mean(chances)})
     return pd.DataFrame(rows, columns=["effect", "seeds", "patients", "power"])
 
@@ -259,8 +259,8 @@ def scope(n_architectures: int, n_seeds: int) -> str:
 def high_auc(auc: Mapping[str, Estimate], margins: Margins) -> Verdict:
     """Macro AUC after fine-tuning above `PAPER_AUC` for every architecture."""
     claim = f"All architectures end above {PAPER_AUC} macro AUC"
-    above = [hypotheses.p_value(est, PAPER_AUC, "greater") < margins.alpha for est in auc.values()]
-    under = [hypotheses.p_value(est, PAPER_AUC, "less") < margins.alpha for est in auc.values()]
+    above = [estimates.p_value(est, PAPER_AUC, "greater") < margins.alpha for est in auc.values()]
+    under = [estimates.p_value(est, PAPER_AUC, "less") < margins.alpha for est in auc.values()]
     evidence = "; ".join(f"{name} {_number(est, bounds=(0, 1))}" for name, est in auc.items())
     return _all(claim, above, under, evidence, [est for est in auc.values()], PAPER_AUC)
 
@@ -268,9 +268,9 @@ def high_auc(auc: Mapping[str, Estimate], margins: Margins) -> Verdict:
 def stable_performance(change: Mapping[str, Estimate], margins: Margins) -> Verdict:
     """AUC after minus AUC before within the margin: an equivalence test."""
     claim = f"Performance is stable under fine-tuning (macro AUC within ±{margins.auc:g})"
-    same = [hypotheses.equivalence(est, margins.auc) < margins.alpha for est in change.values()]
+    same = [estimates.equivalence(est, margins.auc) < margins.alpha for est in change.values()]
     moved = [
-        min(hypotheses.p_value(est, margins.auc, "greater"), hypotheses.p_value(est, -margins.auc, "less"))
+        min(estimates.p_value(est, margins.auc, "greater"), estimates.p_value(est, -margins.auc, "less"))
         < margins.alpha / 2
         for est in change.values()
     ]
@@ -281,8 +281,8 @@ def stable_performance(change: Mapping[str, Estimate], margins: Margins) -> Verd
 def still_centroid(shift: Cells, margins: Margins) -> Verdict:
     """Median centroid shift under the margin in every cell."""
     claim = f"Coarse localisation stays put (centroid moves under {margins.centroid:g} of the diagonal)"
-    below = [hypotheses.p_value(est, margins.centroid, "less") < margins.alpha for est in shift.values()]
-    over = [hypotheses.p_value(est, margins.centroid, "greater") < margins.alpha for est in shift.values()]
+    below = [estimates.p_value(est, margins.centroid, "less") < margins.alpha for est in shift.values()]
+    over = [estimates.p_value(est, margins.centroid, "greater") < margins.alpha for est in shift.values()]
     return _all(
         claim,
         below,
@@ -301,15 +301,15 @@ def beyond_seeds(excess: Cells, margins: Margins, *, against: str) -> Verdict:
     claim = "Fine-tuning moves evidence more than another seed would, in every cell"
     if not excess:
         return Verdict(claim, OPEN, "Not measured", "several seeds, or extra_heads of 1 or more")
-    more = [hypotheses.p_value(est, 0, "greater") < margins.alpha / 2 for est in excess.values()]
-    less = [hypotheses.p_value(est, 0, "less") < margins.alpha / 2 for est in excess.values()]
+    more = [estimates.p_value(est, 0, "greater") < margins.alpha / 2 for est in excess.values()]
+    less = [estimates.p_value(est, 0, "less") < margins.alpha / 2 for est in excess.values()]
     evidence = f"Overlap of {against} minus overlap of before and after: {_cells(excess, sign=True)}"
     return _all(claim, more, less, evidence, list(excess.values()), 0.0)
 
 
 def depends_on_architecture(pairs: pd.DataFrame, metric: str, margins: Margins) -> Verdict:
     """Some two architectures differ in the metric under some method; `pairs`:
-    `hypotheses.compare_architectures`."""
+    `contrasts.compare_architectures`."""
     claim = "Overlap shows reorganisation that depends on the architecture"
     if pairs.empty:
         return Verdict(claim, OPEN, "One architecture", "at least two architectures")
@@ -358,7 +358,7 @@ def extremes(pairs: pd.DataFrame, metric: str, margins: Margins) -> Verdict:
 def reversal(crossings: pd.DataFrame, metric: str, margins: Margins, *, coincide: bool) -> Verdict:
     """Two architectures whose order under LayerCAM and under Grad-CAM++ are both significant, with opposite signs.
 
-    `crossings`: `hypotheses.crossover` of the two methods.
+    `crossings`: `contrasts.crossover` of the two methods.
     """
     claim = "The stability ranking can reverse under Grad-CAM++"
     if coincide:
@@ -387,7 +387,7 @@ def reversal(crossings: pd.DataFrame, metric: str, margins: Margins, *, coincide
     best = crossings.loc[crossings["p"].fillna(1.0).idxmin()]
     if not (best["estimate_a"].se > 0 and best["estimate_b"].se > 0):
         return Verdict(claim, OPEN, evidence, _NO_SPREAD)
-    weaker = max((best["estimate_a"], best["estimate_b"]), key=lambda est: hypotheses.p_value(est))
+    weaker = max((best["estimate_a"], best["estimate_b"]), key=lambda est: estimates.p_value(est))
     crosses = best["difference_a"] * best["difference_b"] < 0
     needed = _seeds_for(weaker, 0.0, tests=len(crossings)) if crosses else "no pair crosses here"
     return Verdict(claim, OPEN, evidence, needed)
@@ -416,11 +416,11 @@ def _seeds_for(est: Estimate, null: float, *, tests: int = 1) -> str:
     if not est.se > 0:
         return _NO_SPREAD
     alpha = 0.05 / tests
-    seeds = hypotheses.seeds_needed(est, effect=effect, alpha=alpha)
+    seeds = planning.seeds_needed(est, effect=effect, alpha=alpha)
     if seeds is not None:
         seeds = max(seeds, est.n_seeds + 1)  # those at hand have not shown it
         return f"about {seeds} training seeds on these patients (80 % power to see {effect:.3f})"
-    patients = hypotheses.patients_needed(est, effect=effect, alpha=alpha, at_most=_PATIENTS)
+    patients = planning.patients_needed(est, effect=effect, alpha=alpha, at_most=_PATIENTS)
     if patients is not None:
         return f"about {patients} patients in the test set: more seeds alone would not show {effect:.3f}"
     return f"more seeds and more patients than can be planned from this: {effect:.3f} is too small an effect"

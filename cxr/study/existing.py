@@ -37,4 +37,4 @@ def find(
 
 def has_report(run_id: str) -> bool:
     """Whether a compare run has its report, or the notebook that the report is made from."""
-    return bool({"report.html", "notebook.ipynb"} & set(tracking.artifacts(run_id)))
+    return bool({"report.html", "notebook.ipynb"} & set(tracking.artifact_names(run_id)))

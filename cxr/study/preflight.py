@@ -34,8 +34,9 @@ def plan_and_check(study: StudyParams, setup: Setup) -> list[Step]:
     steps = plan(study)
     ours = study.model_dump()
     for step in steps:
-        theirs = setup.settings(step, {}).model_dump()
-        for name in theirs.keys() & ours.keys() - step.parameters.keys() - {"data"}:
+        settings = setup.settings(step, {})
+        theirs = settings.model_dump()
+        for name in theirs.keys() & ours.keys() - step.parameters.keys() - settings.filters - {"data"}:
             if theirs[name] != ours[name]:
                 raise InputError(
                     f"{step.notebook}.ipynb would run with {name} = {theirs[name]!r} where a study has "
@@ -135,10 +136,10 @@ def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]
 _BUILD = """
 import json, sys
 from cxr.core.errors import InputError
-from cxr.models import build
+from cxr.models import description
 try:
     for check in json.loads(sys.argv[1]):
-        build.check(check.pop("architecture"), **check)
+        description.check(check.pop("architecture"), **check)
 except InputError as error:
     print("\\n" + json.dumps(str(error)), file=sys.stderr)
     sys.exit(2)

@@ -18,7 +18,7 @@ def fetch(run_id: str, html: Path) -> None:
 
     A compare notebook that was run by hand has no report yet: it is made from the logged notebook, and logged.
     """
-    if "report.html" in tracking.artifacts(run_id):
+    if "report.html" in tracking.artifact_names(run_id):
         with atomic(html) as temporary:
             shutil.copyfile(tracking.fetch(run_id, "report.html"), temporary)
     else:

@@ -29,7 +29,7 @@ def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
 
     from cxr.report import comparison
 
-    if "compare" in runs and "summary.csv" in tracking.artifacts(runs["compare"]):
+    if "compare" in runs and "summary.csv" in tracking.artifact_names(runs["compare"]):
         return tracking.read_table(runs["compare"], "summary.csv")
     rows = []
     for key, run_id in runs.items():
@@ -51,7 +51,7 @@ def describe(session: Session, state: State) -> None:
     experiment = tracking.experiment_id(name)
     done = _in_order(session, state)
     compare = done.get("compare", "")
-    artifacts = tracking.artifacts(compare) if compare else []
+    artifacts = tracking.artifact_names(compare) if compare else []
     headline = table(done)
     if headline is not None:
         headline = tables.readable(headline)

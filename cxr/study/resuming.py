@@ -115,7 +115,7 @@ def log_missing_notebooks(session: Session, state: State) -> None:
     """Log notebooks of done steps that are not logged, because the study was killed before it could do so."""
     for step in session.steps:
         run_id = state.runs.get(step.key)
-        if run_id is None or "notebook.ipynb" in tracking.artifacts(run_id):
+        if run_id is None or "notebook.ipynb" in tracking.artifact_names(run_id):
             continue
         if not tracking.run_info(run_id).tags.get("mlflow.parentRunId"):
             continue  # run by hand, in Jupyter

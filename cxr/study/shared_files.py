@@ -126,7 +126,7 @@ def _images(study: StudyParams, manifest: pd.DataFrame) -> list[Path]:
 
 
 def _weights(weights: str) -> list[Path]:
-    """The files that `weights` names, as `cxr.models.build.find_weights` looks for them; none for a word."""
+    """The files that `weights` names, as `cxr.models.weights.find_weights` looks for them; none for a word."""
     path = Path(weights).expanduser()
     if weights in ("imagenet", "source", "none"):
         return []

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # a colour changed, or what a parameter is said to be (its value is in the fingerprint).
 NOT_IN_CODE = frozenset({"cli", "core.params", "core.progress", "report.figures", "study", "tracking"})
 # Modules that read files of a folder beside them: with the module come the files.
-_DATA_OF = {"models.build": "pretrained"}
+_DATA_OF = {"models.weights": "pretrained"}
 
 
 def code_version(notebook: Path, *, package: Path = PACKAGE, without: Collection[str] = NOT_IN_CODE) -> str:

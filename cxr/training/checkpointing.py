@@ -1,12 +1,11 @@
-"""What one training has reached, on disk: after a kill, a power cut or a crash it goes on from there.
+"""The backup of a training on disk: after a kill, a power cut or a crash, the training resumes from it.
 
 A folder holds *states*, in the order in which they were saved. A state belongs to a *part* of the training (a
-stage, a head), and supersedes earlier ones of that part; two of each part are there at a time. Beside them lie
-*kept* files, which the caller wrote (a checkpoint of an epoch): they count once a state that was saved after them
-names them.
+stage, a head) and replaces earlier states of that part; two of each part are kept. Beside them are *kept* files,
+which the caller wrote (such as the checkpoint of an epoch). A kept file counts once a later state names it.
 
-Everything is written whole or not at all: under a temporary name, flushed to the disk, then renamed. Each state
-notes the SHA-256 of its files and of the kept files, and what does not match is not used. No pickle.
+Everything is written completely or not at all: under a temporary name, flushed to the disk, then renamed. Each
+state holds the SHA-256 of its files and of the kept files. A file that does not match is not used. No pickle.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ import numpy as np
 from cxr.core import arrays as core_arrays
 from cxr.core.progress import progress
 
-_STATES = 2  # of each part: should the newest be damaged, there is one before it
+_STATES = 2  # of each part: if the newest is damaged, the one before it is used
 _TEMPORARY = ".tmp-"
 
 
 class State(NamedTuple):
-    """What `Backup.save` was given."""
+    """What was saved with `Backup.save`."""
 
     arrays: dict[str, np.ndarray]
     notes: dict[str, Any]
 
 
 class _Owned(Exception):
-    """Another process has the folder."""
+    """Another process uses the folder."""
 
 
 class Backup:
-    """The backup of one training; made by `take`. Use it from one thread.
+    """The backup of one training. `take` makes it. Use it from one thread.
 
-    `folder` is None when there is no backup: `load` then finds nothing, `save` does nothing, and `keep` writes to
-    `spare`. `resumed` says what was restored: the part, and the number of its epochs.
+    `folder` is None if there is no backup: `load` finds nothing then, `save` does nothing, and `keep` writes to
+    `spare`. `resumed` says what was restored: each part, and how many epochs of it.
     """
 
     def __init__(self, folder: Path | None, spare: Path, lock: ExitStack) -> None:
@@ -58,7 +57,7 @@ class Backup:
             self._open()
 
     def load(self, part: str) -> State | None:
-        """The newest state of `part`, or None. It was verified when the backup was taken."""
+        """The newest state of `part`, or None. Its files were checked when the backup was taken."""
         for number, name in reversed(self._states):
             if name == part:
                 folder = self._path(number, part)
@@ -68,10 +67,14 @@ class Backup:
         return None
 
     def save(self, part: str, arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> bool:
-        """Save a state of `part` (letters, digits, `_`), and with it all files kept so far.
+        """Save a state of `part` (letters, digits, `_`), and with it all files that were kept so far.
 
-        Args: arrays, of any numeric dtype; notes, which JSON can hold (NaN and infinities too).
-        Returns whether it was saved. A disk that is full or fails does not raise: a progress line says so.
+        Args:
+            part: of the training.
+            arrays: of any numeric dtype.
+            notes: values that JSON can hold (NaN and infinities too).
+
+        Returns whether it was saved. If the disk is full or fails, nothing is raised, and a progress line says so.
         """
         if self.folder is None:
             return False
@@ -95,7 +98,7 @@ class Backup:
             _to_disk(self.folder)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            progress(f"{part}: no backup could be written ({_reason(error)}): training goes on")
+            progress(f"{part}: the backup could not be written ({_reason(error)}): training continues without it")
             return False
         self._states.append((number, part))
         for old in [state for state in self._states if state[1] == part][:-_STATES]:
@@ -104,9 +107,10 @@ class Backup:
         return True
 
     def offer(self, name: str, write: Callable[[Path], Any]) -> bool:
-        """Have the file `name` in `folder`, as `write(path)` writes it; `path` has the suffix of `name`.
+        """Keep a file `name` in `folder`, which `write(path)` writes; `path` has the suffix of `name`.
 
-        What an earlier process kept is left as it is. Returns whether it is there; a progress line says when not.
+        A file that an earlier process kept stays as it is. Returns whether the file is there; if not, a progress
+        line says so.
         """
         if self.folder is None or name in self._kept:
             return name in self._kept
@@ -118,15 +122,15 @@ class Backup:
             os.replace(temporary, self.folder / name)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            progress(f"{name}: could not be kept in the backup ({_reason(error)}): training goes on")
+            progress(f"{name}: could not be kept in the backup ({_reason(error)}): training continues without it")
             return False
         self._kept[name] = digest
         return True
 
     def keep(self, name: str, write: Callable[[Path], Any]) -> Path:
-        """The file `name`: the one that an earlier process wrote, or what `write(path)` writes now.
+        """The file `name`: the one that an earlier process kept, or the one that `write(path)` writes now.
 
-        Without a backup, or where it cannot be written, the file is in `spare`, and what that raises is raised.
+        Without a backup, or if the backup cannot be written, the file is in `spare`. Errors there are raised.
         """
         if self.offer(name, write):
             return self.folder / name
@@ -134,13 +138,13 @@ class Backup:
         return self.spare / name
 
     def clear(self) -> None:
-        """Forget all states and kept files; the folder stays this process's."""
+        """Delete all states and kept files; this process keeps the folder."""
         self._states, self._kept = [], {}
         if self.folder is not None:
             self._remove(keep=set())
 
     def delete(self) -> None:
-        """Remove the folder, and let others have it: the training is finished. A second call does nothing."""
+        """Delete the folder, and release it: the training is finished. A second call does nothing."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
@@ -156,12 +160,12 @@ class Backup:
             if number.isdigit() and part
         )
         wrong = {state: fault for state in states if (fault := self._fault(state))}
-        # What came after a damaged state rests on it, unless a later one of the same part stands in for it.
+        # States after a damaged one depend on it, unless a later state of the same part replaces it.
         while lost := [
             state for state in dict((part, (n, part)) for n, part in states).values() if state in wrong
         ]:
             first = min(lost)
-            progress(f"backup: {wrong[first]}: goes back to what was saved before it")
+            progress(f"backup: {wrong[first]}: training resumes from the state before it")
             states = [state for state in states if state < first]
         self._states = [state for state in states if state not in wrong]
         if self._states:
@@ -170,7 +174,7 @@ class Backup:
         self._remove(keep={self._path(*state).name for state in self._states} | set(self._kept))
 
     def _fault(self, state: tuple[int, str]) -> str:
-        """What is wrong with a state; empty when nothing is."""
+        """What is wrong with a state; empty if nothing is."""
         folder = self._path(*state)
         try:
             index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -181,7 +185,7 @@ class Backup:
                 if _sha256(path) != digest:
                     return f"{path} is damaged"
             if set(index["files"]) != {"arrays.npz", "notes.json"}:
-                return f"{folder} is not whole"
+                return f"{folder} is incomplete"
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return f"{folder} cannot be read ({error})"
         return ""
@@ -193,10 +197,10 @@ class Backup:
 
 
 def take(folder: str | Path, spare: str | Path) -> Backup:
-    """The backup in `folder`, which is made where missing, for this process alone until it ends or `delete`s it.
+    """The backup in `folder`, which is created if missing. It is this process's alone until it ends or deletes it.
 
-    What is damaged there is left out, and a progress line says so. When another living process has the folder, or
-    it cannot be used, a progress line says so, and the backup that is returned has no folder.
+    Damaged states are left out, and a progress line says so. If another process uses the folder, or if it cannot
+    be used, the backup that is returned has no folder, and a progress line says so.
     """
     folder, spare = Path(folder).absolute(), Path(spare)
     lock = ExitStack()
@@ -206,7 +210,7 @@ def take(folder: str | Path, spare: str | Path) -> Backup:
         folder.mkdir(exist_ok=True)
         return Backup(folder, spare, lock)
     except _Owned:
-        progress(f"backup: another process trains with {folder}: this one trains without a backup")
+        progress(f"backup: another process uses {folder}: this one trains without a backup")
     except OSError as error:
         progress(f"backup: {folder} cannot be used ({_reason(error)}): training has no backup")
     lock.close()
@@ -223,14 +227,14 @@ def _sha256(path: Path) -> str:
 
 
 def _to_disk(path: Path) -> None:
-    """Have the system write a file, or the entries of a folder, to the disk."""
-    if os.name == "nt" and path.is_dir():  # which Windows does by itself
+    """Flush a file, or the entries of a folder, to the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows flushes folders by itself
         return
     descriptor = os.open(path, os.O_RDWR if path.is_file() and os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without it
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # not supported by the file system
             raise
     finally:
         os.close(descriptor)

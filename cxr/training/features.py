@@ -1,7 +1,7 @@
-"""What a frozen backbone makes of images: computed once, and kept by what it depends on.
+"""Features that a frozen backbone computes from images. They are computed once, and kept in the cache.
 
-An entry of the cache is one `.npy` file beside the decoded images, named by the SHA-256 of images, weights, way of
-computing and code. A second seed, another head, or a training that goes on after a kill reads it.
+An entry of the cache is one `.npy` file beside the decoded images. Its name is the SHA-256 of all that it depends
+on: images, weights, precision, batches and code. A second seed, another head or a resumed training reads it.
 """
 
 from __future__ import annotations
@@ -26,27 +26,30 @@ from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
 from cxr.data import loading
-from cxr.models import build, compact, graph
+from cxr.models import build, compact, flatten, foreign, graph, preprocessing, weights
 
 Images = np.ndarray | arrays.Subset  # uint8 [n, side, side], in memory or not
-
-_IN_MEMORY = 2**25  # bytes of features; more stay in a file
-_OUTPUT_BYTES = 2**24  # of what a model says in one call
+_IN_MEMORY = 2**25  # bytes; larger features stay in a file
+_OUTPUT_BYTES = 2**24  # of a model's output in one call
 _DIGEST_BYTES = 32  # of a SHA-256
+_CODE = (build, compact, flatten, foreign, graph, preprocessing)  # the modules that make a network
 
 
 def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: Path | None = None) -> Images:
     """Pooled features float32 [n, d] of the backbone in inference mode, for grey images uint8 [n, side, side].
 
-    `model` may itself be what `models.to_features` makes: it is then used as it is, and called for several stacks
-    it is traced once.
-    In batches of `settings.batch_size`, with its `xla`; what the layers compute in is theirs (`models.computing`).
-    With a folder `cache` they are read from there, or computed and kept there within `$CXR_CACHE_GIB`; a damaged
-    entry is made anew, with a warning. Where it cannot be written, a progress line says so. Who wants an entry
-    that another process is writing waits for it.
+    They are computed in batches of `settings.batch_size`, with or without XLA as `settings.xla` says, in the
+    precision that the layers have (`build.computing`).
 
-    Returns an array, in memory up to 32 MiB, else the entry or a temporary file that is mapped into memory. Raises
-    InputError when the latter has no room.
+    Args:
+        model: a classifier, or what `build.to_features` made of it. Give the latter for several sets of images, so
+            that it is traced only once.
+        cache: a folder. Features are read from there, or computed and kept there, within `$CXR_CACHE_GIB`. A
+            damaged entry is computed again, with a warning. If an entry cannot be written, a progress line says
+            so. If another process is writing the entry, this one waits for it.
+
+    Returns an array: in memory up to 32 MiB, otherwise the entry or a temporary file, mapped into memory. Raises
+    InputError if there is no room for a temporary file.
     """
     is_whole = any(layer.name == "logits" for layer in model.layers)
     network = build.to_features(model) if is_whole else model
@@ -70,17 +73,20 @@ def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: 
 
 
 def predicted(model: keras.Model, images: Images, batch_size: int, *, xla: bool = False) -> Iterator[np.ndarray]:
-    """What `model` says of the images, in blocks; the batches are those of one call, few in memory at a time."""
+    """The outputs of `model`, in blocks. Batches are those of one call; few are in memory at a time."""
     row = 4 * math.prod(model.output.shape[1:])
     block = max(1, _OUTPUT_BYTES // (row * batch_size)) * batch_size
-    model.jit_compile = xla  # else Keras chooses, and the bits with it
+    model.jit_compile = xla  # otherwise Keras chooses, and bits may differ
     for first in range(0, len(images), block):
         rows = tf.data.Dataset.range(first, min(first + block, len(images))).batch(batch_size)
         yield model.predict(rows.map(lambda rows: gather(images, rows)).prefetch(2), verbose=0)
 
 
 def gather(array: Images, rows: tf.Tensor) -> tf.Tensor:
-    """The rows of those numbers, int [m], read when the graph runs: [m, side, side, 1] of images, or [m, ...]."""
+    """Rows of an array by their numbers, int [m]: images as [m, side, side, 1], others as [m, ...].
+
+    They are read when the graph runs.
+    """
     is_image = array.ndim == 3
 
     def read(rows: np.ndarray) -> np.ndarray:
@@ -92,12 +98,12 @@ def gather(array: Images, rows: tf.Tensor) -> tf.Tensor:
 
 
 def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
-    """SHA-256 of all that the bits of `network`'s features depend on, hex.
+    """SHA-256 (hex) of all that the bits of `network`'s features depend on.
 
-    These are the images in their order; names, shapes and values of the weights; what each layer computes in; the
-    batches, since the last one's size may choose another kernel; whether XLA or deterministic operations are
-    used; this code, the configuration of each layer, as a foreign model's code is not ours, and its libraries; and
-    the kind of machine.
+    These are: the images in their order; names, shapes and values of the weights; the precision of each layer; the
+    batch size, since the size of the last batch may select another kernel; whether XLA or deterministic operations
+    are used; the code, the configuration of each layer (the code of a user's model is not hashed), and the
+    versions of libraries; and the kind of machine.
     """
     digest = hashlib.sha256()
     for block in arrays.blocks(images):
@@ -108,11 +114,11 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
     ]
     parts = {
         "images": [digest.hexdigest(), list(images.shape), str(images.dtype)],
-        "weights": build.sha256_weights(network),
-        "graph": _configuration(json.loads(network.to_json())["config"]["layers"]),  # not the model's own name
+        "weights": weights.sha256_weights(network),
+        "graph": _configuration(json.loads(network.to_json())["config"]["layers"]),  # without the model's name
         "layers": [[type(layer).__name__, layer.name, layer.compute_dtype] for layer in network.layers],
         "computing": [settings.architecture, settings.batch_size, settings.xla, settings.deterministic],
-        "code": [build.sha256_file(file) for file in (__file__, compact.__file__, graph.__file__, build.__file__)],
+        "code": [weights.sha256_file(file) for file in (__file__, *(module.__file__ for module in _CODE))],
         "libraries": [keras.__version__, tf.__version__, np.__version__],
         "machine": [platform.machine(), platform.processor(), *devices],
     }
@@ -120,7 +126,7 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
 
 
 def _configuration(part: Any) -> Any:
-    """A configuration without the numbers by which Keras knows an object again, which are new in every process."""
+    """A configuration without the ids that Keras gives objects: they differ between processes."""
     if isinstance(part, dict):
         return {key: _configuration(value) for key, value in part.items() if key != "shared_object_id"}
     return [_configuration(value) for value in part] if isinstance(part, list) else part
@@ -129,7 +135,7 @@ def _configuration(part: Any) -> Any:
 def _kept(
     path: Path, network: keras.Model, images: Images, shape: tuple[int, ...], settings: TrainParams
 ) -> Images | None:
-    """The features in the entry `path`, made where missing; None when that cannot be written."""
+    """The features in the entry `path`, which is made if it is missing. None if it cannot be written."""
     if (found := _read(path, shape)) is not None:
         return found
     rows = shape[0] + _digest_rows(shape[1])
@@ -137,21 +143,19 @@ def _kept(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with arrays.locked(path.with_suffix(".lock"), lambda: progress(waits)):
-            if (found := _read(path, shape)) is not None:  # another has made it since
+            if (found := _read(path, shape)) is not None:  # another process has made it meanwhile
                 return found
             progress(f"transfer: features of {len(images)} images")
             blocks = predicted(network, images, settings.batch_size, xla=settings.xla)
             loading.write_entry(path, (rows, shape[1]), np.float32, _signed(blocks, shape[1]))
     except OSError as error:
-        progress(
-            f"features: cannot be kept in {path.parent} ({error.strerror}): this run computes them for itself"
-        )
+        progress(f"features: cannot be kept in {path.parent} ({error.strerror}): this run keeps them for itself")
         return None
     return _read(path, shape)
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Images | None:
-    """The features in an entry, which is then the one used last; None when there are none, or others."""
+    """The features in an entry, which is then marked as used. None if it is missing, or damaged."""
     try:
         rows = arrays.read(path, (shape[0] + _digest_rows(shape[1]), shape[1]), np.float32)
         found, signature = rows[: shape[0]], rows[shape[0] :]
@@ -160,18 +164,18 @@ def _read(path: Path, shape: tuple[int, ...]) -> Images | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError, EOFError) as error:
-        warnings.warn(f"{path}: cached features are damaged ({error}) and are made anew", stacklevel=4)
+        warnings.warn(f"{path}: cached features are damaged ({error}) and are computed again", stacklevel=4)
         with suppress(OSError):
             path.unlink()
         return None
-    with suppress(OSError):  # a cache that others filled and that may only be read
+    with suppress(OSError):  # the cache may be read-only
         os.utime(path)
     progress(f"transfer: features of {len(found)} images, from the cache")
     return np.array(found) if found.nbytes <= _IN_MEMORY else found
 
 
 def _signed(blocks: Iterable[np.ndarray], width: int) -> Iterator[np.ndarray]:
-    """The blocks, then rows that hold their SHA-256: an entry is whole, and right, or it is none."""
+    """The blocks, then rows that hold their SHA-256. By it a damaged or incomplete entry is recognised."""
     digest = hashlib.sha256()
     for block in blocks:
         block = np.ascontiguousarray(block, np.float32)
@@ -183,5 +187,5 @@ def _signed(blocks: Iterable[np.ndarray], width: int) -> Iterator[np.ndarray]:
 
 
 def _digest_rows(width: int) -> int:
-    """Rows of `width` float32 that a SHA-256 takes."""
+    """How many rows of `width` float32 a SHA-256 fills."""
     return -(-_DIGEST_BYTES // (4 * width))

@@ -1,8 +1,8 @@
-"""Adam whose update is a handful of operations, however many weights there are.
+"""Adam whose update takes a handful of operations, however many weights there are.
 
-`keras.optimizers.Adam` makes some twenty operations of each weight's update, and a DenseNet201 has hundreds of
-weights: tracing and optimising that graph is most of the time until its first step of fine-tuning has been made.
-Every one of these operations is elementwise, so that all weights end to end, as one vector, get the same bits.
+`keras.optimizers.Adam` needs some twenty operations to update one weight, and a DenseNet201 has hundreds of
+weights. Tracing and optimising this graph takes most of the time before the first step of fine-tuning. Each of
+these operations is elementwise. So the same update of all weights in one vector gives the same bits.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ _UNSUPPORTED = (
 class FlatAdam(keras.optimizers.Optimizer):
     """Adam (Kingma and Ba 2015, Algorithm 1, in the form with "epsilon hat"), bit for bit Keras' own.
 
-    Of Keras' methods `build`, `apply` and `get_config` are overridden, which are public. The state is two vectors,
-    the first and the second moments of all weights end to end in the order of `build`, beside Keras' step counter
-    and learning rate.
+    It overrides Keras' public methods `build`, `apply` and `get_config`. Its state is two vectors, the first and
+    the second moments of all weights in the order of `build`, beside Keras' step counter and learning rate.
 
-    Not supported, and refused with a ValueError: Keras' further options of an optimizer (decay, clipping,
-    averaging, accumulation, a loss scale of its own; a `LossScaleOptimizer` around it is fine), weights in another
-    type than float32 or with constraints, sparse or missing gradients, and several replicas.
+    It refuses with a ValueError what it does not support: Keras' other options of an optimizer (decay, clipping,
+    averaging, accumulation, a loss scale of its own; a `LossScaleOptimizer` around it is fine), weights that are
+    not float32 or have constraints, sparse or missing gradients, and several replicas.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class FlatAdam(keras.optimizers.Optimizer):
                     f"({variable.dtype}): use keras.optimizers.Adam"
                 )
         super().build(variables)
-        # Their ids alone: variables that are attributes would count, and be saved, as the optimizer's own.
+        # Only ids: Keras would treat variables that are attributes as the optimizer's own, and save them.
         self._ids = [id(variable) for variable in variables]
         self._sizes = [math.prod(variable.shape) for variable in variables]
         self._first, self._second = (

@@ -31,7 +31,7 @@ from tf_keras_vis.layercam import Layercam
 
 from cxr.attribution import cams
 from cxr.core.params import ARCHITECTURES
-from cxr.models import build
+from cxr.models import build, targets
 
 METHODS = ("layercam", "gradcampp")
 FOUR = (*METHODS, "gradcam", "hirescam")
@@ -48,7 +48,7 @@ class Case:
         coarse = rng.integers(0, 256, (n, -(-side // 8), -(-side // 8)), np.uint8)
         self.images = coarse.repeat(8, 1).repeat(8, 2)[:, :side, :side]
         self.classes = np.arange(n) % 5
-        self.layer = build.target_layer(self.model, "penultimate")
+        self.layer = targets.target_layer(self.model, "penultimate")
         to_logits = keras.Model(self.model.input, self.model.get_layer("logits").output)
         self.theirs = {name: explainer(to_logits, clone=False) for name, explainer in THEIRS.items()}
         self.forward_pass = tf.function(lambda x: self.model(x, training=False), autograph=False)

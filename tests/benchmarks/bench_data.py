@@ -35,7 +35,7 @@ from scipy.ndimage import gaussian_filter
 from cxr.core import arrays
 from cxr.core.params import DataParams, TrainParams
 from cxr.data import loading, phantom
-from cxr.training import stages
+from cxr.training import batches as training_batches
 
 SIZE = 224
 BATCH = 32
@@ -109,7 +109,7 @@ def main() -> None:
         settings = TrainParams(architecture="CompactResNetV2", image_size=SIZE, batch_size=BATCH, weights="none")
 
         def dataset(images: np.ndarray, shuffled: bool) -> tf.data.Dataset:
-            return stages._dataset((images, np.zeros(len(images), np.int32)), settings, training=shuffled)
+            return training_batches.dataset((images, np.zeros(len(images), np.int32)), settings, training=shuffled)
 
         def from_files() -> None:
             with tempfile.TemporaryDirectory(dir=place) as cache:

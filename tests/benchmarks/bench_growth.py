@@ -116,13 +116,13 @@ def score(folder: Path):
 
 
 def compare(folder: Path):
-    from cxr.metrics import similarity
+    from cxr.metrics import metric_table
     from cxr.report import comparison
-    from cxr.statistics import hypotheses
+    from cxr.statistics import contrasts, rank_tests
 
     images = _identities(folder)
     rng = np.random.default_rng(0)
-    wanted = [name + level for name in similarity.METRICS for level in ("", "_two_patients", "_chance")]
+    wanted = [name + level for name in metric_table.METRICS for level in ("", "_two_patients", "_chance")]
 
     def cell(architecture: str, method: str) -> pd.DataFrame:
         values = {name: rng.uniform(size=len(images)) for name in wanted}
@@ -137,9 +137,9 @@ def compare(folder: Path):
     def run() -> None:
         summary = comparison.pooled(scores, runs)
         comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
-        hypotheses.compare_architectures(scores, "overlap")
-        hypotheses.interaction(scores, "overlap")
-        hypotheses.paired_tests(scores, "overlap")
+        contrasts.compare_architectures(scores, "overlap")
+        contrasts.interaction(scores, "overlap")
+        rank_tests.paired_tests(scores, "overlap")
 
     return run
 

@@ -30,7 +30,7 @@ from joblib import Parallel, delayed
 from scipy import special, stats
 
 from cxr.metrics import classification
-from cxr.statistics import bootstrap, hypotheses
+from cxr.statistics import bootstrap, contrasts, estimates, planning, rank_tests, resampling
 
 ALPHA, CENTRE, MARGIN = 0.05, 0.55, 0.05
 EFFECTS = (0.02, 0.05, 0.1)
@@ -60,12 +60,12 @@ def engine(values: np.ndarray, patient: np.ndarray, n_boot: int, rng_seed: int):
     point = np.median(values, axis=-1)
     draws = np.empty((n_boot, *point.shape))
     for cell in np.ndindex(point.shape):
-        draws[:, *cell] = bootstrap._weighted("median", values[cell], weights)
+        draws[:, *cell] = resampling.weighted("median", values[cell], weights)
 
-    def contrast(cells: dict[tuple[int, int], int]) -> hypotheses.Estimate:
+    def contrast(cells: dict[tuple[int, int], int]) -> estimates.Estimate:
         theta = sum(w * point[cell] for cell, w in cells.items())
         replicates = sum(w * draws[:, *cell] for cell, w in cells.items())
-        return hypotheses.estimate(theta, replicates, n_patients=patient[-1] + 1)
+        return estimates.estimate(theta, replicates, n_patients=patient[-1] + 1)
 
     return contrast
 
@@ -82,24 +82,24 @@ def crossed_setting(k: int, n: int, seed_sd: float, repeats: int, n_boot: int) -
         both = contrast({(0, 0): 1, (1, 0): -1, (0, 1): -1, (1, 1): 1})
         means = pd.DataFrame(values[:, 0].mean(1).T).groupby(patient).mean().to_numpy()
         row = {
-            "engine": hypotheses.p_value(one) < ALPHA,
+            "engine": estimates.p_value(one) < ALPHA,
             "Satterthwaite": 2 * special.stdtr(one.df, -abs(one.value) / one.se) < ALPHA,
             "Wilcoxon": stats.wilcoxon(means[:, 0] - means[:, 1]).pvalue < ALPHA,
             "coverage": cell.low <= CENTRE <= cell.high,
-            "TOST at the margin": hypotheses.equivalence(replace(one, value=one.value + MARGIN), MARGIN) < ALPHA,
-            "crossover, no difference": hypotheses.reversal_p(one, two) < ALPHA,
-            "crossover, one method differs": hypotheses.reversal_p(replace(one, value=one.value + 0.1), two)
+            "TOST at the margin": estimates.equivalence(replace(one, value=one.value + MARGIN), MARGIN) < ALPHA,
+            "crossover, no difference": contrasts.reversal_p(one, two) < ALPHA,
+            "crossover, one method differs": contrasts.reversal_p(replace(one, value=one.value + 0.1), two)
             < ALPHA,
-            "interaction": hypotheses.p_value(both) < ALPHA,
+            "interaction": estimates.p_value(both) < ALPHA,
         }
-        row |= {f"power {e}": hypotheses.p_value(one, -e) < ALPHA for e in EFFECTS}
+        row |= {f"power {e}": estimates.p_value(one, -e) < ALPHA for e in EFFECTS}
         rows.append(row)
         parts.append([one.var_seeds, one.var_patients, one.var_residual])
     out = pd.DataFrame(rows).mean().to_dict()
     # The planner, given the average components, beside the power found.
     components = dict(zip(("var_seeds", "var_patients", "var_residual"), np.mean(parts, axis=0), strict=True))
     typical = replace(one, **components)
-    out |= {f"planned {e}": hypotheses.power(typical, effect=e) for e in EFFECTS}
+    out |= {f"planned {e}": planning.power(typical, effect=e) for e in EFFECTS}
     return out | {"k": k, "n": n, "sd": seed_sd}
 
 
@@ -144,7 +144,7 @@ def rank_setting(k: int, n: int, repeats: int) -> dict[str, float]:
             )
             for a, m, s in cells
         )
-        tests = hypotheses.paired_tests(scores, "value")
+        tests = rank_tests.paired_tests(scores, "value")
         pairs = tests[tests["test"] == "wilcoxon"]
         friedman = tests.loc[tests["test"] == "friedman", "p"].iloc[0]
         found.append([friedman < ALPHA, (pairs["p"] < ALPHA).mean(), (pairs["p_holm"] < ALPHA).any()])
@@ -169,9 +169,9 @@ def auc_setting(k: int, n: int, seed_sd: float, repeats: int, n_boot: int) -> di
             p = [np.stack([1 - q, q], 1) for q in special.expit(logits)]
             point.append(np.diff([classification.auc_replicates(labels, q, ones)[0] for q in p])[0])
             draws.append(np.diff([classification.auc_replicates(labels, q, weights) for q in p], axis=0)[0])
-        est = hypotheses.estimate(point, np.transpose(draws), n_patients=n)
+        est = estimates.estimate(point, np.transpose(draws), n_patients=n)
         cover += est.low <= 0 <= est.high
-        equal += hypotheses.equivalence(replace(est, value=est.value + 0.02), 0.02) < ALPHA
+        equal += estimates.equivalence(replace(est, value=est.value + 0.02), 0.02) < ALPHA
     return {
         "seeds": k, "patients": n, "seed sd of the separation": seed_sd,
         "coverage": cover / repeats, "TOST at a margin of 0.02": equal / repeats,

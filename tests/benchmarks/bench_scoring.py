@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from cxr.metrics import baselines, similarity
+from cxr.metrics import baselines, metric_table, similarity
 from cxr.report import comparison
 
 GRID, DRAWS = 14, 4
@@ -43,7 +43,7 @@ def score(maps: np.ndarray, size: int, *, moved: bool = True, workers: int | Non
         baselines.baselines(before, after, label, patient, size=size, draws=DRAWS, workers=workers)
     else:
         table = baselines.partners(label, patient, draws=DRAWS)
-        baselines.floor(before, [after[row] for row in table.T], size=size, workers=workers)
+        baselines.two_heads(before, [after[row] for row in table.T], size=size, workers=workers)
 
 
 def rates(n: int, call) -> tuple[float, float]:
@@ -69,7 +69,7 @@ def scoring(n: int, size: int) -> None:
             call(workers=workers)  # warm caches and allocations
             clock, processor = rates(n, partial(call, workers=workers))
             print(f"{label:42s}{workers:8d}{clock:10.0f}{processor:8.0f}")
-    for name in similarity.METRICS:
+    for name in metric_table.METRICS:
         clock, processor = rates(n, partial(compare, names=[name], workers=1))
         print(f"{name + ' alone':42s}{1:8d}{clock:10.0f}{processor:8.0f}")
 
@@ -92,7 +92,7 @@ def scores(images: int, patients: int, seeds: int = 3) -> pd.DataFrame:
     """Per-image rows of three architectures under two methods, every metric with every baseline."""
     rng = np.random.default_rng(0)
     patient = np.concatenate([np.arange(patients), rng.integers(0, patients, images - patients)])
-    names = [name for metric in similarity.METRICS for name in (metric, *(f"{metric}_{k}" for k in LEVELS))]
+    names = [name for metric in metric_table.METRICS for name in (metric, *(f"{metric}_{k}" for k in LEVELS))]
     head = pd.DataFrame({"image_id": np.arange(images), "patient_id": patient})
     head = head.assign(empty_before=False, empty_after=False)
     cells = [

@@ -20,7 +20,9 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import mlflow  # noqa: E402
 import servers  # noqa: E402
+from mlflow.entities import Metric  # noqa: E402
 
 from cxr import tracking  # noqa: E402
 
@@ -28,11 +30,11 @@ from cxr import tracking  # noqa: E402
 def measure(uri: str, folder: Path, *, repeats: int, megabytes: int) -> dict[str, float]:
     """Median milliseconds of each kind of call against one store."""
     tracking.connect(uri)
-    client = tracking.mlflow.MlflowClient()
+    client = mlflow.MlflowClient()
     small, large = folder / "small.parquet", folder / "large.keras"
     small.write_bytes(os.urandom(10_000))
     large.write_bytes(os.urandom(megabytes * 2**20))
-    metrics = [tracking.Metric(f"metric_{i}", 0.5, 0, 0) for i in range(100)]
+    metrics = [Metric(f"metric_{i}", 0.5, 0, 0) for i in range(100)]
     runs: list[str] = []
 
     def create() -> None:

@@ -27,7 +27,9 @@ from cxr.core.params import ARCHITECTURES, TrainParams
 from cxr.data import loading
 from cxr.metrics import similarity
 from cxr.models import build
-from cxr.training import stages
+from cxr.models import weights as models_weights
+from cxr.training import batches as training_batches
+from cxr.training import optimisation, stages
 
 BATCH = 16
 SPLITS = ("train", "val", "test")
@@ -75,12 +77,12 @@ def first_step(kind: str, architecture: str, side: str, steps: str) -> dict:
     trainee = keras.Model(model.input, model.get_layer("logits").output)
     optimizers = True
     if kind == "cxr":
-        stages._compile(trainee, 1e-4, settings)
+        optimisation.compile_model(trainee, 1e-4, settings)
         optimizers = False  # as `_fit` has it
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         trainee.compile(keras.optimizers.Adam(1e-4), loss=loss, metrics=["accuracy"])
-    with stages._graph_optimizers(on=optimizers):
+    with optimisation.graph_optimizers(on=optimizers):
         trainee.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[callback])
     later = (times[-1][0] - times[0][0]) / max(1, steps - 1)
     return {"cpu": times[0][0], "wall": times[0][1], "later": later, "losses": losses}
@@ -119,8 +121,8 @@ def stage_1(architecture: str, side: str, n: str) -> dict:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trainee.compile(keras.optimizers.Adam(settings.transfer_learning_rate), loss=loss, metrics=["accuracy"])
     trainee.fit(
-        stages._dataset(train, settings, training=True),
-        validation_data=stages._dataset(val, settings, training=False),
+        training_batches.dataset(train, settings, training=True),
+        validation_data=training_batches.dataset(val, settings, training=False),
         epochs=10,
         shuffle=False,
         verbose=0,
@@ -160,7 +162,7 @@ def precision(n: str, side: str, epochs: str, ways: str) -> list:
         way = settings.model_copy(update=changes)
         stages.seed_everything(way.seed, deterministic=False)
         model = build.build(way.architecture, n_classes=5, image_size=side)
-        build.load_backbone(model, "source")
+        models_weights.load_backbone(model, "source")
         clock = Clock()
         stages.transfer(model, train, val, way)
         stages.fine_tune(model, train, val, way)

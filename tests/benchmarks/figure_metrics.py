@@ -25,7 +25,7 @@ from PIL import Image
 
 from cxr import tracking
 from cxr.attribution import maps
-from cxr.metrics import baselines, regions, similarity
+from cxr.metrics import baselines, map_features, map_grids, metric_table, position, regions, similarity
 from cxr.report import comparison
 from cxr.report.figures import COLOURS, METHOD_LABELS
 
@@ -100,7 +100,7 @@ def constructed_table() -> pd.DataFrame:
     pairs = constructed()
     map_sets = (np.stack([pair[checkpoint] for pair in pairs.values()]) for checkpoint in (0, 1))
     values = similarity.compare_maps(*map_sets, size=SIDE)
-    return pd.DataFrame({name: values[name] for name in similarity.METRICS}, index=list(pairs))
+    return pd.DataFrame({name: values[name] for name in metric_table.METRICS}, index=list(pairs))
 
 
 class Cell:
@@ -138,8 +138,8 @@ def draw_pair(
     axes: tuple[Axes, Axes], pair: tuple[np.ndarray, np.ndarray], metric: str, title: str, size: int
 ) -> float:
     """Both maps, prepared, with what the metric looks at; its value, computed from them, above."""
-    prepared = [similarity.prepare(raw[None], size)[0] for raw in pair]
-    features = [similarity.Features(values) for values in prepared]
+    prepared = [map_grids.prepare(raw[None], size)[0] for raw in pair]
+    features = [map_features.Features(values) for values in prepared]
     value = similarity.score(*features, [metric])[metric]
     for axis, values in zip(axes, prepared, strict=True):
         axis.imshow(values, cmap="inferno", vmin=0, vmax=1)
@@ -147,11 +147,11 @@ def draw_pair(
     for feature, colour, marker in zip(features, (OF_T, OF_F), "ox", strict=True):
         if metric in SHARE:
             mask = np.zeros(feature.pixels)
-            mask[feature.order[: similarity.top_count(SHARE[metric], feature.pixels)]] = 1
+            mask[feature.order[: map_features.top_count(SHARE[metric], feature.pixels)]] = 1
             for axis in axes:
                 axis.contour(mask.reshape(feature.shape), levels=[0.5], colors=colour, linewidths=1)
         elif metric in ("centroid_shift", "peak_shift"):
-            row, column = feature.centroid if metric == "centroid_shift" else feature.peak
+            row, column = (position.centroid if metric == "centroid_shift" else position.peak)(feature)
             for axis in axes:
                 axis.plot(column, row, marker, color=colour, markersize=7, markerfacecolor="none", mew=1.6)
     axes[0].set_title(title, fontsize=8, loc="left")
@@ -195,7 +195,7 @@ def constructed_figure() -> Figure:
         axis.axis("off")
     for (name, pair), two in zip(constructed().items(), panels, strict=False):
         for axis, raw in zip(two, pair, strict=True):
-            axis.imshow(similarity.prepare(raw[None], SIDE)[0], cmap="inferno", vmin=0, vmax=1)
+            axis.imshow(map_grids.prepare(raw[None], SIDE)[0], cmap="inferno", vmin=0, vmax=1)
         values = {key: f"{value + 0.0:.2f}" for key, value in table.loc[name].items()}
         two[0].set_title(name, fontsize=8.5, loc="left", fontweight="bold")
         line = (
@@ -253,7 +253,7 @@ def regions_figure(cell: Cell) -> Figure:
         own = cell.table.iloc[row]
         mask = masks["lesion"][np.flatnonzero(ids == own["image_id"])[0]]
         for axis, raw, checkpoint in zip(panels, cell.pair(row), ("before", "after"), strict=True):
-            axis.imshow(similarity.prepare(raw[None], cell.size)[0], cmap="inferno", vmin=0, vmax=1)
+            axis.imshow(map_grids.prepare(raw[None], cell.size)[0], cmap="inferno", vmin=0, vmax=1)
             axis.contour(mask, levels=[0.5], colors=COLOURS[5], linewidths=1.2)
             axis.axis("off")
             energy, hit = own[f"lesion_energy_{checkpoint}"], own[f"lesion_hit_{checkpoint}"]
@@ -271,12 +271,12 @@ def correlations(study: str) -> pd.DataFrame:
     """Spearman correlation of every two metrics over images, signed changes by their size: mean over cells."""
     found = []
     for run in tracking.find("score", experiment=study):
-        table = tracking.read_table(run.run_id, "drift.parquet")[list(similarity.METRICS)]
+        table = tracking.read_table(run.run_id, "drift.parquet")[list(metric_table.METRICS)]
         found.append(table.assign(**table[SIGNED].abs()).corr("spearman"))
     return sum(found) / len(found)
 
 
-SIGNED = [name for name, metric in similarity.METRICS.items() if metric.signed]
+SIGNED = [name for name, metric in metric_table.METRICS.items() if metric.signed]
 
 
 def correlation_figure(table: pd.DataFrame, what: str) -> Figure:
@@ -298,7 +298,7 @@ def levels_table(cell: Cell) -> pd.DataFrame:
     """Median over images of every metric and of its baselines; absolute for signed metrics' levels."""
     columns = {"this cell": "", "chance": "_chance", "two patients": "_two_patients", "two heads": "_two_heads"}
     rows = {}
-    for name, metric in similarity.METRICS.items():
+    for name, metric in metric_table.METRICS.items():
         own, parts = cell.table[name], {title: cell.table[name + suffix] for title, suffix in columns.items()}
         levels = {title: (part.abs() if metric.signed else part).median() for title, part in parts.items()}
         rows[name] = {"identical": metric.identical, **levels, "lowest": own.min(), "highest": own.max()}
@@ -309,7 +309,7 @@ def levels_table(cell: Cell) -> pd.DataFrame:
         "two seeds",
         [
             (values[name].abs() if metric.signed else values[name]).median()
-            for name, metric in similarity.METRICS.items()
+            for name, metric in metric_table.METRICS.items()
         ],
     )
     return table
@@ -325,7 +325,11 @@ def two_seeds(cell: Cell) -> pd.DataFrame:
         seed: maps.load(tracking.fetch(run.params["attribute_run"], f"maps/{METHOD}") / "after.npz")
         for seed, run in seeds.items()
     }
-    names = {"architecture": cell.run.params["architecture"], "method": METHOD, "names": list(similarity.METRICS)}
+    names = {
+        "architecture": cell.run.params["architecture"],
+        "method": METHOD,
+        "names": list(metric_table.METRICS),
+    }
     return comparison.two_seeds_table(map_sets, images, size=cell.size, **names)
 
 

@@ -33,11 +33,11 @@ import pandas as pd
 
 from cxr.attribution import cams
 from cxr.core.params import StudyParams, TrainParams
-from cxr.metrics import baselines, similarity
+from cxr.metrics import baselines, metric_table, similarity
 from cxr.models import build
 from cxr.report import comparison
-from cxr.statistics import hypotheses
-from cxr.training import checkpoints
+from cxr.statistics import contrasts, rank_tests
+from cxr.training import optimisation, stages
 
 CLASSES = 5
 
@@ -56,7 +56,7 @@ def network(architecture: str, side: str, batch: str) -> dict:
 
     side, batch = int(side), int(batch)
     settings = TrainParams(architecture=architecture, image_size=side, batch_size=batch, weights="none")
-    checkpoints.seed_everything(0)
+    stages.seed_everything(0)
     model = build.build(architecture, n_classes=CLASSES, image_size=side)
     images = np.random.default_rng(0).integers(0, 256, (batch, side, side), np.uint8)
     labels = np.arange(batch) % CLASSES
@@ -86,9 +86,9 @@ def network(architecture: str, side: str, batch: str) -> dict:
     found["backup bytes"] = 3 * sum(int(np.prod(w.shape)) * 4 for w in model.trainable_weights)  # and Adam's two
 
     trainee = keras_model(model)
-    checkpoints._compile(trainee, 1e-5, settings)
+    optimisation.compile_model(trainee, 1e-5, settings)
     steps = tf.data.Dataset.from_tensor_slices((images[..., None], labels)).batch(batch)
-    with checkpoints._graph_optimizers(on=False):
+    with optimisation.graph_optimizers(on=False):
         found["fine-tune"] = timed(lambda: trainee.fit(steps.repeat(2), epochs=1, verbose=0)) / (2 * batch)
     return found
 
@@ -116,7 +116,7 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     images = pd.DataFrame({"image_id": np.arange(n).astype(str)})
     images = images.assign(patient_id=images["image_id"], label=np.where(np.arange(n) % 2, "ill", "well"))
     wanted = [
-        name + level for name in similarity.METRICS for level in ("", "_two_patients", "_chance", "_two_heads")
+        name + level for name in metric_table.METRICS for level in ("", "_two_patients", "_chance", "_two_heads")
     ]
     cells = [(f"A{a}", s, m) for a in range(int(architectures)) for s in range(int(seeds))
              for m in ("layercam", "gradcampp")]  # fmt: skip
@@ -133,9 +133,9 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     began = time.process_time()
     summary = comparison.pooled(scores, runs)
     comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
-    hypotheses.compare_architectures(scores, "overlap")
-    hypotheses.interaction(scores, "overlap")
-    hypotheses.paired_tests(scores, "overlap")
+    contrasts.compare_architectures(scores, "overlap")
+    contrasts.interaction(scores, "overlap")
+    rank_tests.paired_tests(scores, "overlap")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"compare": time.process_time() - began, "tables MiB": table / 1024, "peak MiB": peak / 1024}
 

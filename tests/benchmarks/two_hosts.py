@@ -194,7 +194,9 @@ def export(folder: Path, experiment: str) -> None:
         own = folder / " ".join(filter(None, [run.stage, *(cell if run.stage != "compare" else [])]))
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir()
-        tracking.mlflow.artifacts.download_artifacts(run_id=run.run_id, dst_path=str(own))
+        import mlflow
+
+        mlflow.artifacts.download_artifacts(run_id=run.run_id, dst_path=str(own))
         shutil.rmtree(own / "images", ignore_errors=True)  # of the image grid, whose names hold the time
 
 

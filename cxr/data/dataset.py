@@ -1,0 +1,144 @@
+"""The images of one training: their manifest, labels and pixels, and which of them each stage is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr.core import arrays
+from cxr.core.errors import InputError
+from cxr.core.params import TrainParams
+from cxr.data import loading
+from cxr.data.splits import SPLITS
+
+Pair = tuple[arrays.Subset, np.ndarray]
+"""Images uint8 [m, size, size], read when they are asked for, and their labels int32 [m]."""
+
+STAGES = {"transfer": "transfer", "fine_tuning": "fine_tune"}
+"""Each stage of training, and the value of the parameter `shortcut` that names it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set with its splits, as `open` returns it.
+
+    settings : the parameters that it was made from.
+    manifest : one row an image (see `cxr.data.manifest`), sorted by image_id, with a RangeIndex.
+    classes : the names of the classes, sorted; a class' position in this list is its number.
+    labels : the number of each image's class, int32 [n], in the order of the manifest.
+    root : the absolute folder that paths in the manifest are relative to; None for the phantom.
+    manifest_hash : sha256 (hex) of the manifest, which identifies every image, label and split.
+    """
+
+    settings: TrainParams
+    manifest: pd.DataFrame
+    classes: list[str]
+    labels: np.ndarray
+    root: Path | None
+    manifest_hash: str
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """All images in the order of the manifest, uint8 [n, size, size], grey values 0 to 255, read-only.
+
+        They are decoded on first use. They stay in a file of the cache, which is mapped into memory (see
+        `cxr.data.loading.load_images`). With a `shortcut` every image has the marker that shows its class.
+        """
+        return self._load(self.manifest)
+
+    @cached_property
+    def random_markers(self) -> np.ndarray | None:
+        """The same images with markers that say nothing of the class, as `images`; None without a `shortcut`."""
+        if self.settings.shortcut == "none":
+            return None
+        rows = loading.with_markers(self.manifest, "random", lesion_contrast=self.settings.lesion_contrast)
+        return self._load(rows)
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """The files that were left out because they do not decode: {"path", "reason"} of each."""
+        return self.manifest.attrs.get("skipped", [])
+
+    def rows(self, split: str) -> np.ndarray:
+        """The row numbers of the images in a split ("train", "val" or "test"), int [m], ascending."""
+        if split not in SPLITS:
+            raise InputError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+        return np.flatnonzero(self.manifest["split"] == split)
+
+    def for_stage(self, stage: str) -> tuple[Pair, Pair]:
+        """(training, validation) images and labels of a stage of training, "transfer" or "fine_tuning".
+
+        No image is read before it is asked for. With a `shortcut` the stage that it names gets images whose
+        marker shows the class; the other stage gets the same images with random markers.
+        """
+        if stage not in STAGES:
+            raise InputError(f"stage: expected one of {', '.join(STAGES)}, got {stage!r}")
+        same = self.settings.shortcut in ("none", STAGES[stage])
+        images = self.images if same else self.random_markers
+        train, val = self.rows("train"), self.rows("val")
+        return (
+            (arrays.Subset(images, train), self.labels[train]),
+            (arrays.Subset(images, val), self.labels[val]),
+        )
+
+    def counts(self) -> pd.DataFrame:
+        """How many images and patients each class has in each split.
+
+        One row a class (index "label"); columns ("images" | "patients", split).
+        """
+        groups = self.manifest.groupby(["label", "split"])
+        table = groups.agg(images=("image_id", "size"), patients=("patient_id", "nunique"))
+        return table.unstack().reindex(columns=list(SPLITS), level=1)
+
+    def describe(self) -> dict[str, Any]:
+        """What a tracking store records of a data set: the arguments of `cxr.tracking.log_dataset`.
+
+        name : "phantom", or the name of the folder or table.
+        digest : the manifest's hash.
+        source : where the images are.
+        columns : those of the manifest.
+        counts : {split: {class: number of images}}.
+        """
+        data = self.settings.data
+        splits = self.manifest.groupby("split")["label"]
+        return {
+            "name": data if data == "phantom" else Path(data).name,
+            "digest": self.manifest_hash,
+            "source": str(self.root or "drawn by cxr.phantom"),
+            "columns": list(self.manifest.columns),
+            "counts": {split: labels.value_counts().sort_index().to_dict() for split, labels in splits},
+        }
+
+    def _load(self, rows: pd.DataFrame) -> np.ndarray:
+        return loading.load_images(
+            rows,
+            root=self.root,
+            size=self.settings.image_size,
+            cache=loading.default_cache(),
+            lesion_contrast=self.settings.lesion_contrast,
+        )
+
+
+def open(settings: TrainParams) -> Dataset:
+    """The data set that `settings` name, with its splits. No image is decoded yet.
+
+    Raises InputError where `cxr.data.loading.build_manifest` does: images are missing or cannot be split.
+    """
+    manifest = loading.build_manifest(settings)
+    classes = loading.classes(manifest)
+    return Dataset(
+        settings=settings,
+        manifest=manifest,
+        classes=classes,
+        labels=loading.class_index(manifest["label"], classes),
+        root=loading.data_root(settings),
+        manifest_hash=loading.manifest_hash(manifest),
+    )

@@ -1,0 +1,106 @@
+"""What is known of a network before it is trained: its description, and a check of all that can fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+
+from cxr.core.errors import InputError
+from cxr.models import graph
+from cxr.models.build import ARCHITECTURES, build
+from cxr.models.targets import MIN_GRID, frozen_layers, target_layer
+from cxr.models.weights import find_weights, load_backbone
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was found in a model, to be shown and logged."""
+
+    architecture: str
+    input: str
+    preprocessing: str
+    preprocessing_why: str
+    head: str
+    parameters: int
+    targets: dict[str, graph.Target]  # as found, on whatever grid
+
+    def tags(self) -> dict[str, str]:
+        """Tags of a run: `preprocessing`, and `layer_<target>` with its grid."""
+        layers = {f"layer_{key}": f"{t.layer} {t.grid[0]}x{t.grid[1]}" for key, t in self.targets.items()}
+        return {"preprocessing": self.preprocessing, **layers}
+
+    def lines(self) -> str:
+        """Text of a few lines, for a person."""
+        rows = [
+            ("input", self.input),
+            ("preprocessing", f"{self.preprocessing}: {self.preprocessing_why}"),
+            ("head", self.head),
+            ("parameters", f"{self.parameters:,}"),
+            *(
+                (key, f"{t.layer}, {t.grid[0]}x{t.grid[1]}{_too_coarse(t)}: {t.why}")
+                for key, t in self.targets.items()
+            ),
+        ]
+        return "\n".join([self.architecture, *(f"  {key:16} {text}" for key, text in rows)])
+
+    def markdown(self) -> str:
+        """A row of the table whose head is MARKDOWN."""
+        layers = [
+            f"`{t.layer}` {t.grid[0]}x{t.grid[1]}{' ±' if t.signed else ''}" if t else ""
+            for t in map(self.targets.get, ("shallower", "penultimate", "penultimate_cut", "final"))
+        ]
+        cells = [self.architecture, self.preprocessing, f"{self.parameters / 1e6:.1f}", *layers]
+        return f"| {' | '.join(cells)} |"
+
+
+MARKDOWN = (
+    "| architecture | preprocessing | million parameters | shallower | penultimate | penultimate_cut | final |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def _too_coarse(target: graph.Target) -> str:
+    return "" if min(target.grid) >= MIN_GRID else f" (under {MIN_GRID}x{MIN_GRID}: refused at this size)"
+
+
+def describe(model: keras.Model) -> Description:
+    """What was found in a model that `cxr.models.build` or `cxr.models.foreign.adapt` made.
+
+    Raises InputError for a model that was loaded from a file.
+    """
+    adapted = getattr(model, "adapted", None)
+    spec = ARCHITECTURES.get(model.name)
+    if adapted is not None:
+        mode, why, head = adapted.preprocessing, adapted.preprocessing_why, adapted.head
+    elif spec is not None:
+        mode, why, head = spec.preprocessing, "of this architecture", "none"
+    else:
+        raise InputError(f"{model.name}: describe the model that build or adapt made, not one that was loaded")
+    channels = model.get_layer("preprocessing").output.shape[-1]
+    grey = "as it is" if channels == 1 else "copied into three channels"
+    side = model.input_shape[1]
+    return Description(
+        architecture=model.name,
+        input=f"{side}x{side}, grey values 0 to 255, {grey}",
+        preprocessing=mode,
+        preprocessing_why=why,
+        head=head if head != "none" else "added: global average pooling, dropout, logits, softmax",
+        parameters=model.count_params(),
+        targets=graph.targets(model),
+    )
+
+
+def check(
+    architecture: str, *, weights: str, target: str, image_size: int, n_classes: int, fine_tune_from: str = ""
+) -> str:
+    """Try everything about a model that can fail, before training starts. Returns the target layer's name.
+
+    Raises InputError as `build`, `target_layer`, `frozen_layers` and `load_backbone` do.
+    """
+    find_weights(architecture, weights)  # first, as it fails fast
+    model = build(architecture, n_classes=n_classes, image_size=image_size)
+    layer = target_layer(model, target)
+    frozen_layers(model, fine_tune_from)
+    load_backbone(model, weights)
+    return layer

@@ -1,0 +1,220 @@
+"""Weights of networks: where they are found, how they are loaded and saved, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib import resources
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from cxr.core import architectures
+from cxr.core.errors import InputError, first_line
+from cxr.core.files import atomic
+from cxr.data.loading import default_cache
+from cxr.models import foreign
+from cxr.models.build import ARCHITECTURES, application_network, backbone
+
+
+def load(path: str | Path, architecture: str) -> keras.Model:
+    """Load a checkpoint that a study saved, without running code that it holds.
+
+    If `architecture` is the user's function, its module is imported first, so that Keras knows the layers that it
+    registers (`keras.saving.register_keras_serializable`).
+    """
+    if architectures.is_entry_point(architecture):
+        architectures.function(architecture)
+    return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def load_backbone(model: keras.Model, weights: str) -> dict[str, str]:
+    """Load pretrained backbone weights into `model`, in place; the head keeps its own.
+
+    `weights` is `imagenet`, `source`, `none`, or a file or folder. A model that the user's function made keeps the
+    weights that it has, unless `weights` is one file.
+
+    Returns where the weights came from: `weights` (`own` for those of the user's function), `weights_file` (a
+    name) and `weights_sha256`. The last two are empty for `none` and `own`. Raises InputError if the weights
+    cannot be had or do not fit.
+    """
+    path = find_weights(model.name, weights)
+    if path is None:
+        return {"weights": "own" if _is_users(model.name) else "none", "weights_file": "", "weights_sha256": ""}
+    network = backbone(model)
+    try:
+        if path.suffix == ".npz":
+            _load_npz(network, path)
+        elif path.suffix == ".keras":
+            _load_keras(network, path)
+        elif model.name in architectures.APPLICATIONS and model.name not in ARCHITECTURES:
+            _load_application(model, path)
+        else:
+            network.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        reason = first_line(error)
+        raise InputError(
+            f"weights: {path} does not fit the backbone of {model.name} ({reason}): give the file made for this "
+            "architecture, without its classification top"
+        ) from None
+    return {"weights": weights, "weights_file": path.name, "weights_sha256": sha256_file(path)}
+
+
+def find_weights(architecture: str, weights: str) -> Path | None:
+    """The file that `weights` stands for. `imagenet` downloads it into Keras' cache.
+
+    None for `none`, and for the user's function, unless `weights` is one file. Raises InputError if the file
+    cannot be had; the message says what to fetch and where to put it.
+    """
+    architecture = architectures.plain(architecture)
+    file = Path(weights).expanduser()
+    if weights == "none" or (_is_users(architecture) and (weights in ("imagenet", "source") or file.is_dir())):
+        return None
+    if weights == "source":
+        name = f"{architecture}.npz"
+        shipped = resources.files("cxr.models") / "pretrained" / name
+        for candidate in (source_folder() / name, Path(str(shipped))):
+            if candidate.is_file():
+                return candidate
+        raise InputError(
+            f"weights: no source-pretrained weights for {architecture} in {source_folder()} or in the package: "
+            f"make them with notebooks/0_pretrain.ipynb (-p architecture {architecture}), or use weights: imagenet"
+        )
+    imagenet = architectures.APPLICATIONS.get(architecture)
+    if weights == "imagenet":
+        return _imagenet(architecture, imagenet)
+    if file.is_dir():
+        names = [f"{architecture}.npz", f"{architecture}.keras"]
+        names = [imagenet.file, *names] if imagenet else names
+        for name in names:
+            if (file / name).is_file():
+                return file / name
+        raise InputError(f"weights: the folder {file} holds none of {', '.join(names)}")
+    if not file.is_file():
+        raise InputError(
+            f"weights: '{weights}' is none of imagenet, source and none, and there is no such file or folder"
+        )
+    if file.suffix not in (".h5", ".keras", ".npz"):
+        raise InputError(f"weights: {file} is not a .h5, .keras or .npz file")
+    return file
+
+
+def source_folder() -> Path:
+    """The folder to which `0_pretrain.ipynb` writes weights, and where `weights: source` looks first."""
+    return default_cache() / "weights"
+
+
+def save_source(model: keras.Model, folder: Path, *, provenance: dict) -> Path:
+    """Write the backbone's weights in float16 to `folder/<architecture>.npz`. Returns this file.
+
+    The `.json` file beside it gets their SHA-256 and how they were made (`provenance`). Raises InputError if two
+    weights have the same name, and ValueError if a weight does not fit float16.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = [v for v in backbone(model).weights if not _is_seed(v)]
+    arrays = {_key(v): np.asarray(v, np.float16) for v in kept}
+    if len(arrays) < len(kept):
+        raise InputError(f"{model.name}: several weights have one name, so that a .npz file cannot hold them")
+    if not all(np.isfinite(a).all() for a in arrays.values()):
+        raise ValueError(f"{model.name}: a weight does not fit float16")
+    path = folder / f"{model.name}.npz"
+    with atomic(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+    record = {"architecture": model.name, "sha256": sha256_file(path), **provenance}
+    with atomic(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    return path
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_weights(model: keras.Model) -> str:
+    """SHA-256 over the names, shapes and values of a model's weights.
+
+    Equal networks have equal hashes. The hash of a `.keras` file differs, since the file holds the time of saving.
+    """
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        if not _is_seed(variable):
+            array = np.ascontiguousarray(variable)
+            digest.update(f"{_key(variable)} {array.shape} {array.dtype}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _is_users(name: str) -> bool:
+    """Whether an architecture, or the model named after it, comes from the user's function."""
+    return "." in architectures.plain(name)
+
+
+def _key(variable: keras.Variable) -> str:
+    return "/".join(variable.path.split("/")[-2:])
+
+
+def _is_seed(variable: keras.Variable) -> bool:
+    return "seed_generator" in variable.path
+
+
+def _load_npz(network: keras.Model, path: Path) -> None:
+    with np.load(path, allow_pickle=False) as arrays:
+        variables = {_key(v): v for v in network.weights}
+        if len(variables) < len(network.weights):
+            raise ValueError("several weights have one name, so that a .npz file cannot hold them: use .keras")
+        if set(variables) != set(arrays.files):
+            odd = sorted(set(variables) ^ set(arrays.files))
+            raise ValueError(f"{len(odd)} weights differ in name, such as {odd[0]}")
+        for key, variable in variables.items():
+            variable.assign(arrays[key].astype(np.float32))
+
+
+def _load_keras(network: keras.Model, path: Path) -> None:
+    other = keras.models.load_model(path, compile=False, safe_mode=True)
+    for layer in network.layers:
+        if layer.weights:
+            layer.set_weights(other.get_layer(layer.name).get_weights())
+
+
+def _load_application(model: keras.Model, path: Path) -> None:
+    """Load Keras' own weights into the network as Keras builds it, maybe nested, and copy them from there."""
+    side, n_classes = model.input_shape[1], model.output_shape[1]
+    network = application_network(model.name, side)
+    network.load_weights(path)
+    other = foreign.adapt(network, preprocessing=model.name, classes=n_classes)
+    # by order, not by name: Keras numbers some layers by a global counter
+    mine, theirs = ([layer for layer in backbone(one).layers if layer.weights] for one in (model, other))
+    for layer, other in zip(mine, theirs, strict=True):
+        layer.set_weights(other.get_weights())
+
+
+def _imagenet(architecture: str, weights: architectures.Weights | None) -> Path:
+    if weights is None:
+        raise InputError(
+            f"weights: there are no ImageNet weights for {architecture}: use weights: source, or a classifier of "
+            "keras.applications"
+        )
+    cache = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    try:
+        return Path(
+            keras.utils.get_file(
+                weights.file,
+                weights.url,
+                cache_dir=cache,
+                cache_subdir="models",
+                file_hash=weights.hash or None,
+            )
+        )
+    except Exception as error:  # urllib's, socket's and Keras' own
+        kind = {32: "MD5 ", 64: "SHA-256 "}.get(len(weights.hash), "Keras knows no hash of it")
+        renamed = "" if weights.url.endswith(weights.file) else f" as {weights.file}"
+        raise InputError(
+            f"weights: the ImageNet weights of {architecture} cannot be downloaded here "
+            f"({first_line(error)}): on a machine with a network fetch {weights.url} "
+            f"({kind}{weights.hash}), put it into {cache / 'models'} or any folder{renamed}, and in the second "
+            "case set weights: FOLDER"
+        ) from None

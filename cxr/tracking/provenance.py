@@ -1,0 +1,116 @@
+"""What the results of a stage depend on, as one hash; and what else a run notes of its origin."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr.core import architectures
+from cxr.core.errors import InputError
+from cxr.core.params import Params
+from cxr.tracking.source import NOT_IN_CODE, code_version, contents, sha256
+
+if TYPE_CHECKING:
+    pass
+from cxr.core.execution import STAGES
+from cxr.tracking.connection import notebooks_folder, project
+
+# What a stage computes does not depend on these. `data` is a path: the manifest's hash, an input of the train
+# run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
+_NOT_IN_FINGERPRINT = frozenset(
+    {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
+    | {"model_a", "model_b", "like_a", "like_b"}
+)
+
+
+_OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
+
+
+def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, notebooks: Path | None = None) -> str:
+    """SHA-256, in hexadecimal, of all that the results of a stage depend on.
+
+    That is the settings that matter to it (not the names of things, paths or run ids), its inputs, and
+    `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path; where
+    `architecture` is a function of the user's, so does the file that it is in. Versions of packages are not part
+    of it: they are logged with each run.
+    """
+    values = settings.model_dump(mode="json")
+    left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | _OF_PHANTOM
+    values = {key: value for key, value in values.items() if key not in left_out | settings.filters}
+    if "weights" in values:
+        values["weights"] = _weights(values["weights"], values["architecture"])
+    if architectures.is_entry_point(str(values.get("architecture"))):
+        values["architecture_source"] = architectures.source_hash(values["architecture"])
+    return sha256(
+        json.dumps(
+            {
+                "stage": stage,
+                "settings": values,
+                "inputs": dict(inputs),
+                "code": _code_version(_notebook_name(stage), notebooks or notebooks_folder()),
+            },
+            sort_keys=True,
+            allow_nan=False,
+        )
+    )
+
+
+def _code_version(notebook: str, folder: Path) -> str:
+    """`code_version` of a notebook; where figures are the product (`4_compare`), what draws them counts."""
+    drawn = {"report.figures"} if notebook == STAGES["compare"] else set()
+    return code_version(folder / f"{notebook}.ipynb", without=NOT_IN_CODE - drawn)
+
+
+def environment() -> dict[str, Any]:
+    """Python, platform, and the version of every installed package, without importing any."""
+    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: installed[name] for name in sorted(installed, key=str.lower)},
+    }
+
+
+def git_tags() -> dict[str, str]:
+    """The project's commit and whether tracked files differ from it; empty outside of a git repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"mlflow.source.git.commit": commit, "cxr.git.dirty": str(bool(dirty)).lower()}
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(project()), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def _notebook_name(stage: str) -> str:
+    if stage not in STAGES:
+        raise InputError(f"unknown stage '{stage}': known are {', '.join(STAGES)}")
+    return STAGES[stage]
+
+
+def _weights(weights: str, architecture: str) -> str:
+    """`weights` as the fingerprint has it: with the contents of the files that it stands for.
+
+    Those in the package are part of `code_version`, and Keras checks those of `imagenet`.
+    """
+    if weights in ("imagenet", "none"):
+        return weights
+    if weights == "source":
+        from cxr.data.loading import default_cache  # pandas, which not every caller needs
+
+        own = default_cache() / "weights" / f"{architecture}.npz"  # as in models.find_weights
+        return f"source {contents(own)}" if own.is_file() else "source"
+    path = Path(weights).expanduser()
+    files = [path] if path.is_file() else sorted(path.glob("*.*")) if path.is_dir() else []
+    return " ".join(["files", *(contents(file) for file in files if file.suffix in (".h5", ".keras", ".npz"))])

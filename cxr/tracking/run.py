@@ -1,0 +1,274 @@
+"""The run of a notebook: opened, logged to, closed."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import yaml
+
+from cxr.core import display, processes
+from cxr.core.execution import STAGES
+from cxr.core.params import SCHEMA, Params
+from cxr.tracking import artifacts, log, manage, ui
+from cxr.tracking.connection import ask, check_reach, connect, experiment_id, mlflow_client, notebooks_folder
+from cxr.tracking.provenance import environment, fingerprint, git_tags
+from cxr.tracking.query import SCHEMA_TAG, RunInfo, run_info, run_url, upstream
+from cxr.tracking.source import cell_version, code_cells
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+class Run:
+    """The run of this notebook, which `start` opens: logs, shows, and closes at the end.
+
+    What is logged to MLflow and shown to a reader is one call: `figure`, `table`.
+
+    Attributes:
+        run_id: of the run in MLflow.
+        stage: a key of `STAGES`.
+        fingerprint: of what its results depend on.
+    """
+
+    def __init__(self, run_id: str, stage: str, fingerprint: str, cells: Sequence[str]) -> None:
+        self.run_id, self.stage, self.fingerprint = run_id, stage, fingerprint
+        self._cells = list(cells)
+
+    @property
+    def url(self) -> str:
+        """Where the run's page in the MLflow UI is."""
+        return run_url(self.run_id)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Log a figure as `name` (`.png`, `.svg`, `.pdf`), show it, and close it."""
+        log.log_figure(figure, name)
+        display.show_figure(figure)
+
+    def table(
+        self,
+        table: pd.DataFrame,
+        name: str,
+        *,
+        show: bool | int | Sequence[str] = True,
+        links: Mapping[str, Callable[[str], str]] | None = None,
+    ) -> None:
+        """Log a table as `name` (`.csv`, `.parquet`; without its index), and show it as people read it.
+
+        Args:
+            table: of results; see `cxr.core.tables.readable` for how it is shown.
+            show: False: not at all; a number: so many rows, the first; names: these columns. An empty table is
+                not shown.
+            links: for columns of run ids, what makes an id's address (`cxr.tracking.run_url`).
+        """
+        log.log_table(table, name)
+        if show is False or not len(table):
+            return
+        if show is not True:
+            table = table.head(show) if isinstance(show, int) else table[list(show)]
+        display.show_table(table, links=links)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers; see `cxr.tracking.log.log_metrics` for names, NaN and infinity."""
+        log.log_metrics(values, step)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters, by which runs are filtered."""
+        log.log_params(self.run_id, values)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags, as text."""
+        manage.set_tags(self.run_id, {key: str(value) for key, value in values.items()})
+
+    def json(self, values: Any, name: str) -> None:
+        """Log anything that JSON can hold. Raises ValueError for NaN and infinity."""
+        log.log_json(values, name)
+
+    def text(self, text: str, name: str) -> None:
+        """Log text as a file, in UTF-8."""
+        artifacts.log_text(text, name)
+
+    def file(self, path: str | Path, folder: str = "") -> None:
+        """Log a file, under its own name, into a folder of the run's artifacts."""
+        log.log_file(path, folder)
+
+    def image(self, image: np.ndarray, *, key: str, step: int = 0) -> None:
+        """Log an image, uint8 [h, w] or [h, w, channels], to the run's image grid: row `key`, column `step`."""
+        log.log_image(image, key=key, step=step)
+
+    def describe(self, text: str, *, figure: Figure | None = None) -> None:
+        """Give the run its description in the MLflow UI (Markdown), with a figure below it."""
+        ui.describe(text, figure=figure)
+
+    def finish(self) -> None:
+        """Close the run as FINISHED and complete; the last cell of a notebook. Prints who takes its id.
+
+        Logs the peak memory of the kernel as the metric `peak_memory_mib` (not on Windows, which does not tell),
+        and `sha256.json`: {artifact path: SHA-256} of all files that this process logged to the run. By these
+        `fetch` knows the files again; the SHA-256 of `sha256.json` is the run's tag `cxr.artifacts_sha256`.
+        (Images of the grid are not in it.)
+
+        In Jupyter, the run is marked as `cxr.edited` when its cells differ from those that the notebook's file
+        held at the start: its fingerprint, which was taken of the file, does not hold for it, and a study never
+        reuses it. Comments, layout and saving the file make no difference.
+        """
+        client = mlflow_client()
+        if self._is_edited():
+            client.set_tag(self.run_id, "cxr.edited", "true")
+        with suppress(ImportError):
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+            self.metrics({"peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10)})
+        hashes = artifacts.logged_hashes(self.run_id)
+        self.json(hashes, artifacts.HASHES)
+        client.set_tag(self.run_id, artifacts.HASHES_TAG, hashes[artifacts.HASHES])
+        client.set_tag(self.run_id, "cxr.complete", "true")  # from here on, and not before, all is there
+        # it waits for a server that is away, which `mlflow.end_run` cannot
+        client.set_terminated(self.run_id, "FINISHED")
+        mlflow.end_run("FINISHED")
+        taken = _TAKEN_BY.get(self.stage, "")
+        print(f"{self.stage} run {self.run_id}{taken}")
+
+    def _is_edited(self) -> bool:
+        """Whether this kernel ran cells that the notebook's file did not hold, or not all of its cells."""
+        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        if shell is None or not self._cells:
+            return False
+        run = [source.strip() for source in shell.history_manager.input_hist_raw]
+        run = [cell_version(source) for source in run if source and not source.startswith("# Parameters")]
+        last = self._cells.index(run[-1]) if run and run[-1] in self._cells else len(self._cells) - 1
+        return set(run) != set(self._cells[: last + 1])
+
+
+_TAKEN_BY = {
+    "train": ": 2_attribute takes it as train_run_id",
+    "attribute": ": 3_score takes it as attribute_run_id",
+    "score": ": 4_compare takes it in score_run_ids",
+}
+
+
+def start(
+    stage: str,
+    settings: Params,
+    *,
+    reads: Sequence[RunInfo] = (),
+    inputs: Mapping[str, str] | None = None,
+    name: str = "",
+    tags: Mapping[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+    settings_as_params: bool = True,
+) -> Run:
+    """Open the run of this notebook.
+
+    Under `cxr study` the run exists already (MLFLOW_RUN_ID) and is taken up; by hand one is created in the
+    experiment `settings.name`. Logged at once: all settings as parameters and as `parameters.yaml`, the
+    fingerprint and its inputs, the git commit, and the versions of all packages as `environment.json`.
+
+    A run that is still open when the kernel exits ends as FAILED. A notebook that papermill runs by hand is
+    logged as `notebook.ipynb` then (under `cxr study`, the study does it).
+
+    Args:
+        stage: a key of `STAGES`.
+        settings: the notebook's validated parameters; `name` is the experiment.
+        reads: the complete runs that the notebook reads (`take`), all of one stage.
+        inputs: what else the results depend on besides settings and code: `{"manifest": manifest_hash(df)}` for
+            train. The study's runner computes the same.
+        name: of the run, when it is created here; empty: the stage, and what `params` and `settings` say of
+            architecture, seed and method.
+        tags: more tags.
+        params: more parameters to filter by, such as architecture and seed of the run that is read.
+        settings_as_params: whether all settings are logged as parameters too; they are in `parameters.yaml` in
+            any case. MLflow's image grid writes all parameters over each picture: few leave room for it.
+
+    Raises:
+        InputError: the store cannot be had, or MLFLOW_RUN_ID names no run.
+    """
+    connect()
+    inputs = {**(upstream(*(run.run_id for run in reads)) if reads else {}), **(inputs or {})}
+    own_fingerprint = fingerprint(stage, settings, inputs)
+    notebook = notebooks_folder() / f"{STAGES[stage]}.ipynb"
+    cells = [cell_version(source) for source in code_cells(notebook)]
+    logged = settings.model_dump(exclude=set(settings.filters)) if settings_as_params else {}
+    logged |= params or {}
+    if mlflow.active_run():  # the cell was run again, in Jupyter
+        mlflow.end_run("KILLED")
+    given = os.environ.pop("MLFLOW_RUN_ID", "")
+    if worker := os.environ.pop("CXR_WORKER", ""):
+        processes.die_with(worker)
+    own_tags = {
+        SCHEMA_TAG: SCHEMA,
+        "cxr.stage": stage,
+        "cxr.fingerprint": own_fingerprint,
+        **{f"cxr.inputs.{key}": value for key, value in inputs.items()},
+        **git_tags(),
+        **(tags or {}),
+    }
+    if given:
+        info = run_info(given)
+        check_reach(mlflow_client().get_experiment_by_name(info.experiment_name))
+        if info.fingerprint not in ("", own_fingerprint):
+            own_tags["cxr.fingerprint.planned"] = info.fingerprint
+        opened = ask(mlflow.start_run, run_id=given, tags=own_tags)
+    else:
+        experiment = experiment_id(settings.name)
+        opened = ask(
+            mlflow.start_run, experiment_id=experiment, run_name=name or _name(stage, logged), tags=own_tags
+        )
+    run = Run(opened.info.run_id, stage, own_fingerprint, cells)
+    atexit.register(_close, run.run_id, mlflow.get_tracking_uri(), by_hand=not given)
+    run.params(logged)
+    run.text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "parameters.yaml")
+    run.json(environment(), "environment.json")
+    return run
+
+
+def _name(stage: str, params: Mapping[str, Any]) -> str:
+    """A run's name: "score CompactDenseNet s0 layercam", as far as one architecture, seed and method are known."""
+    words = [params.get("architecture"), params.get("seed"), params.get("method")]
+    words[1] = None if words[1] is None else f"s{words[1]}"
+    return " ".join([stage, *(word for word in words if isinstance(word, str) and word)])
+
+
+def _close(run_id: str, uri: str, *, by_hand: bool) -> None:
+    """At the kernel's exit. Registered after MLflow's own hook, hence run before it, which says FINISHED."""
+    mlflow.set_tracking_uri(uri)
+    run = mlflow.active_run()
+    if run is not None and run.info.run_id == run_id:
+        mlflow.end_run("FAILED")
+    notebook = _papermill_output() if by_hand else None
+    if notebook is not None:
+        artifacts.log_file_as(run_id, notebook, "notebook.ipynb")
+
+
+def _papermill_output() -> Path | None:
+    """The notebook that papermill, run by hand, is writing: asked of the command line of the parent process.
+
+    Papermill saves after every cell, hence before the kernel is told to exit. (It names the path to the notebook
+    only with `--inject-output-path`.) None in Jupyter, or when the output is not a local file.
+    """
+    import psutil  # of ipykernel's own requirements
+
+    try:
+        # Windows has a launcher between a virtual environment's python and what it runs.
+        for process in psutil.Process().parents()[:3]:
+            words = process.cmdline()
+            at = next((i for i, word in enumerate(words[:4]) if Path(word).stem == "papermill"), None)
+            if at is None:
+                continue
+            from papermill.cli import papermill
+
+            context = papermill.make_context("papermill", words[at + 1 :], resilient_parsing=True)
+            path = Path(process.cwd()) / (context.params["output_path"] or "")
+            return path if path.is_file() else None
+    except psutil.Error:
+        pass  # another user's process, or one that has gone: there is nothing to log then
+    return None
