@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+from importlib import resources
 
 import h5py
 import keras
@@ -116,7 +117,7 @@ def test_shipped_weights_load_and_match_their_record(name):
 
 
 def test_shipped_weights_are_small():
-    files = list((build.resources.files("cxr.models") / "pretrained").iterdir())
+    files = list((resources.files("cxr.models") / "pretrained").iterdir())
     assert sum(file.stat().st_size for file in files) < 8e6
 
 

@@ -9,7 +9,8 @@ from cxr.core import tables
 from cxr.core.errors import InputError
 from cxr.metrics import similarity
 from cxr.metrics.metric_table import METRICS
-from cxr.report import comparison
+from cxr.report import comparison, epochs, headlines, rankings
+from cxr.report import scores as report_scores
 
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
 
@@ -78,14 +79,14 @@ def test_pooled_has_a_row_a_cell_and_the_mean_auc_over_seeds():
         (summary["overlap_ci_low"] < summary["overlap_median"])
         & (summary["overlap_ci_high"] > summary["overlap_median"])
     ).all()
-    assert list(comparison.headline(summary).columns)[:3] == ["architecture", "method", "seeds"]
+    assert list(headlines.headline(summary).columns)[:3] == ["architecture", "method", "seeds"]
 
 
 @pytest.mark.parametrize(("centres", "pairs"), [(PLAIN, 0), (REVERSED, 3)])
 def test_ranking_and_reversals(centres, pairs):
     table = scores(centres)
     summary = comparison.pooled(table, runs(centres), n_boot=200)
-    ranks, found = comparison.ranking(summary, "overlap", comparison.replicates(table, "overlap", n_boot=200))
+    ranks, found = rankings.ranking(summary, "overlap", rankings.replicates(table, "overlap", n_boot=200))
     assert ranks["layercam"].to_dict() == {"DenseNet201": 2, "ResNet50V2": 1, "InceptionV3": 3}
     assert (ranks["P(layercam)"] > 0.99).all()
     assert len(found) == pairs and all(row["p_reversal"] > 0.99 for row in found)
@@ -100,10 +101,10 @@ def test_ranking_goes_the_other_way_for_a_shift():
             "gini_change_median": 0.0,
         }
     )
-    ranks, _ = comparison.ranking(summary, "centroid_shift", None)
+    ranks, _ = rankings.ranking(summary, "centroid_shift", None)
     assert ranks["m"].to_dict() == {"A": 2, "B": 1} and list(ranks.columns) == ["m"]
     with pytest.raises(InputError, match="gini_change has no direction"):
-        comparison.ranking(summary, "gini_change", None)
+        rankings.ranking(summary, "gini_change", None)
 
 
 def test_baselines_and_the_corrected_overlap():
@@ -182,7 +183,7 @@ def test_sensitivity_is_drift_beside_noise_per_patient():
 def test_course_starts_before_fine_tuning():
     rows = pd.concat([scores({("A", "m"): v}, seeds=(0,)).assign(epoch=e) for e, v in ((1, 0.8), (2, 0.6))])
     auc = pd.DataFrame({"architecture": "A", "seed": 0, "epoch": [0, 1, 2], "auc_macro": [0.9, 0.95, 0.96]})
-    table = comparison.course(rows, auc, metric="overlap", n_boot=100)
+    table = epochs.course(rows, auc, metric="overlap", n_boot=100)
     assert table["epoch"].tolist() == [0, 1, 2] and table["auc"].tolist() == [0.9, 0.95, 0.96]
     assert table["value"].tolist() == pytest.approx([1, 0.8, 0.6], abs=0.01)
     assert table["ci_low"].iloc[1] < table["value"].iloc[1] < table["ci_high"].iloc[1]
@@ -212,11 +213,11 @@ def info(run_id, architecture="A", seed="0", method="m", target="penultimate", s
 
 
 def test_run_table_refuses_what_cannot_be_pooled():
-    assert comparison.run_table([info("1"), info("2", seed="1")])["run_id"].tolist() == ["1", "2"]
+    assert report_scores.run_table([info("1"), info("2", seed="1")])["run_id"].tolist() == ["1", "2"]
     with pytest.raises(InputError, match="two runs are of A, m, seed 0"):
-        comparison.run_table([info("1"), info("2")])
+        report_scores.run_table([info("1"), info("2")])
     with pytest.raises(InputError, match="target layers final, penultimate cannot be pooled"):
-        comparison.run_table([info("1"), info("2", seed="1", target="final")])
+        report_scores.run_table([info("1"), info("2", seed="1", target="final")])
 
 
 def test_latest_cells_takes_the_newest_of_each_cell_with_the_same_settings():
@@ -227,9 +228,9 @@ def test_latest_cells_takes_the_newest_of_each_cell_with_the_same_settings():
         info("2", seed="2", size="64"),
         info("1", method="n"),
     ]
-    assert comparison.latest_cells(newest_first) == ["4", "1", "5"]
+    assert report_scores.latest_cells(newest_first) == ["4", "1", "5"]
     with pytest.raises(InputError, match="no finished score run"):
-        comparison.latest_cells([])
+        report_scores.latest_cells([])
 
 
 def test_readable_tables():

@@ -148,12 +148,12 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     assert info.params["layer"] == "last" and info.params["grid"] == "12x12"
 
     from cxr.core.params import DriftParams
-    from cxr.pair import compare
+    from cxr.pair import compare, images
 
     settings = DriftParams(
         data=str(folder / "phantom" / "manifest.csv"), like_a=["x"], like_b=["y"], method=["layercam", "gradcampp"]
     )
-    known = set(compare.metric_names(settings, compare.images(settings)[0]))
+    known = set(compare.metric_names(settings, images.find(settings)[0]))
     undefined = set(filter(None, info.tags.get("cxr.undefined", "").split(",")))
     assert known == (set(info.metrics) | undefined) - {"peak_memory_mib"}
 
@@ -175,7 +175,7 @@ def test_without_labels_by_hand_through_papermill(folder, store, tmp_path):
     assert len(table) == 80 and "label" not in table and (table["overlap"] == 1).all()
     assert (table["explained"] == table["predicted_after"]).all() and set(table["explained"]) <= set("01234")
     said = tracking.fetch(info.run_id, "summary.txt").read_text()
-    assert "A and B have the same weights" in said and "each taken for a patient of its own" in said
+    assert "A and B have the same weights" in said and "each treated as a separate patient" in said
     assert "no baseline 'two seeds of A'" in said and "--like-b B2.keras" in said
     assert not [name for name in info.metrics if name.startswith(("auc", "accuracy"))]
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from cxr import tracking
 from cxr.attribution import maps
 from cxr.core.errors import InputError
+from cxr.explore import drawing, runs
+from cxr.explore import explorer as explorers
 from cxr.explore import page as explore_page
 from cxr.explore import view as explore_view
 from cxr.metrics import baselines, map_features, map_grids, metric_table, multiverse, regions, similarity
@@ -142,7 +144,7 @@ def uri(tmp_path_factory):
 @pytest.fixture
 def explorer(uri):
     tracking.connect(uri)
-    return explore_view.Explorer("full")
+    return explorers.Explorer("full")
 
 
 def drift_table(explorer):
@@ -155,21 +157,21 @@ def drift_table(explorer):
 def test_studies_are_those_with_a_complete_score_run_newest_first(uri):
     tracking.connect(uri)
     assert tracking.experiments_with("score") == ["full", "bare"]
-    assert explore_view.Explorer().choice["study"] == "full"
+    assert explorers.Explorer().choice["study"] == "full"
     with pytest.raises(
         InputError, match="no finished score run in the experiment 'unfinished': choose one of full"
     ):
-        explore_view.Explorer("unfinished")
+        explorers.Explorer("unfinished")
     with pytest.raises(InputError, match="no finished score run in the experiment 'old': choose one of full"):
-        explore_view.Explorer("old")  # whose only run an earlier version made
+        explorers.Explorer("old")  # whose only run an earlier version made
     with pytest.raises(InputError, match="unknown metric 'overlap_q21'"):
-        explore_view.Explorer("full", metric="overlap_q21")
+        explorers.Explorer("full", metric="overlap_q21")
 
 
 def test_an_empty_store_says_what_to_run_and_nothing_else(uri, monkeypatch):
     monkeypatch.setattr(tracking, "experiments_with", lambda checkpoint: [])
-    with pytest.raises(explore_view.NothingToShow, match="run `make study` first") as caught:
-        explore_view.Explorer()
+    with pytest.raises(explorers.NothingToShow, match="run `make study` first") as caught:
+        explorers.Explorer()
     assert caught.value._render_traceback_() == [f"Nothing to show: {caught.value}"]
 
 
@@ -226,9 +228,9 @@ def test_images_are_ranked_from_the_most_drift_to_the_least():
         },
         index=index,
     )
-    assert list(explore_view.by_drift(table, "overlap")) == list("cadeb"), "of a and d, which tie, a comes first"
-    assert list(explore_view.by_drift(table, "centroid_shift")) == list("adceb")
-    assert list(explore_view.by_drift(table, "gini_change")) == list("dceab")
+    assert list(runs.by_drift(table, "overlap")) == list("cadeb"), "of a and d, which tie, a comes first"
+    assert list(runs.by_drift(table, "centroid_shift")) == list("adceb")
+    assert list(runs.by_drift(table, "gini_change")) == list("dceab")
 
 
 @given(
@@ -237,9 +239,9 @@ def test_images_are_ranked_from_the_most_drift_to_the_least():
 )
 def test_any_ranking_holds_every_image_once_with_the_drift_falling(values, metric):
     table = pd.DataFrame({metric: values}, index=[f"{k:02d}" for k in range(len(values))])
-    order = explore_view.by_drift(table, metric)
+    order = runs.by_drift(table, metric)
     assert sorted(order) == list(table.index)
-    falling = explore_view.drift_of(table[metric], metric)[order].to_numpy()
+    falling = runs.drift_of(table[metric], metric)[order].to_numpy()
     known = np.isfinite(falling)
     assert known[: known.sum()].all(), "images without a value come last"
     assert (np.diff(falling[known]) <= 0).all()
@@ -318,7 +320,7 @@ def test_values_are_the_score_runs_own(explorer):
     less = others["gini_change"].abs() < abs(row["gini_change"])
     assert view.values.loc["gini_change", "drifts_more"] == pytest.approx(less.mean())
     np.testing.assert_allclose(
-        similarity.score(*map(explore_view.Features, (view.before, view.after)))["ssim"],
+        similarity.score(*map(map_features.Features, (view.before, view.after)))["ssim"],
         row["ssim"],
     )
 
@@ -382,7 +384,7 @@ def test_a_variant_is_scored_from_its_own_maps(explorer):
 
 def test_what_runs_lack_is_said_with_the_parameter_that_gives_it(uri):
     tracking.connect(uri)
-    view = explore_view.Explorer("bare").view()
+    view = explorers.Explorer("bare").view()
     said = " ".join(view.missing.values())
     words = (
         "`multiverse: true`",
@@ -393,14 +395,14 @@ def test_what_runs_lack_is_said_with_the_parameter_that_gives_it(uri):
     )
     assert all(word in said for word in words)
     assert view.course is None and not view.masks and view.located.empty and not view.cautions
-    explorer = explore_view.Explorer("full")
+    explorer = explorers.Explorer("full")
     assert set(explorer.view().missing) == {"two_heads"}
     assert "maps after of this cell do not pass their checks" in explorer.view().cautions[0]
 
 
 def test_an_empty_map_has_no_rank_and_is_told_in_words(uri):
     tracking.connect(uri)
-    explorer = explore_view.Explorer("bare")
+    explorer = explorers.Explorer("bare")
     assert explorer.order[-1] == EMPTY
     explorer.choose(image_id=EMPTY)
     view = explorer.view()
@@ -425,7 +427,7 @@ def test_a_run_is_read_once(explorer, monkeypatch):
     def fail(*_):
         raise AssertionError("read again")
 
-    for name in ("fetch", "read_table", "artifact_names", "find"):
+    for name in ("fetch", "read_table", "artifacts", "find"):
         monkeypatch.setattr(tracking, name, fail)
     for _ in range(3):
         explorer.step(1)
@@ -462,7 +464,7 @@ def test_one_click_shows_the_next_most_drifted_image(page):
 
 
 def test_every_widget_changes_what_is_shown(page):
-    assert [axis for axis in page.axes] == list(explore_view.AXES[:-1])
+    assert [axis for axis in page.axes] == list(explorers.AXES[:-1])
     before = page.picture.value
     for axis, value in (
         ("method", "gradcampp"),
@@ -521,7 +523,7 @@ def test_what_cannot_be_found_is_said_and_the_picture_stays(page):
 
 def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkeypatch):
     attribute = page.explorer.run.params["attribute_run"]
-    for cached in (explore_view._map_set, explore_view._folder):
+    for cached in (runs.maps_of, runs._folder):
         cached.cache_clear()
 
     def gone(run_id, path):
@@ -538,12 +540,12 @@ def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkey
 
 def test_an_empty_map_and_missing_parts_are_drawn(uri):
     tracking.connect(uri)
-    page = explore_page.Page(explore_view.Explorer("bare"))
+    page = explore_page.Page(explorers.Explorer("bare"))
     page.id.value = EMPTY
     assert "Caution" in page.notes.value and "empty" in page.notes.value and "–" in page.table.value
     assert size_of(page.picture.value) == (1140, 670)
     view = page.explorer.view()
-    texts = [text.get_text() for text in explore_page.draw(view).axes[0].texts]
+    texts = [text.get_text() for text in drawing.draw(view).axes[0].texts]
     assert {"empty map", "no difference", "no areas"} <= set(texts)
     assert f"no rank by drift in “{metric_table.METRICS['overlap'].label}”: a map is empty" in texts
     assert any("checkpoint_every" in text for text in texts)
@@ -551,7 +553,7 @@ def test_an_empty_map_and_missing_parts_are_drawn(uri):
 
 def test_the_picture_says_what_it_shows(page):
     view = page.explorer.view()
-    texts = [text.get_text() for text in explore_page.draw(view, outlines=["lung"]).axes[0].texts]
+    texts = [text.get_text() for text in drawing.draw(view, outlines=["lung"]).axes[0].texts]
     assert f"rank 1 of 12 by drift in “{metric_table.METRICS['overlap'].label}”" in texts
     assert f"top 20 % of the area: IoU {view.overlap:.2f}" in texts and "lung" in texts
     assert any("full: Net, seed 2" in text and "LayerCAM" in text and "grid 4x4" in text for text in texts)
@@ -575,7 +577,7 @@ def test_many_classes_and_one_image_fit(page):
 
     names = [f"class number {k} with a long name" for k in range(20)]
     many = pd.DataFrame({"class": names, "before": np.linspace(0, 0.1, 20), "after": 0.05})
-    figure = explore_page.draw(replace(view, predictions=many, label=names[0]))
+    figure = drawing.draw(replace(view, predictions=many, label=names[0]))
     labels = [tick.get_text() for tick in figure.axes[-1].get_yticklabels()]
     assert len(labels) == 8 and labels[0].endswith(names[0][-10:]), "the true class is always among them"
     epochs = np.arange(0, 41, dtype=int)
@@ -586,4 +588,4 @@ def test_many_classes_and_one_image_fit(page):
         maps=np.repeat(view.course.maps[:1], 6, axis=0),
         **{name: np.linspace(1, 0.5, 41) for name in ("values", "low", "median", "high")},
     )
-    assert size_of(explore_page.png(explore_page.draw(replace(view, course=course)))) == (1140, 670)
+    assert size_of(drawing.png(drawing.draw(replace(view, course=course)))) == (1140, 670)

@@ -8,6 +8,7 @@ import pytest
 from cxr.core.errors import InputError
 from cxr.metrics.metric_table import METRICS
 from cxr.report import figures
+from cxr.report.figures import style
 
 
 @pytest.fixture(autouse=True)
@@ -164,11 +165,9 @@ def test_a_method_looks_the_same_whatever_stands_beside_it():
         line = next(line for line in figure.axes[0].get_lines() if line.get_label() == "occlusion")
         styles.add((line.get_color(), line.get_marker()))
     assert len(styles) == 1
-    own = [figures._method_style(method, [*METHODS, "new"]) for method in [*METHODS, "new"]]
+    own = [style.method_style(method, [*METHODS, "new"]) for method in [*METHODS, "new"]]
     assert len(set(own[:8])) == 8
-    beside = [
-        figures._method_style(method, ["layercam", "new", "newer"]) for method in ("layercam", "new", "newer")
-    ]
+    beside = [style.method_style(method, ["layercam", "new", "newer"]) for method in ("layercam", "new", "newer")]
     assert len(set(beside)) == 3
 
 
@@ -441,7 +440,7 @@ def test_examples_name_empty_maps_and_gaps():
     assert label.get_window_extent().x0 >= 0
     with pytest.raises(InputError, match="two panels for the class 'b'"):
         figures.examples([panel("b", "most drift")] * 2)
-    with pytest.raises(InputError, match="map before of panel 0 leaves 0 to 1"):
+    with pytest.raises(InputError, match="map before of panel 0 has values outside 0 to 1"):
         figures.examples([panel("b", "most drift", np.full((6, 6), 3.0))])
     with pytest.raises(InputError, match="no panels"):
         figures.examples([])
@@ -469,9 +468,9 @@ def test_a_pair_without_an_example():
     figure = figures.pair(cells(["a"], ["layercam"], **LEVELS), ["overlap"], [])
     assert not [axis for axis in figure.axes if axis.images]
     inside_the_page(figure)
-    with pytest.raises(InputError, match="plots.pair: .* lacks ssim_median"):
+    with pytest.raises(InputError, match="figures.pair: .* lacks ssim_median"):
         figures.pair(cells(["a"], ["layercam"], **LEVELS), ["ssim"], [])
-    with pytest.raises(InputError, match="plots.pair: two panels for the class 'b'"):
+    with pytest.raises(InputError, match="figures.pair: two panels for the class 'b'"):
         figures.pair(cells(["a"], ["layercam"], **LEVELS), ["overlap"], [panel("b", "most drift")] * 2)
 
 

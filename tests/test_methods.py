@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from cxr.core.errors import InputError
-from cxr.report import methods
+from cxr.report import epochs, methods, pictures
 
 
 def test_examples_are_chosen_by_rule():
@@ -15,24 +15,24 @@ def test_examples_are_chosen_by_rule():
             "centroid_shift": [0.2, 0.1, 0.3, np.nan, 0.4, np.nan, np.nan],
         }
     )
-    chosen = methods.examples(table, "overlap")
+    chosen = pictures.examples(table, "overlap")
     assert chosen["label"].tolist() == ["x"] * 3, "a class of empty maps only has no example"
     assert dict(zip(chosen["rule"], chosen["image_id"], strict=True)) == {
         "least drift": "b",  # tied with e: the lower id
         "median drift": "e",  # of b, e, a, c the lower middle one
         "most drift": "c",
     }
-    assert methods.examples(table, "centroid_shift")["image_id"].tolist() == ["b", "a", "e"]
+    assert pictures.examples(table, "centroid_shift")["image_id"].tolist() == ["b", "a", "e"]
     with pytest.raises(InputError, match="gini_change has no direction"):
-        methods.examples(table, "gini_change")
+        pictures.examples(table, "gini_change")
 
 
 def test_thumbnails_come_in_the_order_asked_for(tmp_path):
     images = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
-    methods.save_thumbnails(tmp_path / "t.npz", ["i", "j", "k"], images)
-    assert methods.thumbnails(tmp_path / "t.npz", np.array(["k", "i"]))[:, 0, 0].tolist() == [2, 0]
+    pictures.save_thumbnails(tmp_path / "t.npz", ["i", "j", "k"], images)
+    assert pictures.thumbnails(tmp_path / "t.npz", np.array(["k", "i"]))[:, 0, 0].tolist() == [2, 0]
     with pytest.raises(InputError, match="lacks image z"):
-        methods.thumbnails(tmp_path / "t.npz", np.array(["z"]))
+        pictures.thumbnails(tmp_path / "t.npz", np.array(["z"]))
 
 
 def test_settled_says_what_came_first():
@@ -46,7 +46,7 @@ def test_settled_says_what_came_first():
             "auc": [0.9, 0.93, 0.95, 0.96] + [0.9, 0.955, 0.95, 0.96],
         }
     )
-    table = methods.settled(course, auc_margin=0.02).set_index("method")
+    table = epochs.settled(course, auc_margin=0.02).set_index("method")
     assert table.loc["fast", ["epoch_moved", "epoch_settled", "first"]].tolist() == [1, 2, "evidence"]
     assert table.loc["slow", ["epoch_moved", "epoch_settled", "first"]].tolist() == [3, 1, "AUC"]
     assert table["final_drift"].tolist() == [0.5, 0.5]

@@ -16,7 +16,7 @@ from cxr.attribution import maps
 from cxr.cli import main
 from cxr.metrics import regions
 from cxr.metrics.metric_table import METRICS
-from cxr.report import methods
+from cxr.report import pictures
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -129,7 +129,7 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
     ids, masks = regions.load(tracking.fetch(info.run_id, "regions.npz"))
     assert ids.tolist() == images["image_id"].tolist() and set(masks) == {"lesion", "lung", "marker"}
     assert (masks["lesion"].any(axis=(1, 2)) == (images["label"] != "normal")).all()
-    small = methods.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
+    small = pictures.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
     assert small.shape == (2, 64, 64) and small.std() > 10
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from cxr.core.errors import InputError
 from cxr.core.params import DriftParams
 from cxr.metrics import baselines, metric_table, similarity
-from cxr.pair import compare
+from cxr.pair import compare, models, result
+from cxr.pair import images as pair_images
 from cxr.report import comparison
 
 CLASSES = ["a", "b", "c"]
@@ -41,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def loaded(name, path, layer="second", **options):
-    return compare.load(name, str(path), layer=layer, **options)
+    return models.load(name, str(path), layer=layer, **options)
 
 
 def pictures(folder, names):
@@ -71,9 +72,9 @@ def bad_files(folder):
     model.save(folder / "whole.keras")
     (folder / "whole.keras").rename(folder / "keras.h5")
     return {
-        "": "no file is named: give a file that `model.save",
+        "": "no file is given: give a file that `model.save",
         "none.keras": "does not exist",
-        "only.weights.h5": "holds weights only, not the model that they are of",
+        "only.weights.h5": "holds weights only, not the model: build the model",
         "text.keras": "is not a Keras model",
         "lfs.keras": "is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`",
         "zip.keras": "is a ZIP file without a model in it",
@@ -88,16 +89,16 @@ def test_files_that_are_no_models(tmp_path, folder):
     for name, message in bad_files(tmp_path).items():
         path = str(tmp_path / name) if name else ""
         with pytest.raises(InputError) as error:
-            compare.files(DriftParams(model_a=str(folder / "a.keras"), model_b=path))
+            models.files(DriftParams(model_a=str(folder / "a.keras"), model_b=path))
         assert message in str(error.value) and str(error.value).startswith("model B: "), name
 
 
 def test_files_are_named_in_order(folder):
     paths = {name: str(folder / f"{name}.keras") for name in ("a", "b", "a2", "b2")}
-    found = compare.files(DriftParams(model_a=paths["a"], model_b=paths["b"], like_b=[paths["b2"], paths["a2"]]))
+    found = models.files(DriftParams(model_a=paths["a"], model_b=paths["b"], like_b=[paths["b2"], paths["a2"]]))
     assert found == {"A": paths["a"], "B": paths["b"], "B2": paths["b2"], "B3": paths["a2"]}
-    assert compare.label(found) == "a -> b"
-    assert compare.label({"A": "run1/model.keras", "B": "run2/model.h5"}) == "run1/model -> run2/model"
+    assert models.label(found) == "a -> b"
+    assert models.label({"A": "run1/model.keras", "B": "run2/model.h5"}) == "run1/model -> run2/model"
 
 
 def test_what_cannot_be_loaded_or_explained(tmp_path, folder):
@@ -124,18 +125,18 @@ def test_what_cannot_be_loaded_or_explained(tmp_path, folder):
         loaded("A", folder / "a.keras", layer="third")
     (tmp_path / "cut.keras").write_bytes((folder / "a.keras").read_bytes()[:-100])
     with pytest.raises(InputError):
-        compare.files(DriftParams(model_a=str(folder / "a.keras"), model_b=str(tmp_path / "cut.keras")))
+        models.files(DriftParams(model_a=str(folder / "a.keras"), model_b=str(tmp_path / "cut.keras")))
 
 
 def test_a_whole_h5_model_is_the_same_model(tmp_path, folder):
     keras.models.load_model(folder / "a.keras").save(tmp_path / "a.h5")
     a, same = loaded("A", folder / "a.keras"), loaded("B", tmp_path / "a.h5")
-    notes = compare.check({"A": a, "B": same})
+    notes = models.check({"A": a, "B": same})
     assert len(notes) == 1 and notes[0].startswith("A and B have the same weights")
     images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 1)).astype(np.float32)
     np.testing.assert_array_equal(a.network(images), same.network(images))
     assert (a.size, a.grid, a.layer) == (32, "16x16", "second")
-    described = compare.describe({"A": a, "B": same})
+    described = models.describe({"A": a, "B": same})
     assert described["preprocessing"].tolist() == ["none", "none"] and described["grid"].tolist() == ["16x16"] * 2
 
 
@@ -143,17 +144,21 @@ def test_models_that_do_not_go_together(tmp_path, folder):
     a = loaded("A", folder / "a.keras")
     cnn(1, classes=4).save(tmp_path / "four.keras")
     with pytest.raises(InputError, match="models A and B have 3 and 4 outputs"):
-        compare.check({"A": a, "B": loaded("B", tmp_path / "four.keras")})
+        models.check({"A": a, "B": loaded("B", tmp_path / "four.keras")})
     b = loaded("B", folder / "b.keras")
     cnn(1, filters=5).save(tmp_path / "wider.keras")
-    with pytest.raises(InputError, match="model A2 .*wider.keras.* is of another structure than A"):
-        compare.check({"A": a, "B": b, "A2": loaded("A2", tmp_path / "wider.keras")})
+    with pytest.raises(InputError, match="model A2 .*wider.keras.* has another structure than A"):
+        models.check({"A": a, "B": b, "A2": loaded("A2", tmp_path / "wider.keras")})
     with pytest.raises(InputError, match="model B2 .*b.keras.* has the weights of B .*b.keras"):
-        compare.check({"A": a, "B": b, "B2": loaded("B2", folder / "b.keras")})
-    assert compare.check({"A": a, "B": b, "A2": loaded("A2", folder / "a2.keras")}) == []
+        models.check({"A": a, "B": b, "B2": loaded("B2", folder / "b.keras")})
+    assert models.check({"A": a, "B": b, "A2": loaded("A2", folder / "a2.keras")}) == []
     cnn(1, side=48).save(tmp_path / "larger.keras")
-    notes = compare.check({"A": a, "B": loaded("B", tmp_path / "larger.keras", layer="first")})
-    assert len(notes) == 2 and notes[0].startswith("A sees 32 px and B 48 px") and "first (48x48)" in notes[1]
+    notes = models.check({"A": a, "B": loaded("B", tmp_path / "larger.keras", layer="first")})
+    assert (
+        len(notes) == 2
+        and notes[0].startswith("A takes images of 32 px and B of 48 px")
+        and "first (48x48)" in notes[1]
+    )
 
 
 # ------------------------------------------------------------------------------------------- images and classes
@@ -165,48 +170,50 @@ def settings(data="", **values):
 
 def test_images_of_every_layout(tmp_path):
     pictures(tmp_path, ["classes/x/1.png", "classes/y/2.png", "classes/y/deep/3.png", "flat/4.png", "flat/5.png"])
-    manifest, notes = compare.images(settings(tmp_path / "classes"))
-    assert manifest["label"].tolist() == ["x", "y", "y"] and compare.is_labelled(manifest)
+    manifest, notes = pair_images.find(settings(tmp_path / "classes"))
+    assert manifest["label"].tolist() == ["x", "y", "y"] and pair_images.is_labelled(manifest)
     assert (manifest["sha256"].str.len() == 64).all() and (manifest["split"] == "").all()
     assert len(notes) == 1 and "every image counts as a patient of its own" in notes[0]
-    manifest, _ = compare.images(settings(tmp_path / "classes", image_labels="none"))
-    assert manifest["image_id"].tolist() == ["x/1", "y/2", "y/deep/3"] and not compare.is_labelled(manifest)
-    manifest, _ = compare.images(settings(tmp_path / "flat"), hashed=False)
+    manifest, _ = pair_images.find(settings(tmp_path / "classes", image_labels="none"))
+    assert manifest["image_id"].tolist() == ["x/1", "y/2", "y/deep/3"] and not pair_images.is_labelled(manifest)
+    manifest, _ = pair_images.find(settings(tmp_path / "flat"), hashed=False)
     assert manifest["image_id"].tolist() == ["4", "5"] and (manifest["label"] == "").all()
     assert (manifest["sha256"] == "").all()
 
     table = tmp_path / "table.csv"
     table.write_text("path,patient_id\nflat/5.png,p\nflat/4.png,p\n")
-    manifest, notes = compare.images(settings(table))
+    manifest, notes = pair_images.find(settings(table))
     assert (
-        manifest["image_id"].tolist() == ["flat/4", "flat/5"] and notes == [] and not compare.is_labelled(manifest)
+        manifest["image_id"].tolist() == ["flat/4", "flat/5"]
+        and notes == []
+        and not pair_images.is_labelled(manifest)
     )
     table.write_text("path,patient_id,label,split\nflat/5.png,p,x,test\nflat/4.png,q,y,train\n")
-    manifest, notes = compare.images(settings(table))
+    manifest, notes = pair_images.find(settings(table))
     assert manifest["label"].tolist() == ["y", "x"]
-    assert len(notes) == 1 and notes[0].startswith("the images of all splits (test, train) are used")
-    manifest, notes = compare.images(settings(table, use_split="test"))
+    assert len(notes) == 1 and notes[0].startswith("images of all splits (test, train) are used")
+    manifest, notes = pair_images.find(settings(table, use_split="test"))
     assert manifest["image_id"].tolist() == ["flat/5"] and notes == []
-    with pytest.raises(InputError, match="no image is of the split val"):
-        compare.images(settings(table, use_split="val"))
+    with pytest.raises(InputError, match="no image is in the split val"):
+        pair_images.find(settings(table, use_split="val"))
     with pytest.raises(InputError, match="no column diagnosis"):
-        compare.images(settings(table, label_column="diagnosis"))
-    with pytest.raises(InputError, match="use_split: without labels"):
-        compare.images(settings(tmp_path / "flat", use_split="test"))
+        pair_images.find(settings(table, label_column="diagnosis"))
+    with pytest.raises(InputError, match="use_split: images without labels cannot be split"):
+        pair_images.find(settings(tmp_path / "flat", use_split="test"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no .* files: give a folder that holds some"):
-        compare.images(settings(tmp_path / "empty"))
+        pair_images.find(settings(tmp_path / "empty"))
 
 
 def test_a_split_of_the_phantom_is_a_studys():
     from cxr.core.params import TrainParams
     from cxr.data import loading
 
-    manifest, notes = compare.images(settings("phantom", phantom_images=60, use_split="test"))
+    manifest, notes = pair_images.find(settings("phantom", phantom_images=60, use_split="test"))
     whole = loading.build_manifest(TrainParams(phantom_images=60))
     pd.testing.assert_frame_equal(manifest, whole[whole["split"] == "test"].reset_index(drop=True))
     assert notes == []
-    everything, _ = compare.images(settings("phantom", phantom_images=60))
+    everything, _ = pair_images.find(settings("phantom", phantom_images=60))
     assert everything["sha256"].tolist() == whole["sha256"].tolist()
 
 
@@ -220,18 +227,18 @@ def table_of(labels, patients=None):
 
 def test_class_names():
     manifest = table_of(["b", "a", "c"])
-    assert compare.class_names(settings(), manifest, 3) == CLASSES
-    assert compare.class_names(settings(class_names=["c", "b", "a"]), manifest, 3) == ["c", "b", "a"]
-    assert compare.class_names(settings(class_names=["c", "b", "a", "d"]), manifest, 4) == ["c", "b", "a", "d"]
-    assert compare.class_names(settings(), table_of([""] * 2), 3) == ["0", "1", "2"]
+    assert pair_images.class_names(settings(), manifest, 3) == CLASSES
+    assert pair_images.class_names(settings(class_names=["c", "b", "a"]), manifest, 3) == ["c", "b", "a"]
+    assert pair_images.class_names(settings(class_names=["c", "b", "a", "d"]), manifest, 4) == ["c", "b", "a", "d"]
+    assert pair_images.class_names(settings(), table_of([""] * 2), 3) == ["0", "1", "2"]
     with pytest.raises(InputError, match="the models have 4 outputs, and the labels are of 3 classes"):
-        compare.class_names(settings(), manifest, 4)
+        pair_images.class_names(settings(), manifest, 4)
     with pytest.raises(InputError, match="2 outputs, and class_names names 3 classes"):
-        compare.class_names(settings(class_names=CLASSES), manifest, 2)
+        pair_images.class_names(settings(class_names=CLASSES), manifest, 2)
     with pytest.raises(InputError, match="images are labelled c, and the classes are a, b"):
-        compare.class_names(settings(class_names=["a", "b"]), manifest)
+        pair_images.class_names(settings(class_names=["a", "b"]), manifest)
     with pytest.raises(InputError, match="every class once"):
-        compare.class_names(settings(class_names=["a", "a", "b", "c"]), manifest)
+        pair_images.class_names(settings(class_names=["a", "a", "b", "c"]), manifest)
 
 
 def certain(*predicted):
@@ -242,51 +249,53 @@ def certain(*predicted):
 def test_select():
     manifest = table_of(["a", "b", "c", "a"])
     says = {"A": certain(0, 1, 1, 2), "B": certain(0, 2, 2, 1)}
-    chosen = compare.select(manifest, says, CLASSES, explain="auto", images="auto")
+    chosen = pair_images.select(manifest, says, CLASSES, explain="auto", images="auto")
     assert chosen["scored"].tolist() == [True, False, False, False]
     assert chosen["explained"].tolist() == ["a", "b", "c", "a"]
-    chosen = compare.select(manifest, says, CLASSES, explain="predicted", images="all")
+    chosen = pair_images.select(manifest, says, CLASSES, explain="predicted", images="all")
     assert chosen["scored"].all() and chosen["explained"].tolist() == ["a", "c", "c", "b"]
     assert chosen["both_correct"].tolist() == [True, False, False, False]
-    chosen = compare.select(manifest, says, CLASSES, explain="predicted_a", images="correct")
+    chosen = pair_images.select(manifest, says, CLASSES, explain="predicted_a", images="correct")
     assert chosen["explained"].tolist() == ["a", "b", "b", "c"] and chosen["scored"].sum() == 1
 
     unknown = table_of([""] * 4)
-    chosen = compare.select(unknown, says, CLASSES, explain="auto", images="auto")
+    chosen = pair_images.select(unknown, says, CLASSES, explain="auto", images="auto")
     assert chosen["scored"].all() and chosen["explained"].tolist() == ["a", "c", "c", "b"]
     assert "label" not in chosen and chosen["both_correct"].tolist() == [True, False, False, False]
-    chosen = compare.select(unknown, says, CLASSES, explain="predicted_a", images="correct")
+    chosen = pair_images.select(unknown, says, CLASSES, explain="predicted_a", images="correct")
     assert chosen["explained"].tolist() == ["a", "b", "b", "c"] and chosen["scored"].sum() == 1
     with pytest.raises(InputError, match="the true class is not known"):
-        compare.select(unknown, says, CLASSES, explain="true", images="all")
+        pair_images.select(unknown, says, CLASSES, explain="true", images="all")
     with pytest.raises(InputError, match="both models predict the right class: of 1, A does so for 1"):
-        compare.select(manifest[3:], {"A": certain(0), "B": certain(1)}, CLASSES, explain="true", images="correct")
+        pair_images.select(
+            manifest[3:], {"A": certain(0), "B": certain(1)}, CLASSES, explain="true", images="correct"
+        )
 
 
 def test_performance_where_it_exists():
     manifest = table_of(["a", "b", "c", "a"])
     says = {"A": certain(0, 1, 2, 0), "B": certain(0, 1, 1, 2)}
-    found = compare.measured(manifest, says, CLASSES)
+    found = pair_images.measured(manifest, says, CLASSES)
     assert found["accuracy_before"] == 1 and found["accuracy_after"] == 0.5
     assert found["auc_macro_before"] == 1
-    assert compare.measured(table_of([""] * 4), says, CLASSES) == {}
-    without_c = compare.measured(table_of(["a", "b", "b", "a"]), says, CLASSES)
+    assert pair_images.measured(table_of([""] * 4), says, CLASSES) == {}
+    without_c = pair_images.measured(table_of(["a", "b", "b", "a"]), says, CLASSES)
     assert without_c == {"accuracy_before": 0.75, "accuracy_after": 0.75}
     several = {name: p * 1.5 for name, p in says.items()}  # sigmoids, which need not add up to 1
-    assert compare.measured(manifest, several, CLASSES) == {"accuracy_before": 1, "accuracy_after": 0.5}
+    assert pair_images.measured(manifest, several, CLASSES) == {"accuracy_before": 1, "accuracy_after": 0.5}
 
 
 def test_a_wrong_order_of_classes_is_suspected_and_the_right_one_told():
     manifest = table_of(["a", "b", "c"] * 4)
     right = certain(*[0, 1, 2] * 4)
-    assert compare.doubts(manifest, {"A": right, "B": right}, CLASSES) == []
+    assert pair_images.doubts(manifest, {"A": right, "B": right}, CLASSES) == []
     turned = right[:, [2, 0, 1]]  # output 0 is c, 1 is a, 2 is b
-    (doubt,) = compare.doubts(manifest, {"A": turned, "B": turned}, CLASSES)
+    (doubt,) = pair_images.doubts(manifest, {"A": turned, "B": turned}, CLASSES)
     assert "accuracy is 0.00 for A and 0.00 for B" in doubt and "With the order c,a,b it would be 1.00" in doubt
     constant = certain(*[0] * 12)
-    (doubt,) = compare.doubts(manifest, {"A": constant, "B": constant}, CLASSES)
+    (doubt,) = pair_images.doubts(manifest, {"A": constant, "B": constant}, CLASSES)
     assert "With the order" not in doubt
-    assert compare.doubts(table_of([""] * 12), {"A": turned, "B": turned}, CLASSES) == []
+    assert pair_images.doubts(table_of([""] * 12), {"A": turned, "B": turned}, CLASSES) == []
 
 
 # ------------------------------------------------------------------------------------------------------- scoring
@@ -331,7 +340,7 @@ def test_summary_names_and_words(scored, tmp_path):
     parts = ("median", "two_patients_median", "two_seeds_median")
     expected = baselines.corrected(*(summary[f"overlap_{part}"] for part in parts))
     assert summary["overlap_share_of_two_seeds"] == pytest.approx(expected, nan_ok=True)
-    overview = compare.overview(summary)
+    overview = result.overview(summary)
     assert overview["metric"].tolist() == list(metric_table.METRICS)
     assert {"chance", "two patients", "two seeds of A", "two seeds of B", "corrected"} < set(overview)
 
@@ -340,7 +349,9 @@ def test_summary_names_and_words(scored, tmp_path):
     manifest = table_of(["a", "b", "c"])
     says = {"A": certain(0, 1, 2), "B": certain(0, 1, 2)}
     both = options.model_copy(update={"method": ["gradcampp", "layercam"]})
-    real = compare.metrics({"gradcampp": summary, "layercam": summary}, compare.measured(manifest, says, CLASSES))
+    real = compare.metrics(
+        {"gradcampp": summary, "layercam": summary}, pair_images.measured(manifest, says, CLASSES)
+    )
     assert set(compare.metric_names(both, manifest)) == set(real)
     plain = compare.metric_names(settings(), table_of([""] * 3))
     assert not [name for name in plain if "two_heads" in name or "two_seeds" in name or "auc" in name]
@@ -361,11 +372,11 @@ def test_where_every_map_is_empty_all_is_missing_and_nothing_breaks(scored):
     assert summary["n_empty"] == 11 and np.isnan(summary["overlap_median"])
     assert not gates.judge([gates.parse("overlap_median>=0")], summary)[0]["passed"]
     pixels = np.zeros((12, 20, 20), np.uint8)
-    assert compare.panels(table, pixels, empty, chosen) == []
+    assert result.panels(table, pixels, empty, chosen) == []
     row = pd.DataFrame([{"architecture": "a -> b", "method": "layercam", **summary}])
     figures.pixels(figures.pair(row, ["overlap", "centroid_shift"], []))
     figures.pixels(figures.drift_by_class(table, ["overlap"]))
-    assert compare.overview(summary)["value_median"].isna().all()
+    assert result.overview(summary)["value_median"].isna().all()
 
 
 def test_methods_that_are_one_are_told(tmp_path):
@@ -386,8 +397,8 @@ def test_methods_that_are_one_are_told(tmp_path):
         ("final", ["layercam"], False),
         ("before", ["layercam", "gradcampp"], False),
     ):
-        both = {name: loaded(name, tmp_path / "a.keras", layer=layer) for name in compare.STAGES}
-        notes = compare.check(both, methods)
+        both = {name: loaded(name, tmp_path / "a.keras", layer=layer) for name in models.CHECKPOINTS}
+        notes = models.check(both, methods)
         assert any("are the same map there" in note for note in notes) is told
 
 
@@ -408,4 +419,4 @@ def test_a_nested_application_as_tutorials_have_it(application, preprocessing, l
     images = np.random.default_rng(0).integers(0, 255, (2, 96, 96), np.uint8)
     found = cams.attribute(a.network, images, np.array([0, 1]), layer=a.layer, methods=["layercam"])
     assert found["layercam"].shape == (2, 6, 6) and np.isfinite(found["layercam"]).all()
-    assert [note[:27] for note in compare.check({"A": a, "B": a})] == ["A and B have the same weigh"]
+    assert [note[:27] for note in models.check({"A": a, "B": a})] == ["A and B have the same weigh"]

@@ -12,7 +12,7 @@ from conftest import PROJECT
 from cxr import tracking
 from cxr.core import tables
 from cxr.core.params import AttributeParams, CompareParams, ScoreParams, TrainParams
-from cxr.report import comparison
+from cxr.report import headlines
 from cxr.tracking import descriptions
 
 NAME = "seen"
@@ -71,7 +71,7 @@ def log_study() -> None:
     run.describe(text, figure=figure())
     run.finish()
 
-    names = [name for name in comparison.HEADLINE if name not in comparison.OF_SEVERAL_RUNS]
+    names = [name for name in headlines.HEADLINE if name not in headlines.OF_SEVERAL_RUNS]
     values = {name: number / 20 for number, name in enumerate(names)}
     scores = []
     for method in ("layercam", "gradcampp"):
@@ -87,7 +87,7 @@ def log_study() -> None:
         )
         tracking.log_metrics({**values, "other": 1.0})
         tracking.log_dataset_of(train)
-        headline = tables.readable(comparison.headline_of_one({**cell, **values}))
+        headline = tables.readable(headlines.headline_of_one({**cell, **values}))
         run.describe(
             descriptions.score(cell, headline, data="phantom", links=[tracking.link(train)]), figure=figure()
         )

@@ -3,11 +3,12 @@ import pandas as pd
 import pytest
 
 from cxr.metrics.metric_table import METRICS
-from cxr.report import verdicts
+from cxr.report import evidence as report_evidence
+from cxr.report import judgement, verdicts
 from cxr.statistics import planning
 
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
-MARGINS = verdicts.Margins(auc=0.02, centroid=0.05, overlap=0.05)
+MARGINS = report_evidence.Margins(auc=0.02, centroid=0.05, overlap=0.05)
 METHODS = ("layercam", "gradcampp")
 # From the paper: ResNet moves least, Inception most.
 PLAIN = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.6, 0.8, 0.4), strict=True)}
@@ -64,22 +65,23 @@ def two_seeds(centre, *, pairs=((0, 1), (1, 2), (2, 0)), n=120):
 
 def judge(table, *, seeds=(0, 1, 2), again=None, noise=None, coincide=False):
     noise = noise or {"before": 0.3, "after": 0.3}
-    evidence = verdicts.gather(
+    evidence = report_evidence.gather(
         table,
         pd.DataFrame() if again is None else again,
         predictions(seeds=seeds, noise=noise),
         metric="overlap",
         margins=MARGINS,
         n_boot=300,
+        coincide=coincide,
     )
-    claims = verdicts.claims(evidence, coincide=coincide)
+    claims = verdicts.claims(evidence)
     keys = ("auc", "stable", "centroid", "beyond", "depends", "extremes", "reversal")
     return dict(zip(keys, claims, strict=True)), evidence
 
 
 def test_clear_effects_over_three_seeds_are_settled():
     found, _ = judge(scores(PLAIN, seeds=(0, 1, 2)), again=two_seeds(0.95))
-    expected = {key: verdicts.SUPPORTED for key in found} | {"reversal": verdicts.CONTRADICTED}
+    expected = {key: judgement.SUPPORTED for key in found} | {"reversal": judgement.CONTRADICTED}
     assert {key: item.verdict for key, item in found.items()} == expected
     assert "keeps its order under both methods" in found["reversal"].evidence
     assert "InceptionV3 layercam" in found["beyond"].evidence and "two seeds" in found["beyond"].evidence
@@ -87,73 +89,74 @@ def test_clear_effects_over_three_seeds_are_settled():
 
 def test_a_reversal_is_found_with_its_pairs():
     found, _ = judge(scores(REVERSED, seeds=(0, 1, 2)))
-    assert found["reversal"].verdict == verdicts.SUPPORTED
+    assert found["reversal"].verdict == judgement.SUPPORTED
     assert "ResNet50V2 against InceptionV3" in found["reversal"].evidence and found["reversal"].needed == ""
-    assert found["beyond"].verdict == verdicts.OPEN and "extra_heads" in found["beyond"].needed
+    assert found["beyond"].verdict == judgement.OPEN and "extra_heads" in found["beyond"].needed
 
 
 def test_the_opposite_order_contradicts_the_paper():
     upside_down = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.6, 0.4, 0.8), strict=True)}
     found, _ = judge(scores(upside_down, seeds=(0, 1, 2)))
-    assert found["extremes"].verdict == verdicts.CONTRADICTED
+    assert found["extremes"].verdict == judgement.CONTRADICTED
 
 
 def test_one_seed_settles_nothing_about_architectures():
     found, _ = judge(scores(REVERSED, seeds=(0,), two_heads=0.95), seeds=(0,))
     for key in ("depends", "extremes", "reversal"):
-        assert found[key].verdict == verdicts.OPEN and "two training seeds" in found[key].needed
+        assert found[key].verdict == judgement.OPEN and "two training seeds" in found[key].needed
         assert "these networks" in found[key].evidence
-    assert found["centroid"].verdict == verdicts.SUPPORTED and "these networks only" in found["centroid"].evidence
-    assert found["beyond"].verdict == verdicts.SUPPORTED and "two heads" in found["beyond"].evidence
+    assert found["centroid"].verdict == judgement.SUPPORTED and "these networks only" in found["centroid"].evidence
+    assert found["beyond"].verdict == judgement.SUPPORTED and "two heads" in found["beyond"].evidence
     assert "results describe these checkpoints only, not another training" in verdicts.scope(3, 1)
-    assert "3 architectures are no sample" in verdicts.scope(3, 2)
+    assert "One network cannot represent others" in verdicts.scope(1, 2)
+    assert "3 networks cannot represent all others" in verdicts.scope(3, 2)
 
 
 def test_equal_architectures_within_the_margin_contradict_dependence():
     same = {(name, m): 0.6 for m in METHODS for name in NAMES}
     found, _ = judge(scores(same, seeds=range(8), n=400), seeds=range(8))
-    assert found["depends"].verdict == verdicts.CONTRADICTED and "all within" in found["depends"].evidence
-    assert found["extremes"].verdict == verdicts.OPEN
+    assert found["depends"].verdict == judgement.CONTRADICTED and "all within" in found["depends"].evidence
+    assert found["extremes"].verdict == judgement.OPEN
 
 
 def test_what_is_open_says_what_it_would_take():
     near = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.60, 0.61, 0.59), strict=True)}
     found, evidence = judge(scores(near, seeds=(0, 1), n=40), seeds=(0, 1))
-    assert found["depends"].verdict == verdicts.OPEN
-    assert any(word in found["depends"].needed for word in ("training seeds", "patients", "cannot be planned"))
+    assert found["depends"].verdict == judgement.OPEN
+    assert any(word in found["depends"].needed for word in ("training seeds", "patients", "no realistic sample"))
     est = evidence.pairs["estimate"].iloc[0]
     alone = planning.seeds_needed(est, effect=0.05, alpha=0.05)
     among = planning.seeds_needed(est, effect=0.05, alpha=0.05 / 3)
     assert alone <= among, "Holm asks for more"
-    assert f"about {max(among, 3)} training seeds" in verdicts._seeds_for(est, est.value - 0.05, tests=3)
+    assert f"about {max(among, 3)} training seeds" in judgement.seeds_for(est, est.value - 0.05, tests=3)
 
 
 def test_evidence_that_moves_no_more_than_another_seed_would():
     found, _ = judge(scores(PLAIN, seeds=(0, 1, 2)), again=two_seeds(0.3))
-    assert found["beyond"].verdict == verdicts.CONTRADICTED
+    assert found["beyond"].verdict == judgement.CONTRADICTED
 
 
 def test_a_wandering_centroid_and_a_changed_auc_are_contradicted():
     found, evidence = judge(scores(PLAIN, seeds=(0, 1, 2), shift=0.2), noise={"before": 0.9, "after": 0.1})
-    assert found["centroid"].verdict == verdicts.CONTRADICTED
-    assert found["stable"].verdict == verdicts.CONTRADICTED and found["auc"].verdict != verdicts.CONTRADICTED
+    assert found["centroid"].verdict == judgement.CONTRADICTED
+    assert found["stable"].verdict == judgement.CONTRADICTED and found["auc"].verdict != judgement.CONTRADICTED
     assert all(est.low > 0.02 for est in evidence.auc_change.values())
 
 
 def test_nothing_is_asked_where_it_cannot_be():
     found, _ = judge(scores(REVERSED, seeds=(0, 1, 2)), coincide=True)
-    assert found["reversal"].verdict == verdicts.OPEN and "last feature map" in found["reversal"].evidence
+    assert found["reversal"].verdict == judgement.OPEN and "last feature map" in found["reversal"].evidence
     one = scores({("ResNet50V2", "layercam"): 0.5}, seeds=(0, 1))
     found, _ = judge(one, seeds=(0, 1))
     assert found["depends"].evidence == "One architecture" and found["reversal"].evidence == "Not asked"
-    assert found["extremes"].verdict == verdicts.OPEN
+    assert found["extremes"].verdict == judgement.OPEN
 
 
 def test_the_table_has_a_row_a_claim():
     found, _ = judge(scores(PLAIN, seeds=(0, 1)), seeds=(0, 1))
     table = verdicts.table(list(found.values()))
     assert list(table.columns) == ["claim", "verdict", "evidence", "what it would take"] and len(table) == 7
-    assert set(table["verdict"]) <= {verdicts.SUPPORTED, verdicts.CONTRADICTED, verdicts.OPEN}
+    assert set(table["verdict"]) <= {judgement.SUPPORTED, judgement.CONTRADICTED, judgement.OPEN}
 
 
 def test_auc_is_that_of_the_test_set_and_its_change_is_paired():
@@ -172,20 +175,20 @@ def test_auc_is_that_of_the_test_set_and_its_change_is_paired():
 
 def test_power_grows_with_seeds_and_effect_and_one_seed_plans_nothing():
     _, evidence = judge(scores(PLAIN, seeds=(0, 1, 2)))
-    power = verdicts.power_table(evidence.pairs)
+    power = report_evidence.power_table(evidence.pairs)
     assert len(power) == 24 and power["power"].between(0, 1).all()
     for _, rows in power.groupby(["effect", "patients"]):
         assert rows.sort_values("seeds")["power"].is_monotonic_increasing
     at = power.set_index(["effect", "patients", "seeds"])["power"]
     assert at[0.1, 60, 5] > at[0.02, 60, 5] and at[0.02, 240, 10] >= at[0.02, 60, 10]
     _, evidence = judge(scores(PLAIN, seeds=(0,)), seeds=(0,))
-    assert verdicts.power_table(evidence.pairs).empty
+    assert report_evidence.power_table(evidence.pairs).empty
 
 
 def test_a_study_in_which_nothing_moves_claims_no_difference():
     table = scores(PLAIN, seeds=(0, 1), two_heads=0.9).assign(overlap=1.0, centroid_shift=0.0)
     found, _ = judge(table, seeds=(0, 1), again=two_seeds(0.9, pairs=((0, 1),)), noise={"before": 0, "after": 0})
-    assert found["beyond"].verdict == verdicts.CONTRADICTED, "another seed moves them, fine-tuning does not"
+    assert found["beyond"].verdict == judgement.CONTRADICTED, "another seed moves them, fine-tuning does not"
     for key in ("depends", "extremes", "reversal"):
-        assert found[key].verdict == verdicts.OPEN and "without any spread" in found[key].needed
+        assert found[key].verdict == judgement.OPEN and "without any spread" in found[key].needed
         assert "nan" not in found[key].evidence and "(no interval)" in found[key].evidence

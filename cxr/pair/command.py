@@ -19,7 +19,7 @@ from cxr.core import execution, processes
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
 from cxr.core.params import DriftParams
-from cxr.pair import compare, gates
+from cxr.pair import compare, gates, images, models
 
 _TABLES = (".parquet", ".csv")
 _FIGURES = (".png", ".pdf")
@@ -48,7 +48,7 @@ def run(
     tracking.connect(tracking_uri)
     run_id = tracking.create_run(
         experiment=settings.name,
-        name=f"drift {compare.label(compare.files(settings))}",
+        name=f"drift {models.label(models.files(settings))}",
         tags={"cxr.stage": "drift"},
         params={},
     )
@@ -78,8 +78,8 @@ def _check(settings: DriftParams, notebook: Path, out: Path, figure: Path) -> No
             raise InputError(f"{what} {path}: cannot write into {path.parent.absolute()}")
     if not notebook.is_file():
         raise InputError(f"{notebook} is not there: run `cxr drift` in a checkout, or set CXR_NOTEBOOKS")
-    compare.files(settings)
-    manifest, _ = compare.images(settings, hashed=False)
+    models.files(settings)
+    manifest, _ = images.find(settings, hashed=False)
     gates.check(conditions, compare.metric_names(settings, manifest))
 
 

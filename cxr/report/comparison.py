@@ -13,38 +13,18 @@ import pandas as pd
 from scipy import stats
 
 from cxr.attribution import maps
-from cxr.core.errors import InputError
 from cxr.metrics import baselines
 from cxr.metrics.metric_table import METRICS
 from cxr.metrics.similarity import compare_maps
-from cxr.statistics import bootstrap, estimates, stability_ranks
+from cxr.statistics import bootstrap, estimates
 
 if TYPE_CHECKING:
     from cxr.attribution.maps import MapSet
-    from cxr.tracking import RunInfo
+
 
 CELL = ["architecture", "method"]
-# What a study prints; `cxr.core.tables.HEADINGS` says how it heads it.
-HEADLINE = (
-    "auc_macro_before",
-    "auc_macro_after",
-    "centroid_shift_median",
-    "overlap_median",
-    "overlap_ci_low",
-    "overlap_ci_high",
-    "overlap_two_patients_median",
-    "overlap_two_heads_median",
-    "overlap_two_seeds_median",
-    "overlap_corrected_median",
-    "overlap_corrected_ci_low",
-    "overlap_corrected_ci_high",
-    "overlap_share_of_two_seeds",
-    "n_images",
-    "n_empty",
-    "map_check",
-)
-# Of these, what a single score run does not know.
-OF_SEVERAL_RUNS = frozenset({"overlap_two_seeds_median", "overlap_share_of_two_seeds", "map_check"})
+
+
 # Baselines of a metric, as suffixes of its name, and what each compares.
 LEVELS = {
     "chance": "a map moved to a random position",
@@ -52,6 +32,8 @@ LEVELS = {
     "two_heads": "two transfer heads that differ by seed alone",
     "two_seeds": "two fine-tuned checkpoints that differ by seed alone",
 }
+
+
 PARTS = ("median", "q25", "q75", "ci_low", "ci_high")
 
 
@@ -70,7 +52,7 @@ def summarise(
 ) -> dict[str, float]:
     """Summary of the per-image rows of one cell, of one seed or several.
 
-    For every metric of `metric_table.METRICS`, and every baseline of it that is a column of `table`
+    For every metric of `METRICS`, and every baseline of it that is a column of `table`
     (`<metric>_two_patients`, ...: `LEVELS`): `<name>_median` over images (with several seeds the mean of the
     seeds' medians), `_q25`, `_q75` (over all rows), and `_ci_low`, `_ci_high`. For metrics that are 1 for
     identical maps also the headline index `<metric>_corrected` (`baselines.corrected` of the medians of the
@@ -238,53 +220,6 @@ def two_seeds_table(
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-def headline(summary: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `pooled` that the study prints."""
-    return summary[["architecture", "method", "seeds", *(name for name in HEADLINE if name in summary)]]
-
-
-def headline_first(values: Mapping[str, float]) -> dict[str, float]:
-    """The same metrics, overlap and what a study prints first: a run's page lists hundreds as they were logged,
-    and the page that compares runs begins with the first."""
-    first = [name for name in ("overlap_median", "overlap_corrected_median", *HEADLINE) if name in values]
-    return {name: values[name] for name in (*first, *values)}
-
-
-def headline_of_one(values: Mapping[str, float | str]) -> pd.DataFrame:
-    """The same of a single score run, one row: its architecture, method and seed, and those of its metrics that a
-    study prints; NaN where it has none."""
-    names = [name for name in HEADLINE if name not in OF_SEVERAL_RUNS]
-    return pd.DataFrame([{key: values.get(key, np.nan) for key in ("architecture", "method", "seed", *names)}])
-
-
-def course(
-    drifts: pd.DataFrame, auc: pd.DataFrame, *, metric: str, level: float = 0.95, n_boot: int = 2000
-) -> pd.DataFrame:
-    """Drift from the checkpoint before fine-tuning, and performance, epoch by epoch.
-
-    Args:
-        drifts: per-image rows of the checkpoints during fine-tuning (`score_table`), with `epoch` (1, 2, ...).
-        auc: architecture, seed, epoch (0: before fine-tuning), auc_macro.
-
-    Returns: architecture, method, seed, epoch, value (median of the metric; at epoch 0 that of identical maps),
-        ci_low, ci_high (over patients), n_scored, auc.
-    """
-    keys = ["architecture", "method", "seed", "epoch"]
-    rows = []
-    for cell, table in drifts.groupby(keys, sort=False):
-        values = bootstrap.summarise(
-            table[metric].to_numpy(float), table["patient_id"].to_numpy(), level=level, n_boot=n_boot
-        )
-        names = ("value", "ci_low", "ci_high", "n_scored")
-        found = (values[name] for name in ("median", "ci_low", "ci_high", "n_images"))
-        rows.append(dict(zip(keys, cell, strict=True)) | dict(zip(names, found, strict=True)))
-    table = pd.DataFrame(rows)
-    same = METRICS[metric].identical
-    start = table.drop_duplicates(keys[:3]).assign(epoch=0, value=same, ci_low=same, ci_high=same)
-    table = pd.concat([start, table]).sort_values("epoch", kind="stable", ignore_index=True)
-    return table.merge(auc.rename(columns={"auc_macro": "auc"}), on=["architecture", "seed", "epoch"])
-
-
 def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
     """Which metrics see that something moved: drift beside two heads, patient by patient.
 
@@ -324,92 +259,3 @@ def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
     out = pd.DataFrame(rows)
     out["p"] = out.groupby(CELL, sort=False)["p"].transform(estimates.holm)
     return out.assign(sees=out["p"] < 0.05)
-
-
-def replicates(scores: pd.DataFrame, metric: str, *, n_boot: int = 2000) -> pd.DataFrame:
-    """Bootstrap medians of `metric` in every cell from the same draws (`bootstrap.paired_replicates`)."""
-    tables = {
-        cell: table[["image_id", "patient_id", "seed"]].assign(value=table[metric].to_numpy(float))
-        for cell, table in scores.groupby(CELL, sort=False)
-    }
-    return bootstrap.paired_replicates(tables, n_boot=n_boot, crossed=True)
-
-
-def ranking(
-    summary: pd.DataFrame, metric: str, draws: pd.DataFrame | None
-) -> tuple[pd.DataFrame, list[dict[str, str | float]]]:
-    """Ranks (1: most stable) and reversals between each two methods.
-
-    Args:
-        summary: `pooled`.
-        metric: a metric with a direction (`higher_is_more_stable` is not None).
-        draws: `replicates` of the metric, or None if they could not be had.
-
-    Returns: (one row an architecture; a column a method, and `P(<method>)`, the bootstrap probability of that
-        rank), and the reversals of `cxr.statistics.stability_ranks.reversals` with `method_a`, `method_b` added.
-    Raises: InputError for a metric without a direction.
-    """
-    higher = METRICS[metric].higher_is_more_stable
-    if higher is None:
-        raise InputError(f"primary_metric: {metric} has no direction of stability: use another, such as overlap")
-    values = summary[CELL].assign(value=summary[f"{metric}_median"], higher_is_more_stable=higher)
-    ranks = stability_ranks.order(values)
-    methods = list(ranks.columns)
-    if draws is not None:
-        probability = stability_ranks.rank_probabilities(draws, higher_is_more_stable=higher)
-        for method in methods:
-            ranks[f"P({method})"] = [
-                probability.at[(method, name), int(rank)] if rank == rank and rank == int(rank) else np.nan
-                for name, rank in ranks[method].items()
-            ]
-    found = []
-    for number, method_a in enumerate(methods):
-        for method_b in methods[number + 1 :]:
-            for row in stability_ranks.reversals(values, method_a, method_b, replicates=draws):
-                found.append({"method_a": method_a, "method_b": method_b, **row})
-    return ranks, found
-
-
-def run_table(infos: Sequence[RunInfo]) -> pd.DataFrame:
-    """One row a score run, from what it logged: run_id, architecture, method, seed, target_layer, layer, grid,
-    methods_coincide, passes_checks, attribute_run, train_run, auc_macro_before and auc_macro_after.
-
-    Raises InputError when two runs are of one cell, or their target layers differ."""
-    columns = ("architecture", "method", "seed", "target_layer", "layer", "grid", "methods_coincide")
-    columns += ("passes_checks", "attribute_run", "train_run")
-    performance = ("auc_macro_before", "auc_macro_after")
-    table = pd.DataFrame(
-        [
-            {
-                "run_id": info.run_id,
-                **{column: info.params[column] for column in columns},
-                **{metric: info.metrics[metric] for metric in performance},
-            }
-            for info in infos
-        ]
-    )
-    twice = table[table.duplicated(["architecture", "method", "seed"])]
-    if len(twice):
-        row = twice.iloc[0]
-        raise InputError(
-            f"score_run_ids: two runs are of {row['architecture']}, {row['method']}, seed {row['seed']}: name one"
-        )
-    layers = sorted(set(table["target_layer"]))
-    if len(layers) > 1:
-        raise InputError(f"score_run_ids: target layers {', '.join(layers)} cannot be pooled: name runs of one")
-    return table
-
-
-def latest_cells(infos: Sequence[RunInfo]) -> list[str]:
-    """Ids of the newest run of every architecture, seed and method among `infos` (newest first), all of the newest
-    run's images, settings and target layer. Raises InputError when there is none."""
-    if not infos:
-        raise InputError("no finished score run in the experiment: run 3_score.ipynb first, or set `name`")
-    same = ("target_layer", "image_size", "weights", "images", "explain")
-    newest = {key: infos[0].params[key] for key in same}
-    cells: dict[tuple[str, ...], str] = {}
-    for info in infos:
-        if all(info.params[key] == value for key, value in newest.items()):
-            cell = tuple(info.params[key] for key in ("architecture", "seed", "method"))
-            cells.setdefault(cell, info.run_id)
-    return [cells[cell] for cell in sorted(cells)]

@@ -1,20 +1,20 @@
-"""What the report of a study says besides its numbers: examples chosen by rule, and the methods section."""
+"""The text of the report, written from what the runs logged: its heading and its methods section."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
+from cxr import tracking
 from cxr.core import architectures
-from cxr.core.errors import InputError
-from cxr.core.files import atomic
-from cxr.metrics.map_grids import prepare
 from cxr.metrics.metric_table import METRICS
 
-RULES = ("least drift", "median drift", "most drift")
+if TYPE_CHECKING:
+    from cxr.core.params import CompareParams
+    from cxr.report.scores import Study
+
 _WEIGHTS = {
     "imagenet": "pretrained on ImageNet (Keras' own weights)",
     "source": "pretrained on this project's procedural source task of textures and shapes",
@@ -22,29 +22,32 @@ _WEIGHTS = {
 }
 
 
-def examples(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """For each class the images with the least, the median and the most drift, by rule and never by hand.
+def heading(study: Study, *, name: str, url: str) -> str:
+    """The title of the report and what it covers, in Markdown.
 
-    Args:
-        scores: per-image rows of ONE score run: image_id, label, and `metric`.
-        metric: one with a direction of stability.
-
-    Returns: label, rule (`RULES`), image_id, value: three rows a class, in the order of the classes; of equal
-        values the lower id comes first; the median is the lower of two middle ones. Images with an empty map
-        are left out, and so is a class that has no other.
-    Raises: InputError for a metric without a direction.
+    `name`: of the study; `url`: of the comparison's own run.
     """
-    higher = METRICS[metric].higher_is_more_stable
-    if higher is None:
-        raise InputError(f"examples: {metric} has no direction of stability: use another, such as overlap")
-    rows = []
-    for label, table in scores.dropna(subset=[metric]).groupby("label"):
-        drift = -table[metric] if higher else table[metric]
-        table = table.assign(drift=drift).sort_values(["drift", "image_id"])
-        for rule, place in zip(RULES, (0, (len(table) - 1) // 2, len(table) - 1), strict=True):
-            row = table.iloc[place]
-            rows.append({"label": label, "rule": rule, "image_id": row["image_id"], "value": row[metric]})
-    return pd.DataFrame(rows, columns=["label", "rule", "image_id", "value"])
+    runs, one = study.runs, study.params
+    return (
+        f"# Does the evidence move under fine-tuning? Study `{name}`\n\n"
+        f"{runs['architecture'].nunique()} architectures, {runs['seed'].nunique()} seeds and "
+        f"{runs['method'].nunique()} attribution methods, at `{one['target_layer']}` (grids "
+        f"{', '.join(sorted(set(runs['grid'])))}), on {one['images']} images of the test set. Weights before "
+        f"transfer: `{one['weights']}`; images {one['image_size']} px. In MLflow: [this comparison]({url}); links "
+        "to the runs behind every number stand beside it and at the end."
+    )
+
+
+def of_study(study: Study, settings: CompareParams) -> str:
+    """`methods_text` of a study."""
+    names = ["tensorflow", "keras", "tf-keras-vis", "numpy", "scipy", "cxr"]
+    return methods_text(
+        [run.params for run in study.training_runs.values()],
+        study.params,
+        compare=settings.model_dump(),
+        counts=study.splits(),
+        versions=tracking.versions(study.score_runs[0].run_id, names),
+    )
 
 
 def _networks(names: list[str], weights: str, dropout: str) -> str:
@@ -142,73 +145,3 @@ def methods_text(
             "**Software.** " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         ]
     )
-
-
-def save_thumbnails(path: str | Path, image_id: np.ndarray, images: np.ndarray) -> None:
-    """Write small images, uint8 [n, side, side], as `thumbnails` reads them; image_id: str [n]."""
-    with atomic(path) as temporary:
-        np.savez_compressed(temporary, image_id=np.asarray(image_id, str), images=images)
-
-
-def thumbnails(path: str | Path, image_id: np.ndarray) -> np.ndarray:
-    """The images of these ids, uint8 [n, side, side], from an attribute run's `thumbnails.npz`."""
-    with np.load(path, allow_pickle=False) as file:
-        rows = pd.Index(file["image_id"]).get_indexer(np.asarray(image_id, str))
-        if (rows < 0).any():
-            raise InputError(f"{path}: lacks image {image_id[rows < 0][0]}")
-        return file["images"][rows]
-
-
-def panels(
-    chosen: pd.DataFrame, images: np.ndarray, before: np.ndarray, after: np.ndarray, *, metric: str
-) -> list[dict]:
-    """What `cxr.report.figures.examples` draws: a dict an example, in the order of `examples`' rows.
-
-    Args:
-        chosen: `examples`. images: uint8 [n, side, side]. before, after: raw maps [n, h, w] of the same
-            rows.
-    """
-    prepared = [prepare(map_set, images.shape[1]) for map_set in (before, after)]
-    return [
-        {
-            "class": row.label,
-            "rule": row.rule,
-            "image": images[number],
-            "before": prepared[0][number],
-            "after": prepared[1][number],
-            "text": f"{row.image_id[-32:]}: {metric} {row.value:.2f}",
-        }
-        for number, row in enumerate(chosen.itertuples())
-    ]
-
-
-def settled(
-    course: pd.DataFrame, *, auc_margin: float, identical: float = 1.0, share: float = 0.5
-) -> pd.DataFrame:
-    """When evidence moves, beside when performance has settled.
-
-    Args:
-        course: architecture, method, seed, epoch (0: before), value (median of a metric), auc; one row an epoch.
-        identical: the metric's value for identical maps.
-        auc_margin: AUC has settled from the first epoch on after which it stays within this of the last epoch's.
-        share: of the drift at the last epoch.
-
-    Returns: architecture, method, seed, epochs, final_drift (distance of the last epoch's value from
-        `identical`), epoch_moved (the first with at least `share` of the final drift), epoch_settled, first:
-        "evidence", "AUC" or "same epoch".
-    """
-    rows = []
-    for (architecture, method, seed), table in course.groupby(["architecture", "method", "seed"], sort=False):
-        table = table.sort_values("epoch")
-        epochs, drift = table["epoch"].to_numpy(), np.abs(identical - table["value"].to_numpy(float))
-        moved = epochs[np.argmax(drift >= share * drift[-1])]
-        off = np.flatnonzero(np.abs(table["auc"].to_numpy(float) - table["auc"].iloc[-1]) > auc_margin)
-        stable = epochs[off[-1] + 1] if len(off) else epochs[0]
-        first = "evidence" if moved < stable else "AUC" if stable < moved else "same epoch"
-        rows.append(
-            {
-                **{"architecture": architecture, "method": method, "seed": seed, "epochs": int(epochs[-1])},
-                **{"final_drift": drift[-1], "epoch_moved": moved, "epoch_settled": stable, "first": first},
-            }
-        )
-    return pd.DataFrame(rows)

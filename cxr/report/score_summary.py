@@ -11,7 +11,7 @@ from cxr import tracking
 from cxr.core import tables
 from cxr.metrics import regions
 from cxr.metrics.metric_table import METRICS
-from cxr.report import comparison, figures
+from cxr.report import comparison, figures, headlines
 from cxr.report.scoring import ScoredMaps
 from cxr.tracking import descriptions
 
@@ -37,7 +37,7 @@ def metrics(summary: Mapping[str, float], where: pd.DataFrame, train: Mapping[st
         for row in where.itertuples()
         for part in ("area", "energy_before", "energy_after", "energy_change")
     }
-    return comparison.headline_first({**summary, **performance(train), **located})
+    return headlines.headline_first({**summary, **performance(train), **located})
 
 
 def performance(train: Mapping[str, float]) -> dict[str, float]:
@@ -70,7 +70,7 @@ def title(scored_maps: ScoredMaps) -> str:
 def headline(scored_maps: ScoredMaps, summary: Mapping[str, float]) -> pd.DataFrame:
     """The numbers that a study prints, as text for people: one row."""
     values = {**scored_maps.cell, **summary, **performance(scored_maps.train.metrics)}
-    return tables.readable(comparison.headline_of_one(values))
+    return tables.readable(headlines.headline_of_one(values))
 
 
 def publish(run: tracking.Run, scored_maps: ScoredMaps, summary: Mapping[str, float], *, figure: Figure) -> None:

@@ -27,7 +27,7 @@ def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
     """
     import pandas as pd
 
-    from cxr.report import comparison
+    from cxr.report import headlines
 
     if "compare" in runs and "summary.csv" in tracking.artifact_names(runs["compare"]):
         return tracking.read_table(runs["compare"], "summary.csv")
@@ -36,7 +36,7 @@ def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
         stage, *cell = key.split("/")
         if stage == "score":
             metrics = tracking.run_info(run_id).metrics
-            names = [name for name in comparison.HEADLINE if name not in comparison.OF_SEVERAL_RUNS]
+            names = [name for name in headlines.HEADLINE if name not in headlines.OF_SEVERAL_RUNS]
             values = {name: metrics.get(name) for name in names}
             rows.append({"architecture": cell[0], "method": cell[2], "seed": cell[1].removeprefix("s"), **values})
     return pd.DataFrame(rows) if rows else None

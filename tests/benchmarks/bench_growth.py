@@ -117,7 +117,7 @@ def score(folder: Path):
 
 def compare(folder: Path):
     from cxr.metrics import metric_table
-    from cxr.report import comparison
+    from cxr.report import comparison, rankings
     from cxr.statistics import contrasts, rank_tests
 
     images = _identities(folder)
@@ -136,7 +136,7 @@ def compare(folder: Path):
 
     def run() -> None:
         summary = comparison.pooled(scores, runs)
-        comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
+        rankings.ranking(summary, "overlap", rankings.replicates(scores, "overlap"))
         contrasts.compare_architectures(scores, "overlap")
         contrasts.interaction(scores, "overlap")
         rank_tests.paired_tests(scores, "overlap")

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.metrics import baselines, metric_table, similarity
-from cxr.report import comparison
+from cxr.report import comparison, rankings
 
 GRID, DRAWS = 14, 4
 LEVELS = ("chance", "two_patients", "two_heads")  # those in a score run's table
@@ -111,7 +111,7 @@ def bootstrap(images: int, patients: int, n_boot: int) -> None:
     runs = table[["architecture", "method", "seed"]].drop_duplicates()
     runs = runs.assign(auc_macro_before=0.9, auc_macro_after=0.9, passes_checks="True")
     calls = {
-        "one metric, draws of all cells alike": lambda: comparison.replicates(table, "overlap", n_boot=n_boot),
+        "one metric, draws of all cells alike": lambda: rankings.replicates(table, "overlap", n_boot=n_boot),
         "every metric and level, all cells": lambda: comparison.pooled(table, runs, n_boot=n_boot),
     }
     print(f"\n{n_boot} replicates, 6 cells x 3 seeds x {images} images of {patients} patients")

@@ -35,7 +35,7 @@ from cxr.attribution import cams
 from cxr.core.params import StudyParams, TrainParams
 from cxr.metrics import baselines, metric_table, similarity
 from cxr.models import build
-from cxr.report import comparison
+from cxr.report import comparison, rankings
 from cxr.statistics import contrasts, rank_tests
 from cxr.training import optimisation, stages
 
@@ -132,7 +132,7 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     runs = runs.assign(auc_macro_before=0.9, auc_macro_after=0.9, passes_checks="")
     began = time.process_time()
     summary = comparison.pooled(scores, runs)
-    comparison.ranking(summary, "overlap", comparison.replicates(scores, "overlap"))
+    rankings.ranking(summary, "overlap", rankings.replicates(scores, "overlap"))
     contrasts.compare_architectures(scores, "overlap")
     contrasts.interaction(scores, "overlap")
     rank_tests.paired_tests(scores, "overlap")

@@ -1,0 +1,240 @@
+"""The images: which ones, their classes, what both models predict, and which images are scored.
+
+A *manifest* is a table with a row per image: image_id, path, label ("" if unknown), patient_id, split, ...
+(`cxr.data.loading`). No TensorFlow is needed until `predict` is called.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from cxr.attribution import maps
+from cxr.core.errors import InputError, some
+from cxr.core.params import DriftParams
+from cxr.data import layouts, loading
+from cxr.metrics import classification
+from cxr.pair.models import CHECKPOINTS, Model
+
+
+def find(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame, list[str]]:
+    """The manifest of the images, and notes that a reader of the result should know.
+
+    If `use_split` names a split, only its images are taken. The data say which these are; if they do not, the
+    images are split as a study with the same parameters splits them.
+
+    Args:
+        hashed: whether the SHA-256 of each image is computed, as for `cxr.data.loading.list_images`.
+
+    Raises: InputError: the data cannot be read, or no image is left.
+    """
+    labelled = settings.image_labels == "auto" and layouts.has_labels(settings)
+    notes = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        manifest = loading.list_images(settings, labelled=labelled, hashed=hashed)
+        if settings.use_split and (manifest["split"] == "").any():
+            if not labelled:
+                raise InputError(
+                    "use_split: images without labels cannot be split: name the splits in a table, in the column "
+                    f"'{settings.split_column}'"
+                )
+            manifest = loading.build_manifest(settings)
+    notes += [str(warning.message) for warning in caught if warning.category is UserWarning]
+    if settings.use_split:
+        manifest = manifest[manifest["split"] == settings.use_split].reset_index(drop=True)
+        if manifest.empty:
+            raise InputError(f"use_split: no image is in the split {settings.use_split}: choose another split")
+    elif (splits := set(manifest["split"])) > {"test"}:
+        notes.append(
+            f"images of all splits ({', '.join(sorted(splits))}) are used, also those of the training: "
+            "use_split test (--split test) leaves the others out"
+        )
+    return manifest, notes
+
+
+def is_labelled(manifest: pd.DataFrame) -> bool:
+    """Whether the images have labels: either all have one, or none has."""
+    return bool((manifest["label"] != "").all())
+
+
+def in_words(manifest: pd.DataFrame) -> str:
+    """How many images and patients there are, and whether the classes are known."""
+    labels = "with" if is_labelled(manifest) else "without"
+    return f"{len(manifest)} images of {manifest['patient_id'].nunique()} patients, {labels} labels"
+
+
+def class_names(settings: DriftParams, manifest: pd.DataFrame, outputs: int | None = None) -> list[str]:
+    """The classes in the order of the models' outputs: `class_names`, or the sorted labels, or numbers.
+
+    Args:
+        outputs: the models' number of outputs; None: not known yet, and not checked.
+
+    Raises:
+        InputError: a class is named twice, a label is not among the classes, or there is not one class for each
+            output.
+    """
+    labels = sorted(set(manifest["label"])) if is_labelled(manifest) else []
+    names = list(settings.class_names) or labels or [str(k) for k in range(outputs or 0)]
+    if len(set(names)) < len(names):
+        raise InputError(f"class_names: name every class once, got {', '.join(names)}")
+    if strange := sorted(set(labels) - set(names)):
+        raise InputError(
+            f"class_names: images are labelled {some(strange)}, and the classes are {', '.join(names)}: use the "
+            "names that the labels have"
+        )
+    if outputs is not None and len(names) != outputs:
+        which = "class_names names" if settings.class_names else "the labels are of"
+        raise InputError(
+            f"the models have {outputs} outputs, and {which} {len(names)} classes ({some(names)}): name one class "
+            "for each output, in their order, with class_names (--classes a,b,c); or, if the sub-folders are not "
+            "classes, set image_labels to none (--labels none)"
+        )
+    return names
+
+
+def load(manifest: pd.DataFrame, settings: DriftParams, networks: Mapping[str, Model]) -> dict[int, np.ndarray]:
+    """The images at the size of each model: uint8 [n, size, size] by size, in the order of the manifest."""
+    options = {
+        "root": loading.data_root(settings),
+        "cache": loading.default_cache(),
+        "lesion_contrast": settings.lesion_contrast,
+    }
+    sizes = {model.size for model in networks.values()}
+    return {size: loading.load_images(manifest, size=size, **options) for size in sizes}
+
+
+def predict(
+    networks: Mapping[str, Model], pixels: Mapping[int, np.ndarray], settings: DriftParams
+) -> dict[str, np.ndarray]:
+    """What A and B say of the images: probabilities float32 [n, n_classes] by the model's name.
+
+    Args: pixels: see `load`.
+    """
+    from cxr.training import stages
+
+    return {
+        name: stages.predict(networks[name].network, pixels[networks[name].size], settings.batch_size)
+        for name in CHECKPOINTS
+    }
+
+
+def predictions(manifest: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """The table of one model's predictions: see `cxr.training.stages.prediction_table`."""
+    from cxr.training import stages
+
+    return stages.prediction_table(manifest, probabilities, list(classes))
+
+
+def measured(
+    manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> dict[str, float]:
+    """How well both models classify: `classification.performance` as `<name>_before` and `<name>_after`.
+
+    Returns: {} without labels. Only the accuracy of the most probable class if AUCs do not exist, because a class
+        has no image, or if probabilities do not add up to 1, because an image can have several labels.
+    """
+    if not is_labelled(manifest):
+        return {}
+    labels = loading.class_index(manifest["label"], classes)
+    found = {}
+    for name, checkpoint in CHECKPOINTS.items():
+        p = probabilities[name]
+        if len(set(labels.tolist())) == len(classes) and not (np.abs(p.sum(axis=1) - 1) > 1e-2).any():
+            values = classification.performance(labels, p, list(classes))
+        else:
+            values = {"accuracy": float((p.argmax(axis=1) == labels).mean())}
+        found |= {f"{metric}_{checkpoint}": value for metric, value in values.items()}
+    return found
+
+
+def side_by_side(performances: Mapping[str, float]) -> pd.DataFrame:
+    """Accuracy and macro AUC of both models, rounded, as far as `measured` has them: a row per model."""
+    names = {"accuracy": "accuracy", "auc_macro": "macro AUC"}
+    rows = {
+        f"{checkpoint} ({model})": {
+            shown: round(performances[f"{name}_{checkpoint}"], 3)
+            for name, shown in names.items()
+            if f"{name}_{checkpoint}" in performances
+        }
+        for model, checkpoint in CHECKPOINTS.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def doubts(manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[str]:
+    """A note if both models classify no better than chance: the classes may be in another order.
+
+    If another order of the classes gives a much better accuracy, the note names it.
+    """
+    if not is_labelled(manifest):
+        return []
+    labels = loading.class_index(manifest["label"], classes)
+    one = np.eye(len(classes))
+    tables = [one[labels].T @ one[probabilities[name].argmax(axis=1)] for name in CHECKPOINTS]  # true, predicted
+    accuracy = [float(np.trace(table) / len(labels)) for table in tables]
+    chance = 1 / len(classes)
+    if max(accuracy) > chance:
+        return []
+    text = (
+        f"accuracy is {accuracy[0]:.2f} for A and {accuracy[1]:.2f} for B, no better than chance ({chance:.2f}): "
+        f"the classes may be in another order than {', '.join(classes)} (--classes), or the images prepared in "
+        "another way than in the training (--preprocessing)"
+    )
+    rows, outputs = linear_sum_assignment(-sum(tables))
+    best = float(sum(tables)[rows, outputs].sum() / (2 * len(labels)))
+    if best > max(2 * chance, max(accuracy) + 0.1):
+        order = [classes[row] for row in rows[np.argsort(outputs)]]
+        text += f". With the order {','.join(order)} it would be {best:.2f} on average"
+    return [text]
+
+
+def select(
+    manifest: pd.DataFrame,
+    probabilities: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    *,
+    explain: str,
+    images: str,
+) -> pd.DataFrame:
+    """For which class each image is explained, and whether it is scored: `maps.select` for models A and B.
+
+    Args:
+        explain: `true`, `predicted` (by B), `predicted_a` or `auto` (`true` if there are labels).
+        images: `correct`: those of which both models predict the right class, or, without labels, the class
+            explained; `all`; `auto` (`correct` if there are labels).
+
+    Returns: as `maps.select`. Without labels there is no column `label`, and both_correct means that both models
+        predict the class explained.
+    Raises: InputError: the true class is to be explained and there are no labels; or no image is left.
+    """
+    labelled = is_labelled(manifest)
+    if explain == "true" and not labelled:
+        raise InputError("explain: the true class is not known, as there are no labels: use predicted")
+    explain = {"auto": "true" if labelled else "predicted"}.get(explain, explain)
+    images = {"auto": "correct" if labelled else "all"}.get(images, images)
+    tables = {name: predictions(manifest, probabilities[name], classes) for name in CHECKPOINTS}
+    predicted = {"predicted": tables["B"]["predicted"], "predicted_a": tables["A"]["predicted"]}
+    if not labelled:
+        for table in tables.values():
+            table["label"] = predicted[explain].to_numpy()
+            table["correct"] = table["label"] == table["predicted"]
+    try:
+        chosen = maps.select(tables["A"], tables["B"], images=images, explain="true")
+    except InputError:
+        right = {name: int(table["correct"].sum()) for name, table in tables.items()}
+        what = "the right class" if labelled else "the class explained"
+        raise InputError(
+            f"there is no image of which both models predict {what}: of {len(manifest)}, A does so for "
+            f"{right['A']} and B for {right['B']}: check that the classes are in the order of the outputs "
+            "(--classes) and that images are prepared as in the training (--preprocessing), or take all images "
+            "(--images all)"
+        ) from None
+    if labelled and explain != "true":
+        order = pd.Series(predicted[explain].to_numpy(), index=manifest["image_id"].to_numpy())
+        chosen["explained"] = order.reindex(chosen["image_id"]).to_numpy()
+    return chosen if labelled else chosen.drop(columns="label")

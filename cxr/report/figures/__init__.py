@@ -1,0 +1,49 @@
+"""Figures of tables and maps, for notebooks and the report.
+
+Every function takes tables or arrays and returns a Matplotlib figure, at most 9 inches wide: its text stays
+    readable on a page, or in a report about 900 pixels wide. Maps that are compared share one colour scale.
+    Intervals are always drawn. The colours suit any colour vision, and a method has the same colour and marker in
+    every figure. Missing values (NaN, or a cell without a row) are marked "n/a" in their place; they are never
+    drawn as a number.
+"""
+
+from cxr.core.display import show_figure as show
+from cxr.report.figures.checks import map_checks, perturbation_curves, randomisation
+from cxr.report.figures.drifts import corrected, drift, drift_by_class, pair
+from cxr.report.figures.epochs import course
+from cxr.report.figures.example_images import examples
+from cxr.report.figures.maps import overlay, regions, tiles
+from cxr.report.figures.output import pixels
+from cxr.report.figures.rankings import ranking, specification_curve
+from cxr.report.figures.statistics import metrics_seen, power
+from cxr.report.figures.style import CHECKPOINT_LABELS, COLOURS, METHOD_LABELS
+from cxr.report.figures.training import confusion, contact_sheet, history, performance, reliability
+
+__all__ = [
+    "CHECKPOINT_LABELS",
+    "COLOURS",
+    "METHOD_LABELS",
+    "confusion",
+    "contact_sheet",
+    "corrected",
+    "course",
+    "drift",
+    "drift_by_class",
+    "examples",
+    "history",
+    "map_checks",
+    "metrics_seen",
+    "overlay",
+    "pair",
+    "performance",
+    "perturbation_curves",
+    "pixels",
+    "power",
+    "randomisation",
+    "ranking",
+    "regions",
+    "reliability",
+    "show",
+    "specification_curve",
+    "tiles",
+]

@@ -1,0 +1,68 @@
+"""Colours, markers and names that all figures share."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+# The palette of Okabe and Ito (2008) suits any colour vision. Grey replaces its yellow: it is too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+
+
+METHOD_LABELS = {
+    "layercam": "LayerCAM",
+    "gradcampp": "Grad-CAM++",
+    "gradcam": "Grad-CAM",
+    "hirescam": "HiResCAM",
+    "scorecam": "Score-CAM",
+    "smoothgrad": "SmoothGrad",
+    "integrated_gradients": "integrated gradients",
+    "occlusion": "occlusion",
+}
+
+
+CHECKPOINT_LABELS = {"before": "before fine-tuning", "after": "after fine-tuning"}
+
+
+MARKERS = "osD^vP*<"
+
+
+DASHES = ("-", "--", ":", "-.")
+
+
+WIDTH = 9.0  # inches: at 100 dpi the 900 pixels of a report's column
+
+
+# by the suffix of the columns: label, colour of the band, colour of its median, hatch
+BASELINES = {
+    "two_patients": ("two patients (same class)", "#BDBDBD", "#8A8A8A", None),
+    "two_heads": ("two heads", "#56B4E9", "#2E8BC0", None),
+    "two_seeds": ("two seeds", "#E69F00", "#B37B00", "/////"),
+}
+
+
+def wrapped(label: str) -> str:
+    """A label in lines of at most 30 characters."""
+    return textwrap.fill(label, 30)
+
+
+def method_style(method: str, methods: Sequence[str]) -> tuple[str, str]:
+    """Colour and marker of a method: fixed for a known one; others take those that no method of the figure has."""
+    known = list(METHOD_LABELS)
+    if method in known:
+        place = known.index(method)
+    else:
+        free = [number for number in range(len(COLOURS)) if number >= len(known) or known[number] not in methods]
+        others = [name for name in methods if name not in known]
+        place = (free or list(range(len(COLOURS))))[others.index(method) % max(1, len(free))]
+    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+
+
+def plain(name: object) -> str:
+    """A name with spaces in place of underscores."""
+    return str(name).replace("_", " ")
+
+
+def signed(value: float) -> str:
+    """A number with one decimal and a typographic minus sign; never "-0.0"."""
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,94 @@
+"""What a study prints of a summary: the few columns that matter, and every metric in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from cxr.metrics.metric_table import METRICS
+
+# What a study prints; `cxr.core.tables.HEADINGS` says how it heads it.
+HEADLINE = (
+    "auc_macro_before",
+    "auc_macro_after",
+    "centroid_shift_median",
+    "overlap_median",
+    "overlap_ci_low",
+    "overlap_ci_high",
+    "overlap_two_patients_median",
+    "overlap_two_heads_median",
+    "overlap_two_seeds_median",
+    "overlap_corrected_median",
+    "overlap_corrected_ci_low",
+    "overlap_corrected_ci_high",
+    "overlap_share_of_two_seeds",
+    "n_images",
+    "n_empty",
+    "map_check",
+)
+
+
+# Of these, what a single score run does not know.
+OF_SEVERAL_RUNS = frozenset({"overlap_two_seeds_median", "overlap_share_of_two_seeds", "map_check"})
+
+
+def headline(summary: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `pooled` that the study prints."""
+    return summary[["architecture", "method", "seeds", *(name for name in HEADLINE if name in summary)]]
+
+
+def headline_first(values: Mapping[str, float]) -> dict[str, float]:
+    """The same metrics, overlap and what a study prints first: a run's page lists hundreds as they were logged,
+    and the page that compares runs begins with the first."""
+    first = [name for name in ("overlap_median", "overlap_corrected_median", *HEADLINE) if name in values]
+    return {name: values[name] for name in (*first, *values)}
+
+
+def headline_of_one(values: Mapping[str, float | str]) -> pd.DataFrame:
+    """The same of a single score run, one row: its architecture, method and seed, and those of its metrics that a
+    study prints; NaN where it has none."""
+    names = [name for name in HEADLINE if name not in OF_SEVERAL_RUNS]
+    return pd.DataFrame([{key: values.get(key, np.nan) for key in ("architecture", "method", "seed", *names)}])
+
+
+def with_runs(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """`headline` with the column "score runs": the run ids behind each row, with spaces between them.
+
+    `runs`: of `cxr.report.scores.run_table`.
+    """
+    behind = runs.groupby(["architecture", "method"], sort=False)["run_id"].agg(" ".join)
+    behind = behind.reset_index(name="score runs")
+    return table.drop(columns="seeds").merge(behind, on=["architecture", "method"])
+
+
+def corrected(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What `cxr.report.figures.corrected` draws: architecture, method, corrected, ci_low, ci_high.
+
+    Without rows for a metric that is not 1 for identical maps, or that has no baseline of two patients.
+    """
+    columns = {f"{metric}_corrected_median": "corrected"}
+    columns |= {f"{metric}_corrected_{end}": end for end in ("ci_low", "ci_high")}
+    if not set(columns) <= set(summary):
+        return pd.DataFrame(columns=["architecture", "method", *columns.values()])
+    return summary[["architecture", "method", *columns]].rename(columns=columns)
+
+
+def every_metric(summary: pd.DataFrame, *, width: int = 7) -> Iterator[pd.DataFrame]:
+    """Tables with the medians of all metrics, and then with those of two patients, `width` metrics a table."""
+    for suffix in ("_median", "_two_patients_median"):
+        names = [f"{name}{suffix}" for name in METRICS if f"{name}{suffix}" in summary]
+        for start in range(0, len(names), width):
+            yield summary[["architecture", "method", *names[start : start + width]]]
+
+
+def by_cell(summary: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Metrics of the compare run: overlap or what `metric` is, of every architecture and method."""
+    names = [f"{metric}_median", f"{metric}_corrected_median", f"{metric}_share_of_two_seeds"]
+    return {
+        f"{name}.{row['architecture']}.{row['method']}": row[name]
+        for _, row in summary.iterrows()
+        for name in names
+        if name in summary
+    }

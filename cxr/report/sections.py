@@ -1,0 +1,212 @@
+"""Sections of the report that only some studies have: a table each, or one sentence that says why there is none.
+
+Each function returns tables without rows where its question cannot be asked, and then shows the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cxr.core.errors import InputError
+from cxr.metrics import multiverse_rankings
+from cxr.metrics import regions as places
+from cxr.metrics.metric_table import METRICS
+from cxr.metrics.multiverse import DEFAULT
+from cxr.report import comparison, epochs, rankings, scores
+from cxr.report.evidence import Evidence, power_table
+from cxr.report.scores import Study
+from cxr.statistics import contrasts
+from cxr.statistics.rank_tests import paired_tests
+
+PAIR = ("layercam", "gradcampp")
+"""The two methods whose rankings the paper compares."""
+
+
+def say(text: str) -> None:
+    """Show a sentence, in Markdown, in the notebook and in the report."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def random_markers(study: Study) -> pd.DataFrame:
+    """`cxr.report.scores.random_markers`, with a sentence on how to read it; silent without a shortcut."""
+    table = scores.random_markers(study)
+    if len(table):
+        say(
+            "Where the marker betrays the class (`shortcut`), the AUC with markers drawn at random shows how much "
+            "each checkpoint relies on them, whatever its maps say:"
+        )
+    return table
+
+
+def ranking(study: Study, summary: pd.DataFrame, metric: str, *, n_boot: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ranks and reversals (`rankings.ranking`), with bootstrap probabilities where cells share enough images.
+
+    Returns: one row an architecture, with its name as the index; one row a reversal.
+    """
+    try:
+        draws = rankings.replicates(study.scores, metric, n_boot=n_boot)
+    except InputError as error:
+        draws = None
+        say(f"**No bootstrap of the ranking:** {error}")
+    ranks, reversals = rankings.ranking(summary, metric, draws)
+    return ranks, pd.DataFrame(reversals)
+
+
+def differences(evidence: Evidence) -> pd.DataFrame:
+    """Differences between architectures, under each method: the columns of `Evidence.pairs` that are numbers."""
+    columns = ["method", "a", "b", "difference", "low", "high", "p", "p_holm", "n_seeds", "n_patients"]
+    table = evidence.pairs[columns]
+    if table.empty:
+        say("Not asked: there is one architecture.")
+    return table
+
+
+def interactions(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
+    """Whether a difference between architectures depends on the method (`cxr.statistics.contrasts.interaction`)."""
+    table = contrasts.interaction(study.scores, metric, n_boot=n_boot, level=level)
+    if table.empty:
+        say("Not asked: it needs two architectures and two methods.")
+    return table
+
+
+def rank_tests(study: Study, metric: str) -> pd.DataFrame:
+    """Rank tests over patients (`cxr.statistics.rank_tests.paired_tests`)."""
+    table = paired_tests(study.scores, metric)
+    if table.empty:
+        say("Not asked: there is one architecture.")
+    return table
+
+
+def power(evidence: Evidence) -> pd.DataFrame:
+    """`cxr.report.evidence.power_table`."""
+    table = power_table(evidence.pairs)
+    if table.empty:
+        say("Not asked: it needs two architectures and two seeds. One seed does not show how seeds vary.")
+    return table
+
+
+@dataclass(frozen=True)
+class Multiverse:
+    """The answers of all analyses; made by `multiverse`. All tables are empty where it cannot be asked.
+
+    analyses, rankings, shares, influence: of `cxr.metrics.multiverse`.
+    methods: the two that are compared.
+    """
+
+    analyses: pd.DataFrame
+    rankings: pd.DataFrame
+    shares: pd.DataFrame
+    influence: pd.DataFrame
+    methods: Sequence[str]
+
+
+def multiverse(study: Study) -> Multiverse:
+    """All analyses that another analyst may have chosen, and what each of them finds."""
+    rows = study.score_tables("multiverse.parquet")
+    asked = set(PAIR) <= set(study.runs["method"]) and study.runs["architecture"].nunique() > 1
+    if rows.empty or not asked:
+        say(
+            "Not asked: it needs two architectures, the methods LayerCAM and Grad-CAM++, and `multiverse` in "
+            "`2_attribute`."
+        )
+        return Multiverse(*(pd.DataFrame() for _ in range(4)), methods=())
+    same = {"layer-final", *(["default", "score-softmax", "norm-positive"] if study.methods_coincide else [])}
+    analyses = multiverse_rankings.analyses(rows, default={**DEFAULT, "images": study.params["images"]})
+    orders = multiverse_rankings.rankings(analyses, coincide=same)
+    shares = multiverse_rankings.summary(orders)
+    total = shares.iloc[0]
+    say(
+        f"There are {len(orders)} analyses. The order of this study holds in {total['share_a']:.0%} of them under "
+        f"LayerCAM and in {total['share_b']:.0%} under Grad-CAM++. In {total['share_reversal']:.0%}, some two "
+        "architectures change places between the two methods. Analyses share images and networks: these "
+        "percentages are counts, not probabilities."
+    )
+    return Multiverse(analyses, orders, shares, multiverse_rankings.influence(orders), PAIR)
+
+
+def regions(study: Study) -> pd.DataFrame:
+    """`cxr.metrics.regions.summary` of all cells."""
+    if not places.regions_in(study.scores.columns):
+        say("No masks of lesion or lung are known for these images.")
+        return pd.DataFrame()
+    return places.summary(study.scores)
+
+
+def sensitivity(study: Study) -> pd.DataFrame:
+    """`comparison.sensitivity`; with a shortcut, also how metrics follow the evidence in the marker."""
+    shortcut = study.training_params["shortcut"] != "none"
+    table = comparison.sensitivity(study.scores, region="marker" if shortcut else "")
+    if table.empty:
+        say("Not asked: there are no extra heads (`extra_heads`).")
+    return table
+
+
+def blind(seen: pd.DataFrame) -> pd.DataFrame:
+    """Metrics that do not see the drift, one row an architecture and method. `seen`: of `sensitivity`."""
+    if seen.empty or seen["sees"].all():
+        return pd.DataFrame()
+    say("**These metrics do not distinguish the drift from noise:**")
+    found = seen[~seen["sees"]].groupby(comparison.CELL, sort=False)["metric"]
+    return found.agg(", ".join).reset_index()
+
+
+def following(seen: pd.DataFrame) -> pd.DataFrame:
+    """How each metric follows the evidence in the marker, a column an architecture and method.
+
+    `seen`: of `sensitivity`. Without rows where no shortcut was trained.
+    """
+    if "follows" not in seen:
+        return pd.DataFrame()
+    say(
+        "**Which metrics follow the movement that is known?** Spearman's correlation, over images, of a metric's "
+        "distance from identical maps with the change of energy in the marker:"
+    )
+    table = seen.pivot(index="metric", columns=comparison.CELL, values="follows").reindex(list(METRICS))
+    table.columns = [" ".join(column) for column in table.columns]
+    return table.reset_index()
+
+
+def course(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
+    """`epochs.course` of all cells."""
+    rows = study.score_tables("course.parquet")
+    if rows.empty:
+        say("No checkpoints were kept during fine-tuning: set `checkpoint_every`.")
+        return rows
+    return epochs.course(rows, study.auc_by_epoch(), metric=metric, level=level, n_boot=n_boot)
+
+
+def map_checks(study: Study) -> pd.DataFrame:
+    """The checks of maps, one row an architecture, seed, method and checkpoint."""
+    table = study.map_checks()
+    if table.empty:
+        say("Not checked: `map_check_images` is 0.")
+    elif table["passes_checks"].all():
+        say("All maps pass.")
+    else:
+        say("**Some maps fail; see the reasons below the figure.**")
+    return table
+
+
+def failing(checks: pd.DataFrame) -> pd.DataFrame:
+    """The maps that fail their checks, with the reason. `checks`: of `map_checks`."""
+    if checks.empty:
+        return checks
+    return checks.loc[~checks["passes_checks"], ["architecture", "seed", "method", "checkpoint", "reason"]]
+
+
+def caution(summary: pd.DataFrame) -> None:
+    """Warn of cells in which maps fail their checks. `summary`: of `comparison.pooled`."""
+    suspect = summary[~summary["map_check"].isin(["all runs", "not tested"])]
+    if len(suspect):
+        cells = ", ".join(
+            f"{row.architecture} under {row.method} ({row.map_check} pass)" for row in suspect.itertuples()
+        )
+        say(
+            f"**Caution: maps that do not pass their checks: {cells}.** Their drift may say nothing about the "
+            "network; see “Do the maps pass their checks?”"
+        )
