@@ -23,11 +23,12 @@ from cxr.study import cluster, following, grid, preflight, report_page, resuming
 from cxr.study.console import say
 from cxr.study.grid import Setup
 
+FILTERS = {"architecture": [], "seed": []}
 PARAMETERS = {
     "1_train": {"name": "x", "phantom_images": 60, "architecture": "CompactResNetV2", "seed": 0},
-    "2_attribute": {"name": "x", "train_run_id": "", "method": ["layercam", "gradcampp"]},
-    "3_score": {"name": "x", "attribute_run_id": "", "method": "layercam", "n_boot": 2000},
-    "4_compare": {"name": "x", "score_run_ids": [], "n_boot": 2000},
+    "2_attribute": {"name": "x", "train_run_id": "", "method": ["layercam", "gradcampp"], **FILTERS},
+    "3_score": {"name": "x", "attribute_run_id": "", "method": "layercam", "n_boot": 2000, **FILTERS},
+    "4_compare": {"name": "x", "score_run_ids": [], "n_boot": 2000, "method": [], **FILTERS},
 }
 START = {
     "1_train": """
