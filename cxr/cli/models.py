@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(architectures.listing())
         return 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from cxr.models import build, description  # load TensorFlow, which takes seconds
+    from cxr.models import build, description
 
     if arguments.markdown:
         print(description.MARKDOWN)

@@ -24,7 +24,7 @@ LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "c
 """The baselines that a score run can have, and what they are called in pictures and tables."""
 GRIDS = ("image", "native")
 _EPOCHS = 7  # at most so many maps during fine-tuning are shown
-# What the variants are that are not at another layer (`cxr.attribution.cams.variants`).
+# What the variants are that are not at another layer (`cxr.attribution.explaining.variants`).
 _VARIANTS = {
     "score-softmax": "gradient of the softmax, not of the logit",
     "norm-positive": "normalised over positive gradients",
@@ -160,7 +160,7 @@ def empty_in_words(raw: np.ndarray) -> str:
 
 
 def variant_in_words(variant: str, layer: str) -> str:
-    """A variant (`cxr.attribution.cams.variants`) and its layer, in words."""
+    """A variant (`cxr.attribution.explaining.variants`) and its layer, in words."""
     if variant == "default":
         return f"{layer} (as scored)"
     if variant.startswith("layer-"):
