@@ -122,7 +122,7 @@ def test_the_cache_keeps_to_its_limit_and_training_does_without(model, passes, t
     found = features.pooled(model, images(), SETTINGS, cache=tmp_path / "file")  # no folder can be there
     assert found.shape[0] == 20 and "features: cannot be kept in" in "".join(capsys.readouterr())
     monkeypatch.setenv("CXR_CACHE_GIB", "much")
-    with pytest.raises(InputError, match="CXR_CACHE_GIB: a number"):
+    with pytest.raises(InputError, match="CXR_CACHE_GIB: expected the GiB"):
         data_cache._make_room(tmp_path / "features-x.npy", 1)
 
 
