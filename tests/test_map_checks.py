@@ -219,9 +219,9 @@ def test_one_trace_serves_all_batches_and_progress_is_printed(capsys):
     [
         ({"images": np.zeros((3, 8, 8), np.uint8)}, r"images must be \[n, 16, 16\]"),
         ({"images": np.zeros((3, 16, 16))}, "dtype uint8, got float64"),
-        ({"class_index": np.array([0, 1])}, "one integer an image, 3 in all"),
+        ({"class_index": np.array([0, 1])}, "one integer for each of 3 images"),
         ({"class_index": np.array([0, 1, 2])}, "between 0 and 1"),
-        ({"maps": {}}, "maps must hold one stack a method"),
+        ({"maps": {}}, "maps must hold one set for each method"),
         ({"maps": {"random": np.zeros((3, 4, 4))}}, "the baselines"),
         ({"maps": {"m": np.zeros((2, 4, 4))}}, "2 maps by m for 3 images"),
         ({"maps": {"m": np.zeros((3, 32, 32))}}, "cannot be brought to 16x16"),
