@@ -18,13 +18,19 @@ def show_figure(figure: Figure) -> None:
 
     As an image: with `MPLBACKEND=Agg` in the environment, `plt.show()` would show nothing.
     """
-    import matplotlib.pyplot as plt
     from IPython.display import Image, display
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-    plt.close(figure)
+    close(figure)
     display(Image(buffer.getvalue()))
+
+
+def close(figure: Figure) -> None:
+    """Close a figure: Jupyter shows those that are open at the end of a cell."""
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
 
 
 def show_table(table: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | None = None) -> None:

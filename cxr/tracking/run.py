@@ -105,8 +105,10 @@ class Run:
         log.log_image(image, key=key, step=step)
 
     def describe(self, text: str, *, figure: Figure | None = None) -> None:
-        """Give the run its description in the MLflow UI (Markdown), with a figure below it."""
+        """Give the run its description in the MLflow UI (Markdown), with a figure below it, which is closed."""
         ui.describe(text, figure=figure)
+        if figure is not None:
+            display.close(figure)
 
     def finish(self) -> None:
         """Close the run as FINISHED and complete; the last cell of a notebook. Prints who takes its id.
@@ -224,7 +226,9 @@ def start(
             mlflow.start_run, experiment_id=experiment, run_name=name or _name(stage, logged), tags=own_tags
         )
     run = Run(opened.info.run_id, stage, own_fingerprint, cells)
-    atexit.register(_close, run.run_id, mlflow.get_tracking_uri(), by_hand=not given)
+    # asked for now: at exit, papermill kills a kernel that takes longer than some seconds
+    notebook = None if given else _papermill_output()
+    atexit.register(_close, run.run_id, mlflow.get_tracking_uri(), notebook)
     run.params(logged)
     run.text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "parameters.yaml")
     run.json(environment(), "environment.json")
@@ -238,14 +242,16 @@ def _name(stage: str, params: Mapping[str, Any]) -> str:
     return " ".join([stage, *(word for word in words if isinstance(word, str) and word)])
 
 
-def _close(run_id: str, uri: str, *, by_hand: bool) -> None:
-    """At the kernel's exit. Registered after MLflow's own hook, hence run before it, which says FINISHED."""
+def _close(run_id: str, uri: str, notebook: Path | None) -> None:
+    """At the kernel's exit. Registered after MLflow's own hook, hence run before it, which says FINISHED.
+
+    `notebook` is what papermill writes, where a person runs it.
+    """
     mlflow.set_tracking_uri(uri)
     run = mlflow.active_run()
     if run is not None and run.info.run_id == run_id:
         mlflow.end_run("FAILED")
-    notebook = _papermill_output() if by_hand else None
-    if notebook is not None:
+    if notebook is not None and notebook.is_file():
         artifacts.log_file_as(run_id, notebook, "notebook.ipynb")
 
 
@@ -253,7 +259,7 @@ def _papermill_output() -> Path | None:
     """The notebook that papermill, run by hand, is writing: asked of the command line of the parent process.
 
     Papermill saves after every cell, hence before the kernel is told to exit. (It names the path to the notebook
-    only with `--inject-output-path`.) None in Jupyter, or when the output is not a local file.
+    only with `--inject-output-path`.) None in Jupyter.
     """
     import psutil  # of ipykernel's own requirements
 
@@ -267,8 +273,8 @@ def _papermill_output() -> Path | None:
             from papermill.cli import papermill
 
             context = papermill.make_context("papermill", words[at + 1 :], resilient_parsing=True)
-            path = Path(process.cwd()) / (context.params["output_path"] or "")
-            return path if path.is_file() else None
+            output = context.params["output_path"]
+            return Path(process.cwd()) / output if output else None
     except psutil.Error:
         pass  # another user's process, or one that has gone: there is nothing to log then
     return None

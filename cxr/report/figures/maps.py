@@ -29,7 +29,7 @@ def overlay(
 
     Args:
         image: uint8 [h, w].
-        before, after: maps [h, w] in [0, 1] (`cxr.metrics.map_grids.prepare`); an empty one (NaN) stays blank and is
+        before, after: maps [h, w] in [0, 1] (`cxr.metrics.map_grids.prepare`); empty ones (NaN) stay blank and are
             labelled.
         title: of the whole figure.
         outline: bool [h, w], drawn as a contour on the image (the phantom's lesion).
