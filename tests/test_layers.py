@@ -22,7 +22,7 @@ def folder(name: str) -> str:
 
 
 def test_every_module_lies_in_a_folder_of_the_order():
-    assert {folder(name) for name in MODULES if name} == set(ORDER)
+    assert {folder(name) for name in MODULES if name} == {*ORDER, "api"}  # api: the public face, above all
 
 
 @pytest.mark.parametrize("name", sorted(OF_FOLDERS))
