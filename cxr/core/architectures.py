@@ -22,7 +22,26 @@ from typing import Any
 
 from cxr.core.errors import InputError, first_line
 
-KNOWN = ("DenseNet201", "ResNet50V2", "InceptionV3", "CompactDenseNet", "CompactResNetV2", "CompactInception")
+
+@dataclass(frozen=True)
+class Network:
+    """How an architecture of a study is built; `cxr.models.build` reads it."""
+
+    function: str  # in `cxr.models.compact`: image tensor -> last feature map; empty: of keras.applications
+    channels: int  # of the image that it takes
+    preprocessing: str  # a key of `cxr.models.preprocessing.PREPROCESSING`
+
+
+NETWORKS: dict[str, Network] = {
+    "DenseNet201": Network("", 3, "torch"),
+    "ResNet50V2": Network("", 3, "tf"),
+    "InceptionV3": Network("", 3, "tf"),
+    "CompactDenseNet": Network("densenet", 1, "tf"),
+    "CompactResNetV2": Network("resnet_v2", 1, "tf"),
+    "CompactInception": Network("inception", 1, "tf"),
+}
+"""The paper's three and their compact networks. To add one: a function in `cxr.models.compact`, and a row here."""
+KNOWN: tuple[str, ...] = tuple(NETWORKS)
 _ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 

@@ -42,12 +42,12 @@ def _application(name: str) -> Callable[[KerasTensor], KerasTensor]:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "DenseNet201": Architecture(_application("DenseNet201"), 3, "torch"),
-    "ResNet50V2": Architecture(_application("ResNet50V2"), 3, "tf"),
-    "InceptionV3": Architecture(_application("InceptionV3"), 3, "tf"),
-    "CompactDenseNet": Architecture(compact.densenet, 1, "tf"),
-    "CompactResNetV2": Architecture(compact.resnet_v2, 1, "tf"),
-    "CompactInception": Architecture(compact.inception, 1, "tf"),
+    name: Architecture(
+        getattr(compact, network.function) if network.function else _application(name),
+        network.channels,
+        network.preprocessing,
+    )
+    for name, network in architectures.NETWORKS.items()
 }
 
 
