@@ -235,7 +235,7 @@ class _Graph:
         return None
 
 
-_LAST_CUT = "the last cut of the graph on this grid"
+_LAST_CUT = "the last layer at this resolution that every path goes through"
 _LAST_MERGED = "the last sum or concatenation on this grid, which has no cut"
 
 

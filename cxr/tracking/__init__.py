@@ -1,11 +1,11 @@
 """Runs, and what they hold: the only folder that imports MLflow.
 
-A notebook opens its run with `start`, logs with the `log_*` functions, and closes it with `finish` in its last
-cell. The next notebook gets a run id, and takes what it needs with `fetch`, `read_table` and `run_info`.
+A notebook opens its run with `start`, takes the runs that it reads with `take`, logs and shows with the methods of
+`Run`, and closes it with `run.finish()` in its last cell.
 
-A run is *complete* when its status is FINISHED and `finish` has tagged it `cxr.complete`. Only complete runs
-are ever reused. What a run would give again is told by its *fingerprint*: a hash of the settings that matter to
-its stage, of its inputs (the manifest's hash, the runs it reads) and of the code.
+A run is *complete* when its status is FINISHED and `finish` has tagged it `cxr.complete`. Only complete runs are
+reused. Two runs give the same results when they have the same *fingerprint*: a hash of the settings that matter to
+their stage, of their inputs (the manifest's hash, the runs that they read), and of the code.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def _logged_by(run: RunInfo) -> dict[str, str]:
 
 
 def _again(run: RunInfo) -> str:
-    """What to do with a run whose files are not what they were. A study takes it for done while it is there."""
+    """Advice when a file of a run fails its hash check. A study reuses the run as long as it exists."""
     notebook = STAGES.get(run.stage, "its notebook")
     return f"restore it, or delete the run (`mlflow runs delete --run-id {run.run_id}`) and run {notebook} again"
 
