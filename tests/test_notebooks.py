@@ -69,7 +69,7 @@ def test_the_study_ends_with_a_table_and_a_report(study, store):
     assert "from cxr import" not in html, "the report shows no code"
     assert (
         "Verdicts" in html
-        and "one training each: results describe these checkpoints only, not another training" in html
+        and "each trained once: results describe these checkpoints only, not another training" in html
     )
     assert f"runs/{only('score', method='layercam').run_id}" in html, "numbers are linked to their runs"
 
@@ -415,7 +415,7 @@ def test_own_images_in_folders(real_cxr5, tmp_path):
     done = run("cxr", "study", "params/smoke.yaml", "--set", *settings, "--out", out, store=tmp_path)
     assert "CompactResNetV2" in done.stdout
     html = (out / "report.html").read_text()
-    assert "2 trainings each" in html and "No masks of lesion or lung are known" in html
+    assert "each trained 2 times" in html and "No masks of lesion or lung are known" in html
 
 
 def test_a_shortcut_is_trained_in_one_stage_and_measured_with_random_markers(tmp_path):

@@ -173,7 +173,7 @@ def test_images_of_every_layout(tmp_path):
     manifest, notes = pair_images.find(settings(tmp_path / "classes"))
     assert manifest["label"].tolist() == ["x", "y", "y"] and pair_images.is_labelled(manifest)
     assert (manifest["sha256"].str.len() == 64).all() and (manifest["split"] == "").all()
-    assert len(notes) == 1 and "every image counts as a patient of its own" in notes[0]
+    assert len(notes) == 1 and "each file is treated as a separate patient" in notes[0]
     manifest, _ = pair_images.find(settings(tmp_path / "classes", image_labels="none"))
     assert manifest["image_id"].tolist() == ["x/1", "y/2", "y/deep/3"] and not pair_images.is_labelled(manifest)
     manifest, _ = pair_images.find(settings(tmp_path / "flat"), hashed=False)
@@ -201,7 +201,7 @@ def test_images_of_every_layout(tmp_path):
     with pytest.raises(InputError, match="use_split: images without labels cannot be split"):
         pair_images.find(settings(tmp_path / "flat", use_split="test"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty: no .* files: give a folder that holds some"):
+    with pytest.raises(InputError, match="empty: no .* files: give a folder with files"):
         pair_images.find(settings(tmp_path / "empty"))
 
 

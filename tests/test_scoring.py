@@ -132,7 +132,7 @@ def test_a_map_of_another_checkpoint_is_refused(scored_maps, attribute):
         ({"checkpoint": "after"}, "holds maps of checkpoint 'after'"),
         ({"method": "gradcampp"}, "holds maps of method 'gradcampp'"),
         ({"class_index": np.array([1, 1, 0, 1, 0], np.int32)}, "explained for another class"),
-        ({"image_id": np.array(["a", "b", "c", "d", "z"])}, "2 images are in it or in images.parquet only"),
+        ({"image_id": np.array(["a", "b", "c", "d", "z"])}, "2 images are only in it or only in images.parquet"),
     ],
 )
 def test_a_head_that_holds_other_maps_is_refused(scored_maps, attribute, changes, message):

@@ -371,7 +371,8 @@ def test_a_study_that_is_being_run_is_not_started_twice(store):
 
 
 @pytest.mark.slow
-def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_path, notebooks, go, capsys):
+def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_path, notebooks, store, go, capsys):
+    tracking.connect(store)
     tags = {"cxr.stage": "train", "cxr.complete": "true"}
     old = tracking.create_run(experiment="fake", name="of an earlier version", tags=tags, params={})
     tracking.end_run(old, "FINISHED")

@@ -73,18 +73,17 @@ def log_study() -> None:
 
     names = [name for name in headlines.HEADLINE if name not in headlines.OF_SEVERAL_RUNS]
     values = {name: number / 20 for number, name in enumerate(names)}
-    scores = []
+    scores, attribute = [], run.run_id
     for method in ("layercam", "gradcampp"):
         cell = {"architecture": settings.architecture, "seed": 0, "method": method}
-        scores.append(
-            run=tracking.start(
-                "score",
-                ScoreParams(name=NAME, method=method),
-                name=f"score CompactResNetV2 s0 {method}",
-                inputs=tracking.upstream(run.run_id),
-                params=cell,
-            ).info.run_id
+        run = tracking.start(
+            "score",
+            ScoreParams(name=NAME, method=method),
+            name=f"score CompactResNetV2 s0 {method}",
+            inputs=tracking.upstream(attribute),
+            params=cell,
         )
+        scores.append(run.run_id)
         tracking.log_metrics({**values, "other": 1.0})
         tracking.log_dataset_of(train)
         headline = tables.readable(headlines.headline_of_one({**cell, **values}))
@@ -100,7 +99,7 @@ def log_study() -> None:
     tracking.log_text("<h1>Verdicts</h1>", "report.html")
     claims = pd.DataFrame({"claim": ["All is well"], "verdict": ["cannot tell"]})
     headline = tables.readable(pd.DataFrame([{**cell, **values}]))
-    text = descriptions.compare(headline, claims, run_id=compare.info.run_id, data="phantom")
+    text = descriptions.compare(headline, claims, run_id=compare.run_id, data="phantom")
     run.describe(text, figure=figure())
     run.finish()
     study = tracking.create_run(experiment=NAME, name=f"study {NAME}", tags={"cxr.stage": "study"}, params={})
