@@ -90,7 +90,7 @@ def pages(experiment: str) -> list[Page]:
             ("Comparing ", *(run.name for run in runs["score"][:4])),
         ),
         Page("train", of(train), ("a new head on the frozen backbone", "then every layer"), click="Show more"),
-        Page("score", of(score), ("How far the evidence moved", "corrected overlap"), pictures=1, click="Show more"),
+        Page("score", of(score), ("How far the evidence moved", "two patients"), pictures=1, click="Show more"),
         Page("compare", of(compare), ("Does the evidence move", "verdict"), pictures=1, click="Show more"),
         Page("grid", of(attribute, "/model-metrics"), ("layercam",), pictures=1),
         Page("artifact", of(compare, "/artifacts/report.html"), ("report.html", "Verdicts")),
