@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cxr.core import architectures
 from cxr.core.errors import InputError
 from cxr.core.params import Params
-from cxr.tracking.source import NOT_IN_CODE, code_version, contents, sha256
+from cxr.tracking.source import NOT_IN_CODE, SHOWING, code_version, contents, sha256
 
 if TYPE_CHECKING:
     pass
@@ -62,9 +62,9 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
 
 
 def _code_version(notebook: str, folder: Path) -> str:
-    """`code_version` of a notebook; where figures are the product (`4_compare`), what draws them counts."""
-    drawn = {"report.figures"} if notebook == STAGES["compare"] else set()
-    return code_version(folder / f"{notebook}.ipynb", without=NOT_IN_CODE - drawn)
+    """`code_version` of a notebook; where what is shown is the product (`4_compare`), how it looks counts."""
+    shown = SHOWING if notebook == STAGES["compare"] else frozenset()
+    return code_version(folder / f"{notebook}.ipynb", without=NOT_IN_CODE - shown)
 
 
 def environment() -> dict[str, Any]:

@@ -18,9 +18,12 @@ from cxr.core.errors import InputError
 from cxr.core.files import parse
 
 PACKAGE = Path(__file__).resolve().parents[1]
+# What results look like: labels, headings, figures. Only a report, whose product they are, is out of date with them.
+SHOWING = frozenset({"core.display", "core.methods", "core.tables", "report.figures"})
 # Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
-# a colour changed, or what a parameter is said to be (its value is in the fingerprint).
-NOT_IN_CODE = frozenset({"cli", "core.params", "core.progress", "report.figures", "study", "tracking"})
+# a colour changed, or what a parameter is said to be (its value is in the fingerprint). A function that
+# `core.methods` names is in a module that counts.
+NOT_IN_CODE = SHOWING | {"cli", "core.params", "core.progress", "study", "tracking"}
 # Modules that read files of a folder beside them: with the module come the files.
 _DATA_OF = {"models.weights": "pretrained"}
 
