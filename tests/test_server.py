@@ -46,13 +46,13 @@ def whole_run() -> str:
     """A run with one of everything, which is read back."""
     run = tracking.start("train", TrainParams(name="shared"), name="of anna", inputs={"manifest": "a"})
     table = pd.DataFrame({"x": np.arange(3.0), "name": ["a", "ü", "'; --"]})
-    tracking.log_table(table, "deep/er/t.parquet")
-    tracking.log_metrics({"auc": 0.5, "undefined": float("nan")})
-    tracking.log_image(np.zeros((4, 4), np.uint8), key="layercam/x")
+    run.table(table, "deep/er/t.parquet", show=False)
+    run.metrics({"auc": 0.5, "undefined": float("nan")})
+    run.image(np.zeros((4, 4), np.uint8), key="layercam/x")
     run.finish()
-    assert tracking.run_info(run.run_id).complete
-    assert tracking.read_table(run.run_id, "deep/er/t.parquet").equals(table)
-    assert tracking.latest("train", experiment="shared") == run.run_id
+    (found, *_) = tracking.find("train", experiment="shared")
+    assert found.run_id == run.run_id and found.complete
+    assert found.table("deep/er/t.parquet").equals(table)
     return run.run_id
 
 
@@ -68,7 +68,7 @@ def passwords_and_permissions(environment, uri) -> None:
     tracking.connect(uri)
     run_id = whole_run()
     log_in(environment, "ben")
-    for attempt in (lambda: tracking.find(experiment="shared"), lambda: tracking.run_info(run_id)):
+    for attempt in (lambda: tracking.find(experiment="shared"), lambda: tracking.stored(run_id)):
         with pytest.raises(InputError, match=r"does not let the user 'ben' do that .*Choose another `name`"):
             attempt()
     log_in(environment, "admin")

@@ -8,7 +8,8 @@ import nbformat
 import pytest
 
 from cxr.core.errors import InputError
-from cxr.core.params import AttributeParams, CompareParams, ScoreParams, TrainParams
+from cxr.core.execution import STAGES
+from cxr.core.params import NOTEBOOKS
 from cxr.tracking import provenance
 from cxr.tracking import source as cv
 
@@ -277,8 +278,11 @@ def test_a_label_in_other_words_makes_only_the_report_out_of_date(tmp_path, monk
     monkeypatch.setattr(provenance, "code_version", functools.partial(cv.code_version, package=root))
 
     def fingerprints():
-        given = {"train": TrainParams, "attribute": AttributeParams, "score": ScoreParams, "compare": CompareParams}
-        return {stage: provenance.fingerprint(stage, params(), {}) for stage, params in given.items()}
+        return {
+            stage: provenance.fingerprint(stage, NOTEBOOKS[name](), {})
+            for stage, name in STAGES.items()
+            if stage in ("train", "attribute", "score", "compare")
+        }
 
     before = fingerprints()
     path = cv.modules(root)[module]

@@ -1,4 +1,4 @@
-"""Which MLflow store: its address, whether it answers, and calls that wait for a store that is away."""
+"""Which MLflow store: its address, whether it answers, what it takes, and calls that wait while it is away."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import errno
 import functools
 import logging
 import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import mlflow
@@ -23,16 +24,9 @@ from cxr.core import arrays
 from cxr.core.errors import InputError, first_line
 from cxr.tracking import views
 
-if TYPE_CHECKING:
-    pass
-
-
 _PROBE_SECONDS = 5
-
-
 _SERVER = ("http://", "https://")
-
-
+_MAX_PARAM = 500  # characters; MLflow would cut at 6000, and a table of runs is unreadable long before
 _TEXT = "ä · → ≥"  # such as is in descriptions
 
 
@@ -276,12 +270,9 @@ def _check_database(path: Path) -> None:
     advice = "choose another store with --tracking-uri or MLFLOW_TRACKING_URI"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=_PROBE_SECONDS)
-        try:
+        with closing(sqlite3.connect(path, timeout=_PROBE_SECONDS)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
-        finally:
-            connection.close()
     except OSError as error:
         raise InputError(f"{path.parent}: cannot hold the MLflow store ({error.strerror}): {advice}") from None
     except sqlite3.Error as error:
@@ -349,3 +340,15 @@ def active_run_id() -> str:
     if run is None:
         raise InputError("no run is open: run the cell that calls `tracking.start` first")
     return run.info.run_id
+
+
+def param_value(value: Any) -> str:
+    """A parameter as MLflow shows and filters it: lists with commas; long ones cut (see parameters.yaml)."""
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= _MAX_PARAM else f"{text[: _MAX_PARAM - 30]} … (see parameters.yaml)"
+
+
+def key_of(name: str) -> str:
+    """A name that MLflow takes as metric or image key, whatever file or class it comes from."""
+    clean = re.sub(r"[^A-Za-z0-9_\-. /]", "_", name)
+    return "/".join(part.strip(" ") for part in clean.split("/") if part.strip(" .")) or "_"

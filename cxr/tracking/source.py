@@ -18,7 +18,7 @@ from cxr.core.errors import InputError
 from cxr.core.files import parse
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# What results look like: labels, headings, figures. Only a report, whose product they are, is out of date with them.
+# What results look like: labels, headings, figures. Only a report, whose product they are, depends on them.
 SHOWING = frozenset({"core.display", "core.methods", "core.tables", "report.figures"})
 # Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
 # a colour changed, or what a parameter is said to be (its value is in the fingerprint). A function that

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import browser
 
 from cxr import tracking
-from cxr.tracking import views
+from cxr.tracking import entities, views
 
 _PICTURES = "[...document.images].filter(image => image.complete && image.naturalWidth > 100).length"
 
@@ -60,9 +60,9 @@ def pages(experiment: str) -> list[Page]:
     scores = sorted(run.name for run in runs["score"])
     compare, score, train, attribute = (runs[stage][0] for stage in ("compare", "score", "train", "attribute"))
     several = json.dumps([run.run_id for run in runs["score"][:4]], separators=(",", ":"))
-    model = tracking.model_name(experiment, train.params["architecture"])
+    model = entities.model_name(experiment, train.params["architecture"])
 
-    def of(run: tracking.RunInfo, tab: str = "") -> str:
+    def of(run: tracking.StoredRun, tab: str = "") -> str:
         return f"#/experiments/{number}/runs/{run.run_id}{tab}?workflowType=machine_learning"
 
     return [
