@@ -427,7 +427,7 @@ def test_a_run_is_read_once(explorer, monkeypatch):
     def fail(*_):
         raise AssertionError("read again")
 
-    for name in ("fetch", "read_table", "artifacts", "find"):
+    for name in ("stored", "find"):
         monkeypatch.setattr(tracking, name, fail)
     for _ in range(3):
         explorer.step(1)
@@ -526,11 +526,11 @@ def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkey
     for cached in (runs.maps_of, runs._folder):
         cached.cache_clear()
 
-    def gone(run_id, path):
-        raise InputError(f"run {run_id} has no artifact '{path}'")
+    def gone(run, path):
+        raise InputError(f"run {run.run_id} has no artifact '{path}'")
 
     with monkeypatch.context() as patched:
-        patched.setattr(tracking, "fetch", gone)
+        patched.setattr(tracking.StoredRun, "file", gone)
         page.less.click()
     assert f"run {attribute} has no artifact" in page.message.value
     assert page.picture.value == b"" and page.table.value == ""

@@ -210,7 +210,7 @@ def test_only_finished_runs_are_complete(store):
 
 def test_logging(store):
     with pytest.raises(InputError, match="tracking.start"):
-        tracking.log_dataset_of("a run")
+        tracking.register(architecture="A", seed=0, weights="none", data="phantom")
     run = tracking.start("train", TrainParams(name="demo"), name="x", inputs=INPUTS)
     run.metrics({"loss": 1.5, "AUC (Ödem)": 0.75, "empty": math.nan})
     run.metrics({"loss": 1.25, "ratio": math.inf, "empty": math.nan}, step=1)
