@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import matplotlib.figure
@@ -397,11 +398,6 @@ def test_fingerprint_of_weights_is_of_their_contents(notebooks, tmp_path, monkey
 # -- kernels
 
 
-def papermill(notebook: Path, out: Path) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", "papermill", notebook, out, "-k", "python3", "-p", "seed", "4"]
-    return subprocess.run(words, capture_output=True, text=True, timeout=100)
-
-
 START = """from cxr import tracking
 from cxr.core.params import TrainParams
 settings = TrainParams.from_notebook(globals())
@@ -411,18 +407,35 @@ run = tracking.start("train", settings, name="by hand", inputs={"manifest": "abc
 @pytest.mark.slow
 def test_an_error_in_a_notebook_run_by_hand_leaves_a_failed_run_with_its_notebook(store, notebooks, tmp_path):
     path = write_notebook(notebooks / "1_train.ipynb", START, "1 / 0", "run.finish()")
-    assert papermill(path, tmp_path / "out.ipynb").returncode == 1
+    words = [sys.executable, "-m", "papermill", path, tmp_path / "out.ipynb", "-k", "python3", "-p", "seed", "4"]
+    assert subprocess.run(words, capture_output=True, timeout=100).returncode == 1
     (run,) = tracking.find("train", experiment="demo", complete=False)
     assert run.status == "FAILED" and not run.complete and run.params["seed"] == "4"
     assert "ZeroDivisionError" in run.file("notebook.ipynb").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_cells_that_the_file_does_not_hold_mark_a_run_as_edited(store, notebooks, tmp_path):
-    path = write_notebook(notebooks / "1_train.ipynb", "%config Completer.use_jedi = False", START, "run.finish()")
-    assert papermill(path, tmp_path / "out.ipynb").returncode == 0
-    copy = write_notebook(tmp_path / "copy.ipynb", START, "settings = None", "run.finish()")
-    assert papermill(copy, tmp_path / "out.ipynb").returncode == 0
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """IPython in this process: runs cells, and remembers them as a kernel does."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+
+    def run(*cells: str) -> None:
+        shell = InteractiveShell.instance(user_module=types.ModuleType("cells"))
+        for cell in cells:
+            shell.run_cell(cell, store_history=True).raise_error()
+        InteractiveShell.clear_instance()
+
+    return run
+
+
+def test_cells_that_the_file_does_not_hold_mark_a_run_as_edited(store, notebooks, shell):
+    cells = ["%config Completer.use_jedi = False", START, "run.finish()"]
+    write_notebook(notebooks / "1_train.ipynb", *cells)
+    parameters = "# Parameters\nname = 'demo'\nseed = 4"
+    shell(parameters, "# words\n%config Completer.use_jedi = False", *cells[1:])
+    shell(parameters, *cells[:2], "settings = None", cells[2])
     edited, plain = tracking.find("train", experiment="demo")
     assert edited.tags["cxr.edited"] == "true" and "cxr.edited" not in plain.tags
     assert tracking.find("train", experiment="demo", fingerprint=edited.fingerprint) == [plain]
