@@ -104,10 +104,10 @@ def connect(tracking_uri: str | None = None) -> str:
             with lock:  # MLflow makes the tables now: of two processes that find none, one would fail
                 probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
                 ask(probe) if is_step else _check_text(uri, probe)
+        except InputError:
+            raise
         # SQLAlchemy, requests, drivers: each store fails in its own way, and a person can only put right the URI
         except Exception as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(_unreachable(uri, error)) from None
     mlflow.set_tracking_uri(uri)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # which MLflow leaves alone when it was told the same URI before
@@ -136,22 +136,16 @@ def _check_text(uri: str, probe: Callable[..., Any]) -> None:
         ) from None
 
 
-def artifact_root() -> Path | None:
-    """The local folder of a SQLite store's artifacts; None for a server, which has its own."""
-    database = _sqlite_path(mlflow.get_tracking_uri())
-    return database.parent / "artifacts" if database else None
-
-
 def experiment_id(name: str) -> str:
     """The id of the experiment `name`, which is created where missing. Raises InputError if it was deleted."""
     client = mlflow_client()
     found = client.get_experiment_by_name(name)
     if found is None:
-        root = artifact_root()
+        database = _sqlite_path(mlflow.get_tracking_uri())  # a server has a place of its own for files
         try:
             # The UI then opens on runs and metrics, not on traces of language models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            location = (root / name).as_uri() if root else None
+            location = (database.parent / "artifacts" / name).as_uri() if database else None
             client.create_experiment(name, location, tags={**kind, **views.tags()})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster

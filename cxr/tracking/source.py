@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from cxr.core.errors import InputError
+from cxr.core.execution import cells_of
 from cxr.core.files import parse
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -66,14 +66,8 @@ def code_version(notebook: Path, *, package: Path = PACKAGE, without: Collection
 
 def code_cells(notebook: Path) -> list[str]:
     """The sources of a notebook's code cells, without the one of parameters. Raises InputError."""
-    try:
-        content = json.loads(notebook.read_text(encoding="utf-8"))
-        cells = [cell["source"] for cell in content["cells"] if cell["cell_type"] == "code"]
-    except OSError as error:
-        raise InputError(f"{notebook}: cannot read the notebook ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{notebook}: not a Jupyter notebook (format 4)") from None
-    sources = ("".join(source).strip() for source in cells)
+    cells = (cell for cell in cells_of(notebook) if cell["cell_type"] == "code")
+    sources = ("".join(cell["source"]).strip() for cell in cells)
     return [source for source in sources if source and not source.startswith("# Parameters")]
 
 
