@@ -15,13 +15,11 @@ from cxr.core.params import TrainParams
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, new_store):
     """A complete train run with files of every kind, and the folder of its artifacts."""
     folder = tmp_path_factory.mktemp("integrity")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        uri = tracking.connect(f"sqlite:///{folder}/mlflow.db")
+        uri = new_store(folder, patch)
         run = tracking.start("train", TrainParams(name="demo"), name="train x", inputs={"manifest": "abc"})
         for name in ("before", "after"):
             (folder / f"{name}.keras").write_bytes(name.encode())

@@ -54,12 +54,10 @@ def test_names_as_keys_of_metrics_and_images(name):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, new_store):
+    folder = tmp_path_factory.mktemp("security")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        folder = tmp_path_factory.mktemp("security")
-        tracking.connect(f"sqlite:///{folder}/mlflow.db")
+        new_store(folder, patch)
         yield folder
 
 

@@ -1,7 +1,6 @@
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
 import types
@@ -46,23 +45,9 @@ def notebooks(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory):
-    """MLflow takes seconds to make one."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        tracking.connect(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def store(tmp_path, monkeypatch, notebooks, empty_database):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # undone after the test, whatever `connect` sets
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    (tmp_path / "store").mkdir()
-    shutil.copyfile(empty_database, tmp_path / "store" / "mlflow.db")
-    yield tracking.connect(f"sqlite:///{tmp_path}/store/mlflow.db")
+def store(tmp_path, monkeypatch, notebooks, new_store):
+    yield new_store(tmp_path / "store", monkeypatch)
     if mlflow.active_run():
         mlflow.end_run()
 

@@ -108,10 +108,8 @@ def log_study() -> None:
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    return tracking.connect(f"sqlite:///{tmp_path}/mlflow.db")
+def store(tmp_path, monkeypatch, new_store):
+    return new_store(tmp_path / "store", monkeypatch)
 
 
 @pytest.mark.slow
