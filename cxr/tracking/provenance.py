@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -47,9 +48,11 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
     return sha256(json.dumps(parts, sort_keys=True, allow_nan=False))
 
 
+@functools.cache
 def environment() -> dict[str, Any]:
     """Python, platform, and the version of every installed package, without importing any."""
-    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    metadata = [distribution.metadata for distribution in importlib.metadata.distributions()]
+    installed = {package["Name"]: package["Version"] for package in metadata}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -207,8 +207,6 @@ def upstream(*run_ids: str) -> dict[str, str]:
         InputError: a run does not exist, is not complete, or has another stage than the first.
     """
     runs = [stored(run_id) for run_id in run_ids]
-    if not runs:
-        raise InputError("no run ids given: name the runs to read")
     for run in runs:
         if not run.complete:
             raise InputError(f"run {run.run_id} ({run.name}) is {run.status} and not complete: run it again")
