@@ -14,12 +14,10 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 
 from cxr import tracking
 from cxr.core.errors import InputError
 from cxr.core.params import AttributeParams, CompareParams, ScoreParams, TrainParams
-from cxr.tracking import connection
 
 INPUTS = {"manifest": "abc"}
 
@@ -96,12 +94,6 @@ def test_a_store_that_cannot_be_had_is_an_input_error_and_changes_nothing(store,
         tracking.connect(uri)
     assert tracking.resolve() == store
     complete_run()
-
-
-def test_a_server_that_asks_for_a_password_is_not_taken_for_absent():
-    error = MlflowException("API request to endpoint /x failed", error_code=UNAUTHENTICATED)
-    said = connection._unreachable("http://x:1", error)
-    assert "http://x:1 refuses (HTTP 401): set MLFLOW_TRACKING_USERNAME" in said and "no MLflow server" not in said
 
 
 def test_a_file_that_is_no_database(tmp_path, store):
