@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -243,32 +244,32 @@ def loader(folder, cache, decoding, go):
     )
 
 
-def appears(path, seconds=30):
+def until(condition, seconds=30):
     end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not appear"
+    while not condition():
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.01)
 
 
-def test_the_second_of_two_processes_waits_and_decodes_nothing(files, tmp_path):
-    expected = loading.load_images(manifest_of(files), root=files, size=16, cache=None)
-    first = loader(files, tmp_path / "cache", tmp_path / "first", tmp_path / "go")
-    appears(tmp_path / "first")
-    second = loader(files, tmp_path / "cache", tmp_path / "second", tmp_path / "go")
-    waiting = second.stdout.readline()
-    tmp_path.joinpath("go").touch()
-    said = [process.communicate(timeout=60) for process in (first, second)]
-    assert [process.returncode for process in (first, second)] == [0, 0], said
-    for out, _ in said:
-        assert f"sum {expected.sum()}" in out
-    assert "waiting for another process" in waiting and "waiting" not in said[0][0]
-    assert not (tmp_path / "second").exists()
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
+def test_while_another_process_decodes_one_waits_and_decodes_nothing(files, tmp_path, monkeypatch, capsys):
+    manifest, cache = manifest_of(files), tmp_path / "cache"
+    expected = loading.load_images(manifest, root=files, size=16, cache=None)
+    process = loader(files, cache, tmp_path / "decoding", tmp_path / "go")
+    until((tmp_path / "decoding").exists)
+    monkeypatch.setattr(loading, "square", lambda *_: pytest.fail("decoded again"))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(loading.load_images, manifest, root=files, size=16, cache=cache)
+        until(lambda: "waiting for another process" in capsys.readouterr().out)
+        (tmp_path / "go").touch()
+        assert (np.asarray(waiting.result(60)) == expected).all()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and out == f"sum {expected.sum()}\n"
+    assert [path.suffix for path in cache.iterdir()] == [".npy"]
 
 
 def test_a_killed_process_leaves_no_entry_and_no_lock_that_holds(files, tmp_path):
     process = loader(files, tmp_path / "cache", tmp_path / "decoding", tmp_path / "never")
-    appears(tmp_path / "decoding")
+    until((tmp_path / "decoding").exists)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not list((tmp_path / "cache").glob("images-*.npy"))
