@@ -19,7 +19,9 @@ def finished(tmp_path_factory, new_store):
     """A complete train run with files of every kind, and the folder of its artifacts."""
     folder = tmp_path_factory.mktemp("integrity")
     with pytest.MonkeyPatch.context() as patch:
-        uri = new_store(folder, patch)
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        uri = tracking.connect(new_store(folder))
         run = tracking.start("train", TrainParams(name="demo"), name="train x", inputs={"manifest": "abc"})
         for name in ("before", "after"):
             (folder / f"{name}.keras").write_bytes(name.encode())
@@ -123,18 +125,14 @@ def test_what_the_study_adds_and_runs_of_older_versions_are_read_as_they_are(fil
 
 def map_set(**values) -> maps.MapSet:
     given = {
-        **{
-            "image_id": np.array(["a", "b"]),
-            "class_index": np.array([0, 1]),
-            "maps": np.ones((2, 3, 3), np.float32),
-        },
-        **{
-            "checkpoint": "before",
-            "method": "layercam",
-            "layer": "l",
-            "classes": ("x", "y"),
-            "checkpoint_sha256": "f" * 64,
-        },
+        "image_id": np.array(["a", "b"]),
+        "class_index": np.array([0, 1]),
+        "maps": np.ones((2, 3, 3), np.float32),
+        "checkpoint": "before",
+        "method": "layercam",
+        "layer": "l",
+        "classes": ("x", "y"),
+        "checkpoint_sha256": "f" * 64,
     }
     return maps.MapSet(**{**given, **values})
 

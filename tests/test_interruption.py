@@ -38,7 +38,9 @@ from cxr.tracking import connection
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, new_store):
     with pytest.MonkeyPatch.context() as patch:
-        yield new_store(tmp_path_factory.mktemp("interruption"), patch)
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        yield tracking.connect(new_store(tmp_path_factory.mktemp("interruption")))
 
 
 def session(tmp_path, *, steps=(), **values) -> Session:

@@ -57,7 +57,9 @@ def test_names_as_keys_of_metrics_and_images(name):
 def store(tmp_path_factory, new_store):
     folder = tmp_path_factory.mktemp("security")
     with pytest.MonkeyPatch.context() as patch:
-        new_store(folder, patch)
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        tracking.connect(new_store(folder))
         yield folder
 
 

@@ -45,7 +45,9 @@ def notebooks(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch, notebooks, new_store):
-    yield new_store(tmp_path / "store", monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # undone after the test, whatever `connect` sets
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    yield tracking.connect(new_store(tmp_path / "store"))
     if mlflow.active_run():
         mlflow.end_run()
 

@@ -109,7 +109,9 @@ def log_study() -> None:
 
 @pytest.fixture
 def store(tmp_path, monkeypatch, new_store):
-    return new_store(tmp_path / "store", monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return tracking.connect(new_store(tmp_path))
 
 
 @pytest.mark.slow
