@@ -12,11 +12,10 @@ from keras import layers
 
 from cxr.core import architectures
 from cxr.core.errors import InputError
-from cxr.core.params import ARCHITECTURES
 from cxr.models import build, description, graph, targets
 from cxr.models import weights as models_weights
 
-PAPER, COMPACT = ARCHITECTURES[:3], ARCHITECTURES[3:]
+PAPER, COMPACT = architectures.KNOWN[:3], architectures.KNOWN[3:]
 EITHER = [*COMPACT, *(pytest.param(name, marks=pytest.mark.slow) for name in PAPER)]
 KERAS_PREPROCESSING = {
     "DenseNet201": keras.applications.densenet.preprocess_input,

@@ -430,14 +430,14 @@ def _wait(condition, seconds=120):
 TABLE = """
 import hashlib, pandas as pd
 manifest = data_manifest.build_manifest(settings)
-tracking.log_table(manifest.assign(seed=settings.seed), "table.parquet")
+run.table(manifest.assign(seed=settings.seed), "table.parquet", show=False)
 """
 
 
 def tables(*, experiment="fake"):
     """The tables of the train runs, by seed."""
     runs = tracking.find("train", experiment=experiment)
-    return {run.params["seed"]: tracking.read_table(run.run_id, "table.parquet") for run in runs}
+    return {run.params["seed"]: run.table("table.parquet") for run in runs}
 
 
 def assert_tables(params):

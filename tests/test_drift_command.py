@@ -1,6 +1,5 @@
 """`cxr drift` as its users have it: a process of its own, exit codes, files, the MLflow run."""
 
-import json
 import os
 import signal
 import subprocess
@@ -129,7 +128,7 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     (info,) = tracking.find("drift", experiment="drift")
     assert f"runs/{info.run_id}" in done.stdout
     table = pd.read_csv(folder / "there" / "drift.csv")
-    logged = tracking.read_table(info.run_id, "drift.parquet")
+    logged = info.table("drift.parquet")
     assert len(table) == 160 and table["overlap"].tolist() == pytest.approx(logged["overlap"].tolist())
     first = logged[logged["method"] == "layercam"]
     assert info.metrics["overlap_median"] == pytest.approx(first["overlap"].median())
@@ -141,8 +140,8 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     assert (folder / "there" / "figure.pdf").read_bytes().startswith(b"%PDF")
     held = {"drift.png", "drift.pdf", "drift_by_class_layercam.png", "manifest.csv", "images.parquet"}
     held |= {"gates.json", "notebook.ipynb", "parameters.yaml", "summary.txt"}
-    assert held <= set(tracking.artifact_names(info.run_id))
-    notebook = json.loads(tracking.fetch(info.run_id, "notebook.ipynb").read_text())
+    assert held <= set(info.artifacts())
+    notebook = info.json("notebook.ipynb")
     assert all(cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code")
     assert info.params["checkpoint_sha256_before"] != info.params["checkpoint_sha256_after"]
     assert info.params["layer"] == "last" and info.params["grid"] == "12x12"
@@ -171,10 +170,10 @@ def test_without_labels_by_hand_through_papermill(folder, store, tmp_path):
     finally:
         (folder / "phantom.csv").rename(folder / "phantom" / "manifest.csv")
     (info,) = tracking.find("drift", experiment="hand")
-    table = tracking.read_table(info.run_id, "drift.parquet")
+    table = info.table("drift.parquet")
     assert len(table) == 80 and "label" not in table and (table["overlap"] == 1).all()
     assert (table["explained"] == table["predicted_after"]).all() and set(table["explained"]) <= set("01234")
-    said = tracking.fetch(info.run_id, "summary.txt").read_text()
+    said = info.file("summary.txt").read_text()
     assert "A and B have the same weights" in said and "each treated as a separate patient" in said
     assert "no baseline 'two seeds of A'" in said and "--like-b B2.keras" in said
     assert not [name for name in info.metrics if name.startswith(("auc", "accuracy"))]
@@ -187,7 +186,7 @@ def test_what_only_the_models_show_ends_with_2_too(folder, store):
     assert len(error) == 1 and "model A (cnn_s0_epoch2.keras): target_layer: " in error[0] and done.stdout == ""
     (info,) = tracking.find("drift", experiment="bad", complete=False)
     assert info.status == "FAILED" and "no layer 'lost'" in info.tags["cxr.error"]
-    assert {"notebook.ipynb", "log.txt"} <= set(tracking.artifact_names(info.run_id))
+    assert {"notebook.ipynb", "log.txt"} <= set(info.artifacts())
 
 
 @pytest.mark.slow

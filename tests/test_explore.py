@@ -148,7 +148,7 @@ def explorer(uri):
 
 
 def drift_table(explorer):
-    return tracking.read_table(explorer.run.run_id, "drift.parquet").set_index("image_id")
+    return explorer.run.table("drift.parquet").set_index("image_id")
 
 
 # ------------------------------------------------------------------------------------------------ choosing
@@ -329,9 +329,9 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
     explorer.choose(seed="2", image_id="image-04")
     view = explorer.view()
     attribute = explorer.run.params["attribute_run"]
-    raw = maps.load(tracking.fetch(attribute, "maps/layercam/before.npz")).maps[4]
+    raw = maps.load(tracking.stored(attribute).file("maps/layercam/before.npz")).maps[4]
     np.testing.assert_array_equal(view.before, map_grids.prepare(raw[None], SIZE)[0])
-    with np.load(tracking.fetch(attribute, "thumbnails.npz")) as file:
+    with np.load(tracking.stored(attribute).file("thumbnails.npz")) as file:
         np.testing.assert_array_equal(view.image, file["images"][4])
     assert (view.label, view.explained, view.patient_id, view.grid) == (CLASSES[0], CLASSES[0], "p2", "4x4")
     assert set(view.masks) == {"lesion", "lung"} and view.masks["lesion"].sum() == 12 * 8
@@ -341,7 +341,7 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
         view.after[:, :16].sum() / view.after.sum() - view.before[:, :16].sum() / view.before.sum(),
         abs=1e-5,
     )
-    predicted = tracking.read_table(explorer.run.params["train_run"], "predictions_before.parquet").iloc[4]
+    predicted = tracking.stored(explorer.run.params["train_run"]).table("predictions_before.parquet").iloc[4]
     assert view.predictions["before"].tolist() == [predicted["p_0"], predicted["p_1"]]
     explorer.choose(image_id="image-05")
     assert set(explorer.view().masks) == {"lung"}, "a normal image has no lesion"
@@ -352,7 +352,7 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
 
 
 def test_the_course_is_the_images_beside_the_cells(explorer):
-    stored = tracking.read_table(explorer.run.run_id, "course.parquet")
+    stored = explorer.run.table("course.parquet")
     for metric, start in (("overlap", 1.0), ("centroid_shift", 0.0)):
         explorer.choose(metric=metric)
         course = explorer.view().course
@@ -370,7 +370,7 @@ def test_a_variant_is_scored_from_its_own_maps(explorer):
     attribute, row = explorer.run.params["attribute_run"], list(IDS).index(view.choice["image_id"])
     folder = "variants/layercam/layer-shallower"
     map_sets = [
-        maps.load(tracking.fetch(attribute, f"{folder}/{checkpoint}.npz")).maps
+        maps.load(tracking.stored(attribute).file(f"{folder}/{checkpoint}.npz")).maps
         for checkpoint in ("before", "after")
     ]
     values = similarity.compare_maps(*map_sets, size=SIZE)
@@ -427,7 +427,7 @@ def test_a_run_is_read_once(explorer, monkeypatch):
     def fail(*_):
         raise AssertionError("read again")
 
-    for name in ("fetch", "read_table", "artifacts", "find"):
+    for name in ("stored", "find"):
         monkeypatch.setattr(tracking, name, fail)
     for _ in range(3):
         explorer.step(1)
@@ -526,11 +526,11 @@ def test_an_artifact_that_is_gone_is_said_and_the_page_goes_on(uri, page, monkey
     for cached in (runs.maps_of, runs._folder):
         cached.cache_clear()
 
-    def gone(run_id, path):
-        raise InputError(f"run {run_id} has no artifact '{path}'")
+    def gone(run, path):
+        raise InputError(f"run {run.run_id} has no artifact '{path}'")
 
     with monkeypatch.context() as patched:
-        patched.setattr(tracking, "fetch", gone)
+        patched.setattr(tracking.StoredRun, "file", gone)
         page.less.click()
     assert f"run {attribute} has no artifact" in page.message.value
     assert page.picture.value == b"" and page.table.value == ""

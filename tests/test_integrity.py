@@ -15,19 +15,19 @@ from cxr.core.params import TrainParams
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, new_store):
     """A complete train run with files of every kind, and the folder of its artifacts."""
     folder = tmp_path_factory.mktemp("integrity")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "")
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        uri = tracking.connect(f"sqlite:///{folder}/mlflow.db")
+        uri = tracking.connect(new_store(folder))
         run = tracking.start("train", TrainParams(name="demo"), name="train x", inputs={"manifest": "abc"})
         for name in ("before", "after"):
             (folder / f"{name}.keras").write_bytes(name.encode())
-            tracking.log_file(folder / f"{name}.keras", "checkpoints")
-        tracking.log_table(pd.DataFrame({"a": [1]}), "tables/t.csv")
-        tracking.log_image(np.zeros((4, 4), np.uint8), key="x")
+            run.file(folder / f"{name}.keras", "checkpoints")
+        run.table(pd.DataFrame({"a": [1]}), "tables/t.csv", show=False)
+        run.image(np.zeros((4, 4), np.uint8), key="x")
         tracking.log_file_as(run.run_id, folder / "before.keras", "copy.keras")
         run.finish()
         yield run.run_id, folder / "artifacts" / "demo" / run.run_id / "artifacts", uri
@@ -57,9 +57,9 @@ def test_a_run_holds_the_hash_of_every_file_that_it_logged(files):
     }
     assert logged["checkpoints/before.keras"] == tracking.sha256("before") == logged["copy.keras"]
     text = (root / "sha256.json").read_text()
-    assert tracking.run_info(run_id).tags["cxr.artifacts_sha256"] == tracking.sha256(text)
-    assert (tracking.fetch(run_id, "checkpoints") / "after.keras").read_bytes() == b"after"
-    assert tracking.read_table(run_id, "tables/t.csv")["a"].tolist() == [1]
+    assert tracking.stored(run_id).tags["cxr.artifacts_sha256"] == tracking.sha256(text)
+    assert (tracking.stored(run_id).file("checkpoints") / "after.keras").read_bytes() == b"after"
+    assert tracking.stored(run_id).table("tables/t.csv")["a"].tolist() == [1]
 
 
 def change(path):
@@ -76,20 +76,20 @@ def test_a_changed_file_is_refused_alone_and_in_its_folder(files, fetched):
         rf"run {run_id} \(train x\): artifact 'checkpoints/before.keras' is not the file that the run logged "
     )
     with pytest.raises(InputError, match=message + r"\(sha256 .* instead of .*run 1_train again"):
-        tracking.fetch(run_id, fetched)
-    tracking.fetch(run_id, "parameters.yaml")
+        tracking.stored(run_id).file(fetched)
+    tracking.stored(run_id).file("parameters.yaml")
 
 
 def test_a_file_that_was_taken_away_from_a_folder_or_added_to_it_is_noticed(files):
     run_id, root = files
     (root / "checkpoints" / "epoch_001.keras").write_bytes(b"x")
     with pytest.raises(InputError, match="'checkpoints/epoch_001.keras' was not logged by the run"):
-        tracking.fetch(run_id, "checkpoints")
+        tracking.stored(run_id).file("checkpoints")
     (root / "checkpoints" / "epoch_001.keras").unlink()
     tracking.scratch.cache_clear()
     (root / "checkpoints" / "after.keras").unlink()
     with pytest.raises(InputError, match="'checkpoints/after.keras', which the run logged, is missing"):
-        tracking.fetch(run_id, "checkpoints")
+        tracking.stored(run_id).file("checkpoints")
 
 
 def test_the_table_of_hashes_itself_is_known_again(files):
@@ -99,22 +99,23 @@ def test_the_table_of_hashes_itself_is_known_again(files):
     logged["checkpoints/before.keras"] = tracking.contents(root / "checkpoints" / "before.keras")
     (root / "sha256.json").write_text(json.dumps(logged))
     with pytest.raises(InputError, match="'sha256.json' is not the file that the run logged"):
-        tracking.fetch(run_id, "checkpoints")
+        tracking.stored(run_id).file("checkpoints")
+    tracking.scratch.cache_clear()
     (root / "sha256.json").unlink()
-    with pytest.raises(InputError, match="'sha256.json', by which .* is missing"):
-        tracking.fetch(run_id, "checkpoints")
+    with pytest.raises(InputError, match="has no artifact 'sha256.json'"):
+        tracking.stored(run_id).file("checkpoints")
 
 
 def test_what_the_study_adds_and_runs_of_older_versions_are_read_as_they_are(files, tmp_path):
     run_id, root = files
     (tmp_path / "n").write_text("{}")
     tracking.log_file_as(run_id, tmp_path / "n", "notebook.ipynb")
-    assert tracking.fetch(run_id, "notebook.ipynb").read_text() == "{}"
+    assert tracking.stored(run_id).file("notebook.ipynb").read_text() == "{}"
     change(root / "checkpoints" / "before.keras")
-    tag = tracking.run_info(run_id).tags["cxr.artifacts_sha256"]
+    tag = tracking.stored(run_id).tags["cxr.artifacts_sha256"]
     mlflow.MlflowClient().delete_tag(run_id, "cxr.artifacts_sha256")
     try:
-        tracking.fetch(run_id, "checkpoints")
+        tracking.stored(run_id).file("checkpoints")
     finally:
         tracking.set_tags(run_id, {"cxr.artifacts_sha256": tag})
 
@@ -124,18 +125,14 @@ def test_what_the_study_adds_and_runs_of_older_versions_are_read_as_they_are(fil
 
 def map_set(**values) -> maps.MapSet:
     given = {
-        **{
-            "image_id": np.array(["a", "b"]),
-            "class_index": np.array([0, 1]),
-            "maps": np.ones((2, 3, 3), np.float32),
-        },
-        **{
-            "checkpoint": "before",
-            "method": "layercam",
-            "layer": "l",
-            "classes": ("x", "y"),
-            "checkpoint_sha256": "f" * 64,
-        },
+        "image_id": np.array(["a", "b"]),
+        "class_index": np.array([0, 1]),
+        "maps": np.ones((2, 3, 3), np.float32),
+        "checkpoint": "before",
+        "method": "layercam",
+        "layer": "l",
+        "classes": ("x", "y"),
+        "checkpoint_sha256": "f" * 64,
     }
     return maps.MapSet(**{**given, **values})
 

@@ -36,11 +36,11 @@ from cxr.tracking import connection
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, new_store):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "")
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        yield tracking.connect(f"sqlite:///{tmp_path_factory.mktemp('interruption')}/mlflow.db")
+        yield tracking.connect(new_store(tmp_path_factory.mktemp("interruption")))
 
 
 def session(tmp_path, *, steps=(), **values) -> Session:
@@ -100,7 +100,7 @@ def test_what_a_killed_study_left_running_is_stopped_and_its_runs_end(tmp_path, 
         for process in started:
             process.kill()
             process.wait()
-    assert [tracking.run_info(run).status for run in (*runs, parent)] == ["KILLED", "KILLED", "FINISHED", "KILLED"]
+    assert [tracking.stored(run).status for run in (*runs, parent)] == ["KILLED", "KILLED", "FINISHED", "KILLED"]
 
 
 def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_path, store):
@@ -112,10 +112,10 @@ def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_
     ):
         resuming.stop_abandoned(session(tmp_path))
     resuming.stop_abandoned(session(tmp_path, seed=[7]))  # same name, other settings: not the same study
-    assert tracking.run_info(child).status == "RUNNING"
+    assert tracking.stored(child).status == "RUNNING"
     tracking.set_tags(parent, {"cxr.alive": (moment - timedelta(minutes=20)).isoformat()})
     resuming.stop_abandoned(session(tmp_path))
-    assert [tracking.run_info(run).status for run in (child, parent)] == ["KILLED", "KILLED"]
+    assert [tracking.stored(run).status for run in (child, parent)] == ["KILLED", "KILLED"]
 
 
 def test_two_studies_do_not_write_into_one_folder(tmp_path):
@@ -143,7 +143,7 @@ def test_a_notebook_that_was_not_logged_any_more_is_logged_at_the_next_start(tmp
     (out / f"{step.file}.ipynb").write_text(json.dumps({"metadata": {"papermill": record}}))
     (out / f"{step.file}.log").write_text(f"run {'0' * 32 if case.startswith('another') else run_id}\nmore\n")
     resuming.log_missing_notebooks(own, State(runs={step.key: run_id}))
-    assert ("notebook.ipynb" in tracking.artifact_names(run_id)) == (case == "own")
+    assert (tracking.stored(run_id).has("notebook.ipynb")) == (case == "own")
     assert ("has all results but no notebook" in capsys.readouterr().out) == (case != "own")
 
 
@@ -190,7 +190,7 @@ def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, stor
     said = capsys.readouterr().out
     assert "changed while the study ran. 1 notebooks ran with another version" in said and mixed[0] in said
     for run in (state.parent, runs["compare"]):
-        assert tracking.run_info(run).tags["cxr.mixed_code"] == mixed[0]
+        assert tracking.stored(run).tags["cxr.mixed_code"] == mixed[0]
 
 
 @pytest.mark.slow

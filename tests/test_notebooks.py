@@ -89,32 +89,32 @@ def test_the_train_run_holds_what_it_should(store):
         names = ("accuracy", "balanced_accuracy", "ece", "auc_normal", "sensitivity_normal", "specificity_normal")
         assert {f"{name}_{checkpoint}" for name in names} <= set(info.metrics)
         assert {"transfer/val_loss", "fine_tuning/val_loss"} <= set(info.metrics)
-        predictions = tracking.read_table(info.run_id, f"predictions_{checkpoint}.parquet")
+        predictions = info.table(f"predictions_{checkpoint}.parquet")
         np.testing.assert_allclose(predictions.filter(regex=r"^p_\d+$").sum(axis=1), 1, atol=1e-5)
         assert len(predictions) == 100
-    held = set(tracking.artifact_names(info.run_id))
+    held = set(info.artifacts())
     figures = {"contact_sheet.png", "reliability.png", "confusion_before.png", "confusion_after.png"}
     assert (
         figures | {"manifest.csv", "notebook.ipynb", "parameters.yaml", "environment.json", "checkpoints/"} <= held
     )
-    recorded = json.loads(tracking.fetch(info.run_id, "checkpoints.json").read_text())
+    recorded = info.json("checkpoints.json")
     assert recorded["before"]["weights_sha256"] != recorded["after"]["weights_sha256"]
-    kept = {path.name for path in tracking.fetch(info.run_id, "checkpoints").iterdir()}
+    kept = {path.name for path in info.file("checkpoints").iterdir()}
     assert kept == {
         *("before.keras", "after.keras", "heads.npz", "epoch_001.keras", "epoch_002.keras", "MLmodel"),
     }
-    course = tracking.read_table(info.run_id, "course.parquet")
+    course = info.table("course.parquet")
     assert course["epoch"].tolist() == [0, 1, 2]
     assert course["auc_macro"].iloc[0] == pytest.approx(info.metrics["auc_macro_before"])
 
 
 def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
     info = only("attribute")
-    recorded = json.loads(tracking.fetch(only("train").run_id, "checkpoints.json").read_text())
-    images = tracking.read_table(info.run_id, "images.parquet")
+    recorded = only("train").json("checkpoints.json")
+    images = info.table("images.parquet")
     for method in ("layercam", "gradcampp"):
         for checkpoint in ("before", "after"):
-            map_set = maps.load(tracking.fetch(info.run_id, f"maps/{method}/{checkpoint}.npz"))
+            map_set = maps.load(info.file(f"maps/{method}/{checkpoint}.npz"))
             assert (map_set.method, map_set.checkpoint, map_set.layer) == (
                 method,
                 checkpoint,
@@ -124,19 +124,19 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
             assert map_set.image_id.tolist() == images["image_id"].tolist() and (images["split"] == "test").all()
             assert [map_set.classes[k] for k in map_set.class_index] == images["label"].tolist()
             assert map_set.maps.shape[1:] == (4, 4)
-    assert "images/" in tracking.artifact_names(info.run_id), "the image grid has overlays"
-    ids, masks = regions.load(tracking.fetch(info.run_id, "regions.npz"))
+    assert "images/" in info.artifacts(), "the image grid has overlays"
+    ids, masks = regions.load(info.file("regions.npz"))
     assert ids.tolist() == images["image_id"].tolist() and set(masks) == {"lesion", "lung", "marker"}
     assert (masks["lesion"].any(axis=(1, 2)) == (images["label"] != "normal")).all()
-    small = thumbnails.thumbnails(tracking.fetch(info.run_id, "thumbnails.npz"), ids[:2])
+    small = thumbnails.thumbnails(info.file("thumbnails.npz"), ids[:2])
     assert small.shape == (2, 64, 64) and small.std() > 10
 
 
 def test_variants_of_the_default_are_other_maps_of_the_same_images(store):
     info = only("attribute")
-    stored = json.loads(tracking.fetch(info.run_id, "variants.json").read_text())
-    default = maps.load(tracking.fetch(info.run_id, "maps/gradcampp/before.npz"))
-    folder = tracking.fetch(info.run_id, "variants/gradcampp")
+    stored = info.json("variants.json")
+    default = maps.load(info.file("maps/gradcampp/before.npz"))
+    folder = info.file("variants/gradcampp")
     found = {path.name for path in folder.iterdir()}
     assert {"score-softmax", "norm-positive", "layer-penultimate_cut", "layer-shallower"} <= found
     for name in found:
@@ -146,7 +146,7 @@ def test_variants_of_the_default_are_other_maps_of_the_same_images(store):
 
 
 def test_maps_are_tested_against_the_model(store):
-    table = tracking.read_table(only("attribute").run_id, "map_checks.csv")
+    table = only("attribute").table("map_checks.csv")
     assert sorted(zip(table["checkpoint"], table["method"], strict=True)) == [
         (checkpoint, method) for checkpoint in ("after", "before") for method in ("gradcampp", "layercam")
     ]
@@ -158,12 +158,12 @@ def test_maps_are_tested_against_the_model(store):
 
 def test_the_comparison_judges_every_claim(store):
     info = only("compare", architecture=None)
-    claims = tracking.read_table(info.run_id, "claims.csv")
+    claims = info.table("claims.csv")
     assert len(claims) == 7 and set(claims["verdict"]) <= {"supported", "contradicted", "cannot tell"}
     assert (
         claims.loc[claims["claim"].str.contains("depends on the architecture"), "verdict"].item() == "cannot tell"
     )
-    held = set(tracking.artifact_names(info.run_id))
+    held = set(info.artifacts())
     tables = {
         "summary.csv",
         "pairs.csv",
@@ -175,16 +175,16 @@ def test_the_comparison_judges_every_claim(store):
     tables |= {"regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "map_checks.csv"}
     figures = {"drift.png", "corrected.png", "specification_curve_layercam.png", "regions.png", "course.png"}
     assert tables | figures <= held and "examples/" in held
-    analyses = tracking.read_table(info.run_id, "analyses.parquet")
+    analyses = info.table("analyses.parquet")
     default = analyses[analyses["is_default"] & (analyses["method"] == "layercam")]
-    summary = tracking.read_table(info.run_id, "summary.csv").query("method == 'layercam'")
+    summary = info.table("summary.csv").query("method == 'layercam'")
     assert default["value"].tolist() == pytest.approx(summary["overlap_median"].tolist())
 
 
 def test_score_runs_share_one_set_of_metric_names(store):
     runs = [only("score", method=method) for method in ("layercam", "gradcampp")]
     for info in runs:
-        table = tracking.read_table(info.run_id, "drift.parquet")
+        table = info.table("drift.parquet")
         assert set(METRICS) <= set(table.columns) and len(table) == info.metrics["n_images"]
         assert info.metrics["overlap_median"] == pytest.approx(table["overlap"].median())
         assert info.metrics["overlap_ci_low"] <= info.metrics["overlap_median"] <= info.metrics["overlap_ci_high"]
@@ -193,15 +193,15 @@ def test_score_runs_share_one_set_of_metric_names(store):
         assert info.metrics["lesion_energy_change"] == pytest.approx(
             table["lesion_energy_change"].mean(), abs=1e-9
         )
-        course = tracking.read_table(info.run_id, "course.parquet")
+        course = info.table("course.parquet")
         assert set(course["epoch"]) == {1, 2} and len(course) == 2 * len(table)
-        assert {"multiverse.parquet", "drift_by_class.png"} <= set(tracking.artifact_names(info.run_id))
+        assert {"multiverse.parquet", "drift_by_class.png"} <= set(info.artifacts())
     assert {name for name in runs[0].metrics if "undefined" not in name} == set(runs[1].metrics)
 
 
 def test_cxr_drift_measures_the_same_between_the_checkpoints_as_the_study(store, tmp_path):
     train = only("train")
-    a, b = (tracking.fetch(train.run_id, f"checkpoints/{checkpoint}.keras") for checkpoint in ("before", "after"))
+    a, b = (train.file(f"checkpoints/{checkpoint}.keras") for checkpoint in ("before", "after"))
     words = ["--split", "test", "--images", "all", "--draws", "1", "--n-boot", "100", "--name", "smoke-drift"]
     words += ["--method", "gradcampp,layercam", "--set", "phantom_images=100", "--out", tmp_path / "d.parquet"]
     run("cxr", "drift", a, b, "phantom", *words, store=store)
@@ -210,7 +210,7 @@ def test_cxr_drift_measures_the_same_between_the_checkpoints_as_the_study(store,
     assert info.params["layer"] == only("attribute").params["layer"]
     for method, prefix in (("gradcampp", ""), ("layercam", "layercam/")):
         study = only("score", method=method)
-        theirs = tracking.read_table(study.run_id, "drift.parquet")
+        theirs = study.table("drift.parquet")
         ours = table[table["method"] == method].reset_index(drop=True)
         names = [f"{metric}{level}" for metric in METRICS for level in ("", "_two_patients", "_chance")]
         names += ["image_id", "patient_id", "explained", "empty_before", "empty_after"]
@@ -234,7 +234,7 @@ def test_every_run_holds_its_executed_notebook_and_no_error(store):
     for info in tracking.find(experiment="smoke"):
         if info.stage == "study":
             continue
-        notebook = json.loads(tracking.fetch(info.run_id, "notebook.ipynb").read_text())
+        notebook = info.json("notebook.ipynb")
         code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
         assert all(cell["execution_count"] for cell in code)
         assert {"mlflow.source.git.commit", "cxr.fingerprint"} <= set(info.tags)
@@ -259,9 +259,9 @@ def test_pretraining_by_hand_writes_weights_and_how_they_were_made(tmp_path, mon
     tracking.connect()
     (info,) = tracking.find("pretrain", experiment="pretrain")
     assert info.params["architecture"] == "CompactResNetV2"
-    held = set(tracking.artifact_names(info.run_id))
+    held = set(info.artifacts())
     assert {"source_task.png", "history.png", "history.parquet", "weights/"} <= held
-    assert tracking.read_table(info.run_id, "history.parquet")["epoch"].tolist() == [1, 2]
+    assert info.table("history.parquet")["epoch"].tolist() == [1, 2]
 
 
 def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
@@ -279,9 +279,9 @@ def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
     )
     run("papermill", "notebooks/4_compare.ipynb", tmp_path / "4.ipynb", *common, store=store)
     by_hand = scored_by_hand("CompactResNetV2")  # the architecture of the file
-    assert len(by_hand) == 1 and "notebook.ipynb" in tracking.artifact_names(by_hand[0].run_id)
+    assert len(by_hand) == 1 and by_hand[0].has("notebook.ipynb")
     planned = only("score", method="layercam")
-    a, b = (tracking.read_table(info.run_id, "drift.parquet") for info in (by_hand[0], planned))
+    a, b = (info.table("drift.parquet") for info in (by_hand[0], planned))
     pd.testing.assert_frame_equal(a, b)
 
 
@@ -333,9 +333,9 @@ def test_by_hand_the_architecture_selects_the_training_that_is_explained(store, 
         assert info.tags["cxr.train_run"] == only("train", architecture=architecture).run_id
         planned = only("attribute", architecture=architecture)
         for name in ("maps/gradcampp/after.npz", "maps/layercam/head_1.npz", "maps/layercam/epoch_001.npz"):
-            a, b = (maps.load(tracking.fetch(one.run_id, name)) for one in (info, planned))
+            a, b = (maps.load(one.file(name)) for one in (info, planned))
             np.testing.assert_array_equal(a.maps, b.maps, err_msg=name)
-        assert "map_checks.csv" not in tracking.artifact_names(info.run_id)
+        assert not info.has("map_checks.csv")
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_by_hand_filters_choose_the_runs_that_are_compared(store, tmp_path):
     words = ("papermill", "notebooks/4_compare.ipynb", tmp_path / "4.ipynb", "--no-progress-bar")
     words += ("-p", "name", "smoke", "-p", "n_boot", "100")
     run(*words, "-p", "architecture", "CompactInception", "-p", "method", "layercam", store=store)
-    summary = tracking.read_table(tracking.latest("compare", experiment="smoke"), "summary.csv")
+    summary = tracking.find("compare", experiment="smoke")[0].table("summary.csv")
     assert summary[["architecture", "method"]].values.tolist() == [["CompactInception", "layercam"]]
     before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
     done = run(*words, "-p", "architecture", "CompactDenseNet", store=store, ok=False)

@@ -1,6 +1,5 @@
 """Which score runs a comparison reads."""
 
-from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pandas as pd
@@ -21,14 +20,13 @@ def stored_run(run_id, architecture="CompactResNetV2", seed="0", method="layerca
     return StoredRun(
         run_id=run_id,
         name=f"{stage} {architecture} s{seed} {method}",
+        experiment_id="1",
         experiment_name="study",
         stage=stage,
         status="FINISHED",
         params=params,
         metrics={"auc_macro_before": 0.9, "auc_macro_after": 0.95},
         tags={"cxr.complete": "true"},
-        start=datetime.now(UTC),
-        end=None,
     )
 
 

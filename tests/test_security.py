@@ -15,6 +15,7 @@ from cxr.core import tables
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams, TrainParams
 from cxr.study import report_page
+from cxr.tracking import connection
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = ["<script>alert(1)</script>", "../../x", "a/b", "'; drop table runs; --", '" onload="x', "{{7*7}}"]
@@ -48,17 +49,17 @@ def test_the_report_lets_no_markup_of_names_through(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_as_keys_of_metrics_and_images(name):
-    key = tracking.names.key_of(f"auc_{name}")
+    key = connection.key_of(f"auc_{name}")
     assert re.fullmatch(r"[A-Za-z0-9_\-. /]+", key) and ".." not in key.split("/") and not key.startswith("/")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, new_store):
+    folder = tmp_path_factory.mktemp("security")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "")
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        folder = tmp_path_factory.mktemp("security")
-        tracking.connect(f"sqlite:///{folder}/mlflow.db")
+        tracking.connect(new_store(folder))
         yield folder
 
 
@@ -68,17 +69,18 @@ def test_nothing_leads_out_of_a_run_and_odd_names_are_kept(store):
     )
     for name in ("../x.csv", "a/../../x.csv", "/tmp/x.csv", "a\\..\\x.csv", "a//x.csv"):
         with pytest.raises(InputError, match="not a plain path within the run"):
-            tracking.log_table(pd.DataFrame({"a": [1]}), name)
+            run.table(pd.DataFrame({"a": [1]}), name, show=False)
     with pytest.raises(InputError, match="not a plain path within the run"):
-        tracking.fetch(run.run_id, "../../../mlflow.db")
+        tracking.stored(run.run_id).file("../../../mlflow.db")
     table = pd.DataFrame({"label": NAMES, "patient_id": ['O\'Brien "x"'] * len(NAMES)})
-    tracking.log_table(table, "t.parquet")
+    run.table(table, "t.parquet", show=False)
     for name in NAMES:
-        tracking.log_metrics({f"auc_{name}": 0.5})
-        tracking.log_image(np.zeros((4, 4), np.uint8), key=f"layercam/{name}")
+        run.metrics({f"auc_{name}": 0.5})
+        run.image(np.zeros((4, 4), np.uint8), key=f"layercam/{name}")
     run.finish()
-    assert tracking.read_table(run.run_id, "t.parquet").equals(table)
-    assert tracking.run_info(run.run_id).params["c"] == ", ".join(NAMES)
+    found = tracking.stored(run.run_id)
+    assert found.table("t.parquet").equals(table)
+    assert found.params["c"] == ", ".join(NAMES)
     outside = [path for path in store.iterdir() if path.name not in ("artifacts", "mlflow.db")]
     assert outside == [] and [path.name for path in (store / "artifacts").iterdir()] == ["demo"]
 

@@ -1,11 +1,16 @@
 """Which code counts for a notebook, on packages that are written here."""
 
+import functools
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from cxr.core.errors import InputError
+from cxr.core.execution import STAGES
+from cxr.core.params import NOTEBOOKS
+from cxr.tracking import provenance
 from cxr.tracking import source as cv
 
 
@@ -262,6 +267,30 @@ def test_each_source_is_read_into_a_tree_once_a_process(tmp_path, monkeypatch):
     assert seen and cv.code_version(path, package=root) == first and len(parsed) == seen
     (root / "a.py").write_text("value = 'changed meanwhile'")
     assert cv.code_version(path, package=root) != first and len(parsed) == seen + 1
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [("core.methods", '"Grad-CAM++"', '"Grad CAM, second"'), ("core.tables", '"AUC before"', '"AUC, before"')],
+)
+def test_a_label_in_other_words_makes_only_the_report_out_of_date(tmp_path, monkeypatch, module, old, new):
+    root = shutil.copytree(cv.PACKAGE, tmp_path / "cxr")
+    monkeypatch.setattr(provenance, "code_version", functools.partial(cv.code_version, package=root))
+
+    def fingerprints():
+        return {
+            stage: provenance.fingerprint(stage, NOTEBOOKS[name](), {})
+            for stage, name in STAGES.items()
+            if stage in ("train", "attribute", "score", "compare")
+        }
+
+    before = fingerprints()
+    path = cv.modules(root)[module]
+    source = path.read_text(encoding="utf-8")
+    assert old in source
+    path.write_text(source.replace(old, new), encoding="utf-8")
+    after = fingerprints()
+    assert {stage for stage in before if after[stage] != before[stage]} == {"compare"}
 
 
 def test_the_package_itself(tmp_path):

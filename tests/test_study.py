@@ -1,5 +1,4 @@
 import io
-import json
 import os
 import re
 import shlex
@@ -45,7 +44,7 @@ print("{marker}")
 from cxr import tracking
 from cxr.core.params import AttributeParams
 settings = AttributeParams.from_notebook(globals())
-train = tracking.run_info(settings.train_run_id)
+train = tracking.stored(settings.train_run_id)
 run = tracking.start("attribute", settings, name="attribute", inputs=tracking.upstream(train.run_id),
                params={"seed": train.params["seed"]})
 """,
@@ -54,8 +53,8 @@ from cxr import tracking
 from cxr.core.params import ScoreParams
 settings = ScoreParams.from_notebook(globals())
 run = tracking.start("score", settings, name="score", inputs=tracking.upstream(settings.attribute_run_id))
-tracking.log_metrics({"overlap_median": 0.5, "overlap_ci_low": 0.4, "overlap_ci_high": 0.625, "n_images": 12,
-                      "n_empty": 0, "auc_macro_before": 0.9, "centroid_shift_median": float("nan")})
+run.metrics({"overlap_median": 0.5, "overlap_ci_low": 0.4, "overlap_ci_high": 0.625, "n_images": 12,
+             "n_empty": 0, "auc_macro_before": 0.9, "centroid_shift_median": float("nan")})
 """,
     "4_compare": """
 from cxr import tracking
@@ -131,8 +130,8 @@ def undated(name: str) -> str:
     return re.sub(r" \d{4}-\d\d-\d\d", "", name)
 
 
-def runs_by_stage(complete=True) -> dict[str, list[tracking.RunInfo]]:
-    found: dict[str, list[tracking.RunInfo]] = {}
+def runs_by_stage(complete=True) -> dict[str, list[tracking.StoredRun]]:
+    found: dict[str, list[tracking.StoredRun]] = {}
     for run in tracking.find(experiment="fake", complete=complete):
         found.setdefault(run.stage, []).append(run)
     return found
@@ -359,12 +358,12 @@ def test_a_study_that_is_being_run_is_not_started_twice(store):
     )
     child = tracking.create_run(experiment="fake", name="train", tags={}, params={}, parent=parent)
     with pytest.raises(InputError, match=f"being run already, by process {os.getpid()}"):
-        resuming.check_abandoned(tracking.run_info(parent), "fake")
+        resuming.check_abandoned(tracking.stored(parent), "fake")
     # same process id, other start time: another process, so the runner was killed
     host, pid, created = session.runner().rsplit(":", 2)
     tracking.set_tags(parent, {"cxr.runner": f"{host}:{pid}:{int(created) - 99}"})
-    resuming.check_abandoned(tracking.run_info(parent), "fake")
-    assert tracking.run_info(child).status == "KILLED"
+    resuming.check_abandoned(tracking.stored(parent), "fake")
+    assert tracking.stored(child).status == "KILLED"
 
 
 # -- running
@@ -389,13 +388,13 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     parent = first["study"][0]
     assert train.params["architecture"] == "CompactDenseNet" and train.tags["mlflow.parentRunId"] == parent.run_id
     assert "cxr.fingerprint.planned" not in train.tags  # the notebook and the study agree
-    assert {"notebook.ipynb", "parameters.yaml", "environment.json"} <= set(tracking.artifact_names(train.run_id))
-    executed = tracking.fetch(train.run_id, "notebook.ipynb").read_text(encoding="utf-8")
+    assert {"notebook.ipynb", "parameters.yaml", "environment.json"} <= set(train.artifacts())
+    executed = train.file("notebook.ipynb").read_text(encoding="utf-8")
     assert "epoch 1/1" in executed
     assert {run.params["method"] for run in first["score"]} == {"layercam", "gradcampp"}
     assert first["attribute"][0].params["train_run_id"] == train.run_id
     assert "the verdict: 2" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "report.html" in tracking.artifact_names(first["compare"][0].run_id)
+    assert first["compare"][0].has("report.html")
     assert "cxr.undefined" in first["score"][0].tags
     assert re.search(r"^\[1/5\] train .*: done in \d+ s$", output, re.M) and "[5/5] compare: done" in output
     rows = [line.split() for line in output.splitlines() if line.startswith("CompactDenseNet")]
@@ -461,9 +460,9 @@ def test_what_fails_holds_back_only_what_depends_on_it(tmp_path, go, capsys):
     boom, dead = runs["train CompactDenseNet s1"], runs["train CompactDenseNet s2"]
     assert boom.tags["cxr.error"] == "ValueError: boom" and "DeadKernelError" in dead.tags["cxr.error"]
     for run in (boom, dead):
-        assert "notebook.ipynb" in tracking.artifact_names(run.run_id)
+        assert run.has("notebook.ipynb")
         assert not run.complete
-    notebook = json.loads(tracking.fetch(boom.run_id, "notebook.ipynb").read_text(encoding="utf-8"))
+    notebook = boom.json("notebook.ipynb")
     assert any(out["output_type"] == "error" for cell in notebook["cells"] for out in cell.get("outputs", []))
     output = capsys.readouterr().out
     assert "train CompactDenseNet s1: FAILED after" in output and "train-CompactDenseNet-s1.ipynb" in output
@@ -503,9 +502,9 @@ def test_a_printed_command_works_when_typed(tmp_path, notebooks, store, capsys):
     script = "\n".join([*exports, commands[0]])
     subprocess.run(["bash", "-ec", script], check=True, env=environment, capture_output=True, timeout=120)
     tracking.connect(store)
-    run = tracking.run_info(tracking.latest("train", experiment="fake", seed=5))
+    run = next(run for run in tracking.find("train", experiment="fake") if run.params["seed"] == "5")
     assert run.params["architecture"] == "CompactDenseNet"
-    assert "notebook.ipynb" in tracking.artifact_names(run.run_id)  # also for a notebook that is run by hand
+    assert run.has("notebook.ipynb")  # also for a notebook that is run by hand
 
 
 @pytest.mark.slow

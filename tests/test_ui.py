@@ -45,11 +45,11 @@ def log_study() -> None:
     )
     measured = {"auc_macro": 0.9, "accuracy": 0.8, "ece": 0.1}
     for checkpoint in ("before", "after"):
-        tracking.log_text("no weights", f"checkpoints/{checkpoint}.keras")
+        run.text("no weights", f"checkpoints/{checkpoint}.keras")
         params = {"architecture": settings.architecture, "seed": 0}
         loadable = checkpoint == "after"
         tracking.log_model(checkpoint, params=params, metrics=measured, sha256="b" * 64, loadable=loadable)
-        tracking.log_metrics({f"auc_macro_{checkpoint}": 0.9})
+        run.metrics({f"auc_macro_{checkpoint}": 0.9})
     run.describe(descriptions.train(settings.model_dump(), {"after": measured}), figure=figure())
     tracking.register(architecture=settings.architecture, seed=0, weights="source", data="phantom")
     run.finish()
@@ -63,8 +63,8 @@ def log_study() -> None:
         params={"architecture": settings.architecture, "seed": 0},
     )
     picture = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
-    tracking.log_image(picture, key="layercam/x")
-    tracking.log_image(picture, key="gradcampp/x")
+    run.image(picture, key="layercam/x")
+    run.image(picture, key="gradcampp/x")
     tracking.log_dataset_of(train)
     maps = pd.DataFrame({"method": ["layercam"], "checkpoint": ["before"], "maps": [2], "empty": [0]})
     text = descriptions.attribute(settings.model_dump(), layer="relu", grid="4x4", maps=maps, scored=2, of=2)
@@ -84,19 +84,18 @@ def log_study() -> None:
             params=cell,
         )
         scores.append(run.run_id)
-        tracking.log_metrics({**values, "other": 1.0})
+        run.metrics({**values, "other": 1.0})
         tracking.log_dataset_of(train)
         headline = tables.readable(headlines.headline_of_one({**cell, **values}))
-        run.describe(
-            descriptions.score(cell, headline, data="phantom", links=[tracking.link(train)]), figure=figure()
-        )
+        links = [tracking.stored(train).link]
+        run.describe(descriptions.score(cell, headline, data="phantom", links=links), figure=figure())
         tracking.tag_model(train, {f"{method}.overlap_median": 0.5, f"{method}.score_run": scores[-1]})
         run.finish()
 
     compare = tracking.start(
         "compare", CompareParams(name=NAME), name="compare", inputs=tracking.upstream(*scores)
     )
-    tracking.log_text("<h1>Verdicts</h1>", "report.html")
+    compare.text("<h1>Verdicts</h1>", "report.html")
     claims = pd.DataFrame({"claim": ["All is well"], "verdict": ["cannot tell"]})
     headline = tables.readable(pd.DataFrame([{**cell, **values}]))
     text = descriptions.compare(headline, claims, run_id=compare.run_id, data="phantom")
@@ -109,19 +108,17 @@ def log_study() -> None:
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch, new_store):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    return tracking.connect(f"sqlite:///{tmp_path}/mlflow.db")
+    return tracking.connect(new_store(tmp_path))
 
 
 @pytest.mark.slow
-def test_a_person_finds_runs_maps_reports_and_models(store, tmp_path):
+def test_a_person_finds_runs_maps_reports_and_models(store):
     if browser.find() is None:
         pytest.skip(f"no browser: none of {', '.join(browser.NAMES)} is installed")
     log_study()
     module = screenshots()
     with module.server(store) as address:
-        missing = module.look(address, module.pages(NAME), tmp_path)
-    assert missing == {}
-    assert len(list(tmp_path.glob("*.png"))) == len(module.pages(NAME))
+        assert module.look(address, module.pages(NAME)) == {}

@@ -30,15 +30,19 @@ RUN_LINE = "run "  # start of the first line in the log of a step
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}  # environment of every notebook
 
 
-def parameters_of(path: Path) -> dict[str, Any]:
-    """Names and values of the cell tagged `parameters`. Raises InputError if the notebook has none."""
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook. Raises InputError if the file cannot be read or is no notebook."""
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return json.loads(path.read_text(encoding="utf-8"))["cells"]
     except OSError as error:
         raise InputError(f"{path}: cannot read the notebook ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: not a Jupyter notebook (format 4)") from None
-    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+
+
+def parameters_of(path: Path) -> dict[str, Any]:
+    """Names and values of the cell tagged `parameters`. Raises InputError if the notebook has none."""
+    tagged = [cell for cell in cells_of(path) if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if not tagged:
         raise InputError(f"{path}: no cell is tagged 'parameters': tag the cell with the parameters")
     values = {}
@@ -90,8 +94,8 @@ def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
 def error_of(notebook: Path) -> tuple[str, str] | None:
     """Type and message of the error in an executed notebook; None if there is none or the file is not whole."""
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError):
+        cells = cells_of(notebook)
+    except InputError:
         return None  # papermill ended before or while it wrote: the log says why
     errors = [out for cell in cells for out in cell.get("outputs", []) if out["output_type"] == "error"]
     return (errors[0]["ename"], errors[0]["evalue"]) if errors else None

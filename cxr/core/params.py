@@ -31,7 +31,6 @@ from cxr.core.errors import InputError
 
 Architecture = Annotated[str, AfterValidator(architectures.check)]
 Method = Literal[*methods.METHODS]
-ARCHITECTURES: tuple[str, ...] = architectures.KNOWN
 DEFAULT_METHODS: tuple[str, ...] = ("layercam", "gradcampp")
 
 SCHEMA = "2"
@@ -43,9 +42,20 @@ RENAMED = {
 }
 """Names of parameters in earlier versions, and their names now."""
 
+
+def _once(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError(f"list every entry once, got {values}")
+    return values
+
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+ImageSize = Annotated[int, Field(ge=32, le=2048)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Methods = Annotated[list[Method], Field(min_length=1), AfterValidator(_once)]
 
 
 class Params(BaseModel):
@@ -88,18 +98,8 @@ class Params(BaseModel):
 
 
 def _assigned(source: str) -> list[str]:
-    return [
-        target.id
-        for statement in ast.parse(source).body
-        for target in (
-            statement.targets
-            if isinstance(statement, ast.Assign)
-            else [statement.target]
-            if isinstance(statement, ast.AnnAssign)
-            else []
-        )
-        if isinstance(target, ast.Name)
-    ]
+    nodes = ast.walk(ast.parse(source))
+    return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
 
 
 def _unknown(key: str) -> str:
@@ -166,7 +166,7 @@ class DataParams(Params):
         "refuse",
         description="images with several classes: refuse them, leave them out, or take the first in label_map",
     )
-    max_images_per_class: Annotated[int, Field(ge=0)] = Field(
+    max_images_per_class: Natural = Field(
         0, description="at most this many images of each class, chosen by patient; 0: all"
     )
     val_fraction: Fraction = Field(
@@ -176,7 +176,7 @@ class DataParams(Params):
         0.25, description="fraction of the images for the test; no patient is in two splits"
     )
     split_seed: Seed = Field(0, description="seed of the splits; they are the same for every seed of the grid")
-    image_size: Annotated[int, Field(ge=32, le=2048)] = Field(128, description="side in pixels")
+    image_size: ImageSize = Field(128, description="side in pixels")
     on_bad_image: Literal["stop", "skip"] = Field(
         "stop", description="a file that cannot be decoded: stop the study, or skip the file"
     )
@@ -209,7 +209,7 @@ class DataParams(Params):
         return value
 
     @model_validator(mode="after")
-    def _labels(self) -> Self:
+    def _consistent(self) -> Self:
         names = [name for name in (self.path_column, self.label_column, self.patient_column) if name]
         if len(set(names)) < len(names) or not self.path_column or not self.label_column:
             raise ValueError(
@@ -224,10 +224,6 @@ class DataParams(Params):
             raise ValueError(
                 f"multi_label: {self.multi_label} needs label_separator, the separator between labels in one cell"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _fractions(self) -> Self:
         if self.val_fraction + self.test_fraction >= 0.9:
             raise ValueError(
                 f"val_fraction + test_fraction is {self.val_fraction + self.test_fraction:g}: less than a "
@@ -252,22 +248,22 @@ class _TrainFields(Params):
     )
     optimizer: Literal["adam", "sgd"] = Field("adam", description="optimizer of both stages; sgd has momentum 0.9")
     transfer_epochs: Count = Field(100, description="maximum of epochs in stage 1 (transfer: the new head)")
-    transfer_learning_rate: Annotated[float, Field(gt=0)] = Field(2.0e-2, description="learning rate of stage 1")
+    transfer_learning_rate: Positive = Field(2.0e-2, description="learning rate of stage 1")
     transfer_patience: Count = Field(
         15, description="stop stage 1 after this many epochs without a lower validation loss"
     )
     fine_tune_epochs: Count = Field(4, description="maximum of epochs in stage 2 (fine-tuning: every layer)")
-    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = Field(3.0e-4, description="learning rate of stage 2")
+    fine_tune_learning_rate: Positive = Field(3.0e-4, description="learning rate of stage 2")
     fine_tune_patience: Count = Field(
         4, description="stop stage 2 after this many epochs without a lower validation loss"
     )
     fine_tune_from: str = Field(
         "", description="keep all layers up to and including this one frozen in stage 2 too; empty: none"
     )
-    checkpoint_every: Annotated[int, Field(ge=0)] = Field(
+    checkpoint_every: Natural = Field(
         0, description="keep a checkpoint every this many epochs of fine-tuning; 0: none"
     )
-    extra_heads: Annotated[int, Field(ge=0)] = Field(
+    extra_heads: Natural = Field(
         2, description="extra heads for stage 1 that differ only by seed, for the baseline two heads"
     )
     batchnorm: Literal["inference", "training"] = Field(
@@ -278,9 +274,7 @@ class _TrainFields(Params):
         "float32", description="number format of the backbone in training; weights and checkpoints stay float32"
     )
     xla: bool = Field(False, description="compile training with XLA; needs deterministic: false")
-    devices: Annotated[int, Field(ge=0)] = Field(
-        0, description="number of GPUs that share each batch in training; 0 and 1: one"
-    )
+    devices: Natural = Field(0, description="number of GPUs that share each batch in training; 0 and 1: one")
 
     @model_validator(mode="after")
     def _accelerated(self) -> Self:
@@ -319,11 +313,11 @@ class _AttributeFields(Params):
     )
     attribute_split: Literal["train", "val", "test"] = Field("test", description="split whose images get maps")
     attribute_batch_size: Count = Field(32, description="images computed at once; only memory limits it")
-    overlays_per_class: Annotated[int, Field(ge=0)] = Field(
+    overlays_per_class: Natural = Field(
         2, description="images of each class shown with their maps in the MLflow run"
     )
     multiverse: bool = Field(True, description="also compute maps from other layers, scores and normalisations")
-    map_check_images: Annotated[int, Field(ge=0)] = Field(
+    map_check_images: Natural = Field(
         40, description="images on which the maps are checked against the model; 0: no checks"
     )
 
@@ -354,7 +348,7 @@ class AttributeParams(_AttributeFields, _CellFilter):
     name: str = "phantom"
     data: str = Field("", description="where the images are now; empty: where the training found them")
     train_run_id: str = Field("", description="run id; empty: the latest finished run of the experiment")
-    method: Annotated[list[Method], Field(min_length=1)] = list(DEFAULT_METHODS)
+    method: Methods = list(DEFAULT_METHODS)
 
 
 class _IntervalFields(Params):
@@ -384,13 +378,11 @@ class _CompareFields(Params):
     """Comparison: what the verdicts test."""
 
     primary_metric: str = Field("overlap", description="metric that the verdicts test; see docs/metrics.md")
-    auc_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.02, description="a change of the macro AUC up to this counts as stable"
-    )
-    centroid_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
+    auc_margin: Fraction = Field(0.02, description="a change of the macro AUC up to this counts as stable")
+    centroid_margin: Fraction = Field(
         0.05, description="a centroid shift up to this fraction of the image's diagonal counts as no shift"
     )
-    overlap_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
+    overlap_margin: Fraction = Field(
         0.05, description="a difference of the primary metric up to this counts as none"
     )
 
@@ -422,26 +414,15 @@ class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _Com
     A study has all parameters above, and lists for the three axes of the grid.
     """
 
-    architecture: Annotated[list[Architecture], Field(min_length=1)] = Field(
+    architecture: Annotated[list[Architecture], Field(min_length=1), AfterValidator(_once)] = Field(
         ["CompactDenseNet", "CompactResNetV2", "CompactInception"],
         description="axis of the grid: the networks; `cxr models` lists them",
     )
-    seed: Annotated[list[Seed], Field(min_length=1)] = Field(
+    seed: Annotated[list[Seed], Field(min_length=1), AfterValidator(_once)] = Field(
         [0, 1], description="axis of the grid: one training per seed; all use the same splits"
     )
-    method: Annotated[list[Method], Field(min_length=1)] = Field(
-        list(DEFAULT_METHODS), description="axis of the grid: the methods that compute maps"
-    )
-    jobs: Annotated[int, Field(ge=0)] = Field(
-        0, description="number of notebooks that run at once; 0: one for every two cores"
-    )
-
-    @field_validator("architecture", "seed", "method")
-    @classmethod
-    def _once(cls, value: list) -> list:
-        if len(set(value)) < len(value):
-            raise ValueError(f"list every entry once, got {value}")
-        return value
+    method: Methods = Field(list(DEFAULT_METHODS), description="axis of the grid: the methods that compute maps")
+    jobs: Natural = Field(0, description="number of notebooks that run at once; 0: one for every two cores")
 
     @classmethod
     def read(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyParams:
@@ -455,15 +436,15 @@ class PretrainParams(Params):
     name: str = "pretrain"
     architecture: Architecture = "CompactResNetV2"
     seed: Seed = 0
-    image_size: Annotated[int, Field(ge=32, le=2048)] = 96
+    image_size: ImageSize = 96
     source_images: Annotated[int, Field(ge=64)] = 12000
     epochs: Count = 8
     batch_size: Count = 48
-    learning_rate: Annotated[float, Field(gt=0)] = 3.0e-3
+    learning_rate: Positive = 3.0e-3
     output: str = Field("", description="folder for the weights; empty: the cache where `weights: source` looks")
 
 
-class DriftParams(DataParams, _IntervalFields):
+class DriftParams(DataParams, _ScoreFields):
     """`5_drift.ipynb`: two models of the user's own."""
 
     name: str = Field("drift", description="the MLflow experiment")
@@ -484,7 +465,7 @@ class DriftParams(DataParams, _IntervalFields):
     preprocessing: str = Field(
         "auto", description="what the models expect in place of grey values; see cxr.models.foreign.adapt"
     )
-    method: Annotated[list[Method], Field(min_length=1)] = ["layercam"]
+    method: Methods = ["layercam"]
     target_layer: str = Field("penultimate", description="as in a study, or the name of a layer")
     target_layer_b: str = Field(
         "", description="layer of the model after, if it has another name there; empty: the same"
@@ -498,18 +479,8 @@ class DriftParams(DataParams, _IntervalFields):
         description="score images whose explained class both models predict, or all; auto: correct if labelled",
     )
     batch_size: Count = 32
-    baseline_draws: Count = Field(
-        4, description="number of other images that each image is compared with, for each baseline"
-    )
     seed: Seed = Field(0, description="seed of the bootstrap and of the draws for the baselines")
     gate: list[str] = Field([], description="conditions on metrics, such as 'overlap_median>=0.5'")
-
-    @field_validator("method")
-    @classmethod
-    def _once(cls, value: list) -> list:
-        if len(set(value)) < len(value):
-            raise ValueError(f"list every entry once, got {value}")
-        return value
 
 
 NOTEBOOKS: dict[str, type[Params]] = {

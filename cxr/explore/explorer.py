@@ -13,7 +13,7 @@ from cxr.explore import runs
 from cxr.explore.view import View, gather
 from cxr.metrics.metric_table import METRICS
 from cxr.report import scores
-from cxr.tracking import RunInfo
+from cxr.tracking import StoredRun
 
 AXES = ("study", "architecture", "seed", "method", "variant", "metric", "label", "image_id")
 """What is chosen, in this order. The options of each depend on the choices before it."""
@@ -56,7 +56,7 @@ class Explorer:
             )
         if metric not in METRICS:
             raise InputError(f"primary_metric: unknown metric '{metric}': known are {', '.join(METRICS)}")
-        self._runs: dict[str, dict[tuple[str, ...], RunInfo]] = {}
+        self._runs: dict[str, dict[tuple[str, ...], StoredRun]] = {}
         self.choice: dict[str, str] = {}
         self.choose(study=study or self._studies[0], metric=metric)
 
@@ -103,7 +103,7 @@ class Explorer:
             return ["", *sorted(set(table["label"]))]
         return runs.order(run.run_id, choice["variant"], choice["metric"], choice["label"])
 
-    def _cells(self, study: str) -> dict[tuple[str, ...], RunInfo]:
+    def _cells(self, study: str) -> dict[tuple[str, ...], StoredRun]:
         """The score runs of a study by architecture, seed and method."""
         if study not in self._runs:
             found = {run.run_id: run for run in tracking.find("score", experiment=study)}
@@ -112,12 +112,12 @@ class Explorer:
             self._runs[study] = dict(sorted(cells.items(), key=_cell_order))
         return self._runs[study]
 
-    def _run(self, choice: Mapping[str, str]) -> RunInfo:
+    def _run(self, choice: Mapping[str, str]) -> StoredRun:
         cells = self._cells(choice["study"])
         return cells[choice["architecture"], choice["seed"], choice["method"]]
 
     @property
-    def run(self) -> RunInfo:
+    def run(self) -> StoredRun:
         """The score run that is shown."""
         return self._run(self.choice)
 
@@ -180,7 +180,7 @@ class Explorer:
         return gather(self.run, self.choice, q=q, grid=grid)
 
 
-def _cell_order(item: tuple[tuple[str, ...], RunInfo]) -> tuple[str, int, int]:
+def _cell_order(item: tuple[tuple[str, ...], StoredRun]) -> tuple[str, int, int]:
     """Seeds by number, methods as the parameters list them."""
     architecture, seed, method = item[0]
     return architecture, int(seed), METHODS.index(method)

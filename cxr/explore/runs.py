@@ -19,7 +19,7 @@ from cxr.core.errors import InputError
 from cxr.metrics import map_grids, regions
 from cxr.metrics.metric_table import METRICS
 from cxr.metrics.multiverse import QS
-from cxr.tracking import RunInfo
+from cxr.tracking import StoredRun
 
 
 def by_drift(table: pd.DataFrame, metric: str) -> pd.Index:
@@ -35,7 +35,7 @@ def drift_of(values: pd.Series, metric: str) -> pd.Series:
     return values.abs() if higher is None else -values if higher else values
 
 
-def layers(run: RunInfo) -> dict[str, str]:
+def layers(run: StoredRun) -> dict[str, str]:
     """The name of the layer of each variant that a score run has maps of, `default` first."""
     return {"default": run.params["layer"], **variants(run)}
 
@@ -62,19 +62,19 @@ class StoredMaps:
 @lru_cache(maxsize=256)
 def held(run_id: str) -> frozenset[str]:
     """The names of a run's artifacts."""
-    return frozenset(tracking.artifact_names(run_id))
+    return frozenset(tracking.stored(run_id).artifacts())
 
 
 @lru_cache(maxsize=128)
 def table_of(run_id: str, name: str) -> pd.DataFrame:
     """A table of a run, by image_id."""
-    return tracking.read_table(run_id, name).set_index("image_id")
+    return tracking.stored(run_id).table(name).set_index("image_id")
 
 
 @lru_cache(maxsize=64)
 def _folder(run_id: str, name: str) -> Path:
     """A folder of maps. All its files are fetched at once, as each request takes longer than reading a file."""
-    return tracking.fetch(run_id, name)
+    return tracking.stored(run_id).file(name)
 
 
 @lru_cache(maxsize=64)
@@ -90,14 +90,14 @@ def maps_of(run_id: str, folder: str, checkpoint: str) -> StoredMaps:
 @lru_cache(maxsize=2)
 def thumbnails(run_id: str) -> tuple[dict[str, int], np.ndarray]:
     """Rows by image id, and the small images, uint8 [n, side, side], of an attribute run."""
-    with np.load(tracking.fetch(run_id, "thumbnails.npz"), allow_pickle=False) as file:
+    with np.load(tracking.stored(run_id).file("thumbnails.npz"), allow_pickle=False) as file:
         return places(file["image_id"]), file["images"]
 
 
 @lru_cache(maxsize=2)
 def regions_of(run_id: str) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     """Rows by image id, and masks bool [n, h, w] by region (lesion, lung, ...), of an attribute run."""
-    ids, masks = regions.load(tracking.fetch(run_id, "regions.npz"))
+    ids, masks = regions.load(tracking.stored(run_id).file("regions.npz"))
     return places(ids), masks
 
 
@@ -106,19 +106,19 @@ def map_checks(run_id: str) -> pd.DataFrame:
     """Whether the maps of an attribute run pass their checks: a row per checkpoint and method; none if unknown."""
     if "map_checks.csv" not in held(run_id):
         return pd.DataFrame(columns=["checkpoint", "method", "passes_checks", "reason"])
-    return tracking.read_table(run_id, "map_checks.csv")
+    return tracking.stored(run_id).table("map_checks.csv")
 
 
 @lru_cache(maxsize=64)
 def multiverse_of(run_id: str) -> pd.DataFrame:
     """The overlaps of each variant that has maps of its own, by (variant, image_id)."""
-    table = tracking.read_table(run_id, "multiverse.parquet")
+    table = tracking.stored(run_id).table("multiverse.parquet")
     table = table[table["variant"] == table["maps_of"]]
     table = table.rename(columns={f"{name}@image": name for name in QS.values()})
     return table.set_index(["variant", "image_id"])[["layer", "empty", *QS.values()]]
 
 
-def variants(run: RunInfo) -> dict[str, str]:
+def variants(run: StoredRun) -> dict[str, str]:
     """Variants, other than the default, that have maps of their own, and the layer of each."""
     if "multiverse.parquet" not in held(run.run_id):
         return {}

@@ -18,7 +18,7 @@ from cxr.explore import runs
 from cxr.metrics import map_features, regions, similarity
 from cxr.metrics.map_features import Features
 from cxr.metrics.metric_table import METRICS
-from cxr.tracking import RunInfo
+from cxr.tracking import StoredRun
 
 LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "chance"}
 """The baselines that a score run can have, and what they are called in pictures and tables."""
@@ -74,7 +74,7 @@ class View:
     missing: Mapping[str, str]  # by part (course, masks, ...): what the runs do not hold, and what gives it
 
 
-def gather(run: RunInfo, choice: Mapping[str, str], *, q: float = 0.20, grid: str = "image") -> View:
+def gather(run: StoredRun, choice: Mapping[str, str], *, q: float = 0.20, grid: str = "image") -> View:
     """All there is to show of one image.
 
     Args:
@@ -182,7 +182,7 @@ def _cell(run_id: str, variant: str) -> pd.DataFrame:
     return out
 
 
-def _values(run: RunInfo, variant: str, image_id: str, pair: list[runs.StoredMaps]) -> pd.DataFrame:
+def _values(run: StoredRun, variant: str, image_id: str, pair: list[runs.StoredMaps]) -> pd.DataFrame:
     """`View.values`. Metrics of a variant that were not scored are computed here, from its maps, as in 3_score."""
     table, size = runs.scores(run.run_id, variant), int(run.params["image_size"])
     row = table.loc[image_id]
@@ -245,7 +245,7 @@ def _quartiles(run_id: str, metric: str) -> pd.DataFrame:
     return epochs.quantile([0.25, 0.5, 0.75]).unstack()
 
 
-def _course(run: RunInfo, metric: str, image_id: str, *, size: int, grid: str) -> Course:
+def _course(run: StoredRun, metric: str, image_id: str, *, size: int, grid: str) -> Course:
     own = runs.table_of(run.run_id, "course.parquet").loc[[image_id]].set_index("epoch")[metric].sort_index()
     quartiles = _quartiles(run.run_id, metric).loc[own.index]
     start = METRICS[metric].identical
@@ -266,7 +266,7 @@ def _course(run: RunInfo, metric: str, image_id: str, *, size: int, grid: str) -
     )
 
 
-def _cautions(run: RunInfo, variant: str, image_id: str, pair: list[runs.StoredMaps]) -> list[str]:
+def _cautions(run: StoredRun, variant: str, image_id: str, pair: list[runs.StoredMaps]) -> list[str]:
     out = []
     flags = [map_set.empty[map_set.place[image_id]] for map_set in pair]
     for map_set, flag in zip(pair, flags, strict=True):
@@ -292,7 +292,7 @@ def _cautions(run: RunInfo, variant: str, image_id: str, pair: list[runs.StoredM
     return out
 
 
-def _missing(run: RunInfo, variant: str) -> dict[str, str]:
+def _missing(run: StoredRun, variant: str) -> dict[str, str]:
     """What the runs do not hold, and which parameter gives it (`View.missing`)."""
     own, beside, out = runs.held(run.run_id), runs.held(run.params["attribute_run"]), {}
     if "multiverse.parquet" not in own:

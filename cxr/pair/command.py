@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -54,10 +53,11 @@ def run(
     )
     if _execute(settings, notebook.parent, run_id):
         return 1
-    _write(run_id, "drift.parquet", out)
-    _write(run_id, f"drift{figure.suffix}", figure)
-    results = json.loads(tracking.fetch(run_id, "gates.json").read_text(encoding="utf-8"))
-    print(tracking.fetch(run_id, "summary.txt").read_text(encoding="utf-8"))
+    run = tracking.stored(run_id)
+    _write(run, "drift.parquet", out)
+    _write(run, f"drift{figure.suffix}", figure)
+    results = run.json("gates.json")
+    print(run.file("summary.txt").read_text(encoding="utf-8"))
     print(f"\ntable:   {out}\nfigure:  {figure}\nrun:     {tracking.run_url(run_id)}{_how_to_see_it()}")
     for result in results:
         print(gates.line(result))
@@ -101,7 +101,7 @@ def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
     try:
         with processes.terminable():
             code = _run(words, environment, log)
-        if code == 0 and tracking.run_info(run_id).complete:
+        if code == 0 and tracking.stored(run_id).complete:
             status = ""
             return 0
     except KeyboardInterrupt:
@@ -152,8 +152,8 @@ def _stop(process: subprocess.Popen) -> None:
         processes.stop([papermill], [papermill, *papermill.children(recursive=True)])
 
 
-def _write(run_id: str, name: str, path: Path) -> None:
-    found = tracking.fetch(run_id, name)
+def _write(run: tracking.StoredRun, name: str, path: Path) -> None:
+    found = run.file(name)
     try:
         with atomic(path) as temporary:
             if path.suffix == ".csv":
@@ -162,7 +162,7 @@ def _write(run_id: str, name: str, path: Path) -> None:
                 shutil.copyfile(found, temporary)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}): run {run_id} holds it, as {name}"
+            f"{path}: cannot be written ({error.strerror}): run {run.run_id} holds it, as {name}"
         ) from None
 
 

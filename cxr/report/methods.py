@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cxr import tracking
 from cxr.core import architectures
 from cxr.metrics.metric_table import METRICS
 
@@ -46,7 +45,7 @@ def of_study(study: Study, settings: CompareParams) -> str:
         study.params,
         compare=settings.model_dump(),
         counts=study.splits(),
-        versions=tracking.versions(study.score_runs[0].run_id, names),
+        versions=study.score_runs[0].versions(names),
     )
 
 

@@ -15,7 +15,7 @@ from cxr.report import comparison
 
 if TYPE_CHECKING:
     from cxr.core.params import CompareParams
-    from cxr.tracking import RunInfo, StoredRun
+    from cxr.tracking import StoredRun
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _latest(settings: CompareParams) -> list[StoredRun]:
     return [tracking.stored(run_id) for run_id in latest_cells(fitting)]
 
 
-def run_table(runs: Sequence[RunInfo]) -> pd.DataFrame:
+def run_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
     """One row a score run: run_id, architecture, method, seed, target_layer, layer, grid, methods_coincide,
     passes_checks, attribute_run, train_run, auc_macro_before and auc_macro_after, as the runs logged them.
 
@@ -200,7 +200,7 @@ def run_table(runs: Sequence[RunInfo]) -> pd.DataFrame:
     return table
 
 
-def latest_cells(runs: Sequence[RunInfo]) -> list[str]:
+def latest_cells(runs: Sequence[StoredRun]) -> list[str]:
     """Ids of the newest run of every cell (architecture, seed, method), in the order of the cells.
 
     Args:

@@ -161,7 +161,7 @@ def _end(job: Job, run_id: str, code: int, *, stopped: bool) -> Done:
     step, notebook, log = job.step, job.setup.executed(job.step), job.setup.log(job.step)
     if notebook.is_file():
         tracking.log_file_as(run_id, notebook, "notebook.ipynb")
-    run = tracking.run_info(run_id)
+    run = tracking.stored(run_id)
     if code == 0 and run.complete:
         return Done(run_id, changed="cxr.fingerprint.planned" in run.tags)
     if stopped:

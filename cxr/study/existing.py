@@ -16,7 +16,7 @@ def find(
     recorded: str = "",
     parent: str | None = None,
     has_notebook: Callable[[str], bool] = lambda run_id: False,
-) -> tracking.RunInfo | None:
+) -> tracking.StoredRun | None:
     """The complete run of this fingerprint, or None.
 
     If several runs have it, `recorded` is preferred to newer ones: a newer run would have another id, and so all
@@ -37,4 +37,4 @@ def find(
 
 def has_report(run_id: str) -> bool:
     """Whether a compare run has its report, or the notebook that the report is made from."""
-    return bool({"report.html", "notebook.ipynb"} & set(tracking.artifact_names(run_id)))
+    return bool({"report.html", "notebook.ipynb"} & set(tracking.stored(run_id).artifacts()))

@@ -18,11 +18,12 @@ def fetch(run_id: str, html: Path) -> None:
 
     A compare notebook that was run by hand has no report yet: it is made from the logged notebook, and logged.
     """
-    if "report.html" in tracking.artifact_names(run_id):
+    run = tracking.stored(run_id)
+    if run.has("report.html"):
         with atomic(html) as temporary:
-            shutil.copyfile(tracking.fetch(run_id, "report.html"), temporary)
+            shutil.copyfile(run.file("report.html"), temporary)
     else:
-        export(tracking.fetch(run_id, "notebook.ipynb"), html)
+        export(run.file("notebook.ipynb"), html)
         tracking.log_file_as(run_id, html, "report.html")
 
 

@@ -29,13 +29,14 @@ def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
 
     from cxr.report import headlines
 
-    if "compare" in runs and "summary.csv" in tracking.artifact_names(runs["compare"]):
-        return tracking.read_table(runs["compare"], "summary.csv")
+    compare = tracking.stored(runs["compare"]) if "compare" in runs else None
+    if compare is not None and compare.has("summary.csv"):
+        return compare.table("summary.csv")
     rows = []
     for key, run_id in runs.items():
         stage, *cell = key.split("/")
         if stage == "score":
-            metrics = tracking.run_info(run_id).metrics
+            metrics = tracking.stored(run_id).metrics
             names = [name for name in headlines.HEADLINE if name not in headlines.OF_SEVERAL_RUNS]
             values = {name: metrics.get(name) for name in names}
             rows.append({"architecture": cell[0], "method": cell[2], "seed": cell[1].removeprefix("s"), **values})
@@ -51,7 +52,7 @@ def describe(session: Session, state: State) -> None:
     experiment = tracking.experiment_id(name)
     done = _in_order(session, state)
     compare = done.get("compare", "")
-    artifacts = tracking.artifact_names(compare) if compare else []
+    artifacts = tracking.stored(compare).artifacts() if compare else []
     headline = table(done)
     if headline is not None:
         headline = tables.readable(headline)
@@ -60,7 +61,7 @@ def describe(session: Session, state: State) -> None:
         name,
         data=data,
         headline=headline,
-        claims=tracking.read_table(compare, "claims.csv") if "claims.csv" in artifacts else None,
+        claims=tracking.stored(compare).table("claims.csv") if "claims.csv" in artifacts else None,
         runs=[(step.name, done[step.key]) for step in session.steps if step.key in done],
         experiment_id=experiment,
         report_run=compare,
@@ -69,7 +70,8 @@ def describe(session: Session, state: State) -> None:
         differs=descriptions.differs(changed, before),
     )
     tracking.describe_run(state.parent, text)
-    text = descriptions.experiment(experiment, data=data, headline=headline, last=tracking.link(state.parent))
+    last = tracking.stored(state.parent).link
+    text = descriptions.experiment(experiment, data=data, headline=headline, last=last)
     tracking.describe_experiment(name, text, methods=session.study.method, classes=classes(session.manifest))
 
 

@@ -44,7 +44,7 @@ def find_done(session: Session, state: State) -> None:
 def _recorded(session: Session) -> dict[str, str]:
     """Keys of steps to run ids, from when this very study last ended; empty if it has not ended yet."""
     ended = study_run.find(session, complete=True)
-    return json.loads(tracking.fetch(ended[0].run_id, "steps.json").read_text()) if ended else {}
+    return ended[0].json("steps.json") if ended else {}
 
 
 # ---------------------------------------------------------------------------------------- runners
@@ -58,7 +58,7 @@ def stop_abandoned(session: Session) -> None:
             tracking.end_run(run.run_id, "KILLED")
 
 
-def check_abandoned(run: tracking.RunInfo, name: str) -> None:
+def check_abandoned(run: tracking.StoredRun, name: str) -> None:
     """If the runner of a study is dead, stop its notebooks and end their runs.
 
     A runner on another machine counts as dead after `study_run.DEAD_SECONDS` without a sign of life. Its notebooks
@@ -87,7 +87,7 @@ def check_abandoned(run: tracking.RunInfo, name: str) -> None:
     if stopped:
         say(f"  an earlier run of this study was killed: stopped {stopped} processes that were still running")
     for child in left:
-        if not tracking.run_info(child.run_id).complete:  # it may have ended just now
+        if not tracking.stored(child.run_id).complete:  # it may have ended just now
             tracking.end_run(child.run_id, "KILLED")
 
 
@@ -115,9 +115,9 @@ def log_missing_notebooks(session: Session, state: State) -> None:
     """Log notebooks of done steps that are not logged, because the study was killed before it could do so."""
     for step in session.steps:
         run_id = state.runs.get(step.key)
-        if run_id is None or "notebook.ipynb" in tracking.artifact_names(run_id):
+        if run_id is None or tracking.stored(run_id).has("notebook.ipynb"):
             continue
-        if not tracking.run_info(run_id).tags.get("mlflow.parentRunId"):
+        if not tracking.stored(run_id).tags.get("mlflow.parentRunId"):
             continue  # run by hand, in Jupyter
         if _is_executed_by(session.setup, step, run_id):
             tracking.log_file_as(run_id, session.setup.executed(step), "notebook.ipynb")
@@ -157,7 +157,7 @@ def find_mixed(session: Session, state: State) -> list[str]:
     return [
         step.key
         for step in done
-        if tracking.run_info(state.runs[step.key]).fingerprint != session.fingerprint_of(step, state.runs)
+        if tracking.stored(state.runs[step.key]).fingerprint != session.fingerprint_of(step, state.runs)
     ]
 
 
@@ -166,7 +166,7 @@ def note_mixed(state: State, mixed: list[str]) -> None:
     text = ", ".join(mixed)
     runs = [state.parent, *([state.runs["compare"]] if "compare" in state.runs else [])]
     for run_id in runs:
-        if mixed or "cxr.mixed_code" in tracking.run_info(run_id).tags:
+        if mixed or "cxr.mixed_code" in tracking.stored(run_id).tags:
             tracking.set_tags(run_id, {"cxr.mixed_code": text[:5000]})
     if mixed:
         say(

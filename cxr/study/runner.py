@@ -208,7 +208,7 @@ def _conclude(session: Session, state: State) -> int:
     """Record, describe and end the study's own run. Returns the exit code."""
     mixed = resuming.find_mixed(session, state)
     code = 1 if state.failures or mixed else 0
-    tracking.log_text(json.dumps(state.runs, indent=1), "steps.json", run_id=state.parent)
+    tracking.log_text(state.parent, json.dumps(state.runs, indent=1), "steps.json")
     resuming.note_mixed(state, mixed)
     results.describe(session, state)
     if not code:

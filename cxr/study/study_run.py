@@ -34,11 +34,11 @@ def open_parent(session: Session) -> str:
         params=session.study.model_dump(),
     )
     text = yaml.safe_dump(session.study.model_dump(mode="json"), sort_keys=False)
-    tracking.log_text(text, "parameters.yaml", run_id=parent)
+    tracking.log_text(parent, text, "parameters.yaml")
     return parent
 
 
-def find(session: Session, *, complete: bool = False) -> list[tracking.RunInfo]:
+def find(session: Session, *, complete: bool = False) -> list[tracking.StoredRun]:
     """The runs of this very study: same name, settings and images; the newest first."""
     return tracking.find(
         "study", experiment=session.study.name, fingerprint=session.fingerprint, complete=complete
@@ -52,7 +52,7 @@ def changed(session: Session) -> tuple[dict[str, tuple[str, str]], str]:
     if not runs:
         return {}, ""
     settings = {key: tracking.param_value(value) for key, value in session.study.model_dump().items()}
-    return descriptions.difference(settings, runs[0].params), tracking.link(runs[0].run_id)
+    return descriptions.difference(settings, runs[0].params), runs[0].link
 
 
 def end_all(study: str, state: State, status: str = "FAILED") -> None:
@@ -69,7 +69,7 @@ def give_sign_of_life(parent: str) -> None:
     tracking.set_tags(parent, {_ALIVE: _now()})
 
 
-def seconds_silent(run: tracking.RunInfo) -> float:
+def seconds_silent(run: tracking.StoredRun) -> float:
     """Seconds since the last sign of life of a study's run; infinite if it gave none."""
     moment = run.tags.get(_ALIVE, "")
     return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds() if moment else float("inf")

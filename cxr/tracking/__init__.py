@@ -26,50 +26,44 @@ import logging
 import urllib3
 
 from cxr.core.execution import STAGES
-from cxr.tracking.artifacts import artifact_names, fetch, log_file_as, log_text, read_table, scratch, versions
+from cxr.tracking.artifacts import log_file_as, log_text, scratch
 from cxr.tracking.connection import (
     StoreGone,
-    artifact_root,
     connect,
-    default_uri,
     disk_full,
     experiment_id,
     is_new,
     is_server,
     notebooks_folder,
+    param_value,
     project,
     resolve,
     ui_command,
 )
-from cxr.tracking.log import (
-    log_figure,
-    log_file,
-    log_image,
-    log_json,
-    log_metrics,
-    log_params,
-    log_table,
+from cxr.tracking.entities import (
+    describe_experiment,
+    describe_run,
+    log_dataset,
+    log_dataset_of,
+    log_model,
+    register,
+    tag_model,
 )
-from cxr.tracking.manage import create_run, end_run, reopen_run, set_tags
-from cxr.tracking.names import param_value
-from cxr.tracking.provenance import environment, fingerprint, git_tags
-from cxr.tracking.query import (
-    RunInfo,
+from cxr.tracking.provenance import fingerprint, git_tags
+from cxr.tracking.run import Run, create_run, end_run, reopen_run, set_tags, start
+from cxr.tracking.source import contents, sha256
+from cxr.tracking.stored import (
+    StoredRun,
     count_earlier,
     experiments_with,
     find,
     front_pages,
-    latest,
-    link,
-    run_info,
+    misfit,
     run_url,
+    stored,
+    take,
     upstream,
 )
-from cxr.tracking.registry import log_model, model_name, register, tag_model
-from cxr.tracking.run import Run, start
-from cxr.tracking.source import contents, sha256
-from cxr.tracking.stored import StoredRun, misfit, stored, take
-from cxr.tracking.ui import describe_experiment, describe_run, log_dataset, log_dataset_of
 
 # As Python ends, it looks through all objects once more for cycles. With MLflow and TensorFlow loaded that takes a
 # second of every notebook.

@@ -7,7 +7,7 @@ import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,58 +16,52 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from cxr.core.errors import InputError, first_line
-from cxr.tracking.connection import active_run_id
+from cxr.core.execution import STAGES
+from cxr.tracking.connection import ask, mlflow_client
 from cxr.tracking.source import contents
 
 if TYPE_CHECKING:
-    import pandas as pd
-from cxr.core.execution import STAGES
-from cxr.tracking.connection import ask, mlflow_client
-from cxr.tracking.query import RunInfo, run_info
+    from cxr.tracking.stored import StoredRun
 
 HASHES = "sha256.json"
-
-
 HASHES_TAG = "cxr.artifacts_sha256"
 
 
-def log_text(text: str, name: str, *, run_id: str = "") -> None:
-    """Log a text file, as UTF-8, to this notebook's run or to another."""
-    with new_file(name, run_id) as path:
+def log_text(run_id: str, text: str, name: str) -> None:
+    """Log a text file, as UTF-8, to any run, open or ended."""
+    with new_file(run_id, name) as path:
         path.write_bytes(text.encode())
 
 
 def log_file_as(run_id: str, path: str | Path, name: str) -> None:
     """Log a file to any run, open or ended, under another name."""
-    with new_file(name, run_id) as copy:
+    with new_file(run_id, name) as copy:
         shutil.copyfile(path, copy)
 
 
 @contextmanager
-def new_file(name: str, run_id: str = "") -> Iterator[Path]:
-    """A file to write, which is logged as `name` at the end, to this notebook's run or to another."""
+def new_file(run_id: str, name: str) -> Iterator[Path]:
+    """A file to write, which is logged to a run as `name` at the end."""
     folder, _, base = name.rpartition("/")
     _check_artifact_path(name)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / base
         yield path
-        log_to(run_id or active_run_id(), path, folder)
+        log_to(run_id, path, folder)
 
 
 def log_to(run_id: str, path: Path, folder: str) -> None:
-    """Log a file; what goes to the run that is open here is remembered for `finish`."""
+    """Log a file, under its own name, and remember its hash."""
     name = f"{folder}/{path.name}" if folder else path.name
     _check_artifact_path(name)
     digest = contents(path)
     mlflow_client().log_artifact(run_id, str(path), folder or None)
-    active = mlflow.active_run()
-    if active is not None and active.info.run_id == run_id:
-        logged_hashes(run_id)[name] = digest
+    logged_hashes(run_id)[name] = digest
 
 
 @functools.cache
 def logged_hashes(run_id: str) -> dict[str, str]:
-    """Artifact paths and SHA-256 of what this process has logged to its run; filled by `log_to`."""
+    """Artifact paths and SHA-256 of what this process has logged to a run; filled by `log_to`."""
     return {}
 
 
@@ -81,35 +75,30 @@ def _check_artifact_path(name: str) -> None:
         )
 
 
-def fetch(run_id: str, artifact_path: str) -> Path:
-    """A local copy of an artifact (file or folder) of a run, which is deleted when this process exits.
-
-    Each file is compared with the SHA-256 that the run logged in `finish` (runs of older versions have none).
-
-    Raises:
-        InputError: there is no such run or artifact; names both, and what the run holds instead. A file is not
-            the one that the run logged, or was taken away from a folder or added to it.
-    """
-    info = run_info(run_id)
+def fetch(run: StoredRun, artifact_path: str) -> Path:
+    """See `StoredRun.file`."""
     _check_artifact_path(artifact_path)
     # MLflow puts what it downloads under its last name: `maps/x` and `variants/x` are two things
-    folder = scratch() / run_id / PurePosixPath(artifact_path).parent
+    folder = scratch() / run.run_id / PurePosixPath(artifact_path).parent
     folder.mkdir(parents=True, exist_ok=True)
     try:
         found = ask(
-            mlflow.artifacts.download_artifacts, run_id=run_id, artifact_path=artifact_path, dst_path=str(folder)
+            mlflow.artifacts.download_artifacts,
+            run_id=run.run_id,
+            artifact_path=artifact_path,
+            dst_path=str(folder),
         )
     except (MlflowException, OSError) as error:
         raise InputError(
-            f"run {run_id} ({info.name}, {info.status}) has no artifact '{artifact_path}' that can be read: "
-            f"{first_line(error)}. It holds: {', '.join(artifact_names(run_id)) or 'nothing'}"
+            f"run {run.run_id} ({run.name}, {run.status}) has no artifact '{artifact_path}' that can be read: "
+            f"{first_line(error)}. It holds: {', '.join(run.artifacts()) or 'nothing'}"
         ) from None
-    if HASHES_TAG in info.tags and artifact_path != HASHES:
-        _verify(info, artifact_path, Path(found))
+    if HASHES_TAG in run.tags and artifact_path != HASHES:
+        _verify(run, artifact_path, Path(found))
     return Path(found)
 
 
-def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
+def _verify(run: StoredRun, artifact_path: str, found: Path) -> None:
     """Raise InputError where a downloaded file or folder is not what the run logged.
 
     Files that are not in the run's table are taken as they are (the study adds some later), but not within a
@@ -137,17 +126,11 @@ def _verify(run: RunInfo, artifact_path: str, found: Path) -> None:
             )
 
 
-def _logged_by(run: RunInfo) -> dict[str, str]:
+def _logged_by(run: StoredRun) -> dict[str, str]:
     """The run's `sha256.json`, if it is the one that its tag tells of; this process fetches it once."""
-    here = scratch() / run.run_id / HASHES
-    if here.is_file() and contents(here) == run.tags[HASHES_TAG]:
-        return json.loads(here.read_text(encoding="utf-8"))
-    if HASHES not in artifact_names(run.run_id):
-        raise InputError(
-            f"run {run.run_id} ({run.name}): '{HASHES}', by which its files are known again, is missing: "
-            f"{_again(run)}"
-        )
-    path = fetch(run.run_id, HASHES)
+    path = scratch() / run.run_id / HASHES
+    if not path.is_file():
+        fetch(run, HASHES)
     if contents(path) != run.tags[HASHES_TAG]:
         raise InputError(
             f"run {run.run_id} ({run.name}): '{HASHES}' is not the file that the run logged: {_again(run)}"
@@ -155,29 +138,10 @@ def _logged_by(run: RunInfo) -> dict[str, str]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _again(run: RunInfo) -> str:
+def _again(run: StoredRun) -> str:
     """Advice when a file of a run fails its hash check. A study reuses the run as long as it exists."""
     notebook = STAGES.get(run.stage, "its notebook")
     return f"restore it, or delete the run (`mlflow runs delete --run-id {run.run_id}`) and run {notebook} again"
-
-
-def artifact_names(run_id: str) -> list[str]:
-    """The names of what a run holds, at the top level; folders end in `/`."""
-    return [item.path + ("/" if item.is_dir else "") for item in mlflow_client().list_artifacts(run_id)]
-
-
-def read_table(run_id: str, name: str) -> pd.DataFrame:
-    """A table that `log_table` logged. Raises InputError as `fetch` does."""
-    import pandas as pd
-
-    path = fetch(run_id, name)
-    return pd.read_parquet(path) if table_suffix(name) == ".parquet" else pd.read_csv(path)
-
-
-def versions(run_id: str, names: Sequence[str]) -> dict[str, str]:
-    """Versions of packages that a run was made with, as far as it had them."""
-    found = json.loads(fetch(run_id, "environment.json").read_text())["packages"]
-    return {name: found[name] for name in names if name in found}
 
 
 def table_suffix(name: str) -> str:

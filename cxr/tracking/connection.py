@@ -1,4 +1,4 @@
-"""Which MLflow store: its address, whether it answers, and calls that wait for a store that is away."""
+"""Which MLflow store: its address, whether it answers, what it takes, and calls that wait while it is away."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import errno
 import functools
 import logging
 import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import mlflow
@@ -23,16 +24,9 @@ from cxr.core import arrays
 from cxr.core.errors import InputError, first_line
 from cxr.tracking import views
 
-if TYPE_CHECKING:
-    pass
-
-
 _PROBE_SECONDS = 5
-
-
 _SERVER = ("http://", "https://")
-
-
+_MAX_PARAM = 500  # characters; MLflow would cut at 6000, and a table of runs is unreadable long before
 _TEXT = "ä · → ≥"  # such as is in descriptions
 
 
@@ -110,10 +104,10 @@ def connect(tracking_uri: str | None = None) -> str:
             with lock:  # MLflow makes the tables now: of two processes that find none, one would fail
                 probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
                 ask(probe) if is_step else _check_text(uri, probe)
+        except InputError:
+            raise
         # SQLAlchemy, requests, drivers: each store fails in its own way, and a person can only put right the URI
         except Exception as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(_unreachable(uri, error)) from None
     mlflow.set_tracking_uri(uri)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # which MLflow leaves alone when it was told the same URI before
@@ -142,22 +136,16 @@ def _check_text(uri: str, probe: Callable[..., Any]) -> None:
         ) from None
 
 
-def artifact_root() -> Path | None:
-    """The local folder of a SQLite store's artifacts; None for a server, which has its own."""
-    database = _sqlite_path(mlflow.get_tracking_uri())
-    return database.parent / "artifacts" if database else None
-
-
 def experiment_id(name: str) -> str:
     """The id of the experiment `name`, which is created where missing. Raises InputError if it was deleted."""
     client = mlflow_client()
     found = client.get_experiment_by_name(name)
     if found is None:
-        root = artifact_root()
+        database = _sqlite_path(mlflow.get_tracking_uri())  # a server has a place of its own for files
         try:
             # The UI then opens on runs and metrics, not on traces of language models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            location = (root / name).as_uri() if root else None
+            location = (database.parent / "artifacts" / name).as_uri() if database else None
             client.create_experiment(name, location, tags={**kind, **views.tags()})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
@@ -276,12 +264,9 @@ def _check_database(path: Path) -> None:
     advice = "choose another store with --tracking-uri or MLFLOW_TRACKING_URI"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=_PROBE_SECONDS)
-        try:
+        with closing(sqlite3.connect(path, timeout=_PROBE_SECONDS)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
-        finally:
-            connection.close()
     except OSError as error:
         raise InputError(f"{path.parent}: cannot hold the MLflow store ({error.strerror}): {advice}") from None
     except sqlite3.Error as error:
@@ -349,3 +334,15 @@ def active_run_id() -> str:
     if run is None:
         raise InputError("no run is open: run the cell that calls `tracking.start` first")
     return run.info.run_id
+
+
+def param_value(value: Any) -> str:
+    """A parameter as MLflow shows and filters it: lists with commas; long ones cut (see parameters.yaml)."""
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= _MAX_PARAM else f"{text[: _MAX_PARAM - 30]} … (see parameters.yaml)"
+
+
+def key_of(name: str) -> str:
+    """A name that MLflow takes as metric or image key, whatever file or class it comes from."""
+    clean = re.sub(r"[^A-Za-z0-9_\-. /]", "_", name)
+    return "/".join(part.strip(" ") for part in clean.split("/") if part.strip(" .")) or "_"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -9,17 +10,13 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cxr.core import architectures
-from cxr.core.errors import InputError
-from cxr.core.params import Params
-from cxr.tracking.source import NOT_IN_CODE, code_version, contents, sha256
-
-if TYPE_CHECKING:
-    pass
 from cxr.core.execution import STAGES
+from cxr.core.params import Params
 from cxr.tracking.connection import notebooks_folder, project
+from cxr.tracking.source import NOT_IN_CODE, SHOWING, code_version, contents, sha256
 
 # What a stage computes does not depend on these. `data` is a path: the manifest's hash, an input of the train
 # run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
@@ -27,8 +24,6 @@ _NOT_IN_FINGERPRINT = frozenset(
     {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
     | {"model_a", "model_b", "like_a", "like_b"}
 )
-
-
 _OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
 
 
@@ -36,9 +31,9 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
     """SHA-256, in hexadecimal, of all that the results of a stage depend on.
 
     That is the settings that matter to it (not the names of things, paths or run ids), its inputs, and
-    `code_version` of its notebook. Where `weights` stands for files, their contents count, not their path; where
-    `architecture` is a function of the user's, so does the file that it is in. Versions of packages are not part
-    of it: they are logged with each run.
+    `code_version` of its notebook; where what is shown is the product (`4_compare`), how it looks counts. Where
+    `weights` stands for files, their contents count, not their path; where `architecture` is a function of the
+    user's, so does the file that it is in. Versions of packages are not part of it: they are logged with each run.
     """
     values = settings.model_dump(mode="json")
     left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | _OF_PHANTOM
@@ -47,29 +42,17 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
         values["weights"] = _weights(values["weights"], values["architecture"])
     if architectures.is_entry_point(str(values.get("architecture"))):
         values["architecture_source"] = architectures.source_hash(values["architecture"])
-    return sha256(
-        json.dumps(
-            {
-                "stage": stage,
-                "settings": values,
-                "inputs": dict(inputs),
-                "code": _code_version(_notebook_name(stage), notebooks or notebooks_folder()),
-            },
-            sort_keys=True,
-            allow_nan=False,
-        )
-    )
+    notebook = (notebooks or notebooks_folder()) / f"{STAGES[stage]}.ipynb"
+    code = code_version(notebook, without=NOT_IN_CODE - SHOWING if stage == "compare" else NOT_IN_CODE)
+    parts = {"stage": stage, "settings": values, "inputs": dict(inputs), "code": code}
+    return sha256(json.dumps(parts, sort_keys=True, allow_nan=False))
 
 
-def _code_version(notebook: str, folder: Path) -> str:
-    """`code_version` of a notebook; where figures are the product (`4_compare`), what draws them counts."""
-    drawn = {"report.figures"} if notebook == STAGES["compare"] else set()
-    return code_version(folder / f"{notebook}.ipynb", without=NOT_IN_CODE - drawn)
-
-
+@functools.cache
 def environment() -> dict[str, Any]:
     """Python, platform, and the version of every installed package, without importing any."""
-    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    metadata = [distribution.metadata for distribution in importlib.metadata.distributions()]
+    installed = {package["Name"]: package["Version"] for package in metadata}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -91,12 +74,6 @@ def git_tags() -> dict[str, str]:
 def _git(*words: str) -> str:
     command = ["git", "-C", str(project()), *words]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
-
-
-def _notebook_name(stage: str) -> str:
-    if stage not in STAGES:
-        raise InputError(f"unknown stage '{stage}': known are {', '.join(STAGES)}")
-    return STAGES[stage]
 
 
 def _weights(weights: str, architecture: str) -> str:

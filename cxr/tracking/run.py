@@ -1,10 +1,13 @@
-"""The run of a notebook: opened, logged to, closed."""
+"""Runs as they are made: that of a notebook, opened, logged to, closed; and those of whoever runs notebooks."""
 
 from __future__ import annotations
 
 import atexit
+import json
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,20 +15,34 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import yaml
+from mlflow.entities import Metric, Param, RunTag
 
 from cxr.core import display, processes
+from cxr.core.errors import InputError
 from cxr.core.execution import STAGES
 from cxr.core.params import SCHEMA, Params
-from cxr.tracking import artifacts, log, manage, ui
-from cxr.tracking.connection import ask, check_reach, connect, experiment_id, mlflow_client, notebooks_folder
+from cxr.tracking import artifacts, descriptions, entities
+from cxr.tracking.connection import (
+    ask,
+    check_reach,
+    connect,
+    experiment_id,
+    key_of,
+    mlflow_client,
+    notebooks_folder,
+    param_value,
+)
 from cxr.tracking.provenance import environment, fingerprint, git_tags
-from cxr.tracking.query import SCHEMA_TAG, RunInfo, run_info, run_url, upstream
 from cxr.tracking.source import cell_version, code_cells
+from cxr.tracking.stored import SCHEMA_TAG, StoredRun, run_url, stored, upstream
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
+
+
+_FIGURE_PIXELS = 800  # the UI shows a picture in its own size, in a column about so wide
 
 
 class Run:
@@ -48,10 +65,12 @@ class Run:
         """Where the run's page in the MLflow UI is."""
         return run_url(self.run_id)
 
-    def figure(self, figure: Figure, name: str) -> None:
-        """Log a figure as `name` (`.png`, `.svg`, `.pdf`), show it, and close it."""
-        log.log_figure(figure, name)
-        display.show_figure(figure)
+    def figure(self, figure: Figure, name: str, *, show: bool = True) -> None:
+        """Log a figure as `name` (`.png`, `.svg`, `.pdf`), show it, and close it. `show=False` leaves it open."""
+        with artifacts.new_file(self.run_id, name) as path:
+            figure.savefig(path, bbox_inches="tight", dpi=150)
+        if show:
+            display.show_figure(figure)
 
     def table(
         self,
@@ -69,7 +88,9 @@ class Run:
                 not shown.
             links: for columns of run ids, what makes an id's address (`cxr.tracking.run_url`).
         """
-        log.log_table(table, name)
+        suffix = artifacts.table_suffix(name)
+        with artifacts.new_file(self.run_id, name) as path:
+            table.to_parquet(path, index=False) if suffix == ".parquet" else table.to_csv(path, index=False)
         if show is False or not len(table):
             return
         if show is not True:
@@ -77,46 +98,76 @@ class Run:
         display.show_table(table, links=links)
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers; see `cxr.tracking.log.log_metrics` for names, NaN and infinity."""
-        log.log_metrics(values, step)
+        """Log numbers. Names may hold letters, digits, `_-./` and spaces; others become `_`.
+
+        A value that is NaN or infinite is not logged, as SQL stores keep a NaN as 0 with a flag, and sort and plot
+        it as 0; its name goes into the run's tag `cxr.undefined` (comma-separated) instead.
+        """
+        client = mlflow_client()
+        now = int(time.time() * 1000)
+        numbers = {key_of(name): float(value) for name, value in values.items()}
+        finite = [Metric(key, value, now, step or 0) for key, value in numbers.items() if math.isfinite(value)]
+        for first in range(0, len(finite), 1000):  # MLflow's limit for one request
+            client.log_batch(self.run_id, metrics=finite[first : first + 1000])
+        undefined = [key for key, value in numbers.items() if not math.isfinite(value)]
+        if undefined:
+            known = client.get_run(self.run_id).data.tags.get("cxr.undefined", "")
+            names = dict.fromkeys([*(known.split(",") if known else []), *undefined])
+            client.log_batch(self.run_id, tags=[RunTag("cxr.undefined", ",".join(names))])
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters, by which runs are filtered."""
-        log.log_params(self.run_id, values)
+        """Log parameters, by which runs are filtered. The same value twice is no error, another value is."""
+        _log_params(self.run_id, values)
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, as text."""
-        manage.set_tags(self.run_id, {key: str(value) for key, value in values.items()})
+        set_tags(self.run_id, {key: str(value) for key, value in values.items()})
 
     def json(self, values: Any, name: str) -> None:
-        """Log anything that JSON can hold. Raises ValueError for NaN and infinity."""
-        log.log_json(values, name)
+        """Log anything that JSON can hold. Raises ValueError for NaN and infinity, which JSON has no words for."""
+        self.text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False), name)
 
     def text(self, text: str, name: str) -> None:
         """Log text as a file, in UTF-8."""
-        artifacts.log_text(text, name)
+        artifacts.log_text(self.run_id, text, name)
 
     def file(self, path: str | Path, folder: str = "") -> None:
         """Log a file, under its own name, into a folder of the run's artifacts."""
-        log.log_file(path, folder)
+        artifacts.log_to(self.run_id, Path(path), folder)
 
     def image(self, image: np.ndarray, *, key: str, step: int = 0) -> None:
-        """Log an image, uint8 [h, w] or [h, w, channels], to the run's image grid: row `key`, column `step`."""
-        log.log_image(image, key=key, step=step)
+        """Log an image to the run's image grid.
+
+        Args:
+            image: uint8, (height, width), (height, width, 1), (height, width, 3) or (height, width, 4).
+            key: the row of the grid; characters that MLflow refuses (class names, file names) become `_`.
+            step: the column.
+        """
+        if image.dtype != "uint8":
+            raise InputError(f"image '{key}': pixels have to be uint8 (0 to 255), got {image.dtype}")
+        # MLflow's queue would drop errors
+        mlflow_client().log_image(self.run_id, image, key=key_of(key), step=step, synchronous=True)
 
     def describe(self, text: str, *, figure: Figure | None = None) -> None:
-        """Give the run its description in the MLflow UI (Markdown), with a figure below it, which is closed."""
-        ui.describe(text, figure=figure)
+        """Give the run its description in the MLflow UI (Markdown), with a figure below it, which is closed.
+
+        The figure is logged as `overview.png`, small enough for the column that the UI shows it in.
+        """
         if figure is not None:
+            with artifacts.new_file(self.run_id, descriptions.FIGURE) as path:
+                dpi = min(100, _FIGURE_PIXELS / figure.get_size_inches()[0])
+                figure.savefig(path, bbox_inches="tight", dpi=dpi)
             display.close(figure)
+            text += "\n\n" + descriptions.image(self.run_id)
+        entities.describe_run(self.run_id, text)
 
     def finish(self) -> None:
         """Close the run as FINISHED and complete; the last cell of a notebook. Prints who takes its id.
 
         Logs the peak memory of the kernel as the metric `peak_memory_mib` (not on Windows, which does not tell),
         and `sha256.json`: {artifact path: SHA-256} of all files that this process logged to the run. By these
-        `fetch` knows the files again; the SHA-256 of `sha256.json` is the run's tag `cxr.artifacts_sha256`.
-        (Images of the grid are not in it.)
+        `StoredRun.file` knows the files again; the SHA-256 of `sha256.json` is the run's tag
+        `cxr.artifacts_sha256`. (Images of the grid are not in it.)
 
         In Jupyter, the run is marked as `cxr.edited` when its cells differ from those that the notebook's file
         held at the start: its fingerprint, which was taken of the file, does not hold for it, and a study never
@@ -162,7 +213,7 @@ def start(
     stage: str,
     settings: Params,
     *,
-    reads: Sequence[RunInfo] = (),
+    reads: Sequence[StoredRun] = (),
     inputs: Mapping[str, str] | None = None,
     name: str = "",
     tags: Mapping[str, str] | None = None,
@@ -215,7 +266,7 @@ def start(
         **(tags or {}),
     }
     if given:
-        info = run_info(given)
+        info = stored(given)
         check_reach(mlflow_client().get_experiment_by_name(info.experiment_name))
         if info.fingerprint not in ("", own_fingerprint):
             own_tags["cxr.fingerprint.planned"] = info.fingerprint
@@ -278,3 +329,43 @@ def _papermill_output() -> Path | None:
     except psutil.Error:
         pass  # another user's process, or one that has gone: there is nothing to log then
     return None
+
+
+# ------------------------------------------------------------------------- runs that are not open in this process
+
+
+def create_run(
+    *, experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None = None
+) -> str:
+    """Create a run, without opening it in this process, and return its id."""
+    family = {"mlflow.parentRunId": parent} if parent else {}
+    run = mlflow_client().create_run(
+        experiment_id(experiment), tags={SCHEMA_TAG: SCHEMA, **tags, **family}, run_name=name
+    )
+    _log_params(run.info.run_id, params)
+    return run.info.run_id
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of any run."""
+    for key, value in tags.items():
+        mlflow_client().set_tag(run_id, key, value)
+
+
+def end_run(run_id: str, status: str) -> None:
+    """End any run as FINISHED, FAILED or KILLED; only a FINISHED one can be complete."""
+    client = mlflow_client()
+    if status != "FINISHED" and "cxr.complete" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "cxr.complete")
+    client.set_terminated(run_id, status)
+
+
+def reopen_run(run_id: str) -> None:
+    """Say of an ended run that it is running again."""
+    mlflow_client().update_run(run_id, status="RUNNING")
+
+
+def _log_params(run_id: str, values: Mapping[str, Any]) -> None:
+    items = [Param(key, param_value(value)) for key, value in values.items()]
+    for first in range(0, len(items), 100):  # MLflow's limit for one request
+        mlflow_client().log_batch(run_id, params=items[first : first + 100])

@@ -9,18 +9,21 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from cxr.core.errors import InputError
+from cxr.core.execution import cells_of
 from cxr.core.files import parse
 
 PACKAGE = Path(__file__).resolve().parents[1]
+# What results look like: labels, headings, figures. Only a report, whose product they are, depends on them.
+SHOWING = frozenset({"core.display", "core.methods", "core.tables", "report.figures"})
 # Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
-# a colour changed, or what a parameter is said to be (its value is in the fingerprint).
-NOT_IN_CODE = frozenset({"cli", "core.params", "core.progress", "report.figures", "study", "tracking"})
+# a colour changed, or what a parameter is said to be (its value is in the fingerprint). A function that
+# `core.methods` names is in a module that counts.
+NOT_IN_CODE = SHOWING | {"cli", "core.params", "core.progress", "study", "tracking"}
 # Modules that read files of a folder beside them: with the module come the files.
 _DATA_OF = {"models.weights": "pretrained"}
 
@@ -63,14 +66,8 @@ def code_version(notebook: Path, *, package: Path = PACKAGE, without: Collection
 
 def code_cells(notebook: Path) -> list[str]:
     """The sources of a notebook's code cells, without the one of parameters. Raises InputError."""
-    try:
-        content = json.loads(notebook.read_text(encoding="utf-8"))
-        cells = [cell["source"] for cell in content["cells"] if cell["cell_type"] == "code"]
-    except OSError as error:
-        raise InputError(f"{notebook}: cannot read the notebook ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{notebook}: not a Jupyter notebook (format 4)") from None
-    sources = ("".join(source).strip() for source in cells)
+    cells = (cell for cell in cells_of(notebook) if cell["cell_type"] == "code")
+    sources = ("".join(cell["source"]).strip() for cell in cells)
     return [source for source in sources if source and not source.startswith("# Parameters")]
 
 

@@ -47,8 +47,8 @@ def measure(uri: str, folder: Path, *, repeats: int, megabytes: int) -> dict[str
         "a tag": (lambda: client.set_tag(runs[-1], "x", "y"), repeats),
         "a file of 10 kB": (lambda: client.log_artifact(runs[-1], str(small)), repeats),
         f"a file of {megabytes} MB": (lambda: client.log_artifact(runs[-1], str(large)), 3),
-        f"the same back, {megabytes} MB": (lambda: tracking.fetch(runs[-1], "large.keras"), 3),
-        "all about a run": (lambda: tracking.run_info(runs[-1]), repeats),
+        f"the same back, {megabytes} MB": (lambda: tracking.stored(runs[-1]).file("large.keras"), 3),
+        "all about a run": (lambda: tracking.stored(runs[-1]), repeats),
         "runs of a stage": (lambda: tracking.find("score", experiment="bench", complete=False), repeats),
     }
     found = {}

@@ -112,10 +112,10 @@ class Cell:
             raise SystemExit(f"no score run of {METHOD} in the experiment '{study}': run the study first")
         runs.sort(key=lambda run: int(run.params["seed"]))
         self.run, self.others = runs[0], runs[1:]
-        self.table = tracking.read_table(self.run.run_id, "drift.parquet").sort_values("image_id")
+        self.table = self.run.table("drift.parquet").sort_values("image_id")
         self.size = int(self.run.params["image_size"])
         ids = self.table["image_id"].to_numpy()
-        self.folder = tracking.fetch(self.run.params["attribute_run"], f"maps/{METHOD}")
+        self.folder = tracking.stored(self.run.params["attribute_run"]).file(f"maps/{METHOD}")
         self.before, self.after = (
             maps.take(maps.load(self.folder / f"{checkpoint}.npz"), ids) for checkpoint in ("before", "after")
         )
@@ -226,7 +226,7 @@ def levels_figure(cell: Cell) -> Figure:
         "two heads": (before, head),
     }
     for other in cell.others[:1]:
-        map_set = maps.load(tracking.fetch(other.params["attribute_run"], f"maps/{METHOD}") / "after.npz")
+        map_set = maps.load(tracking.stored(other.params["attribute_run"]).file(f"maps/{METHOD}") / "after.npz")
         if own["image_id"] in map_set.image_id:
             pairs["two seeds"] = (after, maps.take(map_set, [own["image_id"]]).maps[0])
     figure, axes = plt.subplots(2, 6, figsize=(9, 3.5), layout="constrained")
@@ -245,7 +245,7 @@ def levels_figure(cell: Cell) -> Figure:
 
 def regions_figure(cell: Cell) -> Figure:
     """The images whose evidence moved most towards the lesion, and most away from it, by lesion_energy_change."""
-    ids, masks = regions.load(tracking.fetch(cell.run.params["attribute_run"], "regions.npz"))
+    ids, masks = regions.load(tracking.stored(cell.run.params["attribute_run"]).file("regions.npz"))
     figure, axes = plt.subplots(1, 5, figsize=(9, 2.7), layout="constrained", width_ratios=[1, 1, 0.1, 1, 1])
     axes[2].axis("off")
     for highest, panels in ((True, axes[:2]), (False, axes[3:])):
@@ -271,7 +271,7 @@ def correlations(study: str) -> pd.DataFrame:
     """Spearman correlation of every two metrics over images, signed changes by their size: mean over cells."""
     found = []
     for run in tracking.find("score", experiment=study):
-        table = tracking.read_table(run.run_id, "drift.parquet")[list(metric_table.METRICS)]
+        table = run.table("drift.parquet")[list(metric_table.METRICS)]
         found.append(table.assign(**table[SIGNED].abs()).corr("spearman"))
     return sum(found) / len(found)
 
@@ -318,11 +318,11 @@ def levels_table(cell: Cell) -> pd.DataFrame:
 def two_seeds(cell: Cell) -> pd.DataFrame:
     """Every metric between the maps after of the two seeds, for the images that count under both."""
     (other,) = cell.others[:1]
-    images = tracking.read_table(other.run_id, "drift.parquet")
+    images = other.table("drift.parquet")
     images = pd.concat([cell.table, images])[["seed", "image_id", "patient_id"]]
     seeds = {int(run.params["seed"]): run for run in (cell.run, other)}
     map_sets = {
-        seed: maps.load(tracking.fetch(run.params["attribute_run"], f"maps/{METHOD}") / "after.npz")
+        seed: maps.load(tracking.stored(run.params["attribute_run"]).file(f"maps/{METHOD}") / "after.npz")
         for seed, run in seeds.items()
     }
     names = {

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import browser
 
 from cxr import tracking
-from cxr.tracking import views
+from cxr.tracking import entities, views
 
 _PICTURES = "[...document.images].filter(image => image.complete && image.naturalWidth > 100).length"
 
@@ -60,9 +60,9 @@ def pages(experiment: str) -> list[Page]:
     scores = sorted(run.name for run in runs["score"])
     compare, score, train, attribute = (runs[stage][0] for stage in ("compare", "score", "train", "attribute"))
     several = json.dumps([run.run_id for run in runs["score"][:4]], separators=(",", ":"))
-    model = tracking.model_name(experiment, train.params["architecture"])
+    model = entities.model_name(experiment, train.params["architecture"])
 
-    def of(run: tracking.RunInfo, tab: str = "") -> str:
+    def of(run: tracking.StoredRun, tab: str = "") -> str:
         return f"#/experiments/{number}/runs/{run.run_id}{tab}?workflowType=machine_learning"
 
     return [
@@ -104,9 +104,8 @@ def pages(experiment: str) -> list[Page]:
     ]
 
 
-def look(address: str, wanted: list[Page], out: Path) -> dict[str, list[str]]:
-    """Open the pages on the server at `address`; returns what is missing on which."""
-    out.mkdir(parents=True, exist_ok=True)
+def look(address: str, wanted: list[Page], out: Path | None = None) -> dict[str, list[str]]:
+    """Open the pages on the server at `address`; returns what is missing on which. `out`: for screenshots."""
     missing = {}
     with browser.Browser() as page:
         for one in wanted:
@@ -119,7 +118,8 @@ def look(address: str, wanted: list[Page], out: Path) -> dict[str, list[str]]:
             lacks = page.missing(*one.words)
             if one.pictures and not page.wait(f"{_PICTURES} >= {one.pictures}", seconds=60):
                 lacks.append(f"{one.pictures} pictures")
-            page.screenshot(out / f"{one.name}.png")
+            if out:
+                page.screenshot(out / f"{one.name}.png")
             if lacks:
                 missing[one.name] = lacks
             print(
@@ -169,6 +169,7 @@ def main() -> int:
         print(f"no browser found: install one of {', '.join(browser.NAMES)}", file=sys.stderr)
         return 2
     uri = tracking.connect(arguments.tracking_uri)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with server(uri) as address:
         return 1 if look(address, pages(arguments.experiment), arguments.out) else 0
 

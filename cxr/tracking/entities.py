@@ -1,32 +1,106 @@
-"""Checkpoints as MLflow's own models, and its registry."""
+"""What the MLflow UI shows beside numbers and files: descriptions, data sets, models and their registry."""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
 import yaml
-from mlflow.entities import LoggedModelOutput, Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
 from cxr.core.errors import first_line
-from cxr.tracking import descriptions
-from cxr.tracking.connection import active_run_id
-from cxr.tracking.names import key_of, param_value
-
-if TYPE_CHECKING:
-    pass
+from cxr.tracking import descriptions, views
 from cxr.tracking.artifacts import log_text
-from cxr.tracking.connection import StoreGone, experiment_id, mlflow_client
-from cxr.tracking.query import run_info
-from cxr.tracking.ui import evaluated_on
+from cxr.tracking.connection import StoreGone, active_run_id, key_of, mlflow_client, param_value
+from cxr.tracking.source import sha256
+from cxr.tracking.stored import stored
+
+_NOTE = "mlflow.note.content"  # the description of a run or an experiment, in Markdown
+_DESCRIBED = "cxr.description_sha256"  # of the description that was written here: a person's own is left alone
+_MAX_DATASET_NAME, _DIGEST = 500, 12  # MLflow's limits are 500 and 36
+
+
+def describe_run(run_id: str, text: str) -> None:
+    """Give any run its description, unless a person has written another there."""
+    _describe(mlflow_client().get_run(run_id).data.tags, text, functools.partial(mlflow_client().set_tag, run_id))
+
+
+def describe_experiment(experiment: str, text: str, *, methods: Sequence[str], classes: Sequence[str]) -> None:
+    """Give an experiment its description, unless a person has written another, and its views (`views`)."""
+    client = mlflow_client()
+    found = client.get_experiment_by_name(experiment)
+    set_tag = functools.partial(client.set_experiment_tag, found.experiment_id)
+    for key, value in views.tags(methods, [key_of(name) for name in classes]).items():
+        if found.tags.get(key) != value:
+            set_tag(key, value)
+    _describe(found.tags, text, set_tag)
+
+
+def _describe(tags: Mapping[str, str], text: str, set_tag: Callable[[str, str], Any]) -> None:
+    before = tags.get(_NOTE, "")
+    if before and sha256(before) != tags.get(_DESCRIBED):
+        return
+    set_tag(_DESCRIBED, sha256(text))
+    set_tag(_NOTE, text)
+
+
+def log_dataset(
+    name: str, digest: str, *, source: str, columns: Sequence[str], counts: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Log the data set of a train run as MLflow's own entities: what it is trained on, and its test split.
+
+    Two entities, as MLflow keeps one role of a data set in a run.
+
+    Args:
+        name: of the data set, such as "phantom" or the folder's.
+        digest: the manifest's hash; its beginning is enough to tell it by, and is shown beside the name.
+        source: where it is; a path or a word, never read.
+        columns: of the manifest.
+        counts: split to {class: images}.
+    """
+    roles = {
+        "training": (name, {split: counts[split] for split in counts if split != "test"}),
+        "evaluation": (f"{name}, test split", {split: counts[split] for split in counts if split == "test"}),
+    }
+    schema = json.dumps({"mlflow_colspec": [{"name": column, "type": "string"} for column in columns]})
+    datasets = []
+    for role, (called, own) in roles.items():
+        total = sum(sum(of.values()) for of in own.values())
+        profile = json.dumps({"num_rows": total, "images_by_split_and_class": own})
+        about = {
+            "source_type": "local",
+            "source": json.dumps({"uri": source}),
+            "schema": schema,
+            "profile": profile,
+        }
+        datasets.append((Dataset(called[:_MAX_DATASET_NAME], digest[:_DIGEST], **about), role))
+    _log_datasets(datasets)
+
+
+def log_dataset_of(run_id: str) -> None:
+    """Log the data set that a train run was evaluated on as one of this notebook's run too."""
+    _log_datasets([(dataset, "evaluation") for dataset in evaluated_on(mlflow_client().get_run(run_id))])
+
+
+def evaluated_on(run: mlflow.entities.Run) -> list[Dataset]:
+    """Empty for a run of an older version."""
+    found = run.inputs.dataset_inputs
+    return [item.dataset for item in found if any(tag.value == "evaluation" for tag in item.tags)]
+
+
+def _log_datasets(datasets: Sequence[tuple[Dataset, str]]) -> None:
+    if datasets:
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", role)]) for dataset, role in datasets]
+        mlflow_client().log_inputs(active_run_id(), datasets=inputs)
 
 
 def log_model(
@@ -53,7 +127,7 @@ def log_model(
     client = mlflow_client()
     run = client.get_run(run_id)
     if loadable:
-        log_text(_mlmodel(checkpoint, run_id), "checkpoints/MLmodel")
+        log_text(run_id, _mlmodel(checkpoint, run_id), "checkpoints/MLmodel")
     where = f"runs:/{run_id}/checkpoints/{checkpoint}.keras"
     # external: MLflow then does not look for files of its own
     tags = {
@@ -64,9 +138,7 @@ def log_model(
     }
     model = client.create_logged_model(
         run.info.experiment_id,
-        name=re.sub(
-            r"""[/:.%"']""", "_", f"{params['architecture']}-s{params['seed']}-{checkpoint}"
-        ),  # MLflow refuses them
+        name=re.sub(r"""[/:.%"']""", "_", f"{params['architecture']}-s{params['seed']}-{checkpoint}"),  # refused
         source_run_id=run_id,
         tags=tags,
         params={key: param_value(value) for key, value in params.items()},
@@ -74,7 +146,7 @@ def log_model(
     )
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
-    now = int(datetime.now(UTC).timestamp() * 1000)
+    now = int(time.time() * 1000)
     known = evaluated_on(run)[:1]
     of = {"dataset_name": known[0].name, "dataset_digest": known[0].digest} if known else {}
     values = [
@@ -112,9 +184,8 @@ def register(*, architecture: str, seed: Any, weights: str, data: str) -> None:
 
     A store without a registry, or one in which this user may not write, is said in one line and is no error.
     """
-    run = run_info(active_run_id())
+    run = stored(active_run_id())
     name = model_name(run.experiment_name, architecture)
-    experiment = experiment_id(run.experiment_name)
     client = mlflow_client()
     with _registry():
         if _versions_of(run.run_id):
@@ -131,7 +202,7 @@ def register(*, architecture: str, seed: Any, weights: str, data: str) -> None:
             run_id=run.run_id,
             tags={"architecture": architecture, "seed": str(seed), "weights": weights},
             description=descriptions.model_version(
-                architecture, seed, experiment_id=experiment, train_run=run.run_id, data=data
+                architecture, seed, experiment_id=run.experiment_id, train_run=run.run_id, data=data
             ),
         )
         client.set_registered_model_alias(name, f"s{seed}", version.version)
