@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr.training.flat_adam import FlatAdam
+from cxr.training.optimisation import FlatAdam
 
 SHAPES = [(3, 3, 2, 5), (5,), (), (7, 1), (1,)]
 

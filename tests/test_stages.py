@@ -12,10 +12,8 @@ from cxr.data import loading
 from cxr.data import manifest as data_manifest
 from cxr.models import build, targets, weights
 from cxr.models import foreign as models_foreign
-from cxr.models import heads as models_heads
 from cxr.training import batches as training_batches
 from cxr.training import features, stages
-from cxr.training import heads as training_heads
 
 SIZE = 64
 BASE = {
@@ -206,14 +204,10 @@ def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
 
 def test_head_seeds_never_collide_for_neighbours_nor_with_a_runs():
     runs = [0, 1, 2, 3, 41, 42, 2_000_000]
-    seeds = [training_heads.head_seed(run, number) for run in runs for number in range(training_heads.MAX_HEADS)]
+    seeds = [stages.head_seed(run, number) for run in runs for number in range(stages.MAX_HEADS)]
     assert len(set(seeds)) == len(seeds)
     assert min(seeds) >= 2**31 and max(seeds) < 2**32
-    edge = [
-        training_heads.head_seed(2**31 - run, number)
-        for run in (1, 2)
-        for number in range(training_heads.MAX_HEADS)
-    ]
+    edge = [stages.head_seed(2**31 - run, number) for run in (1, 2) for number in range(stages.MAX_HEADS)]
     assert len(set(edge)) == len(edge) and min(edge) >= 2**31 and max(edge) < 2**32
 
 
@@ -235,8 +229,8 @@ def test_saved_heads_come_back(tmp_path, count):
     heads = [
         (rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)) for _ in range(count)
     ]
-    models_heads.save_heads(tmp_path / "heads", heads)
-    loaded = models_heads.load_heads(tmp_path / "heads")
+    weights.save_heads(tmp_path / "heads", heads)
+    loaded = weights.load_heads(tmp_path / "heads")
     assert len(loaded) == count
     for (kernel, bias), (other_kernel, other_bias) in zip(heads, loaded, strict=True):
         assert kernel.dtype == other_kernel.dtype
@@ -251,10 +245,10 @@ def test_files_without_heads_are_refused(tmp_path):
     np.savez(tmp_path / "pickle.npz", **{"0_0": np.array([{}], dtype=object), "0_1": np.zeros(3)})
     for name in ("none.npz", "text.npz", "empty.npz", "array.npy", "pickle.npz"):
         with pytest.raises(InputError, match=f"{name}: cannot be read as heads"):
-            models_heads.load_heads(tmp_path / name)
+            weights.load_heads(tmp_path / name)
     np.savez(tmp_path / "more.npz", **{"0_0": np.zeros((2, 3)), "0_1": np.zeros(3)}, other=np.zeros(1))
     with pytest.raises(InputError, match="holds other beside heads"):
-        models_heads.load_heads(tmp_path / "more.npz")
+        weights.load_heads(tmp_path / "more.npz")
 
 
 # --- what fine-tuning leaves alone, and shows meanwhile
@@ -471,8 +465,8 @@ def test_the_whole_head_of_a_foreign_classifier_is_trained_and_nothing_else(augm
         with explaining.head(model, *head):
             assert np.array_equal(model.get_layer("hidden_2").get_weights()[0], head[2])
     if result.heads:
-        models_heads.save_heads(tmp_path / "heads.npz", result.heads)
-        again = models_heads.load_heads(tmp_path / "heads.npz")
+        weights.save_heads(tmp_path / "heads.npz", result.heads)
+        again = weights.load_heads(tmp_path / "heads.npz")
         for head, loaded in zip(result.heads, again, strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(head, loaded, strict=True))
         assert not np.array_equal(result.heads[0][2], result.heads[1][2]), "each head from weights of its own"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,14 +16,14 @@ from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
 from cxr.models import build, graph, targets
-from cxr.models.heads import Head
+from cxr.models.weights import Head
 from cxr.training import features
 from cxr.training.batches import Arrays, Images
 from cxr.training.checkpointing import Backup
 from cxr.training.fitting import OnEpoch, fit, start_hash
-from cxr.training.heads import MAX_HEADS, another, head_seed
 
-STAGES = ("transfer", "fine_tuning")
+MAX_HEADS = 1000
+_HEAD_SEEDS = 2**31  # seeds of heads begin here; seeds of runs are smaller
 _SECONDS_BETWEEN_BACKUPS = 5.0  # on cached features: an epoch takes milliseconds, and losing a few costs little
 
 
@@ -228,3 +228,34 @@ def _in_float32(model: keras.Model, on_epoch: OnEpoch | None) -> OnEpoch | None:
             on_epoch(epoch, metrics)
 
     return call
+
+
+def another(head: keras.Model, seed: int) -> keras.Model:
+    """A head like `head`, with new weights from seeds of its own.
+
+    Keras' defaults would draw from the global seed instead. Layers of the same kind get different seeds; the last
+    one of each kind gets `seed` itself.
+    """
+    kinds = [type(layer) for layer in head.layers]
+
+    def reseeded(layer: keras.Layer) -> keras.Layer:
+        behind = kinds[head.layers.index(layer) + 1 :].count(type(layer))
+        return type(layer).from_config(_reseeded(layer.get_config(), seed + behind * _HEAD_SEEDS))
+
+    return keras.models.clone_model(head, clone_function=reseeded)
+
+
+def _reseeded(config: Any, seed: int) -> Any:
+    """A layer's configuration with every seed in it replaced by `seed`, also in its initializers."""
+    if not isinstance(config, dict):
+        return config
+    return {key: seed if key == "seed" else _reseeded(value, seed) for key, value in config.items()}
+
+
+def head_seed(seed: int, number: int) -> int:
+    """Seed of extra head `number` (0 to MAX_HEADS - 1) of a run: 2^31 + (MAX_HEADS seed + number) mod 2^31.
+
+    It is the seed of no run: those are below 2^31. Two runs share a head's seed only if their own seeds are two
+    million apart.
+    """
+    return _HEAD_SEEDS + (MAX_HEADS * seed + number) % _HEAD_SEEDS
