@@ -315,8 +315,8 @@ def test_augmentation_sees_other_pixels_and_keeps_the_backbone(sets):
     settings = TrainParams(**BASE, augmentation="light")
     (images, _), _ = sets
     batches = [
-        np.concatenate([x for x, _ in training_batches.dataset(sets[0], s, training=True)])
-        for s in (settings, settings.model_copy(update={"augmentation": "none"}))
+        np.concatenate([x for x, _ in training_batches.dataset(sets[0], settings, training=True, augment=augment)])
+        for augment in (training_batches.augmentation_layers(SIZE, settings.seed), None)
     ]
     assert batches[0].shape == batches[1].shape
     assert np.abs(np.sort(batches[0].ravel()) - np.sort(batches[1].ravel())).mean() > 1

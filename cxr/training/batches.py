@@ -45,12 +45,11 @@ def dataset(
     """Batches of one epoch.
 
     Args:
-        augment: give it if its state matters; None: new layers, if the settings ask for augmentation.
+        augment: what changes the images; None: nothing.
         skip: the number of epochs that are over; their orders of images are drawn and dropped.
     """
     x, y = arrays
     seed = settings.seed if seed is None else seed
-    is_image = x.ndim == 3
     # Row numbers are shuffled, and a batch's rows are read when it is needed: images are never copied as a whole.
     data = tf.data.Dataset.range(len(y))
     if training:
@@ -58,7 +57,6 @@ def dataset(
         for _ in range(skip * _ITERATORS_PER_EPOCH):  # each draws one order of images
             next(iter(data))
     data = data.batch(settings.batch_size).map(lambda rows: (features.gather(x, rows), features.gather(y, rows)))
-    if training and is_image and settings.augmentation != "none":
-        augment = augment or augmentation_layers(x.shape[1], seed)
+    if augment is not None:
         data = data.map(lambda images, labels: (augment(tf.cast(images, tf.float32), training=True), labels))
     return data.prefetch(2)

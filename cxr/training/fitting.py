@@ -15,6 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
+from cxr.data.dataset import STAGES
 from cxr.training.batches import Arrays, augmentation_layers, dataset
 from cxr.training.checkpointing import Backup
 from cxr.training.optimisation import compile_model, graph_optimizers
@@ -27,14 +28,11 @@ def fit(
     model: keras.Model,
     train: Arrays,
     val: Arrays,
-    *,
-    epochs: int,
-    learning_rate: float,
-    patience: int,
     stage: str,
     settings: TrainParams,
-    seed: int,
-    on_epoch: OnEpoch | None,
+    *,
+    seed: int | None = None,
+    on_epoch: OnEpoch | None = None,
     backup: Backup | None = None,
     part: str = "",
     start: str = "",
@@ -43,11 +41,17 @@ def fit(
     """Fit `model`, in place, and end with its best weights. Returns the history.
 
     Args:
-        backup: the state is saved there as `part` (default: `stage`), at most every `every` seconds and at the
-            end.
+        stage: "transfer" or "fine_tuning": whose epochs, learning rate and patience `settings` say.
+        seed: of the order of images and of the augmentation; None: the settings'.
+        backup: the state is saved there as `part`, at most every `every` seconds and at the end.
+        part: of the stage; "": the stage itself, which prints its progress.
         start: hash of what the training begins with (`start_hash`). A state with another hash is not used. By
             default it is computed from the weights now, the settings and the data.
     """
+    epochs, learning_rate, patience = (
+        getattr(settings, f"{STAGES[stage]}_{name}") for name in ("epochs", "learning_rate", "patience")
+    )
+    seed = settings.seed if seed is None else seed
     own = model.variables  # before `compile` adds the metrics' variables
     compile_model(model, learning_rate, settings)
     weights = None
@@ -56,7 +60,7 @@ def fit(
         weights = dict(zip(present, compute_class_weight("balanced", classes=present, y=train[1]), strict=True))
     augmented = train[0].ndim == 3 and settings.augmentation != "none"
     augment = augmentation_layers(train[0].shape[1], seed) if augmented else None
-    log = EpochLog(stage, epochs, on_epoch)
+    log = EpochLog("" if part else stage, epochs, on_epoch)
     stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience, restore_best_weights=True)
     callbacks = [log, keras.callbacks.TerminateOnNaN(raise_error=True), stopping]
     skip, saver = 0, None
