@@ -101,7 +101,7 @@ def transfer(
             progress(f"transfer: extra head {number + 1}/{settings.extra_heads} for the baseline two heads")
             seed = head_seed(settings.seed, number)
             with model.distribute_strategy.scope():
-                other = another(head, seed)
+                other = another(build.head(model), seed)  # `head` is compiled: its optimizer would be copied
             fit(other, *pooled, "transfer", settings, seed=seed, part=f"head_{number}", **saving)
             heads.append(tuple(np.array(v, np.float32) for layer in other.layers for v in layer.weights))
         return Transfer(history, heads)
