@@ -47,19 +47,12 @@ def with_random_markers(manifest: pd.DataFrame, lesion_contrast: float) -> pd.Da
 
 
 def phantom_rows(settings: DataParams) -> pd.DataFrame:
-    """image_id, path, label, patient_id and sha256 of the phantom's images, str."""
+    """image_id, label, patient_id, path and sha256 of the phantom's images, str."""
     table = cases.catalogue(settings.phantom_images, settings.phantom_seed)
     token = "" if settings.shortcut == "none" else "?marker=class"
     paths = [f"phantom://{settings.phantom_seed}/{index}{token}" for index in table["index"]]
-    return pd.DataFrame(
-        {
-            "image_id": table["image_id"].astype(str).to_numpy(),
-            "path": paths,
-            "label": table["label"].astype(str).to_numpy(),
-            "patient_id": table["patient_id"].astype(str).to_numpy(),
-            "sha256": phantom_hashes(paths, settings.lesion_contrast),
-        }
-    )
+    hashes = phantom_hashes(paths, settings.lesion_contrast)
+    return table[["image_id", "label", "patient_id"]].assign(path=paths, sha256=hashes)
 
 
 def generator_hash() -> str:
