@@ -12,8 +12,7 @@ from cxr.data import loading
 from cxr.data import manifest as data_manifest
 from cxr.models import build, targets, weights
 from cxr.models import foreign as models_foreign
-from cxr.training import batches as training_batches
-from cxr.training import features, stages
+from cxr.training import features, fitting, stages
 
 SIZE = 64
 BASE = {
@@ -74,8 +73,8 @@ def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
     # Keras sets `trainable` aside from `training`: a frozen BatchNorm runs in inference mode
     (train, val) = sets
     theirs_history = to_logits.fit(
-        training_batches.dataset(train, settings, training=True),
-        validation_data=training_batches.dataset(val, settings, training=False),
+        fitting.dataset(train, settings, training=True),
+        validation_data=fitting.dataset(val, settings, training=False),
         epochs=settings.transfer_epochs,
         verbose=0,
         shuffle=False,
@@ -292,8 +291,8 @@ def test_weights_in_on_epoch_are_those_of_that_epoch_and_the_best_are_kept(sets)
 def test_augmentation_sees_other_pixels_keeps_the_backbone_and_has_no_extra_heads(sets, capsys):
     settings = TrainParams(**{**BASE, "transfer_epochs": 1, "extra_heads": 2}, augmentation="light")
     batches = [
-        np.concatenate([x for x, _ in training_batches.dataset(sets[0], settings, training=True, augment=augment)])
-        for augment in (training_batches.augmentation_layers(SIZE, settings.seed), None)
+        np.concatenate([x for x, _ in fitting.dataset(sets[0], settings, training=True, augment=augment)])
+        for augment in (fitting.augmentation_layers(SIZE, settings.seed), None)
     ]
     assert batches[0].shape == batches[1].shape
     assert np.abs(np.sort(batches[0].ravel()) - np.sort(batches[1].ravel())).mean() > 1

@@ -19,9 +19,8 @@ from cxr.core.progress import progress
 from cxr.models import build, graph, targets
 from cxr.models.weights import Head
 from cxr.training import features
-from cxr.training.batches import Arrays, Images
 from cxr.training.checkpointing import Backup
-from cxr.training.fitting import OnEpoch, fit, start_hash
+from cxr.training.fitting import Arrays, Images, OnEpoch, fit, start_hash
 
 MAX_HEADS = 1000
 _HEAD_SEEDS = 2**31  # seeds of heads begin here; seeds of runs are smaller
