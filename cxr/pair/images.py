@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from cxr.attribution import maps
 from cxr.core.errors import InputError, some
 from cxr.core.params import DriftParams
-from cxr.data import cache, layouts, loading
+from cxr.data import cache, loading
 from cxr.data import manifest as data_manifest
 from cxr.metrics import classification
 from cxr.pair.models import CHECKPOINTS, Model
@@ -33,7 +33,7 @@ def find(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame, l
 
     Raises: InputError: the data cannot be read, or no image is left.
     """
-    labelled = settings.image_labels == "auto" and layouts.has_labels(settings)
+    labelled = settings.image_labels == "auto" and data_manifest.has_labels(settings)
     notes = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -91,8 +91,8 @@ def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) 
     Raises:
         InputError: the first error.
     """
+    from cxr.data import loading
     from cxr.data import manifest as data_manifest
-    from cxr.data import usable
     from cxr.data.checks import checklist
 
     report = checklist.run(study, manifest=manifest)
@@ -103,7 +103,7 @@ def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) 
         raise InputError(f"data: {errors[0].text}{named}{more}. `cxr check PARAMS.yaml` shows all")
     for finding in report.of("warning"):
         say(f"  {finding.check}: {finding.text}")
-    usable.check_images(manifest, data_manifest.data_root(study))
+    loading.check_images(manifest, data_manifest.data_root(study))
     if architectures:
         _check_networks(study, len(data_manifest.classes(manifest)), architectures)
     return report
