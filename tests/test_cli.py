@@ -131,16 +131,15 @@ def test_options_reach_the_study(params, dry, monkeypatch):
 
     seen = []
     monkeypatch.setattr(runner, "run", lambda *words, **options: seen.append((words, options)) or 1)
-    monkeypatch.setattr(runner, "dry_run", lambda *words, **options: seen.append((words, options)))
     words = ["study", params, "--set", "seed=[4]", "n_boot=200", "--set", "weights=none", "--jobs", "0"]
     words += ["--tracking-uri", "sqlite:////x", "--out", "there", "--fresh", "--scheduler", "tcp://there:8786"]
     words += ["--dry-run"] if dry else []
-    assert main.main(words) == (0 if dry else 1)
+    assert main.main(words) == 1
     (((settings, path, overrides), options),) = seen
-    assert path == params and overrides == {"seed": [4], "n_boot": 200, "weights": "none"}
-    assert (settings.name, settings.seed, settings.weights) == ("demo", [4], "none")
-    own = {} if dry else {"scheduler": "tcp://there:8786"}
-    assert options == {"tracking_uri": "sqlite:////x", "out": "there", "fresh": True, "jobs": 0, **own}
+    assert path == params and overrides == {"seed": [4], "n_boot": 200, "weights": "none", "jobs": 0}
+    assert (settings.name, settings.seed, settings.weights, settings.jobs) == ("demo", [4], "none", 0)
+    places = {"tracking_uri": "sqlite:////x", "out": "there", "scheduler": "tcp://there:8786"}
+    assert options == {**places, "fresh": True, "dry_run": dry}
 
 
 def test_unreachable_server_ends_with_2(params, capsys, monkeypatch):

@@ -238,7 +238,7 @@ def test_a_default_of_a_notebook_that_differs_from_the_study_s_is_refused(tmp_pa
     params = tmp_path / "study.yaml"
     params.write_text("name: fake\n")  # phantom_images: 60 in the notebook, 2000 in StudyParams
     with pytest.raises(InputError, match=r"phantom_images = 60 where a study has 2000.*add it there"):
-        runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks)
+        runner.run(StudyParams.read(params), params, {}, notebooks=notebooks, dry_run=True)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -378,7 +378,7 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     tracking.end_run(old, "FINISHED")
     mlflow.MlflowClient().delete_tag(old, "cxr.schema")
     params = write_params(tmp_path / "study.yaml")
-    assert go(params, notebooks, jobs=2) == 0
+    assert go(params, notebooks, {"jobs": 2}) == 0
     output = capsys.readouterr().out
     assert "experiment fake: 1 run of an earlier version of cxr, which this study does not use" in output
     first = runs_by_stage()
@@ -422,7 +422,8 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert "5 done already, 0 to run" in capsys.readouterr().out
 
     # in a dry run, done steps are comments with their runs
-    runner.dry_run(StudyParams.read(params), params, {}, notebooks=notebooks, out=tmp_path / "out")
+    options = {"notebooks": notebooks, "out": tmp_path / "out", "dry_run": True}
+    assert runner.run(StudyParams.read(params), params, {}, **options) == 0
     assert f"# train/CompactDenseNet/s0: done already, run {train.run_id}" in capsys.readouterr().out
 
 
@@ -490,7 +491,8 @@ def test_a_printed_command_works_when_typed(tmp_path, notebooks, store, capsys):
     params = write_params(tmp_path / "study.yaml")
     out = tmp_path / "o u t"
     overrides = {"seed": [5]}
-    runner.dry_run(StudyParams.read(params, overrides), params, overrides, notebooks=notebooks, out=out)
+    options = {"notebooks": notebooks, "out": out, "dry_run": True}
+    runner.run(StudyParams.read(params, overrides), params, overrides, **options)
     lines = capsys.readouterr().out.splitlines()
     assert not out.exists() and tracking.is_new(store)
     exports = [line for line in lines if line.startswith(("export ", "mkdir "))]
