@@ -504,7 +504,7 @@ def test_the_tables_hold_the_numbers_and_escape_names(page):
     page.id.value = "image-04"
     view = page.explorer.view()
     html = page.table.value
-    assert f"{view.values.loc['overlap', 'value']:.3f}" in html and html.count('class="chosen"') == 1
+    assert f"{view.values.loc['overlap', 'value']:.3f}" in html and html.count("▶") == 1
     assert "two patients" in html and "median of 12 images" in html and "lung" in html
     assert (
         "survives &lt;the&gt; randomisation" in page.notes.value
