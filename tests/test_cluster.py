@@ -78,25 +78,7 @@ def test_no_scheduler_at_an_address(monkeypatch):
 
 
 CLASSES = """
-import atexit, weakref
 import distributed
-
-class NotStarting:
-    _instances = weakref.WeakSet()
-
-    def __init__(self):
-        self._instances.add(self)
-        raise RuntimeError("no credentials\\nmore")
-
-    def close(self, timeout=None):
-        print("closed")
-        raise OSError("nor can it be closed")
-
-def reap():
-    for cluster in list(NotStarting._instances):
-        cluster.close()
-
-atexit.register(reap)
 
 class Unadaptive:
     def __init__(self, **options):
@@ -168,22 +150,6 @@ def test_options_that_do_not_fit_are_one_message(own_classes, name, options, mes
         cluster.opened(file, jobs=1, devices=0),
     ):
         pass
-
-
-def test_a_cluster_that_does_not_start_is_one_message_and_is_closed(own_classes):
-    """In another process, to see that nothing more is printed when it ends."""
-    code = (
-        "import sys; from cxr.study import cluster; from cxr.core.errors import InputError\n"
-        "try:\n    with cluster.opened(sys.argv[1], jobs=1, devices=0): pass\n"
-        "except InputError as error: print(error)"
-    )
-    file = own_classes(cluster="own_clusters.NotStarting")
-    environment = {**os.environ, "PYTHONPATH": str(Path(file).parent)}
-    words = [sys.executable, "-c", code, file]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
-    said = f"--scheduler {file}: own_clusters.NotStarting does not start: no credentials: correct `options`"
-    assert done.stdout.startswith(f"closed\n{said}") and done.stdout.count("closed") == 1
-    assert not done.stderr
 
 
 # ------------------------------------------------------------------------------------------- the embedded one

@@ -334,7 +334,7 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
     np.testing.assert_array_equal(view.before, map_grids.prepare(raw[None], SIZE)[0])
     with np.load(tracking.fetch(attribute, "thumbnails.npz")) as file:
         np.testing.assert_array_equal(view.image, file["images"][4])
-    assert (view.label, view.explained, view.patient_id, view.grid) == (CLASSES[0], CLASSES[0], "p2", "4x4")
+    assert (view.label, view.explained, view.grid) == (CLASSES[0], CLASSES[0], "4x4")
     assert set(view.masks) == {"lesion", "lung"} and view.masks["lesion"].sum() == 12 * 8
     located = view.located.set_index("region")
     assert located.loc["lung", "area"] == 0.5
@@ -348,8 +348,6 @@ def test_parts_of_a_view_belong_to_the_image(explorer):
     assert set(explorer.view().masks) == {"lung"}, "a normal image has no lesion"
     native = explorer.view(grid="native")
     assert native.before.shape == (GRID, GRID) and native.tops[0].sum() == map_features.top_count(0.2, 16)
-    with pytest.raises(InputError, match="grid: 'layer'"):
-        explorer.view(grid="layer")
 
 
 def test_the_course_is_the_images_beside_the_cells(explorer):

@@ -29,7 +29,7 @@ from cxr.core.errors import InputError
 from cxr.core.files import atomic
 from cxr.core.params import StudyParams
 from cxr.data import manifest
-from cxr.study import existing, grid, resuming, runner
+from cxr.study import grid, resuming, runner, study_run
 from cxr.study.session import Session, State
 from cxr.study.session import runner as own_identity
 from cxr.tracking import connection
@@ -171,7 +171,7 @@ def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store,
     resuming.find_done(own, state)
     assert (step.key in state.runs) == (left != "nothing")
     # a worker finds the same when it comes to this step
-    assert existing.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
+    assert study_run.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
 
 
 def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):

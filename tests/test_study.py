@@ -268,6 +268,7 @@ def test_threads_are_shared_between_jobs_and_the_user_s_own_number_is_kept(monke
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     values = session.environment(tracking.project() / "notebooks", 3)
     assert (values["OMP_NUM_THREADS"], values["TF_NUM_INTRAOP_THREADS"]) == ("2", "7")
     assert values["PYTHONHASHSEED"] == "0" and "CXR_NOTEBOOKS" not in values

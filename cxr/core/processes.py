@@ -82,6 +82,18 @@ def stop(first: Iterable[psutil.Process], all_of_them: Iterable[psutil.Process])
             process.kill()
 
 
+def stop_families(parents: Iterable[int]) -> None:
+    """Interrupt processes, given by their ids; kill what is left of them and their descendants as `stop` does."""
+    import psutil
+
+    first, families = [], []
+    for pid in parents:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first.append(psutil.Process(pid))
+            families += [first[-1], *first[-1].children(recursive=True)]
+    stop(first, families)
+
+
 def die_with(process: str) -> None:
     """End this process at once, even if it is busy, when another process on this machine ends.
 

@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError
 from cxr.explore import runs
 from cxr.metrics import map_features, regions, similarity
 from cxr.metrics.map_features import Features
@@ -22,7 +21,6 @@ from cxr.tracking import RunInfo
 
 LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "chance"}
 """The baselines that a score run can have, and what they are called in pictures and tables."""
-GRIDS = ("image", "native")
 _EPOCHS = 7  # at most so many maps during fine-tuning are shown
 # What the variants are that are not at another layer (`cxr.attribution.explaining.variants`).
 _VARIANTS = {
@@ -54,7 +52,6 @@ class View:
     grid: str  # of the raw maps, as "8x8"
     label: str  # the image's class
     explained: str  # the class whose evidence the maps show
-    patient_id: str
     rank: int | None  # 1: the most drift; None: empty
     n_ranked: int
     image: np.ndarray  # uint8 [s, s], at most 128 pixels wide
@@ -88,10 +85,8 @@ def gather(run: RunInfo, choice: Mapping[str, str], *, q: float = 0.20, grid: st
     of the other images that drift less), and for each of LEVELS the image's own `<level>` and the cell's median
     `<level>_median`. Variants have medians of the overlaps only, and no baselines.
 
-    Raises: InputError: unknown `grid`, or an artifact of the runs is missing.
+    Raises: InputError: an artifact of the runs is missing.
     """
-    if grid not in GRIDS:
-        raise InputError(f"grid: '{grid}' is unknown: use one of {', '.join(GRIDS)}")
     image_id, variant, metric = (choice[name] for name in ("image_id", "variant", "metric"))
     attribute, method = run.params["attribute_run"], choice["method"]
     size = int(run.params["image_size"])
@@ -120,7 +115,6 @@ def gather(run: RunInfo, choice: Mapping[str, str], *, q: float = 0.20, grid: st
         grid="x".join(map(str, map_set.maps.shape[1:])),
         label=row["label"],
         explained=row["explained"],
-        patient_id=row["patient_id"],
         rank=None if pd.isna(row[metric]) else ranking[image_id] + 1,
         n_ranked=ranked,
         image=pixels[images[image_id]],

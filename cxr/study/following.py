@@ -19,8 +19,8 @@ from cxr.core.errors import InputError
 from cxr.core.files import from_here
 from cxr.study import cluster, executing, shared_files, study_run
 from cxr.study.console import duration, say
+from cxr.study.executing import Done, Job, StepFailed
 from cxr.study.grid import Step
-from cxr.study.job import Done, Job, StepFailed
 from cxr.study.session import Session, State
 from cxr.study.shared_files import Shared
 
@@ -52,17 +52,12 @@ def run_all(
     waiting, alive = list(waiting), 0.0
     try:
         while waiting:
-            ended = {step.key: step for step in waiting if futures[step.key].done()}
-            told = [events.get() for _ in range(events.qsize())]
-            for event in told:
-                if event["key"] in ended:  # a step that began and ended since the last look: print both, in order
-                    following.note(event)
-            for step in ended.values():
+            ended = [step for step in waiting if futures[step.key].done()]
+            for _ in range(events.qsize()):
+                following.note(events.get())
+            for step in ended:
                 waiting.remove(step)
                 following.end(step, futures[step.key])
-            for event in told:
-                if event["key"] not in ended:
-                    following.note(event)
             if where.lost and waiting:
                 raise InputError(_SCHEDULER_GONE)
             following.show([step for step in waiting if step.key in following.began])

@@ -14,8 +14,8 @@ from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.execution import RUN_LINE
 from cxr.core.files import atomic
-from cxr.study import existing, shared_files, study_run
 from cxr.study import session as sessions
+from cxr.study import shared_files, study_run
 from cxr.study.console import duration, say
 from cxr.study.grid import Setup, Step
 from cxr.study.session import Session, State
@@ -30,7 +30,7 @@ def find_done(session: Session, state: State) -> None:
     state.recorded = _recorded(session)
     for step in session.steps:
         if all(key in state.runs for key in step.needs):
-            run = existing.find(
+            run = study_run.find_step(
                 step,
                 session.study.name,
                 session.fingerprint_of(step, state.runs),
