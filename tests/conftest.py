@@ -4,11 +4,32 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def new_store(tmp_path_factory) -> Callable[[Path], str]:
+    """Makes an MLflow store without runs in a folder, and returns its URI.
+
+    MLflow takes ten seconds to make its tables, so it makes them once, and the others are copies.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    made = tmp_path_factory.mktemp("empty_store") / "mlflow.db"
+    SqlAlchemyStore(f"sqlite:///{made}", str(made.parent / "artifacts"))
+
+    def copy(folder: Path) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made, folder / "mlflow.db")
+        return f"sqlite:///{folder}/mlflow.db"
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -329,7 +329,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def hosts(tmp_path, monkeypatch):
+def hosts(tmp_path, monkeypatch, new_store):
     """An MLflow server, a Dask scheduler, and two workers, each with its own home and cache."""
     server, scheduler = (f"127.0.0.1:{free_port()}" for _ in range(2))
     running = []
@@ -353,7 +353,7 @@ def hosts(tmp_path, monkeypatch):
 
     host, port = server.split(":")
     start(
-        "server", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server/mlflow.db",
+        "server", "mlflow", "server", "--backend-store-uri", new_store(tmp_path / "runs"),
         "--artifacts-destination", str(tmp_path / "server" / "artifacts"), "--serve-artifacts",
         "--host", host, "--port", port, "--workers", "1", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
     )  # fmt: skip
@@ -523,10 +523,10 @@ def test_a_worker_that_joins_later_is_checked_at_its_first_step(tmp_path, two_se
 
 
 @pytest.mark.slow
-def test_a_study_on_a_cluster_of_two_processes_from_a_file(tmp_path, two_seeds, capsys, monkeypatch):
+def test_a_study_on_a_cluster_of_two_processes_from_a_file(tmp_path, two_seeds, capsys, monkeypatch, new_store):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path / "store"))
     options = {"out": Path("out"), "notebooks": write_notebooks(tmp_path / "notebooks", train=TABLE)}
     options["scheduler"] = str(PROJECT / "params" / "clusters" / "local.yaml")
     assert runner.run(StudyParams.read(two_seeds), Path("study.yaml"), {}, **options) == 0

@@ -126,9 +126,9 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
+def uri(tmp_path_factory, new_store):
     folder = tmp_path_factory.mktemp("explore")
-    tracking.connect(f"sqlite:///{folder}/mlflow.db")
+    tracking.connect(new_store(folder))
     store = Store(folder)
     store.cells("bare", "Net", 0, ["layercam"], full=False)
     store.cells("full", "Net", 10, ["layercam"], full=True)

@@ -36,11 +36,11 @@ from cxr.tracking import connection
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, new_store):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "")
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        yield tracking.connect(f"sqlite:///{tmp_path_factory.mktemp('interruption')}/mlflow.db")
+        yield tracking.connect(new_store(tmp_path_factory.mktemp("interruption")))
 
 
 def session(tmp_path, *, steps=(), **values) -> Session:

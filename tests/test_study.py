@@ -104,8 +104,8 @@ def notebooks(tmp_path):
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    uri = f"sqlite:///{tmp_path}/store/mlflow.db"
+def store(tmp_path, monkeypatch, new_store):
+    uri = new_store(tmp_path / "store")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     return uri
@@ -488,7 +488,10 @@ def test_a_notebook_that_is_not_finished_or_fails_after_finish_is_not_done(tmp_p
 
 
 @pytest.mark.slow
-def test_a_printed_command_works_when_typed(tmp_path, notebooks, store, capsys):
+def test_a_printed_command_works_when_typed(tmp_path, notebooks, monkeypatch, capsys):
+    store = f"sqlite:///{tmp_path}/store/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     params = write_params(tmp_path / "study.yaml")
     out = tmp_path / "o u t"
     overrides = {"seed": [5]}
