@@ -25,7 +25,7 @@ from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
 from cxr.data import manifest as data_manifest
-from cxr.study import cluster, preflight, runner, shared_files
+from cxr.study import cluster, grid, preflight, runner, session, shared_files
 from cxr.study import worker as study_worker
 
 # ------------------------------------------------------------------------------------------- parameters
@@ -40,8 +40,8 @@ from cxr.study import worker as study_worker
         ("cluster: a.B\nworker: 2", "worker: Extra inputs are not permitted"),
         ("cluster: a.B\nworkers: 2\nminimum: 3", r"file: .*minimum must be at most workers \(2\), got 3"),
         ("cluster: a.B\nminimum: 0", r"minimum must be at most workers \(None\)"),
-        ("- slurm", "not a YAML file of 'key: value' lines"),
-        ("", "not a YAML file"),
+        ("- slurm", "expected 'key: value' lines, got a list"),
+        ("", "cluster: Field required"),
         ("a: [", "not a YAML file"),
         ("cluster: distributed.NoCluster", "the module distributed has no NoCluster: correct `cluster`"),
         ("cluster: distributed.none.Cluster", "distributed.none.Cluster cannot be imported: No module named"),
@@ -61,7 +61,7 @@ def test_the_files_that_come_with_it_are_valid(file):
 
 @pytest.mark.parametrize("scheduler", ["there.yaml", "here", "slurm"])
 def test_an_unknown_scheduler_is_refused(scheduler):
-    with pytest.raises(InputError, match=f"--scheduler {scheduler}: (cannot read it|use local, an address)"):
+    with pytest.raises(InputError, match=f"{scheduler}: (cannot read the parameter file|use local, an address)"):
         cluster.check(scheduler)
 
 
@@ -250,17 +250,12 @@ def shared(tmp_path, images):
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "DenseNet201.npz").write_bytes(b"weights")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / shared_files.RUNNING).write_text("runner")
+    (tmp_path / "out" / shared_files.RUNNING).write_text(session.runner())
     settings = StudyParams.read(params)
-    return shared_files.used_by(
-        settings,
-        runner="runner",
-        tracking_uri=f"sqlite:///{tmp_path}/store/mlflow.db",
-        out=tmp_path / "out",
-        params_file=params,
-        notebooks=sorted(write_notebooks(tmp_path / "notebooks").glob("*.ipynb")),
-        manifest=data_manifest.build_manifest(settings),
-    )
+    steps = grid.plan(settings)
+    setup = grid.Setup(params, {}, notebooks=write_notebooks(tmp_path / "notebooks"), out=tmp_path / "out")
+    uri, manifest = f"sqlite:///{tmp_path}/store/mlflow.db", data_manifest.build_manifest(settings)
+    return shared_files.used_by(session.Session(settings, setup, steps, manifest, uri, environment={}), steps)
 
 
 def test_a_study_shares_parameters_notebooks_some_images_weights_and_its_folder(tmp_path, images, shared):
@@ -292,7 +287,7 @@ def test_the_folder_for_notebooks_must_be_the_very_same_and_let_one_write(tmp_pa
     assert shared_files.trouble(shared).startswith(f"does not see {probe}, which the study wrote: all")
     probe.unlink()
     assert shared_files.trouble(shared).startswith(f"does not see {probe}")
-    probe.write_text("runner")
+    probe.write_text(shared.runner)
 
     def refuse(**_):
         raise PermissionError(13, "Permission denied")

@@ -17,10 +17,10 @@ from typing import Annotated, Any, Self
 
 import dask
 import distributed
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cxr.core.errors import InputError, first_line
+from cxr.core.params import read_yaml
 from cxr.study import worker as study_worker
 from cxr.study.shared_files import Shared
 
@@ -56,13 +56,7 @@ class ClusterParams(BaseModel):
     def read(cls, path: Path) -> ClusterParams:
         """Read a cluster's file. Raises InputError."""
         try:
-            return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise InputError(f"--scheduler {path}: cannot read it ({error.strerror})") from None
-        except (yaml.YAMLError, TypeError, UnicodeDecodeError):
-            raise InputError(
-                f"--scheduler {path}: not a YAML file of 'key: value' lines: see those in params/clusters"
-            ) from None
+            return cls(**read_yaml(path))
         except ValidationError as error:
             what = "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}, got {e['input']!r}" for e in error.errors()
@@ -263,7 +257,7 @@ def _file(scheduler: str) -> Path:
 
 
 def check_workers(cluster: Cluster, shared: Shared) -> None:
-    """Check that all workers can work for a study. Raises InputError that names the first that cannot."""
+    """Check that all workers see what a study uses. Raises InputError that names the first that does not."""
     for worker, trouble in cluster.client.run(study_worker.trouble, shared, on_error="return").items():
         if trouble:  # an exception if cxr is not installed there
             raise InputError(f"the worker {worker}: {trouble}")

@@ -18,7 +18,7 @@ from cxr.core import processes
 from cxr.core.errors import InputError, first_line
 from cxr.core.files import from_here
 from cxr.core.params import StudyParams
-from cxr.study import cluster, following, preflight, results, resuming, study_run
+from cxr.study import cluster, following, preflight, results, resuming, shared_files, study_run
 from cxr.study import session as sessions
 from cxr.study.console import say
 from cxr.study.grid import Setup, Step
@@ -156,7 +156,10 @@ def _run(session: Session, state: State, scheduler: str) -> int:
 
 def _run_waiting(session: Session, state: State, waiting: list[Step], where: cluster.Cluster) -> bool:
     """Run the steps that are not done, after the last checks; False when interrupted."""
-    shared = preflight.check_workers(session, waiting, where)
+    shared = None
+    if not where.embedded:
+        shared = shared_files.used_by(session, waiting)
+        cluster.check_workers(where, shared)
     report = None
     if any(step.runs_network for step in waiting):
         to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]
