@@ -9,7 +9,8 @@ from urllib.request import urlopen
 import pytest
 
 from cxr.cli import main
-from cxr.cli.parser import commands_of
+
+COMMANDS = ("check", "study", "drift", "ui", "models", "params", "completion")
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def error_of(capsys) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("command", ["", *commands_of(main.parser())])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
@@ -47,19 +48,21 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["stdy"], "cxr: error: no such command: stdy: did you mean study?"),
-        (["banana"], "cxr: error: no such command: banana"),
-        (["--verson"], "cxr: error: no such option: --verson: did you mean --version?"),
-        (["study", "x", "--sett", "seed=[0]"], "cxr study: error: no such option: --sett: did you mean --set?"),
-        (["study", "x.yaml", "--jbs=2"], "cxr study: error: no such option: --jbs: did you mean --jobs?"),
-        (["check", "x.yaml", "y.yaml"], "cxr check: error: one word too many: y.yaml"),
+        ([], "the following arguments are required: COMMAND"),
+        (["stdy"], "invalid choice: 'stdy' (choose from"),
+        (["study"], "the following arguments are required: PARAMS.yaml"),
+        (["study", "x.yaml", "--jbs=2"], "unrecognized arguments: --jbs=2"),
+        (["study", "x.yaml", "--jobs", "-1"], "argument --jobs: a whole number from 0, got '-1'"),
+        (["ui", "--port", "x"], "argument --port: a whole number from 0, got 'x'"),
+        (["check", "x.yaml", "y.yaml"], "unrecognized arguments: y.yaml"),
     ],
 )
-def test_mistyped_words_are_answered_with_what_was_perhaps_meant(words, message, capsys):
+def test_usage_errors_end_with_2_and_say_what_is_wrong(words, message, capsys):
     with pytest.raises(SystemExit) as end:
         main.main(words)
     assert end.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1] == message
+    error = capsys.readouterr().err
+    assert error.startswith("usage: cxr") and message in error.splitlines()[-1]
 
 
 def test_help_imports_nothing_heavy():
@@ -83,16 +86,6 @@ def test_a_dry_run_does_not_import_tensorflow(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "words", [[], ["banana"], ["study"], ["study", "x.yaml", "--jobs", "-1"], ["ui", "--port", "x"]]
-)
-def test_usage_errors_end_with_2(words, capsys):
-    with pytest.raises(SystemExit) as end:
-        main.main(words)
-    assert end.value.code == 2
-    assert "usage: cxr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
