@@ -1,5 +1,6 @@
 """Clusters, what their workers must see, and workers that are lost."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import servers
 import test_study
 import yaml
 from conftest import PROJECT
@@ -317,68 +319,67 @@ def test_relative_paths_are_those_of_the_runner(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------- workers elsewhere
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
-def hosts(tmp_path, monkeypatch, new_store):
-    """An MLflow server, a Dask scheduler, and two workers, each with its own home and cache."""
-    server, scheduler = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    running = []
-
-    def start(name, *words, **environment):
-        folder = tmp_path / name
-        (folder / "tmp").mkdir(parents=True)
-        own = {"HOME": str(folder), "CXR_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "tmp")}
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "CXR"))}
-        with open(folder / "log.txt", "w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *words],
-                cwd=folder,
-                env={**clean, **own, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        running.append(process)
-        return process
-
-    host, port = server.split(":")
-    start(
-        "server", "mlflow", "server", "--backend-store-uri", new_store(tmp_path / "runs"),
-        "--artifacts-destination", str(tmp_path / "server" / "artifacts"), "--serve-artifacts",
-        "--host", host, "--port", port, "--workers", "1", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
-    )  # fmt: skip
-    start("scheduler", "dask", "scheduler", "--host", host, "--port", scheduler.split(":")[1], "--no-dashboard")
-
-    def worker(name):
-        words = ("dask", "worker", f"tcp://{scheduler}", "--nthreads", "1", "--no-nanny", "--no-dashboard")
-        return start(name, *words, "--name", name)
-
-    found = types.SimpleNamespace(
-        uri=f"http://{server}",
-        scheduler=f"tcp://{scheduler}",
-        start=worker,
-        workers={name: worker(name) for name in ("left", "right")},
-    )
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
-    monkeypatch.setattr(preflight, "check", lambda *_: None)
-    _wait(lambda: _answers(server) and _answers(scheduler))
-    yield found
-    for process in running:
+@contextlib.contextmanager
+def started(folder, *words, **environment):
+    """A module that runs with a home and a cache of its own; it and its children are killed at the end."""
+    (folder / "tmp").mkdir(parents=True)
+    own = {"HOME": str(folder), "CXR_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "tmp")}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "CXR"))}
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=folder,
+            env={**clean, **own, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
         for one in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
             one.kill()
         process.kill()
         process.wait()
 
 
-def _answers(address: str) -> bool:
-    host, port = address.split(":")
+@pytest.fixture(scope="module")
+def services(tmp_path_factory, new_store):
+    """The addresses of an MLflow server and of a Dask scheduler."""
+    folder, host = tmp_path_factory.mktemp("services"), "127.0.0.1"
+    server, scheduler = (str(servers.free_port()) for _ in range(2))
+    mlflow = (
+        *("mlflow", "server", "--backend-store-uri", new_store(folder), "--workers", "1", "--serve-artifacts"),
+        *("--artifacts-destination", str(folder / "artifacts"), "--host", host, "--port", server),
+    )
+    dask = ("dask", "scheduler", "--host", host, "--port", scheduler, "--no-dashboard")
+    with (
+        started(folder / "server", *mlflow, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+        started(folder / "scheduler", *dask),
+    ):
+        _wait(lambda: _answers(server) and _answers(scheduler))
+        yield f"http://{host}:{server}", f"tcp://{host}:{scheduler}"
+
+
+@pytest.fixture
+def hosts(tmp_path, monkeypatch, services):
+    """An MLflow server, a Dask scheduler, and two workers, each with its own home and cache."""
+    uri, scheduler = services
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(preflight, "check", lambda *_: None)
+    words = ("dask", "worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--name")
+    with contextlib.ExitStack() as stack:
+
+        def start(name):
+            return stack.enter_context(started(tmp_path / name, *words, name))
+
+        workers = {name: start(name) for name in ("left", "right")}
+        yield types.SimpleNamespace(uri=uri, scheduler=scheduler, start=start, workers=workers)
+
+
+def _answers(port: str) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 def _wait(condition, seconds=120):
@@ -395,16 +396,11 @@ tracking.log_table(manifest.assign(seed=settings.seed), "table.parquet")
 """
 
 
-def tables(*, experiment="fake"):
-    """The tables of the train runs, by seed."""
-    runs = tracking.find("train", experiment=experiment)
-    return {run.params["seed"]: tracking.read_table(run.run_id, "table.parquet") for run in runs}
-
-
 def assert_tables(params):
     """The tables of the train runs are those that this process computes."""
     manifest = data_manifest.build_manifest(StudyParams.read(params))
-    found = tables()
+    runs = tracking.find("train", experiment="fake")
+    found = {run.params["seed"]: tracking.read_table(run.run_id, "table.parquet") for run in runs}
     assert found.keys() == {"0", "1"}
     for seed, table in found.items():
         pd.testing.assert_frame_equal(table, manifest.assign(seed=int(seed)), check_exact=True)
@@ -511,8 +507,8 @@ def test_a_worker_that_joins_later_is_checked_at_its_first_step(tmp_path, two_se
     monkeypatch.setattr(cluster, "check_workers", then_replaced)
     options = {"out": tmp_path / "out", "notebooks": notebooks, "scheduler": hosts.scheduler}
     with pytest.raises(InputError, match=r"the worker tcp://.*: cannot read .*\.png .*same path"):
-        runner.run(StudyParams.read(two_seeds), two_seeds, {}, **options)
-    [run] = tracking.find(experiment="fake", complete=False)
+        runner.run(StudyParams.read(two_seeds, {"name": "late"}), two_seeds, {"name": "late"}, **options)
+    [run] = tracking.find(experiment="late", complete=False)
     assert (run.stage, run.status) == ("study", "FAILED")
     assert not (tmp_path / "out" / ".running").exists()
 
