@@ -205,31 +205,19 @@ def _drifts_more(values: pd.Series | None, own: float, metric: str) -> float:
 def _located(table: pd.DataFrame, image_id: str) -> pd.DataFrame:
     """The share of the maps' energy in each region of the image, and the mean change over all images."""
     row = table.loc[image_id]
-    found = [name for name in regions.regions_in(table.columns) if pd.notna(row[f"{name}_area"])]
-    return pd.DataFrame(
-        [
-            {
-                "region": name,
-                "area": row[f"{name}_area"],
-                "before": row[f"{name}_energy_before"],
-                "after": row[f"{name}_energy_after"],
-                "change": row[f"{name}_energy_change"],
-                "change_mean": table[f"{name}_energy_change"].mean(),
-            }
-            for name in found
-        ],
-        columns=["region", "area", "before", "after", "change", "change_mean"],
-    )
+    names = [name for name in regions.regions_in(table.columns) if pd.notna(row[f"{name}_area"])]
+    columns = {"area": "area", "before": "energy_before", "after": "energy_after", "change": "energy_change"}
+    own = {part: [row[f"{name}_{column}"] for name in names] for part, column in columns.items()}
+    means = [table[f"{name}_energy_change"].mean() for name in names]
+    return pd.DataFrame({"region": names, **own, "change_mean": means})
 
 
 def _predictions(train_run: str, classes: tuple[str, ...], image_id: str) -> pd.DataFrame:
-    checkpoints = ("before", "after")
-    rows = {
-        checkpoint: runs.table_of(train_run, f"predictions_{checkpoint}.parquet").loc[image_id]
-        for checkpoint in checkpoints
-    }
-    found = {checkpoint: [float(row[f"p_{k}"]) for k in range(len(classes))] for checkpoint, row in rows.items()}
-    return pd.DataFrame({"class": classes, **found})
+    found = {"class": classes}
+    for checkpoint in ("before", "after"):
+        row = runs.table_of(train_run, f"predictions_{checkpoint}.parquet").loc[image_id]
+        found[checkpoint] = [float(row[f"p_{k}"]) for k in range(len(classes))]
+    return pd.DataFrame(found)
 
 
 @lru_cache(maxsize=128)

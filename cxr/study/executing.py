@@ -70,12 +70,10 @@ class Done:
 
     Attributes:
         again: whether the run existed already.
-        changed: whether code or settings changed between the start of the study and that of the notebook.
     """
 
     run_id: str
     again: bool = False
-    changed: bool = False
 
 
 class StepFailed(Exception):
@@ -222,7 +220,7 @@ def _end(job: Job, run_id: str, code: int, *, stopped: bool) -> Done:
         tracking.log_file_as(run_id, notebook, "notebook.ipynb")
     run = tracking.run_info(run_id)
     if code == 0 and run.complete:
-        return Done(run_id, changed="cxr.fingerprint.planned" in run.tags)
+        return Done(run_id)
     if stopped:
         if not run.complete:
             tracking.end_run(run_id, "KILLED")

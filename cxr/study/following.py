@@ -179,8 +179,6 @@ class Following:
         except CancelledError:
             raise InputError(_SCHEDULER_GONE) from None
         state.runs[step.key] = done.run_id
-        if done.changed:
-            say(f"  {step.name}: the code or the settings changed after the study started")
         return f"done already, run {done.run_id}" if done.again else f"done in {took}"
 
     def show(self, running: Sequence[Step]) -> None:
