@@ -130,6 +130,9 @@ def test_two_studies_do_not_write_into_one_folder(tmp_path):
     with resuming.claimed(tmp_path):  # the other study is dead
         assert (tmp_path / ".running").read_text() == own_identity()
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: cannot write there .*--out"), resuming.claimed(tmp_path / "file"):
+        pass
 
 
 @pytest.mark.parametrize("case", ["own", "another run's", "half written"])
@@ -198,10 +201,10 @@ def test_several_processes_make_one_new_store(tmp_path):
     command = [sys.executable, "-c", "import sys; from cxr import tracking; tracking.connect(sys.argv[1])"]
     made = [
         subprocess.Popen([*command, f"sqlite:///{tmp_path}/new/mlflow.db"], stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(2)
     ]
     errors = [process.communicate()[1] for process in made]
-    assert [process.returncode for process in made] == [0] * 4, errors
+    assert [process.returncode for process in made] == [0] * 2, errors
     assert not list(tmp_path.glob("**/*.lock"))
 
 

@@ -1,4 +1,4 @@
-"""What is checked before the first notebook starts: parameters, folder, workers, images, weights and layers."""
+"""What is checked before the first notebook starts: parameters, images, weights and layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr.core.errors import InputError
@@ -38,18 +37,6 @@ def plan_and_check(study: StudyParams, setup: Setup) -> list[Step]:
                     f"{ours[name]!r}, as it is not in {setup.params_file}: add it there"
                 )
     return steps
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, and see that it can be written to. Raises InputError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot write there ({error.strerror}): choose another folder with --out"
-        ) from None
 
 
 def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> findings.Report:

@@ -93,15 +93,23 @@ def check_abandoned(run: tracking.RunInfo, name: str) -> None:
 
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Keep other studies out of the folder: they would overwrite each other's notebooks. Raises InputError."""
+    """Make the folder, and keep other studies out of it: they would overwrite each other's notebooks.
+
+    Raises: InputError: another study is writing there, or nobody can.
+    """
     lock = out / shared_files.RUNNING
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         holder = lock.read_text(encoding="utf-8")
         pid = processes.lives(holder)
         if pid not in (0, os.getpid()):
             raise InputError(f"{out}: another study is writing there (process {pid}): choose another with --out")
-    with atomic(lock) as temporary:
-        temporary.write_text(sessions.runner(), encoding="utf-8")
+    try:
+        with atomic(lock) as temporary:
+            temporary.write_text(sessions.runner(), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot write there ({error.strerror}): choose another folder with --out"
+        ) from None
     try:
         yield
     finally:

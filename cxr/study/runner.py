@@ -137,7 +137,6 @@ def _run(session: Session, state: State, scheduler: str) -> int:
     resuming.stop_abandoned(session)
     resuming.find_done(session, state)
     waiting = [step for step in session.steps if step.key not in state.runs]
-    preflight.make_folder(session.setup.out)
     say(
         f"study {session.study.name}: {len(session.steps)} notebooks, {len(state.runs)} done already, "
         f"{len(waiting)} to run, into {from_here(session.setup.out)}"
