@@ -133,7 +133,7 @@ def _run(words: list[str], environment: Mapping[str, str], log: Path) -> int:
                     text = f"\r\x1b[K{line.strip()}" if terminal else line
                     print(text, end="", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
-            processes.stop_families([process.pid])
+            processes.stop([process.pid])
             raise
         finally:
             if terminal:

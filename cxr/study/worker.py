@@ -43,7 +43,7 @@ class Notebooks(WorkerPlugin):
         """Interrupt the notebooks of these tasks (None: of all): papermill saves them. Then kill what is left."""
         chosen = {key: process for key, process in list(self.running.items()) if keys is None or key in keys}
         self.stopped |= chosen.keys()
-        processes.stop_families(process.pid for process in chosen.values())
+        processes.stop(process.pid for process in chosen.values())
 
     @contextlib.contextmanager
     def using(self, uri: str) -> Iterator[None]:
