@@ -162,7 +162,6 @@ class Following:
     def _end(self, step: Step, future: distributed.Future, took: str) -> str:
         """Fill `state` with the end of a step, and return it in words."""
         state = self.state
-        files = f"{from_here(self.session.setup.out / step.file)}.ipynb and .log"
         try:
             done: Done = future.result()
         except StepFailed as failure:
@@ -170,16 +169,17 @@ class Following:
                 lacking = next(key for key in step.needs if key in state.failures)
                 state.failures[step.key] = f"not run: needs {lacking}"
                 return state.failures[step.key]
-            state.failures[step.key] = failure.reason
-            return f"FAILED after {took}: {failure.reason} (see {files})"
+            reason = failure.reason
         except distributed.KilledWorker:
             reason = "several workers were lost with this notebook: it may need more memory than they have"
-            state.failures[step.key] = reason
-            return f"FAILED after {took}: {reason} (see {files})"
         except CancelledError:
             raise InputError(_SCHEDULER_GONE) from None
-        state.runs[step.key] = done.run_id
-        return f"done already, run {done.run_id}" if done.again else f"done in {took}"
+        else:
+            state.runs[step.key] = done.run_id
+            return f"done already, run {done.run_id}" if done.again else f"done in {took}"
+        state.failures[step.key] = reason
+        files = f"{from_here(self.session.setup.out / step.file)}.ipynb and .log"
+        return f"FAILED after {took}: {reason} (see {files})"
 
     def show(self, running: Sequence[Step]) -> None:
         """Show the last progress lines of the running notebooks behind the bar."""
