@@ -135,12 +135,14 @@ def test_options_reach_the_study(params, dry, monkeypatch):
     assert options == {**places, "fresh": True, "dry_run": dry}
 
 
-def test_unreachable_server_ends_with_2(params, capsys, monkeypatch):
+def test_unreachable_server_ends_with_2_and_writes_nothing(params, capsys, monkeypatch, tmp_path):
     from cxr.study import preflight
 
     monkeypatch.setattr(preflight, "plan_and_check", lambda *_: [])  # the real notebooks are tested elsewhere
-    assert main.main(["study", params, "--tracking-uri", "http://127.0.0.1:9"]) == 2
+    words = ["--tracking-uri", "http://127.0.0.1:9", "--out", str(tmp_path / "out")]
+    assert main.main(["study", params, *words]) == 2
     assert "no MLflow server answers at http://127.0.0.1:9" in error_of(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_ends_with_130(params, capsys, monkeypatch):

@@ -313,22 +313,6 @@ def test_report_is_for_readers(tmp_path):
 # -- before anything runs
 
 
-def test_unreachable_server_is_found_out_at_once(tmp_path, notebooks, monkeypatch):
-    params = write_params(tmp_path / "study.yaml")
-    began = time.monotonic()
-    with pytest.raises(InputError, match="no MLflow server answers at http://127.0.0.1:9"):
-        runner.run(
-            StudyParams.read(params),
-            params,
-            {},
-            tracking_uri="http://127.0.0.1:9",
-            notebooks=notebooks,
-            out=tmp_path / "out",
-        )
-    assert time.monotonic() - began < 10
-    assert not (tmp_path / "out").exists()
-
-
 def test_data_is_checked_before_the_first_run(tmp_path, notebooks, store):
     params = write_params(tmp_path / "study.yaml")
     overrides = {"data": str(tmp_path / "nowhere")}
