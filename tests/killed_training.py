@@ -32,14 +32,8 @@ def arm(moment):
     stages._SECONDS_BETWEEN_BACKUPS = 0.0
     if moment == "in stage 1":
         arm_batch("transfer", epoch=3)
-    elif moment == "in a head":
-        arm_batch("head_0", epoch=3)
-    elif moment == "in epoch 1":
-        arm_batch("fine_tuning", epoch=1)
     elif moment == "in epoch 2":
         arm_batch("fine_tuning", epoch=2)
-    elif moment == "in epoch 3":
-        arm_batch("fine_tuning", epoch=3)
     elif moment == "while writing":
         atomic = checkpointing.atomic
 

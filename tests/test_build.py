@@ -233,6 +233,8 @@ def test_bad_models():
         description.check("InceptionV3", target="final", image_size=96, **options)
     with pytest.raises(InputError, match="has no layer 'mixed11'.*such as mixed10"):
         description.check("CompactInception", target="mixed11", image_size=96, **options)
+    with pytest.raises(InputError, match="none.h5"):
+        description.check("CompactInception", weights="none.h5", target="final", image_size=96, n_classes=2)
 
 
 # ------------------------------------------------------------------------------------- networks of the user's

@@ -124,13 +124,6 @@ def predict(
     }
 
 
-def predictions(manifest: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    """The table of one model's predictions: see `cxr.training.stages.prediction_table`."""
-    from cxr.training import stages
-
-    return stages.prediction_table(manifest, probabilities, list(classes))
-
-
 def measured(
     manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]
 ) -> dict[str, float]:
@@ -218,7 +211,9 @@ def select(
         raise InputError("explain: the true class is not known, as there are no labels: use predicted")
     explain = {"auto": "true" if labelled else "predicted"}.get(explain, explain)
     images = {"auto": "correct" if labelled else "all"}.get(images, images)
-    tables = {name: predictions(manifest, probabilities[name], classes) for name in CHECKPOINTS}
+    from cxr.training.stages import prediction_table
+
+    tables = {name: prediction_table(manifest, probabilities[name], list(classes)) for name in CHECKPOINTS}
     predicted = {"predicted": tables["B"]["predicted"], "predicted_a": tables["A"]["predicted"]}
     if not labelled:
         for table in tables.values():
