@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from cxr.core.errors import InputError
 from cxr.metrics import map_grids, metric_table, regions
-from cxr.statistics import contrasts
+from cxr.statistics import bootstrap, estimates
 
 TOP, LEFT, ALL, NONE = (
     np.array(m, bool) for m in ([[1, 1], [0, 0]], [[1, 0], [1, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]])
@@ -232,8 +232,9 @@ def test_summary_resamples_patients_and_crossed_seeds():
     row = regions.summary(table, n_boot=500).iloc[0]
     assert (row["n_images"], row["n_patients"]) == (60, 10)
     name = "lesion_energy_change"
-    cell = tuple(table[["architecture", "method"]].iloc[0])
-    expected = contrasts.contrast(table, name, {cell: 1}, statistic="mean", n_boot=500)
+    by_seed = table.pivot(index=["image_id", "patient_id"], columns="seed", values=name)
+    draws = bootstrap.patient_replicates(by_seed, n_boot=500, statistic="mean").to_numpy()
+    expected = estimates.estimate(by_seed.mean(), draws, n_patients=10)
     assert row["energy_change"] == pytest.approx(expected.value)
     assert row["energy_change_ci_low"] == pytest.approx(expected.low)
     assert row["energy_change_ci_high"] == pytest.approx(expected.high)

@@ -129,3 +129,14 @@ def wanted_metrics(names: Iterable[str] | None) -> list[str]:
     if unknown:
         raise InputError(f"names: unknown metrics {unknown}; known are {list(METRICS)}.")
     return [name for name in METRICS if name in names]
+
+
+def sign_of_stability(name: str) -> int:
+    """1 if higher values of the metric mean more stable maps, -1 if lower ones do.
+
+    Raises InputError for a metric without a direction (a signed change).
+    """
+    higher = METRICS[name].higher_is_more_stable
+    if higher is None:
+        raise InputError(f"primary_metric: {name} has no direction of stability: use another, such as overlap")
+    return 1 if higher else -1

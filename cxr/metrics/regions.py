@@ -121,7 +121,6 @@ def summary(
     by: Sequence[str] = ("architecture", "method"),
     level: float = 0.95,
     n_boot: int = 2000,
-    rng_seed: int = 0,
 ) -> pd.DataFrame:
     """Per group and region, where the evidence lies before and after, and which way it moved.
 
@@ -130,7 +129,7 @@ def summary(
     table : a row per image and seed with the columns of `by`, image_id, patient_id, seed, and those of
         `region_table`; an image at most once a group and seed.
     by : columns that make a group.
-    level, n_boot, rng_seed : of the interval.
+    level, n_boot : of the interval.
 
     Returns
     -------
@@ -168,7 +167,7 @@ def summary(
     for key, group in table.groupby(by, sort=False, dropna=False):
         for region in regions_in(table.columns):
             own = group[group[f"{region}_energy_change"].notna()]
-            change, low, high = _change(own, f"{region}_energy_change", level, n_boot, rng_seed)
+            change, low, high = _change(own, f"{region}_energy_change", level, n_boot)
             rows.append(
                 dict(zip(by, key, strict=True))
                 | {"region": region, "n_images": len(own), "n_patients": own["patient_id"].nunique()}
@@ -179,20 +178,12 @@ def summary(
     return pd.DataFrame(rows, columns=[*by, *_SUMMARY])
 
 
-def _change(rows: pd.DataFrame, name: str, level: float, n_boot: int, rng_seed: int) -> tuple[float, float, float]:
+def _change(rows: pd.DataFrame, name: str, level: float, n_boot: int) -> tuple[float, float, float]:
     """Mean of the column, and its interval: see `summary`."""
-    cells = {
-        (seed,): own[["image_id", "patient_id"]].assign(value=own[name])
-        for seed, own in rows.groupby("seed", sort=False)
-    }
-    if not cells:
-        return (float("nan"),) * 3
-    means = [own["value"].mean() for own in cells.values()]
-    draws = bootstrap.patient_replicates(cells, n_boot=n_boot, rng_seed=rng_seed, statistic="mean").to_numpy()
-    if len(means) == 1:
-        return (float(means[0]), *bootstrap.interval(draws[:, 0], level))
-    found = estimates.estimate(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
-    return found.value, found.low, found.high
+    by_seed = rows.pivot(index=["image_id", "patient_id"], columns="seed", values=name)
+    draws = bootstrap.patient_replicates(by_seed, n_boot=n_boot, statistic="mean").to_numpy()
+    means = [own.mean() for _, own in rows.groupby("seed")[name]]
+    return estimates.located(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
 
 
 def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.ndarray]) -> None:

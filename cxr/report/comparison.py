@@ -16,7 +16,8 @@ from cxr.attribution import maps
 from cxr.metrics import baselines
 from cxr.metrics.metric_table import METRICS
 from cxr.metrics.similarity import compare_maps
-from cxr.statistics import bootstrap, estimates
+from cxr.statistics import bootstrap
+from cxr.statistics.estimates import holm, located
 
 if TYPE_CHECKING:
     from cxr.attribution.maps import MapSet
@@ -35,6 +36,7 @@ LEVELS = {
 
 
 PARTS = ("median", "q25", "q75", "ci_low", "ci_high")
+LOCATED = ("median", "ci_low", "ci_high")
 
 
 def score_table(
@@ -65,9 +67,7 @@ def summarise(
     identical maps also the headline index `<metric>_corrected` (`baselines.corrected` of the medians of the
     metric and of its baseline two patients) with its interval.
 
-    With one seed, intervals are percentiles of a bootstrap over patients; they describe these two checkpoints.
-    With several seeds they cover new trainings and new patients (`estimates.estimate`): percentiles over so few
-    seeds would be too short. Intervals are cut at the bounds of the metric's values.
+    Intervals are those of `cxr.statistics.estimates.located`, cut at the bounds of the metric's values.
 
     Counts: n_images, n_scored (neither map empty), n_empty, n_empty_before, n_empty_after, n_patients (of all
     images), n_seeds. Rows with an empty map count as images, but in no median.
@@ -82,55 +82,30 @@ def summarise(
         "n_patients": int(table["patient_id"].nunique()),
         "n_seeds": int(table["seed"].nunique()),
     }
-    wanted = [name for metric in METRICS for name in (metric, *(f"{metric}_{key}" for key in LEVELS))]
-    wanted = [name for name in wanted if name in table]
-    seeds = {seed: rows for seed, rows in table.groupby("seed") if not flags.loc[rows.index].any(axis=1).all()}
-    cells = {
-        (name, seed): rows[["image_id", "patient_id"]].assign(value=rows[name].to_numpy(float))
-        for name in wanted
-        for seed, rows in seeds.items()
-        if rows[name].notna().any()
-    }
-    draws = bootstrap.patient_replicates(cells, n_boot=n_boot, rng_seed=rng_seed) if cells else None
-    medians = {cell: float(rows["value"].median()) for cell, rows in cells.items()}
+    wanted = {name: metric for metric in METRICS for name in (metric, *(f"{metric}_{key}" for key in LEVELS))}
+    wanted = {name: metric for name, metric in wanted.items() if name in table}
+    scored = table[~flags.any(axis=1).groupby(table["seed"]).transform("all")]  # seeds with anything to score
+    values = scored.pivot(index=["image_id", "patient_id"], columns="seed", values=list(wanted))
+    values = values.dropna(axis=1, how="all")  # columns (name, seed)
+    draws = bootstrap.patient_replicates(values, n_boot=n_boot, rng_seed=rng_seed)
+    medians = values.median()
     options = {"level": level, "n_patients": out["n_patients"]}
-    for name in wanted:
-        own = [cell for cell in cells if cell[0] == name]
-        present = table[name].dropna().to_numpy(float)
-        quartiles = np.quantile(present, [0.25, 0.75]) if len(present) else [np.nan, np.nan]
-        out |= {f"{name}_q25": float(quartiles[0]), f"{name}_q75": float(quartiles[1])}
-        found = _located([medians[cell] for cell in own], draws[own].to_numpy() if own else None, **options)
-        found = np.clip(found, *METRICS[_metric_of(name)].bounds)
-        out |= {
-            f"{name}_{part}": value for part, value in zip(("median", "ci_low", "ci_high"), found, strict=True)
-        }
-    for metric in wanted:
-        other = f"{metric}_two_patients"
-        if metric in METRICS and METRICS[metric].identical == 1 and other in table:
-            own = [seed for seed in seeds if (metric, seed) in cells and (other, seed) in cells]
-            index = [baselines.corrected(medians[metric, seed], medians[other, seed]) for seed in own]
-            both = [draws[[(name, seed) for seed in own]].to_numpy() for name in (metric, other)] if own else None
-            found = np.clip(_located(index, baselines.corrected(*both) if own else None, **options), None, 1)
-            names = (f"{metric}_corrected_{part}" for part in ("median", "ci_low", "ci_high"))
-            out |= dict(zip(names, found, strict=True))
+    for name, metric in wanted.items():
+        own = [cell for cell in values if cell[0] == name]
+        found = located(medians[own].to_numpy(), draws[own].to_numpy(), **options)
+        found = np.clip(found, *METRICS[metric].bounds)
+        out |= {f"{name}_q{share}": float(table[name].quantile(share / 100)) for share in (25, 75)}
+        out |= {f"{name}_{part}": value for part, value in zip(LOCATED, found, strict=True)}
+    for name, metric in wanted.items():
+        other = f"{name}_two_patients"
+        if name == metric and METRICS[metric].identical == 1 and other in table:
+            own = [seed for key, seed in values if key == name and (other, seed) in values]
+            point, two_patients = ([(key, seed) for seed in own] for key in (name, other))
+            index = baselines.corrected(medians[point].to_numpy(), medians[two_patients].to_numpy())
+            replicates = baselines.corrected(draws[point].to_numpy(), draws[two_patients].to_numpy())
+            found = np.clip(located(index, replicates, **options), None, 1)
+            out |= {f"{name}_corrected_{part}": value for part, value in zip(LOCATED, found, strict=True)}
     return out
-
-
-def _metric_of(name: str) -> str:
-    """The metric of a column that holds its values or a baseline of it."""
-    return next(metric for metric in METRICS if name in (metric, *(f"{metric}_{key}" for key in LEVELS)))
-
-
-def _located(
-    per_seed: Sequence[float], draws: np.ndarray | None, *, level: float, n_patients: int
-) -> tuple[float, float, float]:
-    """Value and interval from the values of each seed and their replicates [n_boot, k]; NaN without any."""
-    if draws is None:
-        return (float("nan"),) * 3
-    if len(per_seed) == 1:
-        return (float(per_seed[0]), *bootstrap.interval(draws[:, 0], level))
-    found = estimates.estimate(per_seed, draws, n_patients=n_patients, level=level)
-    return found.value, found.low, found.high
 
 
 def pooled(
@@ -263,5 +238,5 @@ def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
     if not rows:
         return pd.DataFrame(columns=[*CELL, "metric", "standardised", "p", "sees"])
     out = pd.DataFrame(rows)
-    out["p"] = out.groupby(CELL, sort=False)["p"].transform(estimates.holm)
+    out["p"] = out.groupby(CELL, sort=False)["p"].transform(holm)
     return out.assign(sees=out["p"] < 0.05)

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError
-from cxr.metrics.metric_table import METRICS
-from cxr.report.comparison import CELL
-from cxr.statistics import bootstrap, stability_ranks
-
-
-def replicates(scores: pd.DataFrame, metric: str, *, n_boot: int = 2000) -> pd.DataFrame:
-    """Bootstrap medians of `metric` in every cell from the same draws (`bootstrap.paired_replicates`)."""
-    tables = {
-        cell: table[["image_id", "patient_id", "seed"]].assign(value=table[metric].to_numpy(float))
-        for cell, table in scores.groupby(CELL, sort=False)
-    }
-    return bootstrap.paired_replicates(tables, n_boot=n_boot, crossed=True)
+from cxr.metrics.metric_table import sign_of_stability
+from cxr.statistics import stability_ranks
 
 
 def ranking(
@@ -27,29 +18,31 @@ def ranking(
 
     Args:
         summary: `pooled`.
-        metric: a metric with a direction (`higher_is_more_stable` is not None).
-        draws: `replicates` of the metric; None: no probabilities.
+        metric: a metric with a direction.
+        draws: `cxr.statistics.bootstrap.paired_replicates` of the metric; None: no probabilities.
 
     Returns: (one row an architecture; a column a method, and `P(<method>)`, the bootstrap probability of that
         rank), and the reversals of `cxr.statistics.stability_ranks.reversals` with `method_a`, `method_b` added.
+        Ties share their mean rank. A cell that is missing or NaN has rank NaN, and does not count among the
+        others.
     Raises: InputError for a metric without a direction.
     """
-    higher = METRICS[metric].higher_is_more_stable
-    if higher is None:
-        raise InputError(f"primary_metric: {metric} has no direction of stability: use another, such as overlap")
-    values = summary[CELL].assign(value=summary[f"{metric}_median"], higher_is_more_stable=higher)
-    ranks = stability_ranks.order(values)
-    methods = list(ranks.columns)
+    sign = sign_of_stability(metric)
+    values = summary.pivot(index="architecture", columns="method", values=f"{metric}_median")
+    stability = sign * values.loc[summary["architecture"].unique(), summary["method"].unique()]
+    draws = None if draws is None else sign * draws
+    methods = list(stability.columns)
+    ranks = stability.rank(ascending=False)
     if draws is not None:
-        probability = stability_ranks.rank_probabilities(draws, higher_is_more_stable=higher)
+        probability = stability_ranks.rank_probabilities(draws)
         for method in methods:
             ranks[f"P({method})"] = [
                 probability.at[(method, name), int(rank)] if rank == rank and rank == int(rank) else np.nan
                 for name, rank in ranks[method].items()
             ]
-    found = []
-    for number, method_a in enumerate(methods):
-        for method_b in methods[number + 1 :]:
-            for row in stability_ranks.reversals(values, method_a, method_b, replicates=draws):
-                found.append({"method_a": method_a, "method_b": method_b, **row})
+    found = [
+        {"method_a": method_a, "method_b": method_b, **row}
+        for method_a, method_b in combinations(methods, 2)
+        for row in stability_ranks.reversals(stability, method_a, method_b, replicates=draws)
+    ]
     return ranks, found

@@ -14,15 +14,14 @@ from cxr.core.errors import InputError
 from cxr.metrics import multiverse_rankings
 from cxr.metrics import regions as places
 from cxr.metrics.metric_table import METRICS
-from cxr.metrics.multiverse import DEFAULT
+from cxr.metrics.multiverse import PAIR
 from cxr.report import comparison, epochs, rankings, scores
 from cxr.report.evidence import Evidence, power_table
 from cxr.report.scores import Study
 from cxr.statistics import contrasts
+from cxr.statistics.bootstrap import paired_replicates
 from cxr.statistics.rank_tests import paired_tests
-
-PAIR = ("layercam", "gradcampp")
-"""The two methods whose rankings the paper compares."""
+from cxr.statistics.score_rows import Scores
 
 
 def say(text: str) -> None:
@@ -48,8 +47,9 @@ def ranking(study: Study, summary: pd.DataFrame, metric: str, *, n_boot: int) ->
 
     Returns: one row an architecture, with its name as the index; one row a reversal.
     """
+    values = Scores.of(study.scores, metric).values
     try:
-        draws = rankings.replicates(study.scores, metric, n_boot=n_boot)
+        draws = paired_replicates(values, n_boot=n_boot)
     except InputError as error:
         draws = None
         say(f"**No bootstrap of the ranking:** {error}")
@@ -68,7 +68,7 @@ def differences(evidence: Evidence) -> pd.DataFrame:
 
 def interactions(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
     """Whether a difference between architectures depends on the method (`contrasts.interaction`)."""
-    table = contrasts.interaction(study.scores, metric, n_boot=n_boot, level=level)
+    table = contrasts.interaction(Scores.of(study.scores, metric, n_boot=n_boot, level=level))
     if table.empty:
         say("Not asked: it needs two architectures and two methods.")
     return table
@@ -76,7 +76,7 @@ def interactions(study: Study, metric: str, *, level: float, n_boot: int) -> pd.
 
 def rank_tests(study: Study, metric: str) -> pd.DataFrame:
     """Rank tests over patients (`cxr.statistics.rank_tests.paired_tests`)."""
-    table = paired_tests(study.scores, metric)
+    table = paired_tests(Scores.of(study.scores, metric))
     if table.empty:
         say("Not asked: there is one architecture.")
     return table
@@ -116,7 +116,7 @@ def multiverse(study: Study) -> Multiverse:
         )
         return Multiverse(*(pd.DataFrame() for _ in range(4)), methods=())
     same = {"layer-final", *(["default", "score-softmax", "norm-positive"] if study.methods_coincide else [])}
-    analyses = multiverse_rankings.analyses(rows, default={**DEFAULT, "images": study.params["images"]})
+    analyses = multiverse_rankings.analyses(rows, images=study.params["images"])
     orders = multiverse_rankings.rankings(analyses, coincide=same)
     shares = multiverse_rankings.summary(orders)
     total = shares.iloc[0]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cxr.metrics.metric_table import METRICS
+from cxr.metrics.metric_table import METRICS, sign_of_stability
 from cxr.report.evidence import Evidence
 from cxr.report.judgement import (
     CONTRADICTED,
@@ -164,7 +164,7 @@ def extremes(evidence: Evidence) -> Judgement:
     present = {family.get(name) for name in [*own["a"], *own["b"]]} if len(own) else set()
     if not set(FAMILIES) <= present:
         return Judgement(OPEN, "Not asked", "the three architectures (or their compact networks) under LayerCAM")
-    sign = 1 if METRICS[evidence.metric].higher_is_more_stable else -1
+    sign = sign_of_stability(evidence.metric)
     order = {"ResNetV2": 2, "DenseNet": 1, "Inception": 0}  # from the paper: higher is more stable
     pairs = own[own["a"].isin(family) & own["b"].isin(family)]
     pairs = pairs[pairs["a"].map(family) != pairs["b"].map(family)]
