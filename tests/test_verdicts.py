@@ -76,7 +76,7 @@ def judge(table, *, seeds=(0, 1, 2), again=None, noise=None, coincide=False):
     )
     claims = verdicts.claims(evidence)
     keys = ("auc", "stable", "centroid", "beyond", "depends", "extremes", "reversal")
-    return dict(zip(keys, claims, strict=True)), evidence
+    return dict(zip(keys, claims.values(), strict=True)), evidence
 
 
 def test_clear_effects_over_three_seeds_are_settled():
@@ -154,7 +154,7 @@ def test_nothing_is_asked_where_it_cannot_be():
 
 def test_the_table_has_a_row_a_claim():
     found, _ = judge(scores(PLAIN, seeds=(0, 1)), seeds=(0, 1))
-    table = verdicts.table(list(found.values()))
+    table = verdicts.table(found)
     assert list(table.columns) == ["claim", "verdict", "evidence", "what it would take"] and len(table) == 7
     assert set(table["verdict"]) <= {judgement.SUPPORTED, judgement.CONTRADICTED, judgement.OPEN}
 

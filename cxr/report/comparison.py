@@ -1,4 +1,4 @@
-"""Tables of scores: per image, pooled over seeds, between seeds, and the sensitivity of metrics.
+"""Tables of scores: per image, pooled, between seeds, by rank, by epoch; and what metrics see.
 
 The functions take the per-image tables of score runs; they read no file and no run.
 """
@@ -6,6 +6,7 @@ The functions take the per-image tables of score runs; they read no file and no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,17 +15,15 @@ from scipy import stats
 
 from cxr.attribution import maps
 from cxr.metrics import baselines
-from cxr.metrics.metric_table import METRICS
+from cxr.metrics.metric_table import METRICS, sign_of_stability
 from cxr.metrics.similarity import compare_maps
-from cxr.statistics import bootstrap
+from cxr.statistics import bootstrap, stability_ranks
 from cxr.statistics.estimates import holm, located
 
 if TYPE_CHECKING:
     from cxr.attribution.maps import MapSet
 
-
 CELL = ["architecture", "method"]
-
 
 # Baselines of a metric, as suffixes of its name, and what each compares.
 LEVELS = {
@@ -33,7 +32,6 @@ LEVELS = {
     "two_heads": "two transfer heads that differ by seed only",
     "two_seeds": "two fine-tuned checkpoints that differ by seed only",
 }
-
 
 PARTS = ("median", "q25", "q75", "ci_low", "ci_high")
 LOCATED = ("median", "ci_low", "ci_high")
@@ -148,13 +146,19 @@ def pooled(
                     again[metric].to_numpy(float), again["patient_id"].to_numpy(), level=level, n_boot=n_boot
                 )
                 row |= {f"{metric}_two_seeds_{part}": values[part] for part in PARTS}
-                if f"{metric}_corrected_median" in row:
-                    levels = (row[f"{metric}_{name}_median"] for name in ("two_patients", "two_seeds"))
-                    row[f"{metric}_share_of_two_seeds"] = float(
-                        baselines.corrected(row[f"{metric}_median"], *levels)
-                    )
+                row |= shares_of_two_seeds(row)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def shares_of_two_seeds(summary: Mapping[str, float]) -> dict[str, float]:
+    """`<metric>_share_of_two_seeds` (see `pooled`) of the metrics whose medians in `summary` allow it."""
+    parts = ("median", "two_patients_median", "two_seeds_median")
+    return {
+        f"{name}_share_of_two_seeds": float(baselines.corrected(*(summary[f"{name}_{part}"] for part in parts)))
+        for name in METRICS
+        if f"{name}_two_seeds_median" in summary and f"{name}_corrected_median" in summary
+    }
 
 
 def _map_check(passes_checks: pd.Series) -> str:
@@ -240,3 +244,99 @@ def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
     out = pd.DataFrame(rows)
     out["p"] = out.groupby(CELL, sort=False)["p"].transform(holm)
     return out.assign(sees=out["p"] < 0.05)
+
+
+def ranking(
+    summary: pd.DataFrame, metric: str, draws: pd.DataFrame | None
+) -> tuple[pd.DataFrame, list[dict[str, str | float]]]:
+    """Ranks (1: most stable) and reversals between each two methods.
+
+    Args:
+        summary: `pooled`.
+        metric: a metric with a direction.
+        draws: `cxr.statistics.bootstrap.paired_replicates` of the metric; None: no probabilities.
+
+    Returns: (one row an architecture; a column a method, and `P(<method>)`, the bootstrap probability of that
+        rank), and the reversals of `cxr.statistics.stability_ranks.reversals` with `method_a`, `method_b` added.
+        Ties share their mean rank. A cell that is missing or NaN has rank NaN, and does not count among the
+        others.
+    Raises: InputError for a metric without a direction.
+    """
+    sign = sign_of_stability(metric)
+    values = summary.pivot(index="architecture", columns="method", values=f"{metric}_median")
+    stability = sign * values.loc[summary["architecture"].unique(), summary["method"].unique()]
+    draws = None if draws is None else sign * draws
+    methods = list(stability.columns)
+    ranks = stability.rank(ascending=False)
+    if draws is not None:
+        probability = stability_ranks.rank_probabilities(draws)
+        for method in methods:
+            ranks[f"P({method})"] = [
+                probability.at[(method, name), int(rank)] if rank == rank and rank == int(rank) else np.nan
+                for name, rank in ranks[method].items()
+            ]
+    found = [
+        {"method_a": method_a, "method_b": method_b, **row}
+        for method_a, method_b in combinations(methods, 2)
+        for row in stability_ranks.reversals(stability, method_a, method_b, replicates=draws)
+    ]
+    return ranks, found
+
+
+def course(
+    drifts: pd.DataFrame, auc: pd.DataFrame, *, metric: str, level: float = 0.95, n_boot: int = 2000
+) -> pd.DataFrame:
+    """Drift from the checkpoint before fine-tuning, and performance, epoch by epoch.
+
+    Args:
+        drifts: per-image rows of the checkpoints during fine-tuning (`score_table`), with `epoch` (1, 2, ...).
+        auc: architecture, seed, epoch (0: before fine-tuning), auc_macro.
+
+    Returns: architecture, method, seed, epoch, value (median of the metric; at epoch 0 that of identical maps),
+        ci_low, ci_high (over patients), n_scored, auc.
+    """
+    keys = ["architecture", "method", "seed", "epoch"]
+    rows = []
+    for cell, table in drifts.groupby(keys, sort=False):
+        values = bootstrap.summarise(
+            table[metric].to_numpy(float), table["patient_id"].to_numpy(), level=level, n_boot=n_boot
+        )
+        names = ("value", "ci_low", "ci_high", "n_scored")
+        found = (values[name] for name in ("median", "ci_low", "ci_high", "n_images"))
+        rows.append(dict(zip(keys, cell, strict=True)) | dict(zip(names, found, strict=True)))
+    table = pd.DataFrame(rows)
+    same = METRICS[metric].identical
+    start = table.drop_duplicates(keys[:3]).assign(epoch=0, value=same, ci_low=same, ci_high=same)
+    table = pd.concat([start, table]).sort_values("epoch", kind="stable", ignore_index=True)
+    return table.merge(auc.rename(columns={"auc_macro": "auc"}), on=["architecture", "seed", "epoch"])
+
+
+def settled(
+    course: pd.DataFrame, *, auc_margin: float, identical: float = 1.0, share: float = 0.5
+) -> pd.DataFrame:
+    """When the evidence moves, and when performance has settled.
+
+    Args:
+        course: architecture, method, seed, epoch (0: before), value (median of a metric), auc; one row an epoch.
+        identical: the metric's value for identical maps.
+        auc_margin: AUC has settled at the first epoch from which on it stays within this of the last epoch's.
+        share: the evidence has moved at the first epoch with this share of the final drift.
+
+    Returns: architecture, method, seed, epochs, final_drift (distance of the last epoch's value from
+        `identical`), epoch_moved, epoch_settled, first ("evidence", "AUC" or "same epoch").
+    """
+    rows = []
+    for (architecture, method, seed), table in course.groupby(["architecture", "method", "seed"], sort=False):
+        table = table.sort_values("epoch")
+        epochs, drift = table["epoch"].to_numpy(), np.abs(identical - table["value"].to_numpy(float))
+        moved = epochs[np.argmax(drift >= share * drift[-1])]
+        off = np.flatnonzero(np.abs(table["auc"].to_numpy(float) - table["auc"].iloc[-1]) > auc_margin)
+        stable = epochs[off[-1] + 1] if len(off) else epochs[0]
+        first = "evidence" if moved < stable else "AUC" if stable < moved else "same epoch"
+        rows.append(
+            {
+                **{"architecture": architecture, "method": method, "seed": seed, "epochs": int(epochs[-1])},
+                **{"final_drift": drift[-1], "epoch_moved": moved, "epoch_settled": stable, "first": first},
+            }
+        )
+    return pd.DataFrame(rows)

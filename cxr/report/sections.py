@@ -15,7 +15,7 @@ from cxr.metrics import multiverse_rankings
 from cxr.metrics import regions as places
 from cxr.metrics.metric_table import METRICS
 from cxr.metrics.multiverse import PAIR
-from cxr.report import comparison, epochs, rankings, scores
+from cxr.report import comparison
 from cxr.report.evidence import Evidence, power_table
 from cxr.report.scores import Study
 from cxr.statistics import contrasts
@@ -32,8 +32,17 @@ def say(text: str) -> None:
 
 
 def random_markers(study: Study) -> pd.DataFrame:
-    """`cxr.report.scores.random_markers`, with a sentence on how to read it; silent without a shortcut."""
-    table = scores.random_markers(study)
+    """AUC, and AUC with markers drawn at random, before and after; without rows where no shortcut was trained."""
+    rows = []
+    for run in study.training_runs.values():
+        if "auc_macro_random_markers_before" not in run.metrics:
+            continue
+        row: dict[str, str | float] = {"architecture": run.params["architecture"], "seed": run.params["seed"]}
+        for checkpoint in ("before", "after"):
+            row[f"AUC, {checkpoint}"] = run.metrics[f"auc_macro_{checkpoint}"]
+            row[f"AUC with random markers, {checkpoint}"] = run.metrics[f"auc_macro_random_markers_{checkpoint}"]
+        rows.append(row)
+    table = pd.DataFrame(rows)
     if len(table):
         say(
             "Where the marker betrays the class (`shortcut`), the AUC with markers drawn at random shows how much "
@@ -43,7 +52,7 @@ def random_markers(study: Study) -> pd.DataFrame:
 
 
 def ranking(study: Study, summary: pd.DataFrame, metric: str, *, n_boot: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Ranks and reversals (`rankings.ranking`), with bootstrap probabilities where cells share enough images.
+    """Ranks and reversals (`comparison.ranking`), with bootstrap probabilities where cells share enough images.
 
     Returns: one row an architecture, with its name as the index; one row a reversal.
     """
@@ -53,7 +62,7 @@ def ranking(study: Study, summary: pd.DataFrame, metric: str, *, n_boot: int) ->
     except InputError as error:
         draws = None
         say(f"**No bootstrap of the ranking:** {error}")
-    ranks, reversals = rankings.ranking(summary, metric, draws)
+    ranks, reversals = comparison.ranking(summary, metric, draws)
     return ranks, pd.DataFrame(reversals)
 
 
@@ -172,12 +181,12 @@ def following(seen: pd.DataFrame) -> pd.DataFrame:
 
 
 def course(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
-    """`epochs.course` of all cells."""
+    """`comparison.course` of all cells."""
     rows = study.score_tables("course.parquet")
     if rows.empty:
         say("No checkpoints were kept during fine-tuning: set `checkpoint_every`.")
         return rows
-    return epochs.course(rows, study.auc_by_epoch(), metric=metric, level=level, n_boot=n_boot)
+    return comparison.course(rows, study.auc_by_epoch(), metric=metric, level=level, n_boot=n_boot)
 
 
 def map_checks(study: Study) -> pd.DataFrame:

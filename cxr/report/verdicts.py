@@ -10,8 +10,7 @@ To add a claim, write a function from `Evidence` to `Judgement` and add it to `C
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
@@ -42,35 +41,26 @@ FAMILIES = {
 """The paper's architectures and our compact networks of the same family."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One claim and what the study says about it (`Judgement`)."""
-
-    claim: str
-    verdict: str
-    evidence: str
-    needed: str = ""
-
-
-def claims(evidence: Evidence) -> list[Verdict]:
-    """The verdicts on all `CLAIMS`, in their order."""
+def claims(evidence: Evidence) -> dict[str, Judgement]:
+    """The judgement on each of `CLAIMS`, by the claim, in their order."""
     margins = evidence.margins
-    return [
-        Verdict(claim.format(auc=margins.auc, centroid=margins.centroid), *judge(evidence))
+    return {
+        claim.format(auc=margins.auc, centroid=margins.centroid): judge(evidence)
         for claim, judge in CLAIMS.items()
-    ]
+    }
 
 
-def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a verdict: claim, verdict, evidence, what it would take."""
-    rows = [(item.claim, item.verdict, item.evidence, item.needed) for item in verdicts]
+def table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
+    """One row a claim: claim, verdict, evidence, what it would take."""
+    rows = [(claim, *judgement) for claim, judgement in judged.items()]
     return pd.DataFrame(rows, columns=["claim", "verdict", "evidence", "what it would take"])
 
 
-def tags(verdicts: Sequence[Verdict]) -> dict[str, str]:
+def tags(judged: Mapping[str, Judgement]) -> dict[str, str]:
     """The verdicts as tags of the compare run: cxr.verdict.1, ..."""
     return {
-        f"cxr.verdict.{number}": f"{item.verdict}: {item.claim}" for number, item in enumerate(verdicts, start=1)
+        f"cxr.verdict.{number}": f"{judgement.verdict}: {claim}"
+        for number, (claim, judgement) in enumerate(judged.items(), start=1)
     }
 
 
