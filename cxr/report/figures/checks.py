@@ -8,13 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cxr.core.errors import InputError
 from cxr.report.figures.layout import (
     arrange,
     make_panels,
     name_axis,
-    require_columns,
-    require_unique,
     shared_legend,
     slot_width,
 )
@@ -35,16 +32,8 @@ def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
 
     There is one panel for each game and checkpoint; seeds stand side by side. A filled point passes, a hollow and
     crossed one fails.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, or two rows have the same architecture, method, checkpoint
-        and seed.
     """
-    games = [f"{game}_gain{part}" for game in ("deletion", "insertion") for part in ("", "_ci_low", "_ci_high")]
     keys = ["architecture", "method", "checkpoint", "seed"]
-    require_columns(table, "map_checks", [*keys, *games, "passes_checks"])
-    require_unique(table, "map_checks", keys)
     names, methods, checkpoints, seeds = (list(dict.fromkeys(table[key])) for key in keys)
     checkpoints.sort(key=lambda checkpoint: [*CHECKPOINT_LABELS, checkpoint].index(checkpoint))
     panels = [(checkpoint, game) for checkpoint in checkpoints for game in ("deletion", "insertion")]
@@ -55,9 +44,9 @@ def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
         for number, seed in enumerate(seeds):
             offset = (number - (len(seeds) - 1) / 2) * 0.85 * slot / len(seeds)
             part = table[(table["checkpoint"] == checkpoint) & (table["seed"] == seed)]
-            _, _, cells, _ = arrange(part, "map_checks", games, names, methods) if len(part) else [None] * 4
-            if cells is None:
+            if part.empty:
                 continue
+            _, _, cells, _ = arrange(part, names, methods)
             cells["x"] += offset
             bounds = [f"{game}_gain", f"{game}_gain_ci_low", f"{game}_gain_ci_high"]
             dots(axis, cells, *bounds, passed=cells["passes_checks"].eq(True))
@@ -84,18 +73,8 @@ def perturbation_curves(curves: pd.DataFrame, *, title: str = "") -> Figure:
         "insertion"), share (of the pixels changed, 0 to 1), probability (mean over images). Where random maps are
         on several grids, `grid` names them, and each has its own line.
     title : of the whole figure.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, a kind is unknown, or a curve has two values for one
-        share.
     """
-    require_columns(curves, "perturbation_curves", ["method", "kind", "share", "probability"])
     kinds = {"deletion": "deleted", "insertion": "inserted"}
-    unknown = sorted(set(curves["kind"]) - set(kinds))
-    if unknown:
-        raise InputError(f"figures.perturbation_curves: unknown kind {unknown[0]!r}; use {' or '.join(kinds)}.")
-    require_unique(curves, "perturbation_curves", [c for c in ("method", "grid", "kind", "share") if c in curves])
     shown = [kind for kind in kinds if (curves["kind"] == kind).any()]
     methods = [method for method in dict.fromkeys(curves["method"]) if method not in ("random", "centre")]
     figure, axes = plt.subplots(
@@ -139,19 +118,8 @@ def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
     limit : a map whose median is above this at the last level does not depend on the weights as it should.
 
     Lines are medians, bands quartiles; there is one panel for each checkpoint.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, or a level has two names.
     """
-    require_columns(cascade, "randomisation", ["method", "checkpoint", "level", "up_to", "spearman"])
     levels = cascade.groupby("level", sort=True)["up_to"].unique()
-    if (levels.map(len) > 1).any():
-        level = levels.index[(levels.map(len) > 1).argmax()]
-        raise InputError(
-            f"figures.randomisation: level {level} is called {' and '.join(map(str, levels[level]))}; "
-            "draw one architecture at a time."
-        )
     methods, checkpoints = (list(dict.fromkeys(cascade[column])) for column in ("method", "checkpoint"))
     checkpoints.sort(key=lambda checkpoint: [*CHECKPOINT_LABELS, checkpoint].index(checkpoint))
     figure, axes = plt.subplots(

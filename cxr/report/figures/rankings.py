@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from cxr.core.errors import InputError
-from cxr.report.figures.layout import place_legend, require_columns
+from cxr.report.figures.layout import place_legend
 from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, plain
 
 # the choices of an analysis, in the order of the rows under a specification curve
@@ -57,8 +56,8 @@ def specification_curve(
     ----------
     analyses : one row an analysis x architecture x method: variant, q, grid, images (the choices of an
         analysis), architecture, method, value (higher is more stable; NaN where missing), complete (bool),
-        is_default (bool, one analysis a method); optional borrowed (bool: the variant exists for another method
-        only); these rows are left out, as they repeat those of the default variant.
+        is_default (bool, one analysis a method), borrowed (bool: the variant exists for another method only; these
+        rows are left out, as they repeat those of the default variant).
     rankings : `multiverse.rankings`: the choices, method_a, method_b and reversal (bool, missing where it
         cannot be asked). Where `method` is one of the two, a last row marks the analyses in which the two methods
         rank some pair of architectures in opposite ways. None: no such row.
@@ -69,37 +68,13 @@ def specification_curve(
     difference between these two; a negative difference reverses the finding. Analyses without one of the two
     values come last. The upper panel has a point for each architecture, hollow where the analysis is incomplete.
     Below are the difference and the choices.
-
-    Raises
-    ------
-    InputError : a column is missing, the method has no rows, or it has not exactly one default analysis with a
-        value.
     """
-    require_columns(analyses, "specification_curve", [*_CHOICES, "architecture", "method", "value", "complete"])
-    require_columns(analyses, "specification_curve", ["is_default"])
-    table = analyses[analyses["method"] == method]
-    if "borrowed" in table:
-        table = table[~table["borrowed"].astype(bool)]
-    if table.empty:
-        raise InputError(
-            f"figures.specification_curve: no analysis has the method '{method}'; "
-            f"the table has {', '.join(analyses['method'].unique())}."
-        )
+    table = analyses[(analyses["method"] == method) & ~analyses["borrowed"]]
     keys = list(_CHOICES)
-    if table.duplicated([*keys, "architecture"]).any():
-        raise InputError(
-            f"figures.specification_curve: '{method}' has several rows for one analysis and architecture; "
-            "pool them first."
-        )
     codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     names = list(dict.fromkeys(table["architecture"]))
     default = np.unique(codes[table["is_default"].to_numpy(bool)])
     values = table.assign(analysis=codes).pivot(index="analysis", columns="architecture", values="value")[names]
-    if len(default) != 1 or values.loc[default[0]].isna().all():
-        raise InputError(
-            f"figures.specification_curve: '{method}' has {len(default)} default analyses; mark exactly one with "
-            "is_default, one that has values."
-        )
     ranked = values.loc[default[0]].dropna().sort_values(ascending=False, kind="stable").index
     first, last = ranked[0], ranked[-1]
     difference = values[first] - values[last]
@@ -222,7 +197,6 @@ def _reversed_analyses(
     """
     if rankings is None or rankings.empty:
         return None
-    require_columns(rankings, "specification_curve (rankings)", [*_CHOICES, "method_a", "method_b", "reversal"])
     table = rankings[(rankings["method_a"] == method) | (rankings["method_b"] == method)].dropna(subset="reversal")
     if table.empty:
         return None

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cxr.metrics.metric_table import METRICS
-from cxr.report.figures.layout import place_legend, require_columns, require_unique, shared_legend
+from cxr.report.figures.layout import place_legend, shared_legend
 from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, signed
 
 
@@ -21,14 +21,8 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
     table : one row a metric, architecture and method: metric, architecture, method, standardised (effect size of
         the observed drift against two heads; NaN where missing), sees (bool).
     limit : colours span -limit to limit, whatever the data: two studies can be compared.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, or two rows for one metric, architecture and method.
     """
     keys = ["metric", "architecture", "method"]
-    require_columns(table, "metrics_seen", [*keys, "standardised", "sees"])
-    require_unique(table, "metrics_seen", keys)
     metrics, names, methods = (list(dict.fromkeys(table[key])) for key in keys)
     columns = [(name, method) for name in names for method in methods]
     columns = [c for c in columns if ((table["architecture"] == c[0]) & (table["method"] == c[1])).any()]
@@ -88,14 +82,7 @@ def power(table: pd.DataFrame, *, wanted: float = 0.8) -> Figure:
     ----------
     table : seeds, patients, effect (a number or its name), power (0 to 1).
     wanted : the power of the dashed line.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, or two rows for one effect, patients and seeds.
     """
-    keys = ["effect", "patients", "seeds"]
-    require_columns(table, "power", [*keys, "power"])
-    require_unique(table, "power", keys)
     effects = list(dict.fromkeys(table["effect"]))
     patients = sorted(table["patients"].unique())
     seeds = sorted(table["seeds"].unique())
