@@ -17,8 +17,8 @@ from cxr.statistics.score_rows import Scores
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
 
 
-def scores(centres, *, seeds=(0, 1), n=40, spread=0.02):
-    """Per-image rows: `centres[architecture, method]` is the middle of overlap; every other metric is 0.5."""
+def scores(centres, *, seeds=(0, 1), n=40, spread=0.02, metrics=("centroid_shift", "pearson")):
+    """Per-image rows: `centres[architecture, method]` is the middle of overlap; the other `metrics` are 0.5."""
     rng = np.random.default_rng(0)
     tables = []
     for (architecture, method), centre in centres.items():
@@ -32,7 +32,7 @@ def scores(centres, *, seeds=(0, 1), n=40, spread=0.02):
                     "image_id": [f"i{k}" for k in ids],
                     "patient_id": [f"p{k // 2}" for k in ids],
                     "label": np.where(ids % 2, "a", "b"),
-                    **dict.fromkeys(METRICS, 0.5),
+                    **dict.fromkeys(metrics, 0.5),
                     "empty_before": False,
                     "empty_after": False,
                 }
@@ -59,7 +59,7 @@ REVERSED = {**PLAIN, ("ResNet50V2", "gradcampp"): 0.3, ("InceptionV3", "gradcamp
 
 
 def test_summarise_by_hand():
-    table = scores({("A", "m"): 0.5}, seeds=(0,), n=4)
+    table = scores({("A", "m"): 0.5}, seeds=(0,), n=4, metrics=METRICS)
     table["overlap"] = [0.1, np.nan, 0.3, 0.8]
     table["empty_after"] = [False, True, False, False]
     out = comparison.summarise(table, n_boot=200)
