@@ -35,7 +35,7 @@ def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
     """
     keys = ["architecture", "method", "checkpoint", "seed"]
     names, methods, checkpoints, seeds = (list(dict.fromkeys(table[key])) for key in keys)
-    checkpoints.sort(key=lambda checkpoint: [*CHECKPOINT_LABELS, checkpoint].index(checkpoint))
+    checkpoints.sort(key=list(CHECKPOINT_LABELS).index)
     panels = [(checkpoint, game) for checkpoint in checkpoints for game in ("deletion", "insertion")]
     figure, axes = make_panels(len(panels), names, methods * len(seeds), sharey=True, most=2, height=2.7)
     slot = slot_width(methods)
@@ -94,9 +94,9 @@ def perturbation_curves(curves: pd.DataFrame, *, title: str = "") -> Figure:
             axis.plot(centre["share"], centre["probability"], label="centre prior", **style)
         for name in methods:
             line = table[table["method"] == name]
-            colour, marker = method_style(name, methods)
+            colour, marker = method_style(name)
             style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, len(line) // 8)}
-            axis.plot(line["share"], line["probability"], label=METHOD_LABELS.get(name, name), **style)
+            axis.plot(line["share"], line["probability"], label=METHOD_LABELS[name], **style)
         better = "a good map falls early" if kind == "deletion" else "a good map rises early"
         axis.set_title(f"{kind}: {better}", fontsize=9)
         axis.set(xlabel=f"share of the pixels {kinds[kind]}", xlim=(0, 1), ylim=(0, 1))
@@ -121,7 +121,7 @@ def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
     """
     levels = cascade.groupby("level", sort=True)["up_to"].unique()
     methods, checkpoints = (list(dict.fromkeys(cascade[column])) for column in ("method", "checkpoint"))
-    checkpoints.sort(key=lambda checkpoint: [*CHECKPOINT_LABELS, checkpoint].index(checkpoint))
+    checkpoints.sort(key=list(CHECKPOINT_LABELS).index)
     figure, axes = plt.subplots(
         1,
         len(checkpoints),
@@ -139,13 +139,13 @@ def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
             if cell["spearman"].notna().sum() == 0:
                 continue
             parts = cell.groupby("level")["spearman"].quantile([0.25, 0.5, 0.75]).unstack().reindex(levels.index)
-            colour, marker = method_style(method, methods)
-            label = METHOD_LABELS.get(method, method)
+            colour, marker = method_style(method)
+            label = METHOD_LABELS[method]
             axis.plot(x, parts[0.5], marker=marker, markersize=4, color=colour, label=label)
             axis.fill_between(x, parts[0.25], parts[0.75], color=colour, alpha=0.12, linewidth=0)
         axis.set_xticks(x, [names[0] for names in levels], rotation=40, ha="right", rotation_mode="anchor")
         axis.tick_params(axis="x", labelsize=8)
-        axis.set_title(CHECKPOINT_LABELS.get(checkpoint, checkpoint), fontsize=9)
+        axis.set_title(CHECKPOINT_LABELS[checkpoint], fontsize=9)
         axis.set_xlabel("randomised from the head down to")
         low = cascade["spearman"].min()
         axis.set_ylim(-1.02 if low < -0.5 else -0.52, 1.02)

@@ -40,7 +40,7 @@ def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
         axis = figure.add_subplot(spot, sharex=lower, sharey=axes[0] if axes else None)
         axes.append(axis)
         if len(groups) > 1:
-            axis.set_title(METHOD_LABELS.get(group[0], group[0]), fontsize=9)
+            axis.set_title(METHOD_LABELS[group[0]], fontsize=9)
         axis.axhline(METRICS[metric].identical, color="grey", linewidth=1, linestyle=(0, (1, 1)))
         for style, method in zip(DASHES, group, strict=False):
             for name in names:
@@ -64,7 +64,7 @@ def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
     handles = {name: Line2D([], [], color=colours[name], linewidth=2) for name in names}
     if len(groups) == 1:
         for style, method in zip(DASHES, methods, strict=False):
-            handles[METHOD_LABELS.get(method, method)] = Line2D([], [], color="black", linestyle=style)
+            handles[METHOD_LABELS[method]] = Line2D([], [], color="black", linestyle=style)
     handles["identical maps"] = Line2D([], [], color="grey", linewidth=1, linestyle=(0, (1, 1)))
     if course["seed"].nunique() > 1:
         handles["mean of the seeds (thin: each)"] = Line2D([], [], color="black", linewidth=2)

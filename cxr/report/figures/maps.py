@@ -116,7 +116,7 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
         ends = (x - 0.46 * slot, x + 0.46 * slot)
         upper.hlines(areas, *ends, color="black", linestyle=(0, (2, 1)), linewidth=1.2, label="a uniform map")
         for method, part in cells.groupby(level="method", sort=False):
-            colour, marker = method_style(method, methods)
+            colour, marker = method_style(method)
             before, after = (part[f"energy_{name}"].to_numpy(float) for name in ("before", "after"))
             spots = part["x"].to_numpy()
             for spot, start, stop in zip(spots, before, after, strict=True):

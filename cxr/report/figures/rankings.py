@@ -34,7 +34,7 @@ def ranking(ranks: pd.DataFrame, *, title: str = "") -> Figure:
                 text = f"P = {row[f'P({method})']:.2f}"
                 spot = (position, row[method])
                 axis.annotate(text, spot, (0, 9), textcoords="offset points", ha="center", fontsize=8)
-    axis.set_xticks(range(len(methods)), [METHOD_LABELS.get(method, method) for method in methods])
+    axis.set_xticks(range(len(methods)), [METHOD_LABELS[method] for method in methods])
     axis.set_yticks(range(1, len(ranks) + 1))
     axis.set(ylabel="rank (1: most stable)", title=title, xlim=(-0.3, len(methods) - 0.1))
     axis.set_ylim(len(ranks) + 0.4, 0.4)
@@ -78,8 +78,7 @@ def specification_curve(
     ranked = values.loc[default[0]].dropna().sort_values(ascending=False, kind="stable").index
     first, last = ranked[0], ranked[-1]
     difference = values[first] - values[last]
-    # with one architecture all differences are 0: sort by its values
-    order = (difference if first != last else values[first]).sort_values(kind="stable", na_position="last").index
+    order = difference.sort_values(kind="stable", na_position="last").index
     values, difference = values.loc[order], difference.loc[order]
     chosen = table.assign(analysis=codes).groupby("analysis")[keys].first().loc[order]
     complete = table["complete"].to_numpy(bool)
@@ -96,7 +95,7 @@ def specification_curve(
     if opposite is not None:
         options["opposite"] = [opposite[0]]
         chosen = chosen.assign(opposite=np.where(opposite[1], opposite[0], None))
-    heights = [2.3, *([1.2] if first != last else []), *(0.08 + 0.18 * len(found) for found in options.values())]
+    heights = [2.3, 1.2, *(0.08 + 0.18 * len(found) for found in options.values())]
     figure, axes = plt.subplots(
         len(heights),
         1,
@@ -126,32 +125,31 @@ def specification_curve(
             )
     axes[0].set_ylabel(label)
     axes[0].grid(axis="y", color="0.9")
-    axes[0].set_title(f"{METHOD_LABELS.get(method, method)}: {len(x)} analyses", fontsize=10)
+    axes[0].set_title(f"{METHOD_LABELS[method]}: {len(x)} analyses", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     handles.append(Rectangle((0, 0), 1, 1, color=COLOURS[4], alpha=0.35, linewidth=0))
     labels.append("default analysis")
     if not complete.all():
         handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle=""))
         labels.append("incomplete analysis (hollow, pale)")
-    if first != last:
-        axis = axes[1]
-        height = difference.to_numpy(float)
-        known = np.isfinite(height)
-        colours = [
-            (COLOURS[1] if value < 0 else "#4D4D4D", 1.0 if solid else 0.4)
-            for value, solid in zip(height[known], complete[known], strict=True)
-        ]
-        axis.bar(x[known], height[known], width=0.8, color=colours)
-        axis.axhline(0, color="black", linewidth=0.8)
-        axis.set_ylabel(f"{first}\n\N{MINUS SIGN} {last}", fontsize=8)
-        ranks = values.rank(axis=1)  # ties share a rank: another order than one without ties
-        whole = values.notna().all(axis=1).to_numpy() & complete  # incomplete analyses have no ranks
-        same = (ranks.to_numpy() == ranks.loc[default[0]].to_numpy()).all(1) & whole
-        negative, asked = height < 0, known & complete
-        text = f"reversed in {int((negative & asked).sum())} of {int(asked.sum())} complete analyses"
-        if len(names) > 2 and whole[here]:
-            text += f"; all {len(names)} as in the default analysis in {int(same.sum())} of {int(whole.sum())}"
-        axis.set_title(text, fontsize=8, loc="left", pad=3)
+    axis = axes[1]
+    height = difference.to_numpy(float)
+    known = np.isfinite(height)
+    colours = [
+        (COLOURS[1] if value < 0 else "#4D4D4D", 1.0 if solid else 0.4)
+        for value, solid in zip(height[known], complete[known], strict=True)
+    ]
+    axis.bar(x[known], height[known], width=0.8, color=colours)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_ylabel(f"{first}\n\N{MINUS SIGN} {last}", fontsize=8)
+    ranks = values.rank(axis=1)  # ties share a rank: another order than one without ties
+    whole = values.notna().all(axis=1).to_numpy() & complete  # incomplete analyses have no ranks
+    same = (ranks.to_numpy() == ranks.loc[default[0]].to_numpy()).all(1) & whole
+    negative, asked = height < 0, known & complete
+    text = f"reversed in {int((negative & asked).sum())} of {int(asked.sum())} complete analyses"
+    if len(names) > 2 and whole[here]:
+        text += f"; all {len(names)} as in the default analysis in {int(same.sum())} of {int(whole.sum())}"
+    axis.set_title(text, fontsize=8, loc="left", pad=3)
     for axis, (key, found) in zip(axes[-len(options) :], options.items(), strict=True):
         for row, option in enumerate(found):
             spots = x[(chosen[key] == option).to_numpy()]
@@ -171,7 +169,7 @@ def specification_curve(
         axis.tick_params(axis="x", bottom=False)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
     axes[-1].set_xlim(-0.8, len(x) - 0.2)
-    axes[-1].set_xlabel("analysis, sorted by the difference" if first != last else "analysis, sorted by the value")
+    axes[-1].set_xlabel("analysis, sorted by the difference")
     axes[-1].tick_params(axis="x", bottom=True)
     axes[-1].spines["bottom"].set_visible(True)
     figure.align_ylabels(axes[: -len(options)])
@@ -203,5 +201,5 @@ def _reversed_analyses(
     other = table["method_b"].where(table["method_a"] == method, table["method_a"]).unique()
     opposite = set(table.loc[table["reversal"].astype(bool), list(_CHOICES)].itertuples(index=False, name=None))
     rows = chosen[list(_CHOICES)].itertuples(index=False, name=None)
-    label = "against " + ", ".join(METHOD_LABELS.get(name, name) for name in other)
+    label = "against " + ", ".join(METHOD_LABELS[name] for name in other)
     return label, np.array([row in opposite for row in rows])

@@ -48,7 +48,7 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
                 Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, fill=False, edgecolor="black", linewidth=1.6)
             )
     turn = {"rotation": 90 if len(columns) > 20 else 40, "ha": "center" if len(columns) > 20 else "right"}
-    axis.set_xticks(range(len(columns)), [METHOD_LABELS.get(m, m) for _, m in columns], fontsize=8, **turn)
+    axis.set_xticks(range(len(columns)), [METHOD_LABELS[m] for _, m in columns], fontsize=8, **turn)
     if len(columns) <= 20:
         for label in axis.get_xticklabels():
             label.set_rotation_mode("anchor")
