@@ -112,29 +112,27 @@ def _performance(
     predictions: Mapping[tuple[str, int, str], pd.DataFrame], *, n_boot: int, level: float
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """AUC after fine-tuning, and its change, per architecture."""
-    found: dict[str, list[tuple[float, float, np.ndarray, np.ndarray]]] = {}
-    patients = set()
-    for architecture, seed, checkpoint in predictions:
-        if checkpoint != "before":
-            continue
-        both = []
-        for name in ("before", "after"):
-            table = predictions[architecture, seed, name]
-            table = table[table["split"] == "test"].sort_values("image_id")
-            labels = np.searchsorted(sorted(table["label"].unique()), table["label"])
-            p = table.filter(regex=r"^p_\d+$").to_numpy(float)
-            weights = bootstrap.patient_weights(table["patient_id"].to_numpy(), n_boot=n_boot)
-            patients.add(table["patient_id"].nunique())
-            draws = classification.auc_replicates(labels, p, np.vstack([np.ones(len(labels), int), weights]))
-            both.append(draws)
-        found.setdefault(architecture, []).append((both[1], both[1] - both[0]))
+    test = {key: table[table["split"] == "test"].sort_values("image_id") for key, table in predictions.items()}
+    draws = {key: _auc_draws(table, n_boot) for key, table in test.items()}
+    patients = max(table["patient_id"].nunique() for table in test.values())
     auc, change = {}, {}
-    for architecture, runs in found.items():
-        for out, number in ((auc, 0), (change, 1)):
-            draws = np.stack([run[number] for run in runs], axis=1)
-            kept = draws[1:][np.isfinite(draws[1:]).all(axis=1)]  # a replicate may lack a small class
-            out[architecture] = estimates.estimate(draws[0], kept, n_patients=max(patients), level=level)
+    for architecture in dict.fromkeys(architecture for architecture, _, _ in predictions):
+        before, after = (
+            np.stack([own for (a, _, c), own in draws.items() if (a, c) == (architecture, checkpoint)], axis=1)
+            for checkpoint in ("before", "after")
+        )
+        for out, values in ((auc, after), (change, after - before)):
+            kept = values[1:][np.isfinite(values[1:]).all(axis=1)]  # a replicate may lack a small class
+            out[architecture] = estimates.estimate(values[0], kept, n_patients=patients, level=level)
     return auc, change
+
+
+def _auc_draws(table: pd.DataFrame, n_boot: int) -> np.ndarray:
+    """Macro AUC of predictions, and then its replicates over patients: float64 [1 + n_boot]."""
+    labels = np.searchsorted(sorted(table["label"].unique()), table["label"])
+    weights = bootstrap.patient_weights(table["patient_id"].to_numpy(), n_boot=n_boot)
+    p = table.filter(regex=r"^p_\d+$").to_numpy(float)
+    return classification.auc_replicates(labels, p, np.vstack([np.ones(len(labels), int), weights]))
 
 
 def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
