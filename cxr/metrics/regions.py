@@ -26,7 +26,8 @@ from cxr.statistics import bootstrap, estimates
 # A region's columns in a table are `<region>_<one of these>`.
 COLUMNS = ("area", "energy_before", "energy_after", "energy_change", "hit_before", "hit_after")
 _SUMMARY = (
-    *("region", "n_images", "n_patients", "area", "energy_before", "energy_after", "energy_change"),
+    *("architecture", "method", "region", "n_images", "n_patients", "area"),
+    *("energy_before", "energy_after", "energy_change"),
     *("energy_change_ci_low", "energy_change_ci_high", "hit_before", "hit_after", "direction"),
 )
 _CHUNK = 32  # maps upsampled at a time
@@ -86,25 +87,22 @@ def regions_in(columns: Iterable[str]) -> list[str]:
 def summary(
     table: pd.DataFrame,
     *,
-    by: Sequence[str] = ("architecture", "method"),
     level: float = 0.95,
     n_boot: int = 2000,
 ) -> pd.DataFrame:
-    """Per group and region, where the evidence lies before and after, and which way it moved.
+    """Per architecture, method and region, where the evidence lies before and after, and which way it moved.
 
     Parameters
     ----------
-    table : a row per image and seed with the columns of `by`, image_id, patient_id, seed, and those of
-        `region_table`; an image at most once a group and seed.
-    by : columns that make a group.
+    table : a row per image and seed with architecture, method, image_id, patient_id, seed, and the columns of
+        `region_table`; an image at most once a group (architecture and method) and seed.
     level, n_boot : of the interval.
 
     Returns
     -------
-    A row per group and region, in order of appearance; no row if the table has no regions. Columns: those of `by`,
-    then
+    A row per group and region, in order of appearance; no row if the table has no regions. Columns:
 
-    region
+    architecture, method, region
     n_images : rows in which the region exists and neither map is empty (an image counts once a seed). All other
         numbers are over these rows, so that the numbers of a row can be compared.
     n_patients
@@ -116,20 +114,19 @@ def summary(
     direction : of the evidence: "towards" the region if the interval lies above 0, "away" if it lies below,
         otherwise "unclear" (also without an interval). Not corrected for the number of groups and regions.
     """
-    by = list(by)
     rows = []
-    for key, group in table.groupby(by, sort=False, dropna=False):
+    for (architecture, method), group in table.groupby(["architecture", "method"], sort=False):
         for region in regions_in(table.columns):
             own = group[group[f"{region}_energy_change"].notna()]
             change, low, high = _change(own, f"{region}_energy_change", level, n_boot)
             rows.append(
-                dict(zip(by, key, strict=True))
+                {"architecture": architecture, "method": method}
                 | {"region": region, "n_images": len(own), "n_patients": own["patient_id"].nunique()}
                 | {column: own[f"{region}_{column}"].mean() for column in COLUMNS}
                 | {"energy_change": change, "energy_change_ci_low": low, "energy_change_ci_high": high}
                 | {"direction": "towards" if low > 0 else "away" if high < 0 else "unclear"}
             )
-    return pd.DataFrame(rows, columns=[*by, *_SUMMARY])
+    return pd.DataFrame(rows, columns=_SUMMARY)
 
 
 def _change(rows: pd.DataFrame, name: str, level: float, n_boot: int) -> tuple[float, float, float]:

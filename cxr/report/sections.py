@@ -140,10 +140,10 @@ def multiverse(study: Study) -> Multiverse:
 
 def regions(study: Study) -> pd.DataFrame:
     """`cxr.metrics.regions.summary` of all cells."""
-    if not places.regions_in(study.scores.columns):
+    table = places.summary(study.scores)
+    if table.empty:
         say("No masks of lesion or lung are known for these images.")
-        return pd.DataFrame()
-    return places.summary(study.scores)
+    return table
 
 
 def sensitivity(study: Study) -> pd.DataFrame:
