@@ -411,11 +411,12 @@ def test_training_data_and_predictions_are_the_same_from_disk(tmp_path, monkeypa
         for images in (rows[:20], array[:20])
     ]
     assert (maps[0] == maps[1]).all() and maps[0].any()
-    pooled = features.pooled(model, rows, settings)
+    network = build.to_features(model)
+    pooled = features.pooled(network, rows, settings)
     assert type(pooled) is np.ndarray
     monkeypatch.setattr(features, "_IN_MEMORY", 1000)
-    stored = features.pooled(model, rows, settings)
+    stored = features.pooled(network, rows, settings)
     assert type(stored) is np.memmap and (stored == pooled).all()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     with pytest.raises(InputError, match="TMPDIR"):
-        features.pooled(model, rows, settings)
+        features.pooled(network, rows, settings)

@@ -19,9 +19,14 @@ def images(seed=0, n=20, side=48):
 
 
 @pytest.fixture(scope="module")
-def model():
+def whole():
     stages.seed_everything(0)
     return build.build(SETTINGS.architecture, n_classes=3, image_size=48)
+
+
+@pytest.fixture(scope="module")
+def model(whole):
+    return build.to_features(whole)
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ def test_what_is_cached_is_what_was_computed(model, passes, tmp_path):
     np.testing.assert_array_equal(plain, second)
 
 
-def test_each_thing_that_they_depend_on_makes_another_entry(model, passes, tmp_path):
+def test_each_thing_that_they_depend_on_makes_another_entry(whole, model, passes, tmp_path):
     def count():
         before = len(passes)
         return lambda: len(passes) - before
@@ -72,18 +77,18 @@ def test_each_thing_that_they_depend_on_makes_another_entry(model, passes, tmp_p
     one[-1, -1, -1] ^= 1
     features.pooled(model, one, SETTINGS, cache=tmp_path)
     features.pooled(model, images(), SETTINGS.model_copy(update={"batch_size": 7}), cache=tmp_path)
-    with build.computing(model, "mixed_bfloat16"):
-        features.pooled(model, images(), SETTINGS, cache=tmp_path)
+    with build.computing(whole, "mixed_bfloat16"):
+        features.pooled(build.to_features(whole), images(), SETTINGS, cache=tmp_path)
     stages.seed_everything(1)
     other = build.build(SETTINGS.architecture, n_classes=3, image_size=48)
-    features.pooled(other, images(), SETTINGS, cache=tmp_path)
+    features.pooled(build.to_features(other), images(), SETTINGS, cache=tmp_path)
     small = build.build(SETTINGS.architecture, n_classes=3, image_size=40)
-    features.pooled(small, images(side=40), SETTINGS, cache=tmp_path)
+    features.pooled(build.to_features(small), images(side=40), SETTINGS, cache=tmp_path)
     assert new() == 6 and len(list(tmp_path.glob("features-*.npy"))) == 7
     head = build.build(SETTINGS.architecture, n_classes=4, image_size=48)
-    for layer in build.backbone(model).layers:
+    for layer in build.backbone(whole).layers:
         head.get_layer(layer.name).set_weights(layer.get_weights())
-    features.pooled(head, images(), SETTINGS, cache=tmp_path)  # another head, the same backbone
+    features.pooled(build.to_features(head), images(), SETTINGS, cache=tmp_path)  # another head, the same backbone
     assert new() == 6
 
 
@@ -144,6 +149,6 @@ def test_a_second_seed_makes_no_forward_pass(passes, tmp_path):
 
 def test_bits_do_not_depend_on_the_batch_that_an_image_is_in(model):
     """On a CPU: only so does a head on cached features see what it would in `fit`, which shuffles."""
-    whole = features.pooled(model, images(), SETTINGS)
+    expected = features.pooled(model, images(), SETTINGS)
     order = np.random.default_rng(0).permutation(20)
-    np.testing.assert_array_equal(features.pooled(model, images()[order], SETTINGS), whole[order])
+    np.testing.assert_array_equal(features.pooled(model, images()[order], SETTINGS), expected[order])

@@ -160,7 +160,7 @@ def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
     weights.load_backbone(model, settings.weights)
     history, heads = stages.transfer(model, *sets, settings)
     images, labels = sets[1]
-    pooled = features.pooled(model, images, settings)
+    pooled = features.pooled(build.to_features(model), images, settings)
     main = tuple(model.get_layer("logits").get_weights())
     assert all(
         a.shape == b.shape and a.dtype == np.float32 for head in heads for a, b in zip(head, main, strict=True)

@@ -33,15 +33,14 @@ _DIGEST_BYTES = 32  # of a SHA-256
 _CODE = (build, compact, flatten, foreign, graph, preprocessing)  # the modules that make a network
 
 
-def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: Path | None = None) -> Images:
+def pooled(network: keras.Model, images: Images, settings: TrainParams, *, cache: Path | None = None) -> Images:
     """Pooled features float32 [n, d] of the backbone in inference mode, for grey images uint8 [n, side, side].
 
     They are computed in batches of `settings.batch_size`, with or without XLA as `settings.xla` says, in the
     precision that the layers have (`build.computing`).
 
     Args:
-        model: a classifier, or what `build.to_features` made of it. Give the latter for several sets of images, so
-            that it is traced only once.
+        network: what `build.to_features` made of a classifier. It is traced once for several sets of images.
         cache: a folder. Features are read from there, or computed and kept there, within `$CXR_CACHE_GIB`. A
             damaged entry is computed again, with a warning. If an entry cannot be written, a progress line says
             so. If another process is writing the entry, this one waits for it.
@@ -49,8 +48,6 @@ def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: 
     Returns an array: in memory up to 32 MiB, otherwise the entry or a temporary file, mapped into memory. Raises
     InputError if there is no room for a temporary file.
     """
-    is_whole = any(layer.name == "logits" for layer in model.layers)
-    network = build.to_features(model) if is_whole else model
     shape = (len(images), *network.output.shape[1:])
 
     def make() -> Iterator[np.ndarray]:
