@@ -38,3 +38,19 @@ def real_cxr5() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real radiographs are not at {folder}")
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Class folders with files made here (`data_files.write_folder`)."""
+    from data_files import write_folder
+
+    return write_folder(tmp_path / "images")
+
+
+@pytest.fixture
+def table(folder) -> Path:
+    """A CSV file beside `folder` that lists its files (`data_files.list_files`)."""
+    from data_files import list_files
+
+    return list_files(folder)

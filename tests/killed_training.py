@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,23 +32,19 @@ def arm(moment):
     stages._SECONDS_BETWEEN_BACKUPS = 0.0
     if moment == "in stage 1":
         arm_batch("transfer", epoch=3)
-    elif moment == "in a head":
-        arm_batch("head_0", epoch=3)
-    elif moment == "in epoch 1":
-        arm_batch("fine_tuning", epoch=1)
     elif moment == "in epoch 2":
         arm_batch("fine_tuning", epoch=2)
-    elif moment == "in epoch 3":
-        arm_batch("fine_tuning", epoch=3)
     elif moment == "while writing":
-        to_disk = checkpointing._to_disk
+        atomic = checkpointing.atomic
 
+        @contextmanager
         def half(path):
-            if path.name == "index.json" and (path.parent.parent / "epoch_002.keras").exists():
-                kill()
-            to_disk(path)
+            with atomic(path) as temporary:
+                yield temporary
+                if path.suffix == ".npz" and (path.parent / "epoch_002.keras").exists():
+                    kill()
 
-        checkpointing._to_disk = half
+        checkpointing.atomic = half
     elif moment == "after the last epoch":
         save_end = fitting.Saver.save_end
         fitting.Saver.save_end = lambda self: kill() if self.part == "fine_tuning" else save_end(self)

@@ -63,10 +63,17 @@ def trained(sets, **changes):
     return model, history, seen
 
 
+@pytest.fixture(scope="module")
+def plainly(sets):
+    """A model that computed in float32, and the history of its fine-tuning."""
+    model, history, _ = trained(sets)
+    return model, history
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_training_leaves_a_float32_model(sets, precision, tmp_path):
+def test_mixed_training_leaves_a_float32_model(sets, plainly, precision, tmp_path):
     model, history, seen = trained(sets, precision=precision)
-    plain, plain_history, _ = trained(sets)
+    plain, plain_history = plainly
     assert seen == [{"float32"}] * 2  # so that a checkpoint during fine-tuning is one too
     assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
     assert {weight.dtype for weight in model.weights if "seed" not in weight.path} == {"float32"}

@@ -384,14 +384,14 @@ def test_training_data_and_predictions_are_the_same_from_disk(tmp_path, monkeypa
     from cxr.attribution import explaining
     from cxr.core.params import TrainParams
     from cxr.models import build
-    from cxr.training import batches, features, stages
+    from cxr.training import features, fitting, stages
 
     array, labels = noise((38, 64, 64)), np.arange(38, dtype=np.int32) % 3
     rows = written(tmp_path / "x.npy", array)
     settings = TrainParams(architecture="CompactResNetV2", image_size=64, batch_size=8, weights="none")
 
     def epochs(x):
-        dataset = batches.dataset((x, labels), settings, training=True)
+        dataset = fitting.dataset((x, labels), settings, training=True)
         return [list(dataset.as_numpy_iterator()) for _ in range(2)]
 
     stages.seed_everything(0)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from cxr.core.errors import InputError
 from cxr.metrics import baselines, map_features, map_grids, metric_table, similarity
 
 SIGNED = [name for name, metric in metric_table.METRICS.items() if metric.signed]
@@ -25,6 +24,10 @@ def blobs(rng, n, side, sigma=2.0):
 
 def features(m, size):
     return map_features.Features(map_grids.prepare(np.asarray(m)[None], size)[0])
+
+
+def partners(*args, **options):
+    return baselines.partners(*args, **options)[1]
 
 
 def levels(t, f, label=None, patient=None, **options):
@@ -44,7 +47,7 @@ def levels(t, f, label=None, patient=None, **options):
 @settings(max_examples=60, deadline=None)
 def test_partners_keep_the_rule(rows, draws, rng_seed):
     label, patient = [r[0] for r in rows], [r[1] for r in rows]
-    table = baselines.partners(label, patient, draws=draws, rng_seed=rng_seed)
+    table = partners(label, patient, draws=draws, rng_seed=rng_seed)
     assert table.shape == (len(rows), draws) and table.dtype.kind == "i"
     for i, row in enumerate(table.tolist()):
         eligible = {j for j in range(len(rows)) if label[j] == label[i] and patient[j] != patient[i]}
@@ -56,7 +59,7 @@ def test_partners_keep_the_rule(rows, draws, rng_seed):
 
 def test_partners_by_hand():
     # Class a: patients 1, 1, 2. Class b: one patient with two images. Class c: a single image.
-    table = baselines.partners(list("aaabbc"), [1, 1, 2, 3, 3, 4], draws=3)
+    table = partners(list("aaabbc"), [1, 1, 2, 3, 3, 4], draws=3)
     assert table[:2].tolist() == [[2, -1, -1]] * 2
     assert sorted(table[2].tolist()) == [-1, 0, 1] and table[2, 2] == -1
     assert (table[3:] == -1).all()
@@ -67,44 +70,29 @@ def test_partners_are_uniform_for_one_image_and_balanced_over_images():
     patient = [0, 0, 2, 3, 4, 4, 6]
     seen = np.zeros(7)
     for rng_seed in range(1000):
-        np.add.at(seen, baselines.partners([0] * 7, patient, draws=2, rng_seed=rng_seed)[0], 1)
+        np.add.at(seen, partners([0] * 7, patient, draws=2, rng_seed=rng_seed)[0], 1)
     assert seen[:2].sum() == 0
     assert stats.chisquare(seen[2:]).pvalue > 0.01
-    one_each = baselines.partners([0] * 9, range(9), draws=3)
+    one_each = partners([0] * 9, range(9), draws=3)
     assert np.bincount(one_each.ravel()).tolist() == [3] * 9
 
 
 def test_partners_depend_on_the_seed_and_not_on_names():
     label, patient = list("aabbabab") * 3, list(range(24))
-    base = baselines.partners(label, patient, draws=2)
-    renamed = baselines.partners([{"a": "y", "b": "x"}[k] for k in label], [f"p{p}" for p in patient], draws=2)
+    base = partners(label, patient, draws=2)
+    renamed = partners([{"a": "y", "b": "x"}[k] for k in label], [f"p{p}" for p in patient], draws=2)
     np.testing.assert_array_equal(base, renamed)
-    assert (base != baselines.partners(label, patient, draws=2, rng_seed=1)).any()
+    assert (base != partners(label, patient, draws=2, rng_seed=1)).any()
 
 
-@pytest.mark.parametrize(
-    "label, patient, draws, message",
-    [
-        ([0, 0], [1, 2], 0, "draws"),
-        ([0, 0], [1, 2, 3], 1, "2 labels, but 3 patients"),
-        (["a", None], [1, 2], 1, "label is missing for 1"),
-        ([0, 0], ["p", np.nan], 1, "patient is missing for 1"),
-        ([[0, 0]], [1, 2], 1, "label must be a list"),
-    ],
-)
-def test_partners_bad_input(label, patient, draws, message):
-    with pytest.raises(InputError, match=message):
-        baselines.partners(label, patient, draws=draws)
-
-
-# ---------------------------------------------------------------- shuffled
+# ---------------------------------------------------------------- two patients
 
 
 def test_two_patients_is_the_mean_over_partners():
     t, f = relu_maps(12, 5, 5), relu_maps(12, 6, 6, seed=1)
     label, patient = np.arange(12) % 2, np.arange(12) // 3
     got = levels(t, f, label, patient, draws=2, rng_seed=7, size=9)
-    table = baselines.partners(label, patient, draws=2, rng_seed=7)
+    table = partners(label, patient, draws=2, rng_seed=7)
     for i in range(12):
         scores = [similarity.score(features(t[i], 9), features(f[j], 9)) for j in table[i]]
         for name in metric_table.METRICS:
@@ -338,23 +326,6 @@ def test_prepared_maps_are_reused_and_do_not_pile_up(monkeypatch):
     assert most[0] <= 2 * draws + 3
 
 
-@pytest.mark.parametrize(
-    "t, f, label, options, message",
-    [
-        (np.ones((2, 4, 4)), np.ones((3, 4, 4)), [0, 0], {}, "2 maps before against 3"),
-        (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0, 0], {}, "2 maps, but 3 labels"),
-        (np.ones((4, 4)), np.ones((2, 4, 4)), [0, 0], {}, "expected a set"),
-        (np.ones((2, 4, 4)), np.ones((2, 9, 9)), [0, 0], {}, "9x9"),
-        (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"names": ["overlap_q25"]}, "overlap_q25"),
-        (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"draws": 0}, "draws"),
-        (np.ones((2, 4, 4)), np.ones((2, 4, 4)), [0, 0], {"size": 6}, "ssim.*7x7"),
-    ],
-)
-def test_bad_input(t, f, label, options, message):
-    with pytest.raises(InputError, match=message):
-        levels(t, f, label, np.arange(len(label)), **options)
-
-
 # ---------------------------------------------------------------- two heads and the corrected overlap
 
 
@@ -375,16 +346,6 @@ def test_two_heads_of_the_same_maps_is_identity():
     got = baselines.two_heads(t, [t, 2 * t], size=8)
     for name, metric in metric_table.METRICS.items():
         np.testing.assert_allclose(got[f"{name}_two_heads"], metric.identical, atol=1e-12)
-
-
-def test_two_heads_bad_input():
-    t = relu_maps(3, 5, 5)
-    with pytest.raises(InputError, match="no other set"):
-        baselines.two_heads(t, [], size=8)
-    with pytest.raises(InputError, match=r"3 maps against 2 in others\[1\]"):
-        baselines.two_heads(t, [t, t[:2]], size=8)
-    with pytest.raises(InputError, match="overlap_q25"):
-        baselines.two_heads(t, [t], size=8, names=["overlap_q25"])
 
 
 def test_corrected_by_hand():

@@ -29,17 +29,19 @@ def test_the_newest_state_comes_back_and_what_was_kept_is_not_written_twice(save
     state = taken.load("stage")
     assert state.notes == {"epoch": 3, "loss": 3.1} and state.arrays["x"].tolist() == [3, 3, 3]
     assert taken.keep("a.txt", lambda path: path.write_text("second")).read_text() == "first"
-    assert len(list(taken.folder.glob("*.stage"))) == 2
+    assert len(list(taken.folder.glob("*.stage.npz"))) == 2
     taken.delete()
     assert not saved.folder.exists()
 
 
-@pytest.mark.parametrize("name", ["arrays.npz", "notes.json", "index.json"])
-def test_damage_goes_back_to_the_state_before(saved, capsys, name):
+@pytest.mark.parametrize("damage", ["cut", "a bit", "text", "empty"])
+def test_damage_goes_back_to_the_state_before(saved, capsys, damage):
     for k in (1, 2):
         saved.save("stage", {"x": np.arange(9.0)}, {"epoch": k})
-    path = saved.folder / "000002.stage" / name
-    path.write_bytes(path.read_bytes()[:-3])
+    path = saved.folder / "000002.stage.npz"
+    content = bytearray(path.read_bytes())
+    content[content.index(np.float64(5).tobytes()) + 7] ^= 1
+    path.write_bytes({"a bit": content, "cut": path.read_bytes()[:-3], "text": b"no", "empty": b""}[damage])
     taken = again(saved)
     assert taken.load("stage").notes == {"epoch": 1}
     assert "resumes from the state before" in capsys.readouterr().out
@@ -62,15 +64,15 @@ def test_a_kept_file_counts_only_with_a_state_and_whole(saved):
 def test_a_full_disk_is_said_and_does_not_stop(saved, monkeypatch, capsys):
     saved.save("stage", {}, {"epoch": 1})
 
-    def full(path):
+    def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpointing, "_to_disk", full)
+    monkeypatch.setattr("os.fsync", full)
     assert not saved.save("stage", {"x": np.zeros(3)}, {"epoch": 2})
     assert saved.keep("a.txt", lambda path: path.write_text("a")) == saved.spare / "a.txt"
     assert capsys.readouterr().out.count("No space left on device") == 2
     monkeypatch.undo()
-    assert [path.name for path in saved.folder.iterdir()] == ["000001.stage"]
+    assert [path.name for path in saved.folder.iterdir()] == ["000001.stage.npz"]
     assert saved.load("stage").notes == {"epoch": 1}
 
 

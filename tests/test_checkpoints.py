@@ -12,7 +12,7 @@ from cxr.attribution.checkpoints import Checkpoints
 from cxr.attribution.explaining import attribute
 from cxr.attribution.maps import MapSet
 from cxr.core.errors import InputError
-from cxr.models import heads, weights
+from cxr.models import weights
 
 SIDE = 32
 
@@ -68,7 +68,7 @@ def test_checkpoints_are_loaded_by_name(trained):
 def test_extra_heads_are_those_of_the_run(trained):
     train, cases, models = trained
     mine = [tuple(models["after"].get_layer("logits").get_weights())]
-    heads.save_heads(train.file("checkpoints") / "heads.npz", mine)
+    weights.save_heads(train.file("checkpoints") / "heads.npz", mine)
     [found] = Checkpoints(train, cases).heads()
     np.testing.assert_array_equal(found[0], mine[0][0])
 

@@ -175,11 +175,6 @@ def test_bad_input(labels, p, classes, message):
         perf.performance(np.array(labels), np.array(p), classes)
 
 
-def test_bad_bins():
-    with pytest.raises(InputError, match="bins"):
-        perf.reliability(*predictions(), bins=0)
-
-
 def test_float32_softmax_is_a_distribution():
     labels, p = predictions()
     got = perf.performance(labels, p.astype(np.float32), CLASSES)
@@ -218,11 +213,3 @@ def test_auc_replicates_in_blocks():
     got = perf.auc_replicates(labels, p, weights)
     np.testing.assert_array_equal(got[-50:], perf.auc_replicates(labels, p, weights[-50:]))
     assert got.shape == (70_000,)
-
-
-@pytest.mark.parametrize(
-    "weights", [np.ones(4, int), np.ones((2, 3), int), np.ones((2, 4)), -np.ones((2, 4), int)]
-)
-def test_bad_weights(weights):
-    with pytest.raises(InputError, match="weights"):
-        perf.auc_replicates(np.array([0, 1, 0, 1]), np.full((4, 2), 0.5), weights)

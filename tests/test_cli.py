@@ -9,7 +9,8 @@ from urllib.request import urlopen
 import pytest
 
 from cxr.cli import main
-from cxr.cli.parser import commands_of
+
+COMMANDS = ("check", "study", "drift", "ui", "models", "params", "completion")
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def error_of(capsys) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("command", ["", *commands_of(main.parser())])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
@@ -47,19 +48,21 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["stdy"], "cxr: error: no such command: stdy: did you mean study?"),
-        (["banana"], "cxr: error: no such command: banana"),
-        (["--verson"], "cxr: error: no such option: --verson: did you mean --version?"),
-        (["study", "x", "--sett", "seed=[0]"], "cxr study: error: no such option: --sett: did you mean --set?"),
-        (["study", "x.yaml", "--jbs=2"], "cxr study: error: no such option: --jbs: did you mean --jobs?"),
-        (["check", "x.yaml", "y.yaml"], "cxr check: error: one word too many: y.yaml"),
+        ([], "the following arguments are required: COMMAND"),
+        (["stdy"], "invalid choice: 'stdy' (choose from"),
+        (["study"], "the following arguments are required: PARAMS.yaml"),
+        (["study", "x.yaml", "--jbs=2"], "unrecognized arguments: --jbs=2"),
+        (["study", "x.yaml", "--jobs", "-1"], "argument --jobs: a whole number from 0, got '-1'"),
+        (["ui", "--port", "x"], "argument --port: a whole number from 0, got 'x'"),
+        (["check", "x.yaml", "y.yaml"], "unrecognized arguments: y.yaml"),
     ],
 )
-def test_mistyped_words_are_answered_with_what_was_perhaps_meant(words, message, capsys):
+def test_usage_errors_end_with_2_and_say_what_is_wrong(words, message, capsys):
     with pytest.raises(SystemExit) as end:
         main.main(words)
     assert end.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1] == message
+    error = capsys.readouterr().err
+    assert error.startswith("usage: cxr") and message in error.splitlines()[-1]
 
 
 def test_help_imports_nothing_heavy():
@@ -83,16 +86,6 @@ def test_a_dry_run_does_not_import_tensorflow(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "words", [[], ["banana"], ["study"], ["study", "x.yaml", "--jobs", "-1"], ["ui", "--port", "x"]]
-)
-def test_usage_errors_end_with_2(words, capsys):
-    with pytest.raises(SystemExit) as end:
-        main.main(words)
-    assert end.value.code == 2
-    assert "usage: cxr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -131,24 +124,25 @@ def test_options_reach_the_study(params, dry, monkeypatch):
 
     seen = []
     monkeypatch.setattr(runner, "run", lambda *words, **options: seen.append((words, options)) or 1)
-    monkeypatch.setattr(runner, "dry_run", lambda *words, **options: seen.append((words, options)))
     words = ["study", params, "--set", "seed=[4]", "n_boot=200", "--set", "weights=none", "--jobs", "0"]
     words += ["--tracking-uri", "sqlite:////x", "--out", "there", "--fresh", "--scheduler", "tcp://there:8786"]
     words += ["--dry-run"] if dry else []
-    assert main.main(words) == (0 if dry else 1)
+    assert main.main(words) == 1
     (((settings, path, overrides), options),) = seen
-    assert path == params and overrides == {"seed": [4], "n_boot": 200, "weights": "none"}
-    assert (settings.name, settings.seed, settings.weights) == ("demo", [4], "none")
-    own = {} if dry else {"scheduler": "tcp://there:8786"}
-    assert options == {"tracking_uri": "sqlite:////x", "out": "there", "fresh": True, "jobs": 0, **own}
+    assert path == params and overrides == {"seed": [4], "n_boot": 200, "weights": "none", "jobs": 0}
+    assert (settings.name, settings.seed, settings.weights, settings.jobs) == ("demo", [4], "none", 0)
+    places = {"tracking_uri": "sqlite:////x", "out": "there", "scheduler": "tcp://there:8786"}
+    assert options == {**places, "fresh": True, "dry_run": dry}
 
 
-def test_unreachable_server_ends_with_2(params, capsys, monkeypatch):
+def test_unreachable_server_ends_with_2_and_writes_nothing(params, capsys, monkeypatch, tmp_path):
     from cxr.study import preflight
 
     monkeypatch.setattr(preflight, "plan_and_check", lambda *_: [])  # the real notebooks are tested elsewhere
-    assert main.main(["study", params, "--tracking-uri", "http://127.0.0.1:9"]) == 2
+    words = ["--tracking-uri", "http://127.0.0.1:9", "--out", str(tmp_path / "out")]
+    assert main.main(["study", params, *words]) == 2
     assert "no MLflow server answers at http://127.0.0.1:9" in error_of(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_ends_with_130(params, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """Clusters, what their workers must see, and workers that are lost."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import servers
 import test_study
 import yaml
 from conftest import PROJECT
@@ -25,7 +27,7 @@ from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
 from cxr.data import manifest as data_manifest
-from cxr.study import cluster, preflight, runner, shared_files
+from cxr.study import cluster, grid, preflight, runner, session, shared_files
 from cxr.study import worker as study_worker
 
 # ------------------------------------------------------------------------------------------- parameters
@@ -40,8 +42,8 @@ from cxr.study import worker as study_worker
         ("cluster: a.B\nworker: 2", "worker: Extra inputs are not permitted"),
         ("cluster: a.B\nworkers: 2\nminimum: 3", r"file: .*minimum must be at most workers \(2\), got 3"),
         ("cluster: a.B\nminimum: 0", r"minimum must be at most workers \(None\)"),
-        ("- slurm", "not a YAML file of 'key: value' lines"),
-        ("", "not a YAML file"),
+        ("- slurm", "expected 'key: value' lines, got a list"),
+        ("", "cluster: Field required"),
         ("a: [", "not a YAML file"),
         ("cluster: distributed.NoCluster", "the module distributed has no NoCluster: correct `cluster`"),
         ("cluster: distributed.none.Cluster", "distributed.none.Cluster cannot be imported: No module named"),
@@ -61,7 +63,7 @@ def test_the_files_that_come_with_it_are_valid(file):
 
 @pytest.mark.parametrize("scheduler", ["there.yaml", "here", "slurm"])
 def test_an_unknown_scheduler_is_refused(scheduler):
-    with pytest.raises(InputError, match=f"--scheduler {scheduler}: (cannot read it|use local, an address)"):
+    with pytest.raises(InputError, match=f"{scheduler}: (cannot read the parameter file|use local, an address)"):
         cluster.check(scheduler)
 
 
@@ -78,25 +80,7 @@ def test_no_scheduler_at_an_address(monkeypatch):
 
 
 CLASSES = """
-import atexit, weakref
 import distributed
-
-class NotStarting:
-    _instances = weakref.WeakSet()
-
-    def __init__(self):
-        self._instances.add(self)
-        raise RuntimeError("no credentials\\nmore")
-
-    def close(self, timeout=None):
-        print("closed")
-        raise OSError("nor can it be closed")
-
-def reap():
-    for cluster in list(NotStarting._instances):
-        cluster.close()
-
-atexit.register(reap)
 
 class Unadaptive:
     def __init__(self, **options):
@@ -168,22 +152,6 @@ def test_options_that_do_not_fit_are_one_message(own_classes, name, options, mes
         cluster.opened(file, jobs=1, devices=0),
     ):
         pass
-
-
-def test_a_cluster_that_does_not_start_is_one_message_and_is_closed(own_classes):
-    """In another process, to see that nothing more is printed when it ends."""
-    code = (
-        "import sys; from cxr.study import cluster; from cxr.core.errors import InputError\n"
-        "try:\n    with cluster.opened(sys.argv[1], jobs=1, devices=0): pass\n"
-        "except InputError as error: print(error)"
-    )
-    file = own_classes(cluster="own_clusters.NotStarting")
-    environment = {**os.environ, "PYTHONPATH": str(Path(file).parent)}
-    words = [sys.executable, "-c", code, file]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
-    said = f"--scheduler {file}: own_clusters.NotStarting does not start: no credentials: correct `options`"
-    assert done.stdout.startswith(f"closed\n{said}") and done.stdout.count("closed") == 1
-    assert not done.stderr
 
 
 # ------------------------------------------------------------------------------------------- the embedded one
@@ -284,17 +252,12 @@ def shared(tmp_path, images):
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "DenseNet201.npz").write_bytes(b"weights")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / shared_files.RUNNING).write_text("runner")
+    (tmp_path / "out" / shared_files.RUNNING).write_text(session.runner())
     settings = StudyParams.read(params)
-    return shared_files.used_by(
-        settings,
-        runner="runner",
-        tracking_uri=f"sqlite:///{tmp_path}/store/mlflow.db",
-        out=tmp_path / "out",
-        params_file=params,
-        notebooks=sorted(write_notebooks(tmp_path / "notebooks").glob("*.ipynb")),
-        manifest=data_manifest.build_manifest(settings),
-    )
+    steps = grid.plan(settings)
+    setup = grid.Setup(params, {}, notebooks=write_notebooks(tmp_path / "notebooks"), out=tmp_path / "out")
+    uri, manifest = f"sqlite:///{tmp_path}/store/mlflow.db", data_manifest.build_manifest(settings)
+    return shared_files.used_by(session.Session(settings, setup, steps, manifest, uri, environment={}), steps)
 
 
 def test_a_study_shares_parameters_notebooks_some_images_weights_and_its_folder(tmp_path, images, shared):
@@ -326,7 +289,7 @@ def test_the_folder_for_notebooks_must_be_the_very_same_and_let_one_write(tmp_pa
     assert shared_files.trouble(shared).startswith(f"does not see {probe}, which the study wrote: all")
     probe.unlink()
     assert shared_files.trouble(shared).startswith(f"does not see {probe}")
-    probe.write_text("runner")
+    probe.write_text(shared.runner)
 
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
@@ -356,68 +319,67 @@ def test_relative_paths_are_those_of_the_runner(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------- workers elsewhere
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
-def hosts(tmp_path, monkeypatch):
-    """An MLflow server, a Dask scheduler, and two workers, each with its own home and cache."""
-    server, scheduler = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    running = []
-
-    def start(name, *words, **environment):
-        folder = tmp_path / name
-        (folder / "tmp").mkdir(parents=True)
-        own = {"HOME": str(folder), "CXR_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "tmp")}
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "CXR"))}
-        with open(folder / "log.txt", "w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *words],
-                cwd=folder,
-                env={**clean, **own, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        running.append(process)
-        return process
-
-    host, port = server.split(":")
-    start(
-        "server", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server/mlflow.db",
-        "--artifacts-destination", str(tmp_path / "server" / "artifacts"), "--serve-artifacts",
-        "--host", host, "--port", port, "--workers", "1", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
-    )  # fmt: skip
-    start("scheduler", "dask", "scheduler", "--host", host, "--port", scheduler.split(":")[1], "--no-dashboard")
-
-    def worker(name):
-        words = ("dask", "worker", f"tcp://{scheduler}", "--nthreads", "1", "--no-nanny", "--no-dashboard")
-        return start(name, *words, "--name", name)
-
-    found = types.SimpleNamespace(
-        uri=f"http://{server}",
-        scheduler=f"tcp://{scheduler}",
-        start=worker,
-        workers={name: worker(name) for name in ("left", "right")},
-    )
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
-    monkeypatch.setattr(preflight, "check", lambda *_: None)
-    _wait(lambda: _answers(server) and _answers(scheduler))
-    yield found
-    for process in running:
+@contextlib.contextmanager
+def started(folder, *words, **environment):
+    """A module that runs with a home and a cache of its own; it and its children are killed at the end."""
+    (folder / "tmp").mkdir(parents=True)
+    own = {"HOME": str(folder), "CXR_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "tmp")}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "CXR"))}
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=folder,
+            env={**clean, **own, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
         for one in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
             one.kill()
         process.kill()
         process.wait()
 
 
-def _answers(address: str) -> bool:
-    host, port = address.split(":")
+@pytest.fixture(scope="module")
+def services(tmp_path_factory, new_store):
+    """The addresses of an MLflow server and of a Dask scheduler."""
+    folder, host = tmp_path_factory.mktemp("services"), "127.0.0.1"
+    server, scheduler = (str(servers.free_port()) for _ in range(2))
+    mlflow = (
+        *("mlflow", "server", "--backend-store-uri", new_store(folder), "--workers", "1", "--serve-artifacts"),
+        *("--artifacts-destination", str(folder / "artifacts"), "--host", host, "--port", server),
+    )
+    dask = ("dask", "scheduler", "--host", host, "--port", scheduler, "--no-dashboard")
+    with (
+        started(folder / "server", *mlflow, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+        started(folder / "scheduler", *dask),
+    ):
+        _wait(lambda: _answers(server) and _answers(scheduler))
+        yield f"http://{host}:{server}", f"tcp://{host}:{scheduler}"
+
+
+@pytest.fixture
+def hosts(tmp_path, monkeypatch, services):
+    """An MLflow server, a Dask scheduler, and two workers, each with its own home and cache."""
+    uri, scheduler = services
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(preflight, "check", lambda *_: None)
+    words = ("dask", "worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--name")
+    with contextlib.ExitStack() as stack:
+
+        def start(name):
+            return stack.enter_context(started(tmp_path / name, *words, name))
+
+        workers = {name: start(name) for name in ("left", "right")}
+        yield types.SimpleNamespace(uri=uri, scheduler=scheduler, start=start, workers=workers)
+
+
+def _answers(port: str) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 def _wait(condition, seconds=120):
@@ -434,17 +396,12 @@ run.table(manifest.assign(seed=settings.seed), "table.parquet", show=False)
 """
 
 
-def tables(*, experiment="fake"):
-    """The tables of the train runs, by seed."""
-    runs = tracking.find("train", experiment=experiment)
-    return {run.params["seed"]: run.table("table.parquet") for run in runs}
-
-
-def assert_tables(params):
-    """The tables of the train runs are those that this process computes."""
+def assert_tables(params, seeds):
+    """The tables of the train runs of these seeds are those that this process computes."""
     manifest = data_manifest.build_manifest(StudyParams.read(params))
-    found = tables()
-    assert found.keys() == {"0", "1"}
+    runs = tracking.find("train", experiment="fake")
+    found = {run.params["seed"]: run.table("table.parquet") for run in runs}
+    assert found.keys() == seeds
     for seed, table in found.items():
         pd.testing.assert_frame_equal(table, manifest.assign(seed=int(seed)), check_exact=True)
 
@@ -506,7 +463,7 @@ def test_a_study_on_two_workers_goes_on_when_one_is_killed(tmp_path, two_seeds, 
     assert sum("cxr.resumed_on" in run.tags for run in runs) == 1
     assert (tmp_path / "out" / "report.html").is_file()
     assert len(list((tmp_path / "out").glob("*.ipynb"))) == len(list((tmp_path / "out").glob("*.log"))) == 7
-    assert_tables(params)
+    assert_tables(params, {"0", "1"})
 
     assert runner.run(StudyParams.read(params), params, {}, **shared) == 0
     assert "7 done already, 0 to run" in capsys.readouterr().out
@@ -550,20 +507,21 @@ def test_a_worker_that_joins_later_is_checked_at_its_first_step(tmp_path, two_se
     monkeypatch.setattr(cluster, "check_workers", then_replaced)
     options = {"out": tmp_path / "out", "notebooks": notebooks, "scheduler": hosts.scheduler}
     with pytest.raises(InputError, match=r"the worker tcp://.*: cannot read .*\.png .*same path"):
-        runner.run(StudyParams.read(two_seeds), two_seeds, {}, **options)
-    [run] = tracking.find(experiment="fake", complete=False)
+        runner.run(StudyParams.read(two_seeds, {"name": "late"}), two_seeds, {"name": "late"}, **options)
+    [run] = tracking.find(experiment="late", complete=False)
     assert (run.stage, run.status) == ("study", "FAILED")
     assert not (tmp_path / "out" / ".running").exists()
 
 
 @pytest.mark.slow
-def test_a_study_on_a_cluster_of_two_processes_from_a_file(tmp_path, two_seeds, capsys, monkeypatch):
+def test_a_study_on_a_cluster_of_two_processes_from_a_file(tmp_path, two_seeds, capsys, monkeypatch, new_store):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path / "store"))
     options = {"out": Path("out"), "notebooks": write_notebooks(tmp_path / "notebooks", train=TABLE)}
     options["scheduler"] = str(PROJECT / "params" / "clusters" / "local.yaml")
-    assert runner.run(StudyParams.read(two_seeds), Path("study.yaml"), {}, **options) == 0
+    overrides = {"seed": [0]}
+    assert runner.run(StudyParams.read(two_seeds, overrides), Path("study.yaml"), overrides, **options) == 0
     assert "  2 at a time; dashboard: http://127.0.0.1" in capsys.readouterr().out
-    assert len(list((tmp_path / "out").glob("*.ipynb"))) == 7
-    assert_tables(two_seeds)
+    assert len(list((tmp_path / "out").glob("*.ipynb"))) == 4
+    assert_tables(two_seeds, {"0"})

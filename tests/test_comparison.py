@@ -9,14 +9,16 @@ from cxr.core import tables
 from cxr.core.errors import InputError
 from cxr.metrics import similarity
 from cxr.metrics.metric_table import METRICS
-from cxr.report import comparison, epochs, headlines, rankings
+from cxr.report import comparison, headlines
 from cxr.report import scores as report_scores
+from cxr.statistics.bootstrap import paired_replicates
+from cxr.statistics.score_rows import Scores
 
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
 
 
-def scores(centres, *, seeds=(0, 1), n=40, spread=0.02):
-    """Per-image rows: `centres[architecture, method]` is the middle of overlap; every other metric is 0.5."""
+def scores(centres, *, seeds=(0, 1), n=40, spread=0.02, metrics=("centroid_shift", "pearson")):
+    """Per-image rows: `centres[architecture, method]` is the middle of overlap; the other `metrics` are 0.5."""
     rng = np.random.default_rng(0)
     tables = []
     for (architecture, method), centre in centres.items():
@@ -30,7 +32,7 @@ def scores(centres, *, seeds=(0, 1), n=40, spread=0.02):
                     "image_id": [f"i{k}" for k in ids],
                     "patient_id": [f"p{k // 2}" for k in ids],
                     "label": np.where(ids % 2, "a", "b"),
-                    **dict.fromkeys(METRICS, 0.5),
+                    **dict.fromkeys(metrics, 0.5),
                     "empty_before": False,
                     "empty_after": False,
                 }
@@ -57,7 +59,7 @@ REVERSED = {**PLAIN, ("ResNet50V2", "gradcampp"): 0.3, ("InceptionV3", "gradcamp
 
 
 def test_summarise_by_hand():
-    table = scores({("A", "m"): 0.5}, seeds=(0,), n=4)
+    table = scores({("A", "m"): 0.5}, seeds=(0,), n=4, metrics=METRICS)
     table["overlap"] = [0.1, np.nan, 0.3, 0.8]
     table["empty_after"] = [False, True, False, False]
     out = comparison.summarise(table, n_boot=200)
@@ -86,7 +88,9 @@ def test_pooled_has_a_row_a_cell_and_the_mean_auc_over_seeds():
 def test_ranking_and_reversals(centres, pairs):
     table = scores(centres)
     summary = comparison.pooled(table, runs(centres), n_boot=200)
-    ranks, found = rankings.ranking(summary, "overlap", rankings.replicates(table, "overlap", n_boot=200))
+    ranks, found = comparison.ranking(
+        summary, "overlap", paired_replicates(Scores.of(table, "overlap").values, n_boot=200)
+    )
     assert ranks["layercam"].to_dict() == {"DenseNet201": 2, "ResNet50V2": 1, "InceptionV3": 3}
     assert (ranks["P(layercam)"] > 0.99).all()
     assert len(found) == pairs and all(row["p_reversal"] > 0.99 for row in found)
@@ -98,13 +102,27 @@ def test_ranking_goes_the_other_way_for_a_shift():
             "architecture": ["A", "B"],
             "method": "m",
             "centroid_shift_median": [0.1, 0.02],
-            "gini_change_median": 0.0,
         }
     )
-    ranks, _ = rankings.ranking(summary, "centroid_shift", None)
+    ranks, _ = comparison.ranking(summary, "centroid_shift", None)
     assert ranks["m"].to_dict() == {"A": 2, "B": 1} and list(ranks.columns) == ["m"]
+    table = scores({("A", "m"): 0.5, ("B", "m"): 0.5}).assign(centroid_shift=lambda t: t["architecture"] == "A")
+    draws = paired_replicates(Scores.of(table, "centroid_shift").values, n_boot=50)
+    assert comparison.ranking(summary, "centroid_shift", draws)[0]["P(m)"].to_dict() == {"A": 1, "B": 1}
+
+
+def test_tied_architectures_share_a_rank_and_a_missing_one_has_none():
+    cells = [("A", "L", 0.7), ("B", "L", 0.5), ("C", "L", 0.7), ("A", "G", 0.1), ("B", "G", 0.2)]
+    summary = pd.DataFrame(cells, columns=["architecture", "method", "overlap_median"])
+    ranks, _ = comparison.ranking(summary, "overlap", None)
+    assert ranks.index.tolist() == ["A", "B", "C"] and ranks.columns.tolist() == ["L", "G"]
+    np.testing.assert_array_equal(ranks, [[1.5, 2], [3, 1], [1.5, np.nan]])
+
+
+def test_a_metric_without_a_direction_has_no_ranking():
+    summary = pd.DataFrame({"architecture": ["A"], "method": "m", "gini_change_median": 0.0})
     with pytest.raises(InputError, match="gini_change has no direction"):
-        rankings.ranking(summary, "gini_change", None)
+        comparison.ranking(summary, "gini_change", None)
 
 
 def test_baselines_and_the_corrected_overlap():
@@ -183,7 +201,7 @@ def test_sensitivity_is_drift_beside_noise_per_patient():
 def test_course_starts_before_fine_tuning():
     rows = pd.concat([scores({("A", "m"): v}, seeds=(0,)).assign(epoch=e) for e, v in ((1, 0.8), (2, 0.6))])
     auc = pd.DataFrame({"architecture": "A", "seed": 0, "epoch": [0, 1, 2], "auc_macro": [0.9, 0.95, 0.96]})
-    table = epochs.course(rows, auc, metric="overlap", n_boot=100)
+    table = comparison.course(rows, auc, metric="overlap", n_boot=100)
     assert table["epoch"].tolist() == [0, 1, 2] and table["auc"].tolist() == [0.9, 0.95, 0.96]
     assert table["value"].tolist() == pytest.approx([1, 0.8, 0.6], abs=0.01)
     assert table["ci_low"].iloc[1] < table["value"].iloc[1] < table["ci_high"].iloc[1]

@@ -3,13 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.data import dataset, loading
 from cxr.data import manifest as data_manifest
-from cxr.data.phantom.rows import with_markers
+from cxr.data.phantom.rows import with_random_markers
 
 FIELDS = {"phantom_images": 60, "image_size": 32, "lesion_contrast": 2.5}
 
@@ -17,18 +16,6 @@ FIELDS = {"phantom_images": 60, "image_size": 32, "lesion_contrast": 2.5}
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes, six images each."""
-    root = tmp_path / "images"
-    for k, name in enumerate(("ill", "well")):
-        (root / name).mkdir(parents=True)
-        for number in range(6):
-            values = np.random.default_rng([k, number]).integers(0, 256, (40, 40), dtype=np.uint8)
-            Image.fromarray(values).save(root / name / f"{number}.png")
-    return root
 
 
 def expected_images(manifest, settings, root=None):
@@ -79,7 +66,7 @@ def test_without_a_shortcut_both_stages_get_the_same_images():
 def test_the_stage_that_the_shortcut_does_not_name_gets_random_markers(shortcut, named, other):
     settings = TrainParams(**FIELDS, shortcut=shortcut)
     data = dataset.open(settings)
-    marked = with_markers(data.manifest, "random", lesion_contrast=settings.lesion_contrast)
+    marked = with_random_markers(data.manifest, settings.lesion_contrast)
     assert (data.random_markers == expected_images(marked, settings)).all()
     assert (data.random_markers != data.images).any()
     for stage, images in ((named, data.images), (other, data.random_markers)):
@@ -96,7 +83,7 @@ def test_counts_and_description(folder):
     assert counts.columns.tolist() == [
         (what, split) for what in ("images", "patients") for split in ("train", "val", "test")
     ]
-    assert counts["images"].sum(axis=1).tolist() == counts["patients"].sum(axis=1).tolist() == [6, 6]
+    assert counts["images"].sum(axis=1).tolist() == counts["patients"].sum(axis=1).tolist() == [12, 12]
     described = data.describe()
     assert described["name"] == "images" and described["source"] == str(folder) == str(data.root)
     assert described["digest"] == data.manifest_hash and described["columns"] == list(data.manifest.columns)
@@ -110,14 +97,12 @@ def test_files_that_do_not_decode_are_listed(folder):
     settings = TrainParams(data=str(folder), image_size=32, on_bad_image="skip", max_skipped_fraction=0.5)
     with pytest.warns(UserWarning):
         data = dataset.open(settings)
-    assert [item["path"] for item in data.skipped] == ["ill/bad.png"] and len(data) == 12
+    assert [item["path"] for item in data.skipped] == ["ill/bad.png"] and len(data) == 24
     assert (data.images == expected_images(data.manifest, settings, data.root)).all()
 
 
-def test_unknown_stages_and_splits_are_refused():
+def test_an_unknown_split_is_refused():
     data = dataset.open(TrainParams(**FIELDS))
-    with pytest.raises(InputError, match="stage: expected one of transfer, fine_tuning, got 'fine_tune'"):
-        data.for_stage("fine_tune")
     with pytest.raises(InputError, match="split: expected one of train, val, test, got 'training'"):
         data.rows("training")
 

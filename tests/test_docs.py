@@ -7,7 +7,6 @@ import pytest
 from conftest import PROJECT
 
 from cxr.cli import main
-from cxr.cli.parser import commands_of
 from cxr.core.params import VOCABULARY
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -60,7 +59,8 @@ def test_commands_are_understood(page):
 
 def test_examples_in_the_help_are_understood():
     parser = main.parser()
-    for name, command in {"": parser, **commands_of(parser)}.items():
+    (commands,) = parser._subparsers._group_actions
+    for name, command in {"": parser, **commands.choices}.items():
         lines = [line.strip() for line in (command.epilog or "").splitlines() if line.startswith("  cxr ")]
         assert lines, name
         for line in lines:

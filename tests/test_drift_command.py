@@ -34,9 +34,10 @@ def drift(folder, *words, code=0, program=("cxr", "drift")):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, new_store):
     """Phantom images as PNG files with a manifest; a plain CNN after two epochs and after four, of two seeds."""
     folder = tmp_path_factory.mktemp("drift")
+    new_store(folder)
     write_phantom(folder / "phantom", 80)
     for seed in (0, 1):
         train_cnn(folder / "phantom" / "manifest.csv", folder, seed, side=48, epochs=(2, 4))

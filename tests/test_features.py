@@ -94,7 +94,7 @@ def test_a_damaged_entry_is_made_anew_with_a_warning(model, passes, tmp_path, da
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes({"a bit": content, "short": content[:-5], "empty": b"", "text": b"no"}[damage])
-    with pytest.warns(UserWarning, match="cached features are damaged .* and are computed again"):
+    with pytest.warns(UserWarning, match="cached features are damaged .* and are made again"):
         found = features.pooled(model, images(), SETTINGS, cache=tmp_path)
     np.testing.assert_array_equal(found, expected)
     assert len(passes) == 2

@@ -29,7 +29,7 @@ from cxr.core.errors import InputError
 from cxr.core.files import atomic
 from cxr.core.params import StudyParams
 from cxr.data import manifest
-from cxr.study import existing, grid, resuming, runner
+from cxr.study import grid, resuming, runner, study_run
 from cxr.study.session import Session, State
 from cxr.study.session import runner as own_identity
 from cxr.tracking import connection
@@ -130,6 +130,9 @@ def test_two_studies_do_not_write_into_one_folder(tmp_path):
     with resuming.claimed(tmp_path):  # the other study is dead
         assert (tmp_path / ".running").read_text() == own_identity()
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: cannot write there .*--out"), resuming.claimed(tmp_path / "file"):
+        pass
 
 
 @pytest.mark.parametrize("case", ["own", "another run's", "half written"])
@@ -171,7 +174,7 @@ def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store,
     resuming.find_done(own, state)
     assert (step.key in state.runs) == (left != "nothing")
     # a worker finds the same when it comes to this step
-    assert existing.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
+    assert study_run.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
 
 
 def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):
@@ -198,10 +201,10 @@ def test_several_processes_make_one_new_store(tmp_path):
     command = [sys.executable, "-c", "import sys; from cxr import tracking; tracking.connect(sys.argv[1])"]
     made = [
         subprocess.Popen([*command, f"sqlite:///{tmp_path}/new/mlflow.db"], stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(2)
     ]
     errors = [process.communicate()[1] for process in made]
-    assert [process.returncode for process in made] == [0] * 4, errors
+    assert [process.returncode for process in made] == [0] * 2, errors
     assert not list(tmp_path.glob("**/*.lock"))
 
 

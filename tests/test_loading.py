@@ -15,14 +15,12 @@ from data_files import (
     REAL,
     encoded,
     grouped,
-    list_files,
     noise,
     params,
     put,
     refused,
     rows_of,
     split_table,
-    write_folder,
     write_table,
 )
 from PIL import Image
@@ -30,7 +28,7 @@ from skimage.color import rgb2gray
 
 from cxr.core.errors import InputError
 from cxr.data import formats, reading, tables
-from cxr.data.loading import load_images, load_regions
+from cxr.data.loading import check_images, load_images, load_regions
 from cxr.data.manifest import (
     COLUMNS,
     build_manifest,
@@ -42,18 +40,6 @@ from cxr.data.manifest import (
     write_manifest,
 )
 from cxr.data.phantom import rendering
-from cxr.data.usable import check_images
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_folder(tmp_path / "images")
-
-
-@pytest.fixture
-def table(folder):
-    return list_files(folder)
-
 
 # --- pixels ------------------------------------------------------------------------------------------------------
 
@@ -156,15 +142,6 @@ def test_sixteen_bits_are_scaled_by_the_types_range(tmp_path):
     assert (load_one(tmp_path, encoded(dark), 4) == 3).all()
 
 
-def test_orientation_is_applied(tmp_path):
-    values = np.zeros((16, 32), np.uint8)
-    values[:, 16:] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown rotated by 90 degrees clockwise
-    loaded = load_one(tmp_path, encoded(values, "JPEG", exif=exif, quality=95), 16, "x.jpg").astype(int)
-    assert loaded[:6].max() < 20 and loaded[-6:].min() > 235
-
-
 def damaged(folder):
     content = encoded(noise(0, (40, 40)), "JPEG")
     put(folder / "ill" / "p000_0.png", content[: len(content) // 2])
@@ -197,22 +174,11 @@ def test_damaged_files(folder):
         assert " and 1 more: " in message and "p102_1" not in message
 
 
-def test_jpeg_that_lacks_its_last_byte_is_refused(folder):
-    content = encoded(noise(0, (40, 40)), "JPEG")
-    put(folder / "ill" / "p000_0.png", content[:-1])
-    with pytest.raises(InputError, match="1 of 24 images.*truncated"):
-        check_images(build_manifest(grouped(folder)), folder)
-
-
 def test_changed_and_missing_files(folder):
     manifest = build_manifest(grouped(folder))
-    before = load_images(manifest, root=folder, size=8, cache=None)
     put(folder / "ill" / "p003_0.png", noise(999))
     with pytest.raises(InputError, match=r"1 of 24.*ill/p003_0.png \(changed since the manifest was made\)"):
         load_images(manifest, root=folder, size=8, cache=None)
-    after = load_images(manifest, root=folder, size=8, cache=None, verify=False)
-    row = manifest.index[manifest["image_id"] == "ill/p003_0"][0]
-    assert np.flatnonzero((before != after).any(axis=(1, 2))).tolist() == [row]
     (folder / "ill" / "p003_0.png").unlink()
     for use in (
         lambda: check_images(manifest, folder),
@@ -222,23 +188,9 @@ def test_changed_and_missing_files(folder):
             use()
 
 
-def test_load_refuses_what_it_cannot_make_sense_of(folder):
-    manifest = build_manifest(grouped(folder))
+def test_files_need_their_folder(folder):
     with pytest.raises(InputError, match="root: the images are files"):
-        load_images(manifest, root=None, size=8, cache=None)
-    with pytest.raises(InputError, match="size: expected at least 1"):
-        load_images(manifest, root=folder, size=0, cache=None)
-    with pytest.raises(InputError, match="no rows"):
-        load_images(manifest[:0], root=folder, size=8, cache=None)
-    with pytest.raises(InputError, match="size: expected at least 1"):
-        load_regions(manifest, root=folder, size=0)
-    made = build_manifest(params(phantom_images=30))
-    with pytest.raises(InputError, match="lesion_contrast is needed"):
-        load_images(made, root=None, size=32, cache=None)
-    with pytest.raises(InputError, match="lesion_contrast is needed"):
-        load_regions(made, root=None, size=32)
-    with pytest.raises(InputError, match="it mixes phantom images and files"):
-        load_images(pd.concat([made, manifest]), root=folder, size=32, cache=None, lesion_contrast=1.0)
+        load_images(build_manifest(grouped(folder)), root=None, size=8, cache=None)
 
 
 def test_rows_come_in_the_manifests_order(folder):

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from cxr.core.errors import InputError
-from cxr.report import epochs, methods, pictures
+from cxr.report import comparison, methods, pictures
 
 
 def test_examples_are_chosen_by_rule():
@@ -38,7 +38,7 @@ def test_settled_says_what_came_first():
             "auc": [0.9, 0.93, 0.95, 0.96] + [0.9, 0.955, 0.95, 0.96],
         }
     )
-    table = epochs.settled(course, auc_margin=0.02).set_index("method")
+    table = comparison.settled(course, auc_margin=0.02).set_index("method")
     assert table.loc["fast", ["epoch_moved", "epoch_settled", "first"]].tolist() == [1, 2, "evidence"]
     assert table.loc["slow", ["epoch_moved", "epoch_settled", "first"]].tolist() == [3, 1, "AUC"]
     assert table["final_drift"].tolist() == [0.5, 0.5]

@@ -189,23 +189,6 @@ def test_one_layer_has_one_set_of_maps():
     }
 
 
-def test_long_table_refuses():
-    with pytest.raises(InputError, match="no variant 'default'"):
-        run({"score-softmax": 0.2})
-    with pytest.raises(InputError, match="names no layer for layer-odd"):
-        run({"default": 0.2, "layer-odd": 0.1})
-    with pytest.raises(InputError, match="'i1' occurs twice"):
-        run({"default": 0.2}, rows=images(3).assign(image_id=["i1", "i0", "i1"]))
-    with pytest.raises(InputError, match=r"\['both_correct'\] are missing"):
-        run({"default": 0.2}, rows=images(3).drop(columns="both_correct"))
-    with pytest.raises(InputError, match="both_correct must be bool"):
-        run({"default": 0.2}, rows=images(3).assign(both_correct=[True, None, False]))
-    with pytest.raises(InputError, match="default was scored on another number of images than the 2"):
-        multiverse.long_table(
-            {"default": scores(0.2, 3)}, images(2), architecture="A", seed=0, method="m", layers=LAYERS
-        )
-
-
 # ---------------------------------------------------------------- analyses
 
 
@@ -298,29 +281,13 @@ def test_repeated_maps_make_no_analysis():
     assert set(multiverse_rankings.analyses(table)["variant"]) == {"default"}
     # All classified correctly: one level of images, which the study's own setting names.
     assert set(frame["images"]) == {"correct"}
-    default = {**multiverse.DEFAULT, "images": "all"}
-    assert set(multiverse_rankings.analyses(table, default=default)["images"]) == {"all"}
+    assert set(multiverse_rankings.analyses(table, images="all")["images"]) == {"all"}
 
 
-def test_analyses_follow_another_default():
+def test_the_default_has_the_images_of_the_study():
     table = run({"default": 0.5}, rows=images(3, wrong=[0]))
-    default = {"variant": "default", "grid": "image", "q": 0.1, "images": "all"}
-    own = at(multiverse_rankings.analyses(table, default=default), is_default=True)
-    assert own[multiverse.AXES].to_dict("records") == [default]
-
-
-def test_analyses_refuse():
-    table = run({"default": 0.5})
-    with pytest.raises(InputError, match="'i0' occurs twice in default of A, seed 0, layercam"):
-        multiverse_rankings.analyses(pd.concat([table, table]))
-    with pytest.raises(InputError, match="has no default maps"):
-        multiverse_rankings.analyses(at(run({"default": 0.5, "score-softmax": 0.5}), variant="score-softmax"))
-    with pytest.raises(InputError, match="is not among the analyses"):
-        multiverse_rankings.analyses(table, default={**multiverse.DEFAULT, "q": 0.25})
-    with pytest.raises(InputError, match="one level of each"):
-        multiverse_rankings.analyses(table, default={"q": 0.2})
-    with pytest.raises(InputError, match=r"\['maps_of'\] are missing"):
-        multiverse_rankings.analyses(table.drop(columns="maps_of"))
+    own = at(multiverse_rankings.analyses(table, images="all"), is_default=True)
+    assert own[multiverse.AXES].to_dict("records") == [{**multiverse.DEFAULT, "images": "all"}]
 
 
 @settings(max_examples=4, deadline=None)
@@ -429,13 +396,6 @@ def test_one_architecture_has_no_ranking():
     assert set(ranked["order_a"]) == {"A"} and len(ranked) == 8
     for name in ("same_order_as_default_a", "same_order_as_default_b", "reversal", "tau_a", "tau_b"):
         assert ranked[name].isna().all()
-
-
-def test_rankings_need_two_methods():
-    frame = multiverse_rankings.analyses(run({"default": 0.5}))
-    for methods in ({"method_b": "gradcampp"}, {"method_b": "layercam"}):
-        with pytest.raises(InputError, match="two methods are needed"):
-            multiverse_rankings.rankings(frame, **methods)
 
 
 @settings(max_examples=6, deadline=None)

@@ -1,7 +1,6 @@
 import re
 
 import pytest
-from pydantic.fields import FieldInfo
 
 from cxr.cli import main, params_page
 from cxr.core.params import StudyParams
@@ -40,14 +39,6 @@ def test_type_default_and_description():
 )
 def test_types_in_words(key, words):
     assert params_page.type_of(StudyParams.model_fields[key]) == words
-
-
-@pytest.mark.parametrize(
-    ("annotation", "words"),
-    [(int | str, "whole number or text"), (list[bool | str], "list of true or false or text"), (set, "set")],
-)
-def test_types_that_no_parameter_has_yet(annotation, words):
-    assert params_page.type_of(FieldInfo.from_annotation(annotation)) == words
 
 
 @pytest.mark.parametrize("width", [80, 300])

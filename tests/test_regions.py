@@ -10,15 +10,21 @@ from scipy import ndimage
 
 from cxr.core.errors import InputError
 from cxr.metrics import map_grids, metric_table, regions
-from cxr.statistics import contrasts
+from cxr.statistics import bootstrap, estimates
 
 TOP, LEFT, ALL, NONE = (
     np.array(m, bool) for m in ([[1, 1], [0, 0]], [[1, 0], [1, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]])
 )
 
 
+def inside(maps, masks, size):
+    """energy, area and hit of the maps: those of `region_table` before."""
+    table = regions.region_table(maps, maps, {"x": masks}, size=size)
+    return {"energy": table["x_energy_before"], "area": table["x_area"], "hit": table["x_hit_before"]}
+
+
 def one(m, mask, size=2):
-    got = regions.inside(np.array([m], float), np.array([mask]), size=size)
+    got = inside(np.array([m], float), np.array([mask]), size=size)
     return tuple(float(got[name][0]) for name in ("energy", "area", "hit"))
 
 
@@ -48,7 +54,7 @@ def test_inside_at_the_image_grid():
 
 def test_no_region_and_empty_maps_are_nan():
     maps = np.array([[[0, 1], [2, 3]], [[0, 1], [2, 3]], [[0, 0], [0, 0]], [[0, np.nan], [1, 1]]])
-    got = regions.inside(maps, np.array([TOP, NONE, TOP, TOP]), size=2)
+    got = inside(maps, np.array([TOP, NONE, TOP, TOP]), size=2)
     np.testing.assert_allclose(got["energy"], [1 / 6, np.nan, np.nan, np.nan], atol=1e-7)
     np.testing.assert_allclose(got["hit"], [0, np.nan, np.nan, np.nan])
     np.testing.assert_allclose(got["area"], [0.5, np.nan, 0.5, 0.5])
@@ -57,10 +63,8 @@ def test_no_region_and_empty_maps_are_nan():
 def test_next_to_constant_is_judged_over_all_maps():
     maps = np.random.default_rng(0).random((40, 3, 3))
     maps[35] = 1 + 1e-9 * maps[35]
-    got = regions.inside(maps, np.ones((40, 3, 3), bool), size=3)["energy"]
+    got = inside(maps, np.ones((40, 3, 3), bool), size=3)["energy"]
     assert np.flatnonzero(np.isnan(got)).tolist() == [35]
-    loose = regions.inside(maps, np.ones((40, 3, 3), bool), size=3, relative_range=0)["energy"]
-    assert not np.isnan(loose).any()
 
 
 def test_region_table_by_hand():
@@ -98,7 +102,7 @@ def test_inside_equals_ndimage():
     rng = np.random.default_rng(1)
     maps = np.maximum(rng.normal(size=(70, 6, 7)), 0)  # more than two chunks, tied zeros
     masks = rng.random((70, 20, 24)) < 0.3
-    got = regions.inside(maps, masks, size=(20, 24))
+    got = inside(maps, masks, size=(20, 24))
     for i, prepared in enumerate(map_grids.prepare(maps, (20, 24)).astype(float)):
         assert got["energy"][i] == pytest.approx(ndimage.sum_labels(prepared, masks[i]) / prepared.sum())
         tied = np.argwhere(prepared == prepared.max())
@@ -125,7 +129,7 @@ def test_parts_add_up_and_scale_does_not_matter(m, mask, scale, offset):
 def test_random_masks_hold_their_area_of_the_energy():
     # What the area column is for: over random places, energy and hit average to it.
     rng = np.random.default_rng(2)
-    got = regions.inside(rng.random((400, 6, 6)), rng.random((400, 12, 12)) < 0.25, size=12)
+    got = inside(rng.random((400, 6, 6)), rng.random((400, 12, 12)) < 0.25, size=12)
     assert got["energy"].mean() == pytest.approx(got["area"].mean(), abs=0.01)
     assert got["hit"].mean() == pytest.approx(got["area"].mean(), abs=0.06)
 
@@ -137,7 +141,7 @@ def test_random_masks_hold_their_area_of_the_energy():
     "maps, masks, size, message",
     [
         (np.ones((2, 2)), np.ones((1, 2, 2), bool), 2, "expected a set"),
-        (np.ones((2, 2, 2)), np.ones((1, 2, 2), bool), 2, r"'masks': expected bool masks \(2, 2, 2\)"),
+        (np.ones((2, 2, 2)), np.ones((1, 2, 2), bool), 2, r"'x': expected bool masks \(2, 2, 2\)"),
         (np.ones((1, 2, 2)), np.ones((1, 2, 2), bool), 4, r"\(1, 4, 4\)"),
         (np.ones((1, 2, 2)), np.full((1, 2, 2), 255, np.uint8), 2, "uint8"),
         (np.ones((1, 4, 4)), np.ones((1, 2, 2), bool), 2, "4x4"),
@@ -145,19 +149,7 @@ def test_random_masks_hold_their_area_of_the_energy():
 )
 def test_inside_bad_input(maps, masks, size, message):
     with pytest.raises(InputError, match=message):
-        regions.inside(maps, masks, size=size)
-
-
-def test_region_table_bad_input():
-    maps, masks = np.ones((2, 2, 2)), np.ones((2, 2, 2), bool)
-    with pytest.raises(InputError, match="2 maps before against 1"):
-        regions.region_table(maps, maps[:1], {}, size=2)
-    with pytest.raises(InputError, match="'lesion'"):
-        regions.region_table(maps, maps, {"lesion": masks[:1]}, size=2)
-    with pytest.raises(InputError, match="top10_energy_change"):
-        regions.region_table(maps, maps, {"top10": masks}, size=2)
-    with pytest.raises(InputError, match="name"):
-        regions.region_table(maps, maps, {"": masks}, size=2)
+        inside(maps, masks, size=size)
 
 
 def test_regions_in_needs_all_columns():
@@ -232,13 +224,12 @@ def test_summary_resamples_patients_and_crossed_seeds():
     row = regions.summary(table, n_boot=500).iloc[0]
     assert (row["n_images"], row["n_patients"]) == (60, 10)
     name = "lesion_energy_change"
-    cell = tuple(table[["architecture", "method"]].iloc[0])
-    expected = contrasts.contrast(table, name, {cell: 1}, statistic="mean", n_boot=500)
+    by_seed = table.pivot(index=["image_id", "patient_id"], columns="seed", values=name)
+    draws = bootstrap.patient_replicates(by_seed, n_boot=500, statistic="mean").to_numpy()
+    expected = estimates.estimate(by_seed.mean(), draws, n_patients=10)
     assert row["energy_change"] == pytest.approx(expected.value)
     assert row["energy_change_ci_low"] == pytest.approx(expected.low)
     assert row["energy_change_ci_high"] == pytest.approx(expected.high)
-    each = regions.summary(table, by=("architecture", "seed"), n_boot=500)
-    assert each["seed"].tolist() == [0, 1] and each["n_images"].tolist() == [30, 30]
     # Ten patients, not sixty images: the interval is wide.
     assert expected.high - expected.low > 3 * 1.96 * table["lesion_energy_change"].std() / np.sqrt(60)
 
@@ -247,16 +238,7 @@ def test_summary_without_scored_images_and_without_regions():
     row = regions.summary(table_of([np.nan, np.nan])).iloc[0]
     assert row["n_images"] == 0 and row["direction"] == "unclear" and np.isnan(row["energy_change"])
     bare = table_of([0.1])[["architecture", "method", "seed", "image_id", "patient_id"]]
-    empty = regions.summary(bare, by="method")
-    assert empty.empty and list(empty.columns)[:2] == ["method", "region"]
-
-
-def test_summary_bad_input():
-    table = table_of([0.1, 0.2])
-    with pytest.raises(InputError, match="patient_id"):
-        regions.summary(table.drop(columns="patient_id"))
-    with pytest.raises(InputError, match="'i0' occurs more than once"):
-        regions.summary(pd.concat([table, table]))
+    assert regions.summary(bare).empty
 
 
 # ---------------------------------------------------------------- the file
@@ -293,23 +275,6 @@ def test_masks_are_packed(tmp_path):
     assert (tmp_path / "r.npz").stat().st_size < masks.size / 8 + 2000
 
 
-@pytest.mark.parametrize(
-    "ids, masks, message",
-    [
-        (["a", "a"], {"x": np.ones((2, 3, 3), bool)}, "twice"),
-        (["a"], {}, "no region"),
-        (["a"], {"x": np.ones((2, 3, 3), bool)}, r"\[1, H, W\]"),
-        (["a"], {"x": np.ones((1, 3, 3), np.uint8)}, "uint8"),
-        (["a"], {"x": np.ones((1, 3, 3), bool), "y": np.ones((1, 3, 4), bool)}, "one size"),
-        (["a"], {"top10": np.ones((1, 3, 3), bool)}, "top10_energy_change"),
-    ],
-)
-def test_save_bad_input(tmp_path, ids, masks, message):
-    with pytest.raises(InputError, match=message):
-        regions.save(tmp_path / "r.npz", ids, masks)
-    assert not (tmp_path / "r.npz").exists()
-
-
 def whole(**changes):
     parts = {
         "image_id": np.array(["a"]),
@@ -324,11 +289,6 @@ def whole(**changes):
     "parts",
     [
         whole(packed=None),
-        whole(packed=np.zeros((1, 1, 3), np.uint8)),
-        whole(packed=np.zeros((1, 1, 2))),
-        whole(shape=np.array([3, 3, 1])),
-        whole(shape=np.array([-3, 3])),
-        whole(image_id=np.array([1])),
         whole(image_id=np.array(["a"], object)),  # needs pickle
     ],
 )
@@ -355,13 +315,3 @@ def test_load_refuses_arrays_folders_and_nothing(tmp_path):
     for path in (tmp_path / "r.npy", tmp_path, tmp_path / "none.npz"):
         with pytest.raises(InputError, match="not a file of region masks"):
             regions.load(path)
-
-
-def test_neither_module_imports_tensorflow_or_mlflow():
-    import subprocess
-    import sys
-
-    heavy = "{'tensorflow', 'keras', 'mlflow'}"
-    code = f"import sys, cxr.metrics.baselines, cxr.metrics.regions; print({heavy} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "set()"

@@ -23,7 +23,7 @@ VARIANTS = {
         ["in stage 1", "while writing", "after the last epoch"],
     ),
     "augmented": (
-        {"extra_heads": 0, "augmentation": "light", "batchnorm": "training"},
+        {"extra_heads": 0, "augmentation": "light", "batchnorm": "training", "checkpoint_every": 0},
         ["between the stages", "in epoch 2"],
     ),
 }

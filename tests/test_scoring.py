@@ -235,7 +235,7 @@ def test_metrics_are_the_summary_the_performance_and_the_regions(scored_maps, ta
     located = {f"lung_{column}": np.arange(4) / 10 for column in regions.COLUMNS}
     table = table.assign(**located)
     summary = comparison.summarise(table, n_boot=20)
-    where = score_summary.region_summary(table)
+    where = regions.summary(table)
     found = score_summary.metrics(summary, where, scored_maps.train.metrics)
     assert next(iter(found)) == "overlap_median"
     assert summary.items() <= found.items()
@@ -246,7 +246,7 @@ def test_metrics_are_the_summary_the_performance_and_the_regions(scored_maps, ta
 
 
 def test_without_regions_there_are_no_metrics_of_regions(scored_maps, table):
-    where = score_summary.region_summary(table)
+    where = regions.summary(table)
     assert where.empty
     summary = comparison.summarise(table, n_boot=20)
     found = score_summary.metrics(summary, where, scored_maps.train.metrics)

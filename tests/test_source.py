@@ -298,6 +298,6 @@ def test_the_package_itself(tmp_path):
     path = Path(__file__).resolve().parent.parent / "notebooks" / "1_train.ipynb"
     cells = (target for cell in cv.code_cells(path) for _, target in cv._analysed(cv._without_magics(cell))[1])
     reached = cv._reached(set(cells), cv.modules(cv.PACKAGE), "cxr", cv.NOT_IN_CODE)
-    assert {"models.build", "training.stages", "data.loading", "models.graph", "training.flat_adam"} <= reached
+    assert {"models.build", "training.stages", "data.loading", "models.graph", "training.fitting"} <= reached
     runs = [name for name in reached if name.split(".")[0] in ("cli", "report", "study", "tracking")]
     assert set(runs) <= {"report"}  # its __init__, on the way to figures

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from data_files import FRACTIONS, grouped, split_table, write_folder
+from data_files import FRACTIONS, grouped, split_table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +12,6 @@ from cxr.data.manifest import (
     build_manifest,
 )
 from cxr.data.splits import SPLITS, assign_splits, limit_per_class
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_folder(tmp_path / "images")
 
 
 @st.composite

@@ -12,10 +12,7 @@ from cxr.data import loading
 from cxr.data import manifest as data_manifest
 from cxr.models import build, targets, weights
 from cxr.models import foreign as models_foreign
-from cxr.models import heads as models_heads
-from cxr.training import batches as training_batches
-from cxr.training import features, stages
-from cxr.training import heads as training_heads
+from cxr.training import features, fitting, stages
 
 SIZE = 64
 BASE = {
@@ -55,21 +52,14 @@ def backbone_weights(model):
     return [np.array(weight) for weight in build.backbone(model).get_weights()]
 
 
-def test_transfer_trains_the_head_and_nothing_else(sets):
-    settings = TrainParams(**BASE)
-    model = make(settings)
-    before, head = backbone_weights(model), model.get_layer("logits").get_weights()
-    history = stages.transfer(model, *sets, settings).history
-    assert list(history["epoch"]) == [1, 2, 3]
-    assert {"loss", "accuracy", "val_loss", "val_accuracy", "seconds"} <= set(history.columns)
-    assert all(np.array_equal(a, b) for a, b in zip(before, backbone_weights(model), strict=True))
-    assert not np.array_equal(head[0], model.get_layer("logits").get_weights()[0])
-
-
 def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
     settings = TrainParams(**BASE, transfer_patience=99)
     ours = make(settings)
+    before = backbone_weights(ours)
     history = stages.transfer(ours, *sets, settings).history
+    assert list(history["epoch"]) == [1, 2, 3]
+    assert {"loss", "accuracy", "val_loss", "val_accuracy", "seconds"} <= set(history.columns)
+    assert all(np.array_equal(a, b) for a, b in zip(before, backbone_weights(ours), strict=True))
 
     theirs = make(settings)
     assert weights.sha256_weights(theirs) != weights.sha256_weights(ours)
@@ -83,8 +73,8 @@ def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
     # Keras sets `trainable` aside from `training`: a frozen BatchNorm runs in inference mode
     (train, val) = sets
     theirs_history = to_logits.fit(
-        training_batches.dataset(train, settings, training=True),
-        validation_data=training_batches.dataset(val, settings, training=False),
+        fitting.dataset(train, settings, training=True),
+        validation_data=fitting.dataset(val, settings, training=False),
         epochs=settings.transfer_epochs,
         verbose=0,
         shuffle=False,
@@ -131,17 +121,6 @@ def test_fine_tuning_trains_every_convolution_and_batchnorm_as_asked(sets, batch
     assert all(layer.trainable for layer in model.layers), "the checkpoint is left as it came"
 
 
-def test_the_best_epoch_is_kept(sets):
-    settings = TrainParams(**{**BASE, "fine_tune_epochs": 4, "fine_tune_learning_rate": 0.02})
-    model = make(settings)
-    history = stages.fine_tune(model, *sets, settings)
-    images, labels = sets[1]
-    probabilities = stages.predict(model, images, 8)
-    loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
-    assert loss == pytest.approx(history["val_loss"].min(), rel=1e-3)
-    assert history["val_loss"].idxmin() != len(history) - 1, "this learning rate must overshoot"
-
-
 def test_same_seed_same_weights(sets):
     def trained(seed):
         settings = TrainParams(
@@ -176,7 +155,7 @@ def test_heads_leave_the_model_and_the_next_stage_bitwise_alone(sets):
 
 
 def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
-    settings = TrainParams(**{**BASE, "weights": "source", "transfer_epochs": 30, "extra_heads": 2})
+    settings = TrainParams(**{**BASE, "weights": "source", "transfer_epochs": 12, "extra_heads": 2})
     model = make(settings)
     weights.load_backbone(model, settings.weights)
     history, heads = stages.transfer(model, *sets, settings)
@@ -206,21 +185,11 @@ def test_heads_are_trained_as_the_main_one_and_differ_by_seed(sets):
 
 def test_head_seeds_never_collide_for_neighbours_nor_with_a_runs():
     runs = [0, 1, 2, 3, 41, 42, 2_000_000]
-    seeds = [training_heads.head_seed(run, number) for run in runs for number in range(training_heads.MAX_HEADS)]
+    seeds = [stages.head_seed(run, number) for run in runs for number in range(stages.MAX_HEADS)]
     assert len(set(seeds)) == len(seeds)
     assert min(seeds) >= 2**31 and max(seeds) < 2**32
-    edge = [
-        training_heads.head_seed(2**31 - run, number)
-        for run in (1, 2)
-        for number in range(training_heads.MAX_HEADS)
-    ]
+    edge = [stages.head_seed(2**31 - run, number) for run in (1, 2) for number in range(stages.MAX_HEADS)]
     assert len(set(edge)) == len(edge) and min(edge) >= 2**31 and max(edge) < 2**32
-
-
-def test_no_heads_with_augmentation_and_it_says_so(sets, capsys):
-    settings = TrainParams(**{**BASE, "transfer_epochs": 1, "extra_heads": 2}, augmentation="light")
-    assert stages.transfer(make(settings), *sets, settings).heads == []
-    assert "no extra heads: with augmentation" in "".join(capsys.readouterr())
 
 
 def test_too_many_heads(sets):
@@ -235,8 +204,8 @@ def test_saved_heads_come_back(tmp_path, count):
     heads = [
         (rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)) for _ in range(count)
     ]
-    models_heads.save_heads(tmp_path / "heads", heads)
-    loaded = models_heads.load_heads(tmp_path / "heads")
+    weights.save_heads(tmp_path / "heads", heads)
+    loaded = weights.load_heads(tmp_path / "heads")
     assert len(loaded) == count
     for (kernel, bias), (other_kernel, other_bias) in zip(heads, loaded, strict=True):
         assert kernel.dtype == other_kernel.dtype
@@ -251,10 +220,10 @@ def test_files_without_heads_are_refused(tmp_path):
     np.savez(tmp_path / "pickle.npz", **{"0_0": np.array([{}], dtype=object), "0_1": np.zeros(3)})
     for name in ("none.npz", "text.npz", "empty.npz", "array.npy", "pickle.npz"):
         with pytest.raises(InputError, match=f"{name}: cannot be read as heads"):
-            models_heads.load_heads(tmp_path / name)
+            weights.load_heads(tmp_path / name)
     np.savez(tmp_path / "more.npz", **{"0_0": np.zeros((2, 3)), "0_1": np.zeros(3)}, other=np.zeros(1))
     with pytest.raises(InputError, match="holds other beside heads"):
-        models_heads.load_heads(tmp_path / "more.npz")
+        weights.load_heads(tmp_path / "more.npz")
 
 
 # --- what fine-tuning leaves alone, and shows meanwhile
@@ -294,10 +263,10 @@ def test_layers_to_fine_tune_from_are_checked():
             targets.frozen_layers(model, name)
 
 
-def test_weights_in_on_epoch_are_those_of_that_epoch(sets):
+def test_weights_in_on_epoch_are_those_of_that_epoch_and_the_best_are_kept(sets):
     """Through the stage's own model, whose layers are shared: what a checkpoint saved there would hold."""
     settings = TrainParams(
-        **{**BASE, "fine_tune_epochs": 4, "fine_tune_learning_rate": 0.01}, fine_tune_from="penultimate"
+        **{**BASE, "fine_tune_epochs": 4, "fine_tune_learning_rate": 0.02}, fine_tune_from="penultimate"
     )
     model = make(settings)
     images, labels = sets[1]
@@ -314,22 +283,24 @@ def test_weights_in_on_epoch_are_those_of_that_epoch(sets):
     assert epochs == (1, 2, 3, 4) and len(set(hashes)) == 4
     np.testing.assert_allclose(losses, logged, rtol=1e-3)
     assert np.ptp(losses) > 0.01
-    assert weights.sha256_weights(model) == hashes[history["val_loss"].idxmin()]  # the best one is kept
+    best = history["val_loss"].idxmin()
+    assert best != len(history) - 1, "this learning rate must overshoot"
+    assert weights.sha256_weights(model) == hashes[best]
 
 
-def test_augmentation_sees_other_pixels_and_keeps_the_backbone(sets):
-    settings = TrainParams(**BASE, augmentation="light")
-    (images, _), _ = sets
+def test_augmentation_sees_other_pixels_keeps_the_backbone_and_has_no_extra_heads(sets, capsys):
+    settings = TrainParams(**{**BASE, "transfer_epochs": 1, "extra_heads": 2}, augmentation="light")
     batches = [
-        np.concatenate([x for x, _ in training_batches.dataset(sets[0], s, training=True)])
-        for s in (settings, settings.model_copy(update={"augmentation": "none"}))
+        np.concatenate([x for x, _ in fitting.dataset(sets[0], settings, training=True, augment=augment)])
+        for augment in (fitting.augmentation_layers(SIZE, settings.seed), None)
     ]
     assert batches[0].shape == batches[1].shape
     assert np.abs(np.sort(batches[0].ravel()) - np.sort(batches[1].ravel())).mean() > 1
     assert batches[0].min() >= 0 and batches[0].max() <= 255
     model = make(settings)
     before = backbone_weights(model)
-    stages.transfer(model, *sets, settings)
+    assert stages.transfer(model, *sets, settings).heads == []
+    assert "no extra heads: with augmentation" in "".join(capsys.readouterr())
     assert all(np.array_equal(a, b) for a, b in zip(before, backbone_weights(model), strict=True))
     assert all(layer.trainable for layer in model.layers)
 
@@ -471,8 +442,8 @@ def test_the_whole_head_of_a_foreign_classifier_is_trained_and_nothing_else(augm
         with explaining.head(model, *head):
             assert np.array_equal(model.get_layer("hidden_2").get_weights()[0], head[2])
     if result.heads:
-        models_heads.save_heads(tmp_path / "heads.npz", result.heads)
-        again = models_heads.load_heads(tmp_path / "heads.npz")
+        weights.save_heads(tmp_path / "heads.npz", result.heads)
+        again = weights.load_heads(tmp_path / "heads.npz")
         for head, loaded in zip(result.heads, again, strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(head, loaded, strict=True))
         assert not np.array_equal(result.heads[0][2], result.heads[1][2]), "each head from weights of its own"

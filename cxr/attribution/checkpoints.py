@@ -11,8 +11,9 @@ import numpy as np
 from cxr.attribution import maps
 from cxr.attribution.cases import Cases
 from cxr.core.errors import InputError
+from cxr.core.files import sha256_file
 from cxr.models import weights
-from cxr.models.heads import Head, load_heads
+from cxr.models.weights import Head, load_heads
 
 if TYPE_CHECKING:
     from cxr.tracking import StoredRun
@@ -50,7 +51,7 @@ class Checkpoints:
             does not predict for these images what the train run logged (see `maps.verify_predictions`).
         """
         path = self._folder / f"{name}.keras"
-        if not path.is_file() or weights.sha256_file(path) != self.sha256(name):
+        if not path.is_file() or sha256_file(path) != self.sha256(name):
             raise InputError(
                 f"checkpoints/{name}.keras of run {self._train.run_id} is not the file that was trained: run "
                 "1_train again"

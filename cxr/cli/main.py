@@ -13,9 +13,9 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import metadata
 
 from cxr.cli import check, completion, drift, models, params, study, ui
-from cxr.cli.parser import Parser
 from cxr.core.errors import InputError
 
 _OVERVIEW = """\
@@ -68,28 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of `cxr` and of its commands."""
-    found = Parser(
+    found = argparse.ArgumentParser(
         prog="cxr",
         description=_OVERVIEW,
         epilog=_OVERVIEW_END,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    found.add_argument("--version", action="version", version=f"cxr {metadata.version('cxr')}")
     commands = found.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for command in (check, study, drift, ui, models, params):
         command.add(commands)
     completion.add(commands, found)
     return found
-
-
-class _Version(argparse.Action):
-    """Prints the installed version. It is looked up only when asked for: that is slow."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        from importlib import metadata
-
-        print(f"cxr {metadata.version('cxr')}")
-        parser.exit()
 
 
 def _one_line(

@@ -28,7 +28,6 @@ docs/models.md says how to use a network of your own.""",
     )
     models.add_argument("names", metavar="NAME", nargs="*", help="networks, or package.module:function")
     models.add_argument("--image-size", metavar="N", type=count, default=224, help="side in pixels (default: 224)")
-    models.add_argument("--markdown", action="store_true", help="print rows of a Markdown table")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,9 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from cxr.models import build, description
 
-    if arguments.markdown:
-        print(description.MARKDOWN)
     for name in arguments.names:
         found = description.describe(build.build(name, n_classes=2, image_size=arguments.image_size))
-        print(found.markdown() if arguments.markdown else found.lines(), flush=True)
+        print(found.lines(), flush=True)
     return 0

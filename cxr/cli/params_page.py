@@ -6,8 +6,7 @@ import difflib
 import inspect
 import textwrap
 from collections.abc import Iterator, Sequence
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -71,10 +70,7 @@ def _type(annotation: Any) -> str:
         return f"list of {_type(inner[0])}"
     if hasattr(annotation, "__metadata__"):  # Annotated: a limit of the entries of a list
         return type_of(FieldInfo.from_annotation(annotation))
-    if origin in (Union, UnionType):
-        return " or ".join(map(_type, inner))
-    kind = origin or annotation
-    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+    return _WORDS[origin or annotation]
 
 
 def _entry(key: str, field: FieldInfo, width: int) -> str:

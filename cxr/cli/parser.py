@@ -1,53 +1,11 @@
-"""The parser of the command line, and the options that several commands share."""
+"""What all commands have: a parser with help, and the options that several of them share."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import shtab
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that suggests corrections of mistyped commands and options. Commands have parsers of this class."""
-
-    def parse_known_args(self, args=None, namespace=None):
-        words = sys.argv[1:] if args is None else list(args)
-        if self._subparsers is not None:
-            self._check_command(words)
-        arguments, unknown = super().parse_known_args(words, namespace)
-        if unknown:  # refused here, so that the usage in the message is that of the command
-            self._refuse(unknown[0])
-        return arguments, unknown
-
-    def _check_command(self, words: list[str]) -> None:
-        """The first word that is not an option is the command: no option before it takes a value."""
-        for word in words:
-            if not word.startswith("-"):
-                if word not in commands_of(self):
-                    self.error(f"no such command: {word}{_close(word, commands_of(self))}")
-                return
-            if not any(option.startswith(word) for option in self._option_string_actions):
-                self._refuse(word)
-
-    def _refuse(self, word: str) -> None:
-        if not word.startswith("-"):
-            self.error(f"one word too many: {word}")
-        option = word.partition("=")[0]
-        self.error(f"no such option: {option}{_close(option, self._option_string_actions)}")
-
-
-def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parsers of a parser's commands, by name."""
-    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return action.choices
-
-
-def _close(word: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(word, known, n=1)
-    return f": did you mean {found[0]}?" if found else ""
 
 
 def add_command(

@@ -59,16 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
     from cxr.core.params import StudyParams, read_overrides
 
     overrides = read_overrides(arguments.set)
+    if arguments.jobs is not None:
+        overrides["jobs"] = arguments.jobs
     params = StudyParams.read(arguments.params, overrides)
     from cxr.study import runner  # loads MLflow, which takes seconds: only after the parameters are checked
 
-    options = {
-        "tracking_uri": arguments.tracking_uri,
-        "out": arguments.out,
-        "fresh": arguments.fresh,
-        "jobs": arguments.jobs,
-    }
-    if arguments.dry_run:
-        runner.dry_run(params, arguments.params, overrides, **options)
-        return 0
-    return runner.run(params, arguments.params, overrides, **options, scheduler=arguments.scheduler)
+    return runner.run(
+        params,
+        arguments.params,
+        overrides,
+        tracking_uri=arguments.tracking_uri,
+        out=arguments.out,
+        fresh=arguments.fresh,
+        scheduler=arguments.scheduler,
+        dry_run=arguments.dry_run,
+    )

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and Python source that only one thread parses at a time."""
 
 import ast
+import hashlib
 import os
 import secrets
 import threading
@@ -40,6 +41,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def from_here(path: Path) -> str:

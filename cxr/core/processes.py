@@ -9,10 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import psutil
+from typing import Any
 
 PATIENCE_SECONDS = 15.0  # time for papermill to stop its kernel before both are killed
 _LOOK_SECONDS = 2.0
@@ -38,20 +35,14 @@ def stop_orphans(runs: Mapping[str, str]) -> int:
 
     if not runs:
         return 0
-    first = {pid for noted in runs.values() if (pid := lives(noted))}
-    found: dict[int, psutil.Process] = {}
+    noted = {pid for process in runs.values() if (pid := lives(process))}
+    parents = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid in first or process.environ().get("MLFLOW_RUN_ID") in runs:
-                for one in (process, *process.children(recursive=True)):
-                    found[one.pid] = one
-    found.pop(os.getpid(), None)
-    children = set()
-    for process in found.values():
-        with contextlib.suppress(psutil.Error):
-            children |= {child.pid for child in process.children()}
-    stop([found[pid] for pid in found.keys() - children], found.values())
-    return len(found)
+            if process.pid in noted or process.environ().get("MLFLOW_RUN_ID") in runs:
+                parents[process.pid] = process.ppid()
+    parents.pop(os.getpid(), None)
+    return stop(pid for pid, parent in parents.items() if parent not in parents)
 
 
 def lives(process: str) -> int:
@@ -69,17 +60,24 @@ def lives(process: str) -> int:
     return 0
 
 
-def stop(first: Iterable[psutil.Process], all_of_them: Iterable[psutil.Process]) -> None:
-    """Interrupt the parents (`first`); kill what is left of all after `PATIENCE_SECONDS`."""
+def stop(pids: Iterable[int]) -> int:
+    """Interrupt processes, and kill what is left of them and of their descendants after `PATIENCE_SECONDS`.
+
+    Returns: how many processes these were, with the descendants.
+    """
     import psutil
 
-    for process in first:
+    families = []
+    for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGINT) if os.name == "posix" else process.terminate()
-    _, alive = psutil.wait_procs(list(all_of_them), timeout=PATIENCE_SECONDS)
+            parent = psutil.Process(pid)
+            families += [parent, *parent.children(recursive=True)]
+            parent.send_signal(signal.SIGINT) if os.name == "posix" else parent.terminate()
+    _, alive = psutil.wait_procs(families, timeout=PATIENCE_SECONDS)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    return len(families)
 
 
 def die_with(process: str) -> None:

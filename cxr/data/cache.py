@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 
 from cxr.core import arrays
 from cxr.core.errors import InputError
+from cxr.core.files import atomic
 from cxr.core.progress import progress
 
 _CACHE_GIB = 50.0
@@ -35,11 +34,8 @@ def add_hashes(path: Path, hashes: set[str]) -> None:
     known = read_hashes(path)  # read again: another process may have written in the meantime
     if hashes <= known:
         return
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write("\n".join(sorted(known | hashes)))
-        os.replace(file.name, path)
+    with suppress(OSError), atomic(path) as temporary:
+        temporary.write_text("\n".join(sorted(known | hashes)))
 
 
 def default_cache() -> Path:
@@ -50,52 +46,55 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "cxr"
 
 
-def cached_array(path: Path, shape: tuple[int, ...], make: Callable[[], Iterable[np.ndarray]]) -> np.memmap:
-    """The array of an entry, uint8 of `shape`, mapped into memory; if there is none, `make()` gives its blocks.
+def entry(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: Any,
+    make: Callable[[], Iterable[np.ndarray]],
+    *,
+    check: Callable[[np.memmap], None] | None = None,
+) -> np.memmap:
+    """The array of an entry, mapped into memory and marked as used last. A missing one is made.
 
-    If another process is writing the entry, this one waits for it. A damaged entry is replaced, with a warning.
-    Raises InputError if the cache cannot be written.
+    If another process is writing the entry, this one waits for it. A damaged entry is made again, with a warning.
+
+    Args:
+        path: of the entry; its name begins with what it holds, as in `images-<key>.npy`.
+        shape, dtype: of the array.
+        make: called if the entry is missing or damaged.
+        check: raises ValueError if the content is not what was written. Sizes are compared in any case.
+
+    Raises OSError if the entry cannot be written, any error of `make`, and InputError if CXR_CACHE_GIB is not a
+    number.
     """
+    what = path.stem.partition("-")[0]
 
-    def read(warn: bool) -> np.memmap | None:
-        """The array, marked as used last; None if there is none, or another one."""
+    def read() -> np.memmap | None:
         try:
-            images = arrays.read(path, shape, np.uint8)
-        except FileNotFoundError:
-            return None
-        except (ValueError, OSError, EOFError) as error:
-            if warn:
-                warnings.warn(f"{path}: cached images are damaged ({error}) and are loaded again", stacklevel=4)
+            array = arrays.read(path, shape, dtype)
+            if check is not None:
+                check(array)
+        except (FileNotFoundError, NotADirectoryError):
             return None
         with suppress(OSError):  # a cache of others that may only be read
             os.utime(path)
-        return images
+        return array
 
-    if (images := read(warn=False)) is not None:
-        return images
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        waits = f"images: waiting for another process that is writing {path}"
-        with arrays.locked(path.with_suffix(".lock"), lambda: progress(waits)):
-            if (images := read(warn=True)) is not None:  # another process has written it
-                return images
-            return write_entry(path, shape, np.uint8, make())
-    except OSError as error:
-        raise InputError(
-            f"{path.parent}: cannot write the image cache ({error.strerror}): set CXR_CACHE to a folder that "
-            "you can write to and that has room"
-        ) from None
-
-
-def write_entry(path: Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray]) -> np.memmap:
-    """Make room for an entry of the cache (images or features) and write it. The caller holds its lock.
-
-    Raises what `cxr.core.arrays.write` raises, and InputError if CXR_CACHE_GIB is not a number.
-    """
-    for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):  # left by a process that was killed
-        left.unlink(missing_ok=True)
-    _make_room(path, math.prod(shape) * np.dtype(dtype).itemsize)
-    return arrays.write(path, shape, dtype, blocks)
+    with suppress(ValueError, OSError, EOFError):  # those below say what is wrong
+        if (array := read()) is not None:
+            return array
+    path.parent.mkdir(parents=True, exist_ok=True)
+    waits = f"{what}: waiting for another process that is writing {path}"
+    with arrays.locked(path.with_suffix(".lock"), lambda: progress(waits)):
+        try:
+            if (array := read()) is not None:  # another process has written it
+                return array
+        except (ValueError, OSError, EOFError) as error:
+            warnings.warn(f"{path}: cached {what} are damaged ({error}) and are made again", stacklevel=3)
+        for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):  # left by a process that was killed
+            left.unlink(missing_ok=True)
+        _make_room(path, math.prod(shape) * np.dtype(dtype).itemsize)
+        return arrays.write(path, shape, dtype, make())
 
 
 def _make_room(path: Path, size: int) -> None:
@@ -123,13 +122,6 @@ def _make_room(path: Path, size: int) -> None:
             with suppress(OSError):  # Windows does not remove an open file
                 entry.unlink(missing_ok=True)
                 total -= other
-
-
-def versions(*packages: str) -> Iterator[str]:
-    """Name and version of each of the packages that is installed."""
-    for package in packages:
-        with suppress(PackageNotFoundError):
-            yield f"{package} {version(package)}"
 
 
 def source_hash(*files: str | Path) -> str:

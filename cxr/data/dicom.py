@@ -91,7 +91,8 @@ def _dicom_decoded(dataset: Any) -> Image.Image:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise Unusable(f"{frames} frames in one DICOM file: save the one to use as a file of its own")
-    _check_decoder(dataset)
+    if "TransferSyntaxUID" not in dataset.file_meta:  # no meta header: pydicom found out how values are encoded
+        dataset.file_meta.TransferSyntaxUID = _guessed_syntax(dataset)
     kind = str(dataset.get("PhotometricInterpretation") or "")
     if not kind.startswith(("MONOCHROME1", "MONOCHROME2", "RGB", "YBR")):
         raise Unusable(
@@ -99,7 +100,8 @@ def _dicom_decoded(dataset: Any) -> Image.Image:
         )
     try:
         values = pixel_array(dataset)  # YBR becomes RGB
-    except RuntimeError as error:  # all installed decoders failed; Pillow, for example, does not know 12-bit JPEG
+    except (RuntimeError, NotImplementedError) as error:
+        # no decoder is installed, or all failed; Pillow, for example, does not know 12-bit JPEG
         raise Unusable(
             f"DICOM compressed as {_syntax(dataset)} that cannot be decoded ({one_line(error)}): {_INFLATE}"
         ) from None
@@ -140,23 +142,6 @@ def _voi_range(dataset: Any) -> tuple[float, float] | None:
             f"DICOM window of centre {dataset.WindowCenter} and width {dataset.WindowWidth} shows nothing"
         )
     return float(low), float(high)
-
-
-def _check_decoder(dataset: Any) -> None:
-    from pydicom.pixels import get_decoder
-
-    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
-    if syntax is None:  # no meta header: pydicom found out whether it is implicit or explicit
-        dataset.file_meta.TransferSyntaxUID = _guessed_syntax(dataset)
-        return
-    if not syntax.is_compressed:
-        return
-    try:
-        usable = get_decoder(syntax).is_available
-    except NotImplementedError:
-        usable = False
-    if not usable:
-        raise Unusable(f"DICOM compressed as {_syntax(dataset)}, which no installed decoder can read: {_INFLATE}")
 
 
 def _syntax(dataset: Any) -> str:

@@ -20,17 +20,13 @@ def identities(paths: list[str], settings: DataParams, where: Path) -> dict[str,
     ids = image_ids(paths)
     if settings.patient_pattern:
         return {"image_id": ids, "patient_id": _patients(paths, settings.patient_pattern, where)}
-    _warn_of_single_patients(where)
-    return {"image_id": ids, "patient_id": ids}
-
-
-def _warn_of_single_patients(where: Path) -> None:
     warnings.warn(
         f"{where}: each file is treated as a separate patient. If a patient has several images, they may now be "
         "in two splits, and intervals are too short: set patient_pattern (a regular expression; its first group "
         "in a file's name is the patient), or add a manifest.csv with the columns path, label, patient_id",
-        stacklevel=5,
+        stacklevel=4,
     )
+    return {"image_id": ids, "patient_id": ids}
 
 
 def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> pd.DataFrame:

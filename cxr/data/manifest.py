@@ -28,13 +28,85 @@ import pandas as pd
 
 from cxr.core.errors import InputError, some
 from cxr.core.params import DataParams
-from cxr.data.folders import folder_rows
-from cxr.data.layouts import source, unlabelled_rows
+from cxr.data.folders import folder_rows, images_below, refuse_table_options, subfolders
+from cxr.data.formats import FORMATS, SUFFIXES
+from cxr.data.labels import identities
+from cxr.data.loading import drop_unusable
 from cxr.data.phantom.rows import phantom_rows
 from cxr.data.reading import for_each, read_file
 from cxr.data.splits import assign_splits, check_given_splits, limit_per_class, val_from_train
-from cxr.data.tables import MASKS, read_csv, table_rows
-from cxr.data.usable import drop_unusable
+from cxr.data.tables import MASKS, PARQUET, file_paths, read_csv, read_parquet, read_table, table_rows
+
+
+def source(settings: Any) -> tuple[Path | None, Path | None]:
+    """(data root, table): (None, None) for the phantom, (folder, None) for folders. Raises InputError."""
+    if settings.data == "phantom":
+        return None, None
+    if not settings.data:
+        raise InputError("data: it is empty: give 'phantom', a folder with one sub-folder per class, or a table")
+    path = Path(settings.data).expanduser().absolute()
+    if path.is_dir():
+        table = path / "manifest.csv"
+        return path, table if table.is_file() else None
+    if not path.exists():
+        raise InputError(
+            f"data: {path} does not exist: give 'phantom', a folder with one sub-folder per class, or a table"
+        )
+    if path.suffix.lower() not in (".csv", *PARQUET):
+        raise InputError(
+            f"data: {path} is neither a folder nor a .csv or .parquet file: give a folder with one sub-folder "
+            "per class, or a table"
+        )
+    return path.parent, path
+
+
+def has_labels(settings: Any) -> bool:
+    """Whether the images have labels: there are class folders, or a table has the label column.
+
+    A table that lacks a `label_column` other than "label" also counts as labelled: `tables.table_rows` then says
+    what is wrong. Raises InputError like `source`, and if the table cannot be read.
+    """
+    root, table = source(settings)
+    if root is None:
+        return True
+    if table is None:
+        return bool(subfolders(root))
+    _, found = read_parquet(table) if table.suffix.lower() in PARQUET else read_csv(table)
+    return settings.label_column in found or settings.label_column != "label"
+
+
+def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.DataFrame:
+    """image_id, path, label ("") and patient_id of a table's images, or of all images below a folder, str.
+
+    Also split, lesion_mask and lung_mask, if a table has them. Raises InputError.
+    """
+    if table is not None:
+        return table_rows(table, settings, labelled=False)
+    refuse_table_options(root, settings)
+    paths = images_below(root, root, settings.image_folder)
+    if not paths:
+        raise InputError(
+            f"{root}: no {FORMATS} files: give a folder with files that have one of the suffixes "
+            f"{', '.join(SUFFIXES)}, or a table (CSV or Parquet) with the column path"
+        )
+    return pd.DataFrame({"path": paths, "label": ""}).assign(**identities(paths, settings, root))
+
+
+def extra_columns(settings: DataParams) -> pd.DataFrame | None:
+    """All other columns of a table (not path, label, patient, split or masks), str, "" for no value.
+
+    The index is the path as in the manifest; all rows of the table are there, in its order. None for folders and
+    the phantom. Raises InputError like `tables.table_rows` if the table cannot be read.
+    """
+    _, table = source(settings)
+    if table is None:
+        return None
+    frame, _ = read_table(table, settings)
+    frame = frame[frame["path"].str.strip() != ""]
+    paths = file_paths(frame["path"].str.strip(), table, settings)
+    own = {"path", "label", "patient_id", "split", "line", "", *MASKS}
+    return frame[[name for name in frame if name not in own]].set_axis(pd.Index(paths, name="path"))
+
 
 COLUMNS = ("image_id", "path", "label", "patient_id", "split", "sha256")
 
@@ -44,8 +116,8 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
 
     `settings.data` is one of
     - "phantom": the synthetic data set. With a `shortcut` every path ends in "?marker=class": these are the images
-      of the stage that has the shortcut, and of the test. `cxr.data.phantom.rows.with_markers` gives the images of
-      the other stage;
+      of the stage that has the shortcut, and of the test. `cxr.data.phantom.rows.with_random_markers` gives those
+      of the other stage;
     - a table (CSV or Parquet), or a folder with a `manifest.csv`: columns path (relative to the table's folder, or
       absolute), label, patient_id, and optionally split, lesion_mask and lung_mask. Other columns are ignored.
       `path_column`, `label_column`, `patient_column` and `split_column` give other names;
@@ -61,7 +133,7 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
     `max_images_per_class` limits each class (see `splits.limit_per_class`). Given splits are kept unless
     `given_splits` is ignore; otherwise `splits.assign_splits` makes them.
 
-    Every file is read for its hash. No file is decoded unless bad ones are skipped; `usable.check_images` does it.
+    Every file is read for its hash. No file is decoded unless bad ones are skipped: see `loading.check_images`.
 
     Returns a DataFrame with the columns `COLUMNS` and those of masks, all str, sorted by image_id, with a
     RangeIndex. Raises InputError if data are missing or incomplete, or if the splits cannot all have every class.
@@ -94,7 +166,7 @@ def list_images(settings: DataParams, *, labelled: bool, hashed: bool = True) ->
 
     Args:
         settings: which data.
-        labelled: read labels (see `layouts.has_labels`). Otherwise all labels are "", and the images of a folder
+        labelled: read labels (see `has_labels`). Otherwise all labels are "", and the images of a folder
             may lie at any depth.
         hashed: compute the hash of every file. Otherwise hashes are "", no file is read, and images cannot be
             loaded from this manifest.

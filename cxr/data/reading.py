@@ -96,15 +96,6 @@ def read_file(root: Path, path: str) -> bytes:
         raise Unusable("cannot be read: not a valid file name") from None
 
 
-def need_root(root: Path | None) -> Path:
-    """`root` as a path; InputError if it is None, where images are files."""
-    if root is None:
-        raise InputError(
-            "root: the images are files, so root is needed: give the folder of their paths (manifest.data_root)"
-        )
-    return Path(root)
-
-
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -52,28 +52,11 @@ def assign_splits(
     A patient may have images of several classes. The order of rows does not matter. Raises InputError with fewer
     than two classes, if a class has fewer than three patients, or if not every split can have every class.
     """
-    label_names, label = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
-    patient_names, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    if len(label_names) < 2:
-        raise InputError(f"data: at least two classes are needed, found {some(label_names.tolist()) or 'none'}")
-    counts = np.zeros((len(patient_names), len(label_names)))
-    np.add.at(counts, (patient, label), 1)
-    having = (counts > 0).sum(axis=0)
-    for name, n in zip(label_names, having, strict=True):
-        if n < 3:
-            raise InputError(_too_few(name, n))
-    fractions = np.array([1 - val_fraction - test_fraction, val_fraction, test_fraction])
-    shares = counts / counts.sum(axis=0)
-    rng = np.random.default_rng([seed, 2])
-    for _ in range(20):  # rarely no single move helps an absent class: then start again
-        order = rng.permutation(len(patient_names))
-        split = np.empty(len(order), int)
-        split[order] = _allocate(shares[order], fractions, rng)
-        present = np.array([(shares[split == s] > 0).any(axis=0) for s in range(3)])
-        if present.all():
-            return np.array(SPLITS)[split][patient]
-    first = int(np.flatnonzero(~present.all(axis=0))[0])
-    raise InputError(_too_few(label_names[first], having[first]))
+    names = sorted(set(labels))
+    if len(names) < 2:
+        raise InputError(f"data: at least two classes are needed, found {some(names) or 'none'}")
+    fractions = [1 - val_fraction - test_fraction, val_fraction, test_fraction]
+    return np.array(SPLITS)[_draw(labels, patients, fractions, np.random.default_rng([seed, 2]), _too_few)]
 
 
 def val_from_train(
@@ -86,25 +69,17 @@ def val_from_train(
     """
     splits = np.asarray(splits, dtype=object).copy()
     train = np.flatnonzero(splits == "train")
-    label_names, label = np.unique(np.asarray(labels, dtype=str)[train], return_inverse=True)
-    patient_names, patient = np.unique(np.asarray(patients, dtype=str)[train], return_inverse=True)
-    counts = np.zeros((len(patient_names), len(label_names)))
-    np.add.at(counts, (patient, label), 1)
-    shares, fractions = counts / counts.sum(axis=0), np.array([1 - val_fraction, val_fraction])
-    rng = np.random.default_rng([seed, 3])
-    for _ in range(20):
-        order = rng.permutation(len(patient_names))
-        split = np.empty(len(order), int)
-        split[order] = _allocate(shares[order], fractions, rng)
-        present = np.array([(shares[split == s] > 0).any(axis=0) for s in range(2)])
-        if present.all():
-            splits[train[split[patient] == 1]] = "val"
-            return splits
-    name = label_names[np.flatnonzero(~present.all(axis=0))[0]]
-    raise InputError(
-        f"data: class '{name}' has too few patients in train to give val one: add a val folder, or set "
-        "given_splits to ignore"
-    )
+
+    def too_few(name: str, n: int) -> str:
+        return (
+            f"data: class '{name}' has too few patients in train to give val one: add a val folder, or set "
+            "given_splits to ignore"
+        )
+
+    labels, patients = np.asarray(labels, dtype=str)[train], np.asarray(patients, dtype=str)[train]
+    split = _draw(labels, patients, [1 - val_fraction, val_fraction], np.random.default_rng([seed, 3]), too_few)
+    splits[train[split == 1]] = "val"
+    return splits
 
 
 def check_given_splits(manifest: pd.DataFrame, *, where: str) -> None:
@@ -135,6 +110,34 @@ def check_given_splits(manifest: pd.DataFrame, *, where: str) -> None:
                 "needs images in every split; correct the given splits, set given_splits to ignore, or raise "
                 "max_images_per_class if that is what cut the class down"
             )
+
+
+def _draw(
+    labels: Sequence[str],
+    patients: Sequence[str],
+    fractions: Sequence[float],
+    rng: np.random.Generator,
+    too_few: Callable[[str, int], str],
+) -> np.ndarray:
+    """The number of each image's split, int [n].
+
+    If not every split can have every class, raises InputError with the message `too_few(class, its patients)`.
+    """
+    label_names, label = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
+    patient_names, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    counts = np.zeros((len(patient_names), len(label_names)))
+    np.add.at(counts, (patient, label), 1)
+    shares = counts / counts.sum(axis=0)
+    for _ in range(20):  # rarely no single move helps an absent class: then start again
+        order = rng.permutation(len(patient_names))
+        split = np.empty(len(order), int)
+        split[order] = _allocate(shares[order], np.array(fractions), rng)
+        present = np.array([(shares[split == s] > 0).any(axis=0) for s in range(len(fractions))])
+        if present.all():
+            return split[patient]
+    having = (counts > 0).sum(axis=0)
+    absent = min(np.flatnonzero(~present.all(axis=0)), key=lambda number: having[number])
+    raise InputError(too_few(label_names[absent], having[absent]))
 
 
 def _allocate(shares: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:

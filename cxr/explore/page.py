@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from html import escape
-from pathlib import Path
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
@@ -23,23 +22,19 @@ from cxr.report.figures import METHOD_LABELS
 QS = (0.05, 0.10, 0.20, 0.30)  # as `overlap_q05`, `overlap_q10`, `overlap` and `overlap_q30`
 _OFFERED = 1000  # ids that the browser is given to complete from
 _NAMED = {"description_width": "58px"}
-_NAMES = {
-    "study": "study",
-    "architecture": "network",
-    "seed": "seed",
-    "method": "method",
-    "variant": "maps at",
-    "metric": "rank by",
-    "label": "class",
-}
-_TOOLTIPS = {
-    "study": "the MLflow experiment",
-    "architecture": "the architecture of the network",
-    "seed": "the seed of the training",
-    "method": "attribution method",
-    "variant": "the layer or the definition of the maps: the one that was scored, or another one",
-    "metric": "images are ranked by this metric, from the most drift to the least",
-    "label": "rank only the images of this class",
+# By what is chosen: the dropdown's name, its tooltip and its width in pixels.
+_AXES = {
+    "study": ("study", "the MLflow experiment", 170),
+    "architecture": ("network", "the architecture of the network", 215),
+    "seed": ("seed", "the seed of the training", 110),
+    "method": ("method", "attribution method", 210),
+    "variant": (
+        "maps at",
+        "the layer or the definition of the maps: the one that was scored, or another one",
+        285,
+    ),
+    "metric": ("rank by", "images are ranked by this metric, from the most drift to the least", 390),
+    "label": ("class", "rank only the images of this class", 240),
 }
 
 
@@ -53,13 +48,9 @@ class Page:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
         self._following = False  # true while widgets are set from the explorer: their changes are not a person's
-        widths = {"study": 170, "architecture": 215, "seed": 110, "method": 210, "variant": 285}
-        widths |= {"metric": 390, "label": 240}
         self.axes = {
-            axis: widgets.Dropdown(
-                description=name, tooltip=_TOOLTIPS[axis], style=_NAMED, layout=_wide(widths[axis])
-            )
-            for axis, name in _NAMES.items()
+            axis: widgets.Dropdown(description=name, tooltip=tooltip, style=_NAMED, layout=_wide(width))
+            for axis, (name, tooltip, width) in _AXES.items()
         }
         self.place = widgets.IntSlider(
             value=1, min=1, max=2, description="rank", continuous_update=False, style=_NAMED, layout=_wide(420)
@@ -110,27 +101,6 @@ class Page:
 
         display(Image(self.picture.value), HTML(self.notes.value + self.table.value))
 
-    def export(self, path: str | Path | None = None) -> Path:
-        """Write the current picture as a PNG file, at 200 dots per inch, and return its path.
-
-        Args: path: None: a name that says what is shown, beside the study's report.
-        """
-        choice = self.explorer.choice
-        if path is None:
-            words = (
-                choice["architecture"],
-                f"s{choice['seed']}",
-                choice["method"],
-                choice["variant"],
-                choice["image_id"],
-            )
-            folder = tracking.project() / "mlruns" / "studies" / _file_name(choice["study"]) / "explore"
-            path = folder / f"{_file_name('_'.join(words))}.png"
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(self._figure(self._view()), dpi=200))
-        return path
-
     # ---------------------------------------------------------------------------------- widgets lead
 
     def _wire(self) -> None:
@@ -174,8 +144,14 @@ class Page:
             self.explorer.find(text)
 
     def _saved(self) -> None:
+        """Write the picture at 200 dots per inch beside the study's report. Its name says what is shown."""
+        name = "{architecture}_s{seed}_{method}_{variant}_{image_id}".format_map(self.explorer.choice)
+        study = tracking.project() / "mlruns" / "studies" / _file_name(self.explorer.choice["study"])
+        path = study / "explore" / f"{_file_name(name)}.png"
         try:
-            self.message.value = f"saved: <code>{escape(str(self.export()))}</code>"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(self._figure(self._view()), dpi=200))
+            self.message.value = f"saved: <code>{escape(str(path))}</code>"
         except (InputError, OSError) as error:
             self.message.value = f"<b>{escape(str(error))}</b>"
 

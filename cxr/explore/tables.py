@@ -6,31 +6,20 @@ import re
 from html import escape
 
 import numpy as np
+import pandas as pd
 
 from cxr.explore.view import LEVELS, View
 
 _STYLE = """<style>
-.explore table { border-collapse: collapse; font-size: 12px; line-height: 1.35 }
-.explore th, .explore td { padding: 1px 6px; text-align: right; vertical-align: bottom }
-.explore td { white-space: nowrap } .explore td.name { white-space: normal; min-width: 200px }
-.explore th { font-weight: 600; border-bottom: 1px solid #8a8a8a }
-.explore .name { text-align: left } .explore .group { text-align: center; border-left: 1px solid #b5b5b5 }
-.explore .first { border-left: 1px solid #b5b5b5 } .explore .chosen { font-weight: 700; background: #8080802e }
-.explore p { margin: 4px 0; font-size: 12.5px; line-height: 1.4 }
+.explore { overflow-x: auto; font-size: 12px; line-height: 1.35 }
+.explore th, .explore td { padding: 1px 6px; text-align: right; white-space: nowrap }
+.explore p { margin: 4px 0 }
 .explore .caution { border-left: 4px solid #D55E00; padding-left: 7px }
-.explore div { overflow-x: auto }
 </style>"""
 _LEVELS_IN_WORDS = (
     "<i>Drifts more than</i>: the share of the other images that drift less. <i>Two patients</i>: the map before "
     "against the map after of another patient of the class. <i>Two heads</i>: against maps of transfer heads that "
     "differ only by their seed. <i>Chance</i>: against the map after, moved to a random position."
-)
-_LOCATED = (
-    "share of area",
-    "share of map before",
-    "share of map after",
-    "change",
-    "mean change of the cell",
 )
 
 
@@ -43,34 +32,32 @@ def notes(view: View) -> str:
 
 def tables(view: View) -> str:
     """The metrics of the image beside those of all images of the cell, and its evidence by region, as HTML."""
-    levels = "".join(f"<th{{}}>{LEVELS[level]}</th>" for level in LEVELS)
-    head = (
-        '<tr><th class="name" rowspan="2">metric</th><th rowspan="2">identical<br>maps</th>'
-        f'<th class="group" colspan="{2 + len(LEVELS)}">this image</th>'
-        f'<th class="group" colspan="{1 + len(LEVELS)}">median of {view.scores.count()} images</th></tr>'
-        '<tr><th class="first">value</th><th>drifts more than</th>'
-        f'{levels.replace("{}", "")}<th class="first">value [quartiles]</th>{levels.replace("{}", "")}</tr>'
-    )
-    rows = []
-    for name, row in view.values.iterrows():
-        cells = [_number(row["value"], 'class="first"'), f"<td>{_share(row['drifts_more'])}</td>"]
-        cells += [_number(row[level]) for level in LEVELS]
-        middle = f"{_text(row['median'])} [{_text(row['low'])}, {_text(row['high'])}]"
-        cells.append(f'<td class="first">{middle if np.isfinite(row["median"]) else "–"}</td>')
-        cells += [_number(row[f"{level}_median"]) for level in LEVELS]
-        chosen = ' class="chosen"' if name == view.choice["metric"] else ""
-        label = f'<td class="name">{escape(row["label"])}</td><td>{row["identical"]:g}</td>'
-        rows.append(f"<tr{chosen}>{label}{''.join(cells)}</tr>")
-    out = f"<table>{head}{''.join(rows)}</table>"
-    out += f"<p>{_LEVELS_IN_WORDS}</p>"
+    values, image, cell = view.values, "this image", f"median of {view.scores.count()} images"
+    quartiles = [
+        f"{_text(row.median)} [{_text(row.low)}, {_text(row.high)}]" if np.isfinite(row.median) else "–"
+        for row in values[["low", "median", "high"]].itertuples()
+    ]
+    columns = {
+        ("identical", "maps"): values["identical"].map("{:g}".format),
+        (image, "value"): values["value"].map(_text),
+        (image, "drifts more than"): values["drifts_more"].map("{:.0%}".format).replace("nan%", "–"),
+        **{(image, name): values[level].map(_text) for level, name in LEVELS.items()},
+        (cell, "value [quartiles]"): quartiles,
+        **{(cell, name): values[f"{level}_median"].map(_text) for level, name in LEVELS.items()},
+    }
+    chosen = values.index == view.choice["metric"]
+    table = pd.DataFrame(columns).set_axis(np.where(chosen, "▶ ", "") + values["label"])
+    out = f"{table.to_html(border=0)}<p>{_LEVELS_IN_WORDS}</p>"
     if len(view.located):
-        head = "".join(f"<th>{name}</th>" for name in _LOCATED)
-        rows = "".join(
-            f'<tr><td class="name">{escape(row.region)}</td>{_percent(row.area)}{_percent(row.before)}'
-            f"{_percent(row.after)}{_percent(row.change, '+')}{_percent(row.change_mean, '+')}</tr>"
-            for row in view.located.itertuples()
-        )
-        out += f'<table><tr><th class="name">region</th>{head}</tr>{rows}</table>'
+        located = view.located.set_index("region")
+        shares = {
+            "share of area": located["area"].map(_percent),
+            "share of map before": located["before"].map(_percent),
+            "share of map after": located["after"].map(_percent),
+            "change": located["change"].map(_change),
+            "mean change of the cell": located["change_mean"].map(_change),
+        }
+        out += pd.DataFrame(shares).to_html(border=0)
     return f'{_STYLE}<div class="explore">{out}</div>'
 
 
@@ -79,18 +66,14 @@ def _code(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
-def _text(value: float) -> str:
-    return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "–"
+def _text(value: float, form: str = ".3f") -> str:
+    text = f"{round(value, 3) + 0.0:{form}}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before a zero
+    return text if np.isfinite(value) else "–"
 
 
-def _number(value: float, attributes: str = "") -> str:
-    return f"<td {attributes}>{_text(value)}</td>"
+def _percent(value: float) -> str:
+    return _text(value, ".1%")
 
 
-def _share(value: float) -> str:
-    return f"{value:.0%}" if np.isfinite(value) else "–"
-
-
-def _percent(value: float, sign: str = "") -> str:
-    text = f"{round(value, 3) + 0.0:{sign}.1%}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before a zero
-    return f"<td>{text if np.isfinite(value) else '–'}</td>"
+def _change(value: float) -> str:
+    return _text(value, "+.1%")

@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError
 from cxr.explore import runs
 from cxr.metrics import map_features, regions, similarity
 from cxr.metrics.map_features import Features
@@ -22,7 +21,6 @@ from cxr.tracking import StoredRun
 
 LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "chance"}
 """The baselines that a score run can have, and what they are called in pictures and tables."""
-GRIDS = ("image", "native")
 _EPOCHS = 7  # at most so many maps during fine-tuning are shown
 # What the variants are that are not at another layer (`cxr.attribution.explaining.variants`).
 _VARIANTS = {
@@ -54,7 +52,6 @@ class View:
     grid: str  # of the raw maps, as "8x8"
     label: str  # the image's class
     explained: str  # the class whose evidence the maps show
-    patient_id: str
     rank: int | None  # 1: the most drift; None: empty
     n_ranked: int
     image: np.ndarray  # uint8 [s, s], at most 128 pixels wide
@@ -88,10 +85,8 @@ def gather(run: StoredRun, choice: Mapping[str, str], *, q: float = 0.20, grid: 
     of the other images that drift less), and for each of LEVELS the image's own `<level>` and the cell's median
     `<level>_median`. Variants have medians of the overlaps only, and no baselines.
 
-    Raises: InputError: unknown `grid`, or an artifact of the runs is missing.
+    Raises: InputError: an artifact of the runs is missing.
     """
-    if grid not in GRIDS:
-        raise InputError(f"grid: '{grid}' is unknown: use one of {', '.join(GRIDS)}")
     image_id, variant, metric = (choice[name] for name in ("image_id", "variant", "metric"))
     attribute, method = run.params["attribute_run"], choice["method"]
     size = int(run.params["image_size"])
@@ -120,7 +115,6 @@ def gather(run: StoredRun, choice: Mapping[str, str], *, q: float = 0.20, grid: 
         grid="x".join(map(str, map_set.maps.shape[1:])),
         label=row["label"],
         explained=row["explained"],
-        patient_id=row["patient_id"],
         rank=None if pd.isna(row[metric]) else ranking[image_id] + 1,
         n_ranked=ranked,
         image=pixels[images[image_id]],
@@ -211,31 +205,19 @@ def _drifts_more(values: pd.Series | None, own: float, metric: str) -> float:
 def _located(table: pd.DataFrame, image_id: str) -> pd.DataFrame:
     """The share of the maps' energy in each region of the image, and the mean change over all images."""
     row = table.loc[image_id]
-    found = [name for name in regions.regions_in(table.columns) if pd.notna(row[f"{name}_area"])]
-    return pd.DataFrame(
-        [
-            {
-                "region": name,
-                "area": row[f"{name}_area"],
-                "before": row[f"{name}_energy_before"],
-                "after": row[f"{name}_energy_after"],
-                "change": row[f"{name}_energy_change"],
-                "change_mean": table[f"{name}_energy_change"].mean(),
-            }
-            for name in found
-        ],
-        columns=["region", "area", "before", "after", "change", "change_mean"],
-    )
+    names = [name for name in regions.regions_in(table.columns) if pd.notna(row[f"{name}_area"])]
+    columns = {"area": "area", "before": "energy_before", "after": "energy_after", "change": "energy_change"}
+    own = {part: [row[f"{name}_{column}"] for name in names] for part, column in columns.items()}
+    means = [table[f"{name}_energy_change"].mean() for name in names]
+    return pd.DataFrame({"region": names, **own, "change_mean": means})
 
 
 def _predictions(train_run: str, classes: tuple[str, ...], image_id: str) -> pd.DataFrame:
-    checkpoints = ("before", "after")
-    rows = {
-        checkpoint: runs.table_of(train_run, f"predictions_{checkpoint}.parquet").loc[image_id]
-        for checkpoint in checkpoints
-    }
-    found = {checkpoint: [float(row[f"p_{k}"]) for k in range(len(classes))] for checkpoint, row in rows.items()}
-    return pd.DataFrame({"class": classes, **found})
+    found = {"class": classes}
+    for checkpoint in ("before", "after"):
+        row = runs.table_of(train_run, f"predictions_{checkpoint}.parquet").loc[image_id]
+        found[checkpoint] = [float(row[f"p_{k}"]) for k in range(len(classes))]
+    return pd.DataFrame(found)
 
 
 @lru_cache(maxsize=128)

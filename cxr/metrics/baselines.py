@@ -25,38 +25,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError
 from cxr.metrics.map_features import Features
 from cxr.metrics.map_grids import is_empty, prepare
-from cxr.metrics.metric_table import METRICS
-from cxr.metrics.similarity import compare_maps, in_parts, score
-
-
-def partners(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int = 0) -> np.ndarray:
-    """For each image, other images of its class and of other patients, at random without replacement.
-
-    Each class is laid out as a ring in random order. An image's partners are the next `draws` images on the ring
-    that are not of its own patient. For one image, that is a uniform draw without replacement from all eligible
-    images. Over images it is balanced: if no patient has several images, each image is a partner of exactly
-    `draws` others. A walk along the ring needs few prepared maps at a time.
-
-    Parameters
-    ----------
-    label : [n], the class explained.
-    patient : [n].
-    draws : partners wanted for each image, at least 1.
-    rng_seed : the ring depends on this, on the order of rows and on which rows share a class. It does not depend
-        on the names of labels.
-
-    Returns
-    -------
-    int64 [n, draws], row numbers. If only m < draws images are eligible: all m of them, then -1.
-
-    Raises
-    ------
-    InputError : on other shapes, missing labels, draws below 1.
-    """
-    return _rings(label, patient, draws=draws, rng_seed=rng_seed)[1]
+from cxr.metrics.metric_table import METRICS, wanted_metrics
+from cxr.metrics.similarity import in_parts, score
 
 
 def baselines(
@@ -69,14 +41,13 @@ def baselines(
     draws: int = 4,
     names: Iterable[str] | None = None,
     rng_seed: int = 0,
-    relative_range: float = 1e-6,
     workers: int | None = None,
 ) -> dict[str, np.ndarray]:
     """The baselines two patients and chance of every drift metric for every image.
 
     Parameters
     ----------
-    before, after, size, names, relative_range, workers : as for `similarity.compare_maps`; row i of both
+    before, after, size, names, workers : as for `similarity.compare_maps`; row i of both
         sets is the same image.
     label, patient : [n], see `partners`.
     draws : number of comparisons that each baseline averages. Memory grows with it (about 7 MB each at 224 px, in
@@ -91,10 +62,6 @@ def baselines(
     dict of float64 [n]: `<metric>_two_patients` and `<metric>_chance` for each metric in the order of `METRICS`,
     absolute for signed ones (see the module). NaN where either of the image's own maps is empty, so that baselines
     and metric are about the same images. Two patients is also NaN where every partner's map after is empty.
-
-    Raises
-    ------
-    InputError : as `cxr.metrics.similarity.compare_maps` and `partners`.
 
     Notes
     -----
@@ -111,20 +78,11 @@ def baselines(
     ones (IoU is convex in the intersection). It is therefore measured, not computed.
     """
     before, after = np.asarray(before), np.asarray(after)
-    empty_t = is_empty(before, relative_range=relative_range)
-    empty_f = is_empty(after, relative_range=relative_range)
+    empty_t = is_empty(before)
+    empty_f = is_empty(after)
     n = len(before)
-    if len(after) != n:
-        raise InputError(
-            f"baselines: {n} maps before against {len(after)} after; "
-            "join both by image id first, so that row i is the same image in both."
-        )
-    wanted = _metrics(before, after, size, names)
-    walk, table = _rings(label, patient, draws=draws, rng_seed=rng_seed)
-    if len(walk) != n:
-        raise InputError(
-            f"baselines: {n} maps, but {len(walk)} labels; both must be of the same images, row by row."
-        )
+    wanted = wanted_metrics(names)
+    walk, table = partners(label, patient, draws=draws, rng_seed=rng_seed)
     h, w = after.shape[1:]
     square = h == w and len(set(np.broadcast_to(size, 2).tolist())) == 1
     moves = np.random.default_rng([rng_seed, 1]).integers(0, [8 if square else 4, h, w], (n, draws, 3))
@@ -154,7 +112,6 @@ def two_heads(
     *,
     size: int | tuple[int, int],
     names: Iterable[str] | None = None,
-    relative_range: float = 1e-6,
     workers: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Every metric against maps of checkpoints that differ from this one by their seed only.
@@ -166,30 +123,18 @@ def two_heads(
     ----------
     before : array [n, h, w] of raw maps.
     others : at least one set of maps of the same images in the same order, of the same class, method and layer.
-    size, names, relative_range, workers : as for `cxr.metrics.similarity.compare_maps`.
+    size, names, workers : as for `cxr.metrics.similarity.compare_maps`.
 
     Returns
     -------
     dict of float64 [n], `<metric>_two_heads`: the mean over the other sets of metric(before_i, other_i),
     absolute for signed metrics (see the module). Empty maps of another set are left out; NaN where
     the image's own map is empty, or all of its others.
-
-    Raises
-    ------
-    InputError : on sets of different lengths, no other set, and as `cxr.metrics.similarity.compare_maps`.
     """
     before, others = np.asarray(before), [np.asarray(map_set) for map_set in others]
-    if not others:
-        raise InputError("two_heads: no other set of maps; give one for each other seed.")
-    empty = is_empty(before, relative_range=relative_range)
-    empty_others = [is_empty(map_set, relative_range=relative_range) for map_set in others]
-    for number, map_set in enumerate(others):
-        if len(map_set) != len(before):
-            raise InputError(
-                f"two_heads: {len(before)} maps against {len(map_set)} in others[{number}]; join all sets by "
-                "image id first, so that row i is the same image in each."
-            )
-        wanted = _metrics(before, map_set, size, names)
+    empty = is_empty(before)
+    empty_others = [is_empty(map_set) for map_set in others]
+    wanted = wanted_metrics(names)
     values = {f"{name}_two_heads": np.full(len(before), np.nan) for name in wanted}
 
     def fill(part: np.ndarray) -> None:
@@ -232,15 +177,31 @@ def corrected(
     return ((value - two_patients) / np.where(span > 0, span, np.nan))[()]
 
 
-def _rings(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """All rows, ring after ring, int64 [n]; and the table of `partners`."""
-    if draws < 1:
-        raise InputError(f"partners: draws must be at least 1, got {draws}.")
-    label, patient = _codes(label, "label"), _codes(patient, "patient")
-    if len(label) != len(patient):
-        raise InputError(
-            f"partners: {len(label)} labels, but {len(patient)} patients; give one of each per image."
-        )
+def partners(
+    label: Sequence, patient: Sequence, *, draws: int, rng_seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each image, other images of its class and of other patients, at random without replacement.
+
+    Each class is laid out as a ring in random order. An image's partners are the next `draws` images on the ring
+    that are not of its own patient. For one image, that is a uniform draw without replacement from all eligible
+    images. Over images it is balanced: if no patient has several images, each image is a partner of exactly
+    `draws` others. A walk along the ring needs few prepared maps at a time.
+
+    Parameters
+    ----------
+    label : [n], the class explained.
+    patient : [n].
+    draws : partners wanted for each image, at least 1.
+    rng_seed : the ring depends on this, on the order of rows and on which rows share a class. It does not depend
+        on the names of labels.
+
+    Returns
+    -------
+    walk : int64 [n], all row numbers, ring after ring.
+    table : int64 [n, draws], row numbers of the partners. If only m < draws images are eligible: all m of them,
+        then -1.
+    """
+    label, patient = (pd.factorize(pd.Series(labels, dtype=object))[0] for labels in (label, patient))
     order = np.random.default_rng(rng_seed).permutation(len(label))
     walk = order[np.argsort(label[order], kind="stable")]
     table = np.full((len(label), draws), -1)
@@ -250,23 +211,6 @@ def _rings(label: Sequence, patient: Sequence, *, draws: int, rng_seed: int) -> 
             found = ahead[patient[ahead] != patient[i]][:draws]
             table[i, : len(found)] = found
     return walk, table
-
-
-def _codes(labels: Sequence, name: str) -> np.ndarray:
-    labels = pd.Series(labels, dtype=object) if np.ndim(labels) == 1 else np.asarray(labels)
-    if labels.ndim != 1:
-        raise InputError(
-            f"partners: {name} must be a list of one per image, got an array of shape {labels.shape}."
-        )
-    codes, _ = pd.factorize(labels)
-    if (codes < 0).any():
-        raise InputError(f"partners: {name} is missing for {(codes < 0).sum()} images; complete or drop them.")
-    return codes
-
-
-def _metrics(a: np.ndarray, b: np.ndarray, size: int | tuple[int, int], names: Iterable[str] | None) -> list[str]:
-    """The metrics wanted. Comparing two empty sets makes all checks of `compare_maps`."""
-    return [name for name in compare_maps(a[:0], b[:0], size=size, names=names) if name in METRICS]
 
 
 def _features(raw: np.ndarray, size: int | tuple[int, int]) -> Features:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from cxr.core.errors import InputError
 
@@ -76,9 +76,7 @@ def performance(labels: np.ndarray, probabilities: np.ndarray, classes: list[str
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray, n_classes: int) -> np.ndarray:
     """Counts int [c, c]: rows are true classes, columns the most probable one (the first of tied ones)."""
-    labels, p = _checked(labels, probabilities, n_classes)
-    cells = labels * n_classes + p.argmax(1)
-    return np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
+    return confusion_matrix(labels, np.argmax(probabilities, axis=1), labels=range(n_classes))
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> pd.DataFrame:
@@ -91,9 +89,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
     DataFrame with M rows: center (the bin's middle), confidence (mean top probability), accuracy (share of
     right top classes), n (images). Confidence and accuracy are NaN in an empty bin.
     """
-    if bins < 1:
-        raise InputError(f"reliability: bins must be at least 1, got {bins}.")
-    labels, p = _checked(labels, probabilities, np.shape(probabilities)[-1])
+    p = np.asarray(probabilities, dtype=np.float64)
     top, right = p.max(1), p.argmax(1) == labels
     index = np.searchsorted(np.arange(1, bins) / bins, top, side="left")
     n = np.bincount(index, minlength=bins)
@@ -120,20 +116,10 @@ def auc_replicates(labels: np.ndarray, probabilities: np.ndarray, weights: np.nd
     -------
     float64 [b] in [0, 1]. NaN where a replicate holds no image of some class, or no image of any other.
     """
-    labels, p = _checked(labels, probabilities, np.shape(probabilities)[-1])
-    weights = np.asarray(weights)
-    if (
-        weights.ndim != 2
-        or weights.shape[1] != len(labels)
-        or weights.dtype.kind not in "iu"
-        or (weights < 0).any()
-    ):
-        raise InputError(
-            f"auc_replicates: expected weights as whole numbers [b, {len(labels)}] of 0 or more, got "
-            f"{weights.dtype} {weights.shape}."
-        )
     blocks = max(1, round(weights.size / 2_000_000))  # bounds the memory for intermediate arrays
-    return np.concatenate([_weighted_auc(labels, p, block) for block in np.array_split(weights, blocks)])
+    return np.concatenate(
+        [_weighted_auc(labels, probabilities, block) for block in np.array_split(weights, blocks)]
+    )
 
 
 def _weighted_auc(labels: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -52,10 +52,21 @@ def _distance(name: str, label: str, compute: Callable) -> Metric:
     return Metric(name=name, label=label, compute=compute, identical=0.0, higher_is_more_stable=False)
 
 
+def _likeness(name: str, label: str, compute: Callable, *, lowest: float = 0, smallest_side: int = 1) -> Metric:
+    """A likeness in [lowest, 1]: 1 for identical maps."""
+    return Metric(
+        name=name,
+        label=label,
+        compute=compute,
+        identical=1.0,
+        higher_is_more_stable=True,
+        bounds=(lowest, 1),
+        smallest_side=smallest_side,
+    )
+
+
 def _overlap(name: str, q: float) -> Metric:
-    label = f"Overlap of the top {100 * q:.0f} % area (IoU)"
-    compute = partial(overlap.overlap, q=q)
-    return Metric(name=name, label=label, compute=compute, identical=1.0, higher_is_more_stable=True)
+    return _likeness(name, f"Overlap of the top {100 * q:.0f} % area (IoU)", partial(overlap.overlap, q=q))
 
 
 def _change(name: str, label: str, compute: Callable) -> Metric:
@@ -81,38 +92,10 @@ METRICS: dict[str, Metric] = {
         _overlap("overlap_q10", 0.10),
         _overlap("overlap", 0.20),
         _overlap("overlap_q30", 0.30),
-        Metric(
-            name="soft_iou",
-            label="Soft IoU (sum of minima / sum of maxima)",
-            compute=overlap.soft_iou,
-            identical=1.0,
-            higher_is_more_stable=True,
-        ),
-        Metric(
-            name="pearson",
-            label="Pearson correlation",
-            compute=correlation.pearson,
-            identical=1.0,
-            higher_is_more_stable=True,
-            bounds=(-1, 1),
-        ),
-        Metric(
-            name="spearman",
-            label="Spearman rank correlation",
-            compute=correlation.spearman,
-            identical=1.0,
-            higher_is_more_stable=True,
-            bounds=(-1, 1),
-        ),
-        Metric(
-            name="ssim",
-            label="SSIM",
-            compute=ssim.ssim,
-            identical=1.0,
-            higher_is_more_stable=True,
-            bounds=(-1, 1),
-            smallest_side=ssim.WINDOW,
-        ),
+        _likeness("soft_iou", "Soft IoU (sum of minima / sum of maxima)", overlap.soft_iou),
+        _likeness("pearson", "Pearson correlation", correlation.pearson, lowest=-1),
+        _likeness("spearman", "Spearman rank correlation", correlation.spearman, lowest=-1),
+        _likeness("ssim", "SSIM", ssim.ssim, lowest=-1, smallest_side=ssim.WINDOW),
         _change("gini_change", "Gini coefficient", concentration.gini_change),
         _change("entropy_change", "normalised entropy", concentration.entropy_change),
         _change("top10_energy_change", "top-10 % energy share", concentration.top10_energy_change),
@@ -129,3 +112,14 @@ def wanted_metrics(names: Iterable[str] | None) -> list[str]:
     if unknown:
         raise InputError(f"names: unknown metrics {unknown}; known are {list(METRICS)}.")
     return [name for name in METRICS if name in names]
+
+
+def sign_of_stability(name: str) -> int:
+    """1 if higher values of the metric mean more stable maps, -1 if lower ones do.
+
+    Raises InputError for a metric without a direction (a signed change).
+    """
+    higher = METRICS[name].higher_is_more_stable
+    if higher is None:
+        raise InputError(f"primary_metric: {name} has no direction of stability: use another, such as overlap")
+    return 1 if higher else -1

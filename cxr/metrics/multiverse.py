@@ -24,14 +24,15 @@ import pandas as pd
 
 from cxr.core.errors import InputError
 from cxr.metrics import similarity
-from cxr.statistics.score_rows import require_columns
 
 QS = {0.05: "overlap_q05", 0.10: "overlap_q10", 0.20: "overlap", 0.30: "overlap_q30"}
 GRIDS = ("image", "native")
 VALUES = tuple(f"{name}@{grid}" for grid in GRIDS for name in QS.values())
 AXES = ["variant", "grid", "q", "images"]
-# The study's own analysis, unless its parameters say otherwise.
-DEFAULT: Mapping[str, str | float] = {"variant": "default", "grid": "image", "q": 0.20, "images": "correct"}
+# The study's own analysis. Its parameters choose the images.
+DEFAULT: Mapping[str, str | float] = {"variant": "default", "grid": "image", "q": 0.20}
+# The two methods whose rankings the paper compares.
+PAIR = ("layercam", "gradcampp")
 # Variants that exist for one method; in their analyses every other method has its default maps.
 ONE_METHOD = {"norm-positive": "gradcampp", "layers-fused": "layercam"}
 RUN = ["architecture", "seed", "method"]
@@ -105,29 +106,7 @@ def long_table(
     DataFrame with columns architecture, seed, method, variant, maps_of (the variant whose maps these are: itself
     or another one), layer, image_id, patient_id, both_correct (bool), empty (bool), and
     the float64 columns `VALUES`; `default` first.
-
-    Raises
-    ------
-    InputError : without a default; for scores of another length than `images`; for a scored variant without a
-        layer; for missing columns, images that occur twice, or a both_correct that is not bool.
     """
-    where = f"multiverse of {architecture}, seed {seed}, {method}"
-    if "default" not in scores:
-        raise InputError(f"{where}: no variant 'default' among {list(scores)}; score the default maps too.")
-    require_columns(images, ["image_id", "patient_id", "both_correct"], f"{where}: images")
-    require_bool(images, "both_correct", f"{where}: images")
-    double = images["image_id"][images["image_id"].duplicated()]
-    if len(double):
-        raise InputError(f"{where}: image {double.iloc[0]!r} occurs twice in images; pass each image once.")
-    nameless = [variant for variant in scores if variant not in layers]
-    if nameless:
-        raise InputError(f"{where}: layers names no layer for {', '.join(nameless)}; add it.")
-    wrong = [v for v, values in scores.items() if any(len(values[c]) != len(images) for c in (*VALUES, "empty"))]
-    if wrong:
-        raise InputError(
-            f"{where}: {', '.join(wrong)} was scored on another number of images than the {len(images)} rows of "
-            "images; pass the rows of the sets, in their order."
-        )
     maps_of = {variant: variant for variant in ["default", *scores]}
     at_layer: dict[str, str] = {}
     for variant in filter(_is_layer, maps_of):
@@ -155,9 +134,3 @@ def borrows(variant: str, method: str) -> bool:
 
 def _is_layer(variant: str) -> bool:
     return variant == "default" or variant.startswith("layer-")
-
-
-def require_bool(table: pd.DataFrame, column: str, name: str) -> None:
-    """Raise InputError, which begins with `name`, unless the column is bool."""
-    if table[column].dtype != bool:
-        raise InputError(f"{name}: {column} must be bool without missing values, got {table[column].dtype}.")

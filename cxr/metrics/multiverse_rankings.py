@@ -23,19 +23,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cxr.core.errors import InputError
-from cxr.metrics.multiverse import AXES, CELL, DEFAULT, GRIDS, QS, RUN, VALUES, borrows, require_bool
+from cxr.metrics.multiverse import AXES, DEFAULT, GRIDS, PAIR, QS, RUN, VALUES, borrows
 from cxr.statistics import stability_ranks
-from cxr.statistics.score_rows import require_columns
 
 
-def analyses(table: pd.DataFrame, *, default: Mapping[str, str | float] = DEFAULT) -> pd.DataFrame:
+def analyses(table: pd.DataFrame, *, images: str = "correct") -> pd.DataFrame:
     """The value of every architecture under every method in every analysis.
 
     Parameters
     ----------
     table : the `long_table`s of all runs, concatenated.
-    default : the study's own choice on each axis (`AXES`); its `variant` is always `default`.
+    images : the study's own choice of images, "correct" or "all".
 
     Returns
     -------
@@ -54,42 +52,17 @@ def analyses(table: pd.DataFrame, *, default: Mapping[str, str | float] = DEFAUL
 
     A variant makes no analyses of its own if its maps are those of an earlier variant in every run that has it
     (`layer-penultimate`, if the default is at that layer in all architectures): they would count twice. If both
-    checkpoints classify every image correctly, or only such images were explained, `images` has one level, that of
-    `default`.
-
-    Raises
-    ------
-    InputError : for missing columns or rows that occur twice, a run without default maps, or a default that is
-        not among the analyses.
+    checkpoints classify every image correctly, or only such images were explained, there is one level of images,
+    the study's own.
     """
-    require_columns(
-        table, [*RUN, "variant", "maps_of", "image_id", "both_correct", "empty", *VALUES], "multiverse"
-    )
-    for name in ("both_correct", "empty"):
-        require_bool(table, name, "multiverse")
-    if set(default) != set(AXES) or default["images"] not in ("correct", "all"):
-        raise InputError(
-            f"multiverse: default names one level of each of {', '.join(AXES)}, of images 'correct' or 'all'; got "
-            f"{dict(default)}."
-        )
-    double = table.duplicated([*RUN, "variant", "image_id"])
-    if double.any():
-        row = table[double].iloc[0]
-        raise InputError(
-            f"multiverse: image {row['image_id']!r} occurs twice in {row['variant']} of {row['architecture']}, "
-            f"seed {row['seed']}, {row['method']}; pass each run's table once."
-        )
     own = dict(tuple(table.groupby([*RUN, "variant"], sort=False)))
     runs = list(table[RUN].drop_duplicates().itertuples(index=False, name=None))
-    without = [run for run in runs if (*run, "default") not in own]
-    if without:
-        raise InputError(f"multiverse: the run {without[0]} has no default maps; score them too.")
     sources = _sources(own, runs, list(dict.fromkeys(["default", *table["variant"]])))
-    subsets = [default["images"]] if table["both_correct"].all() else ["correct", "all"]
+    subsets = [images] if table["both_correct"].all() else ["correct", "all"]
     cells = list(dict.fromkeys((architecture, method) for architecture, _, method in runs))
 
     rows = []
-    for variant, images in product(sources, subsets):
+    for variant, subset in product(sources, subsets):
         found = {}
         for architecture, method in cells:
             keys = [
@@ -99,7 +72,7 @@ def analyses(table: pd.DataFrame, *, default: Mapping[str, str | float] = DEFAUL
             ]
             parts = [own[key] for key in keys if key[-1] is not None]
             part = pd.concat(parts) if parts else table[:0]
-            if images == "correct":
+            if subset == "correct":
                 part = part[part["both_correct"]]
             found[architecture, method] = {
                 "medians": {name: _median(part, name) for name in VALUES},
@@ -110,36 +83,26 @@ def analyses(table: pd.DataFrame, *, default: Mapping[str, str | float] = DEFAUL
             }
         for grid, (q, name) in product(GRIDS, QS.items()):
             for (architecture, method), cell in found.items():
-                analysis = {"variant": variant, "grid": grid, "q": q, "images": images}
+                analysis = {"variant": variant, "grid": grid, "q": q, "images": subset}
                 value = cell["medians"][f"{name}@{grid}"]
                 rows.append(
                     analysis
                     | {"architecture": architecture, "method": method, "value": value}
                     | {key: cell[key] for key in ("n_images", "n_empty")}
-                    | {"is_default": analysis == dict(default), "borrowed": cell["borrowed"]}
+                    | {"is_default": analysis == {**DEFAULT, "images": images}, "borrowed": cell["borrowed"]}
                     | {"complete": cell["complete"] and not np.isnan(value)}
                 )
     frame = pd.DataFrame(rows)
-    if not frame["is_default"].any():
-        levels = "; ".join(f"{axis}: {', '.join(map(str, frame[axis].unique()))}" for axis in AXES)
-        raise InputError(f"multiverse: the default {dict(default)} is not among the analyses ({levels}).")
     frame["complete"] = frame.groupby([*AXES, "method"], sort=False)["complete"].transform("all")
     return frame
 
 
-def rankings(
-    analyses: pd.DataFrame,
-    *,
-    method_a: str = "layercam",
-    method_b: str = "gradcampp",
-    coincide: Collection[str] = (),
-) -> pd.DataFrame:
-    """How each analysis orders the architectures under two methods.
+def rankings(analyses: pd.DataFrame, *, coincide: Collection[str] = ()) -> pd.DataFrame:
+    """How each analysis orders the architectures under the two methods `PAIR`.
 
     Parameters
     ----------
     analyses : as `analyses` returns them.
-    method_a, method_b : the two methods.
     coincide : variants at whose layer the two methods give the same map up to a factor: `layer-final`, which only
         global average pooling follows. If that is the study's target layer, also `default` and the other variants
         that are taken there.
@@ -159,17 +122,10 @@ def rankings(
 
     Missing (<NA>, NaN): comparisons with the default, if the default is incomplete under the method; reversal, for
     the variants in `coincide`; all of these with a single architecture.
-
-    Raises
-    ------
-    InputError : for missing columns, a method that is not there, or one method given twice.
     """
-    require_columns(analyses, [*AXES, *CELL, "value", "is_default", "borrowed", "complete"], "rankings")
+    method_a, method_b = PAIR
     methods = {"a": method_a, "b": method_b}
-    present = list(analyses["method"].unique())
-    if method_a == method_b or not {method_a, method_b} <= set(present):
-        raise InputError(f"rankings: two methods are needed, got {method_a} and {method_b}; there are {present}.")
-    whole = analyses[analyses["complete"] & analyses["method"].isin([method_a, method_b])]
+    whole = analyses[analyses["complete"] & analyses["method"].isin(PAIR)]
     own = {
         side: whole[whole["is_default"] & (whole["method"] == method)].set_index("architecture")["value"]
         for side, method in methods.items()
@@ -192,10 +148,9 @@ def rankings(
                 f"tau_{side}": _tau(values, reference[values.index]) if comparable else np.nan,
                 f"borrowed_{side}": bool(cell["borrowed"].iloc[0]),
             }
-        cells = group[[*CELL, "value"]].assign(higher_is_more_stable=True)
-        shared = set.intersection(*(set(part["architecture"]) for _, part in group.groupby("method")))
-        askable = len(shared) > 1 and row["variant"] not in coincide
-        row["reversal"] = bool(stability_ranks.reversals(cells, method_a, method_b)) if askable else pd.NA
+        values = group.pivot(index="architecture", columns="method", values="value")
+        askable = len(values.dropna()) > 1 and row["variant"] not in coincide
+        row["reversal"] = bool(stability_ranks.reversals(values, method_a, method_b)) if askable else pd.NA
         rows.append(row)
     frame = pd.DataFrame(rows, columns=_RANKING_COLUMNS)
     three = ["same_order_as_default_a", "same_order_as_default_b", "reversal"]
@@ -238,7 +193,6 @@ def summary(rankings: pd.DataFrame) -> pd.DataFrame:
 
     The share is NaN where the count is 0.
     """
-    require_columns(rankings, _RANKING_COLUMNS, "summary")
     levels = [("all", "all", rankings)]
     for axis in AXES:
         levels += [
@@ -276,7 +230,6 @@ def influence(rankings: pd.DataFrame) -> pd.DataFrame:
     n_reversal, flips_reversal: the number of pairs in which both analyses can show a reversal, and the share in
     which only one does. NaN without a pair.
     """
-    require_columns(rankings, _RANKING_COLUMNS, "influence")
     questions = {
         "a": rankings.loc[~rankings["borrowed_a"], [*AXES, "order_a"]],
         "b": rankings.loc[~rankings["borrowed_b"], [*AXES, "order_b"]],

@@ -10,6 +10,7 @@ inside that often.
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,47 +21,16 @@ import pandas as pd
 
 from cxr.core.errors import InputError
 from cxr.metrics.map_grids import is_empty, prepare, upsample
-from cxr.metrics.metric_table import METRICS
 from cxr.statistics import bootstrap, estimates
 
 # A region's columns in a table are `<region>_<one of these>`.
 COLUMNS = ("area", "energy_before", "energy_after", "energy_change", "hit_before", "hit_after")
 _SUMMARY = (
-    *("region", "n_images", "n_patients", "area", "energy_before", "energy_after", "energy_change"),
+    *("architecture", "method", "region", "n_images", "n_patients", "area"),
+    *("energy_before", "energy_after", "energy_change"),
     *("energy_change_ci_low", "energy_change_ci_high", "hit_before", "hit_after", "direction"),
 )
 _CHUNK = 32  # maps upsampled at a time
-
-
-def inside(
-    maps: np.ndarray, masks: np.ndarray, *, size: int | tuple[int, int], relative_range: float = 1e-6
-) -> dict[str, np.ndarray]:
-    """How much of each map lies in its region.
-
-    Parameters
-    ----------
-    maps : array [n, h, w] of raw maps; pass all maps of a set at once (`cxr.metrics.map_grids.is_empty`).
-    masks : bool [n, H, W] at `size`.
-    size : the image grid, as for `cxr.metrics.similarity.compare_maps`.
-    relative_range : see `cxr.metrics.map_grids.is_empty`.
-
-    Returns
-    -------
-    dict of float64 [n], each in [0, 1], NaN where the image has no such region:
-
-    energy  share of the prepared map's sum inside (energy-based pointing game: Wang et al. 2020, Score-CAM,
-            section 4.3). NaN for empty maps.
-    area    the mask's share of the image: the energy of a uniform map.
-    hit     share of the maxima inside: 1 or 0 for a single one (pointing game: Zhang et al. 2018, IJCV 126:1084,
-            without its tolerance of 15 pixels), in between for tied ones. Chance is the area. NaN for
-            empty maps.
-
-    Raises
-    ------
-    InputError : on other shapes, masks that are not bool or not at `size`, and a size smaller than the maps' grid.
-    """
-    (energy, hit, area) = _located(maps, {"masks": masks}, size, relative_range)["masks"]
-    return {"energy": energy, "area": area, "hit": hit}
 
 
 def region_table(
@@ -69,7 +39,6 @@ def region_table(
     regions: Mapping[str, np.ndarray],
     *,
     size: int | tuple[int, int],
-    relative_range: float = 1e-6,
 ) -> dict[str, np.ndarray]:
     """Where the evidence lies before and after, in every region.
 
@@ -77,29 +46,29 @@ def region_table(
     ----------
     before, after : arrays [n, h, w] and [n, h2, w2] of raw maps; row i of both is the same image.
     regions : masks by name, bool [n, H, W] at `size` each. Regions may overlap.
-    size, relative_range : as for `inside`.
+    size : the image grid, as for `cxr.metrics.similarity.compare_maps`.
 
     Returns
     -------
-    dict of float64 [n], for each region in order `<region>_<column>` for the columns `COLUMNS`: values of
-    `inside` before and after, and energy_change = energy_after - energy_before, in [-1, 1]. NaN as there;
-    energy_change where either energy is.
+    dict of float64 [n], for each region in order `<region>_<column>` for the columns `COLUMNS`, in [0, 1] (the
+    change in [-1, 1]), NaN where the image has no such region:
+
+    area           the mask's share of the image: the energy of a uniform map.
+    energy_before, energy_after
+                   share of the prepared map's sum inside (energy-based pointing game: Wang et al. 2020,
+                   Score-CAM, section 4.3). NaN for an empty map.
+    energy_change  after minus before.
+    hit_before, hit_after
+                   share of the maxima inside: 1 or 0 for a single one (pointing game: Zhang et al. 2018, IJCV
+                   126:1084, without its tolerance of 15 pixels), in between for tied ones. Chance is the area. NaN
+                   for an empty map.
 
     Raises
     ------
-    InputError : as `inside`; on sets of different lengths; on region names that are empty or would
-        overwrite the column of a drift metric.
+    InputError : masks are not bool or not at `size`; `size` is smaller than the maps' grid.
     """
-    before, after = np.asarray(before), np.asarray(after)
-    for name in regions:
-        _check_name(name)
-    located_before = _located(before, regions, size, relative_range)
-    located_after = _located(after, regions, size, relative_range)
-    if len(before) != len(after):  # also when there are no regions
-        raise InputError(
-            f"region_table: {len(before)} maps before against {len(after)} after; "
-            "join both by image id first, so that row i is the same image in both."
-        )
+    located_before = _located(np.asarray(before), regions, size)
+    located_after = _located(np.asarray(after), regions, size)
     out = {}
     for name in regions:
         (energy_t, hit_t, area), (energy_f, hit_f, _) = located_before[name], located_after[name]
@@ -118,26 +87,22 @@ def regions_in(columns: Iterable[str]) -> list[str]:
 def summary(
     table: pd.DataFrame,
     *,
-    by: Sequence[str] = ("architecture", "method"),
     level: float = 0.95,
     n_boot: int = 2000,
-    rng_seed: int = 0,
 ) -> pd.DataFrame:
-    """Per group and region, where the evidence lies before and after, and which way it moved.
+    """Per architecture, method and region, where the evidence lies before and after, and which way it moved.
 
     Parameters
     ----------
-    table : a row per image and seed with the columns of `by`, image_id, patient_id, seed, and those of
-        `region_table`; an image at most once a group and seed.
-    by : columns that make a group.
-    level, n_boot, rng_seed : of the interval.
+    table : a row per image and seed with architecture, method, image_id, patient_id, seed, and the columns of
+        `region_table`; an image at most once a group (architecture and method) and seed.
+    level, n_boot : of the interval.
 
     Returns
     -------
-    A row per group and region, in order of appearance; no row if the table has no regions. Columns: those of `by`,
-    then
+    A row per group and region, in order of appearance; no row if the table has no regions. Columns:
 
-    region
+    architecture, method, region
     n_images : rows in which the region exists and neither map is empty (an image counts once a seed). All other
         numbers are over these rows, so that the numbers of a row can be compared.
     n_patients
@@ -148,51 +113,28 @@ def summary(
         patients.
     direction : of the evidence: "towards" the region if the interval lies above 0, "away" if it lies below,
         otherwise "unclear" (also without an interval). Not corrected for the number of groups and regions.
-
-    Raises
-    ------
-    InputError : on missing columns, and an image that occurs twice.
     """
-    by = [by] if isinstance(by, str) else list(by)
-    missing = [name for name in (*by, "image_id", "patient_id", "seed") if name not in table.columns]
-    if missing:
-        raise InputError(f"summary: columns {missing} are missing; there are {list(table.columns)}.")
-    double = table.duplicated([*by, "seed", "image_id"])
-    if double.any():
-        row = table[double].iloc[0]
-        raise InputError(
-            f"summary: image {row['image_id']!r} occurs more than once in a group for seed {row['seed']!r}; "
-            f"add the columns that distinguish its rows to by (now {by})."
-        )
     rows = []
-    for key, group in table.groupby(by, sort=False, dropna=False):
+    for (architecture, method), group in table.groupby(["architecture", "method"], sort=False):
         for region in regions_in(table.columns):
             own = group[group[f"{region}_energy_change"].notna()]
-            change, low, high = _change(own, f"{region}_energy_change", level, n_boot, rng_seed)
+            change, low, high = _change(own, f"{region}_energy_change", level, n_boot)
             rows.append(
-                dict(zip(by, key, strict=True))
+                {"architecture": architecture, "method": method}
                 | {"region": region, "n_images": len(own), "n_patients": own["patient_id"].nunique()}
                 | {column: own[f"{region}_{column}"].mean() for column in COLUMNS}
                 | {"energy_change": change, "energy_change_ci_low": low, "energy_change_ci_high": high}
                 | {"direction": "towards" if low > 0 else "away" if high < 0 else "unclear"}
             )
-    return pd.DataFrame(rows, columns=[*by, *_SUMMARY])
+    return pd.DataFrame(rows, columns=_SUMMARY)
 
 
-def _change(rows: pd.DataFrame, name: str, level: float, n_boot: int, rng_seed: int) -> tuple[float, float, float]:
+def _change(rows: pd.DataFrame, name: str, level: float, n_boot: int) -> tuple[float, float, float]:
     """Mean of the column, and its interval: see `summary`."""
-    cells = {
-        (seed,): own[["image_id", "patient_id"]].assign(value=own[name])
-        for seed, own in rows.groupby("seed", sort=False)
-    }
-    if not cells:
-        return (float("nan"),) * 3
-    means = [own["value"].mean() for own in cells.values()]
-    draws = bootstrap.patient_replicates(cells, n_boot=n_boot, rng_seed=rng_seed, statistic="mean").to_numpy()
-    if len(means) == 1:
-        return (float(means[0]), *bootstrap.interval(draws[:, 0], level))
-    found = estimates.estimate(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
-    return found.value, found.low, found.high
+    by_seed = rows.pivot(index=["image_id", "patient_id"], columns="seed", values=name)
+    draws = bootstrap.patient_replicates(by_seed, n_boot=n_boot, statistic="mean").to_numpy()
+    means = [own.mean() for _, own in rows.groupby("seed")[name]]
+    return estimates.located(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
 
 
 def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.ndarray]) -> None:
@@ -203,39 +145,15 @@ def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.nda
     path : written exactly there.
     image_id : str [n], unique.
     regions : at least one; bool [n, H, W] by name, all of one shape.
-
-    Raises
-    ------
-    InputError : on anything else.
     """
-    ids = np.asarray(image_id, str)
-    if ids.ndim != 1 or len(np.unique(ids)) < len(ids):
-        raise InputError("regions: image_id must be a list in which no image occurs twice.")
-    if not regions:
-        raise InputError("regions: there is no region to save.")
-    checked = []
-    for name, masks in regions.items():
-        _check_name(name)
-        masks = np.asarray(masks)
-        if masks.dtype != bool or masks.ndim != 3 or len(masks) != len(ids) or 0 in masks.shape[1:]:
-            raise InputError(
-                f"regions: masks of {name!r} must be bool [{len(ids)}, H, W], one per image, got {masks.dtype} "
-                f"{masks.shape}."
-            )
-        if checked and masks.shape != checked[0].shape:
-            raise InputError(
-                f"regions: masks of {name!r} are {masks.shape}, others {checked[0].shape}; bring all to one size."
-            )
-        checked.append(masks)
-    pixels = checked[0].shape[1] * checked[0].shape[2]
-    packed = [np.packbits(masks.reshape(len(ids), pixels), axis=1) for masks in checked]
+    masks = np.stack(list(regions.values()))
     with open(path, "wb") as file:  # NumPy would append ".npz" to a name without it
         np.savez_compressed(
             file,
-            image_id=ids,
+            image_id=np.asarray(image_id, str),
             region=np.array(list(regions), str),
-            shape=np.array(checked[0].shape[1:], np.int64),
-            packed=np.stack(packed),
+            shape=np.array(masks.shape[2:], np.int64),
+            packed=np.packbits(masks.reshape(*masks.shape[:2], math.prod(masks.shape[2:])), axis=2),
         )
 
 
@@ -248,14 +166,7 @@ def load(path: str | Path, image_id: Sequence[str] | None = None) -> tuple[np.nd
     try:
         with np.load(path, allow_pickle=False) as file:
             ids, names, shape, packed = (file[name] for name in ("image_id", "region", "shape", "packed"))
-        if ids.dtype.kind != "U" or ids.ndim != 1 or names.dtype.kind != "U" or names.ndim != 1:
-            raise ValueError("image_id and region must be lists of strings")
-        if shape.shape != (2,) or shape.dtype.kind != "i" or (shape < 1).any():
-            raise ValueError("shape must be a height and a width")
         height, width = shape.tolist()
-        expected = (len(names), len(ids), -(-height * width // 8))
-        if packed.dtype != np.uint8 or packed.shape != expected:
-            raise ValueError(f"packed masks must be uint8 {expected}, got {packed.dtype} {packed.shape}")
         # TypeError: np.load gives a plain array for an .npy. EOFError: an empty file.
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
@@ -275,15 +186,12 @@ def _located(
     maps: np.ndarray,
     regions: Mapping[str, np.ndarray],
     size: int | tuple[int, int],
-    relative_range: float,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """energy, hit and area (see `inside`) of every region; each map is prepared once for all regions."""
-    maps = np.asarray(maps)
-    usable = np.flatnonzero(~is_empty(maps, relative_range=relative_range))
+    """energy, hit and area (`region_table`) of every region; each map is prepared once for all regions."""
+    usable = np.flatnonzero(~is_empty(maps))
     expected = (len(maps), *upsample(maps[:0], size).shape[1:])  # it also checks the size
-    masks = {name: np.asarray(mask) for name, mask in regions.items()}
     out = {}
-    for name, mask in masks.items():
+    for name, mask in regions.items():
         if mask.dtype != bool or mask.shape != expected:
             raise InputError(
                 f"region {name!r}: expected bool masks {expected}, one per map at the scored size, got "
@@ -298,17 +206,9 @@ def _located(
         top = values == 1  # a prepared map's maximum
         total, peaks = values.sum((1, 2)), top.sum((1, 2))
         for name, (energy, hit, _) in out.items():
-            mask = masks[name][index]
+            mask = regions[name][index]
             energy[index] = (values * mask).sum((1, 2)) / total
             hit[index] = (top & mask).sum((1, 2)) / peaks
     for energy, hit, area in out.values():
         energy[np.isnan(area)] = hit[np.isnan(area)] = np.nan
     return out
-
-
-def _check_name(name: str) -> None:
-    if not isinstance(name, str) or not name:
-        raise InputError(f"regions: a region's name must be a text that is not empty, got {name!r}.")
-    taken = [f"{name}_{column}" for column in COLUMNS if f"{name}_{column}" in METRICS]
-    if taken:
-        raise InputError(f"regions: a region {name!r} would overwrite the drift metric {taken[0]!r}; rename it.")

@@ -31,7 +31,6 @@ def compare_maps(
     *,
     size: int | tuple[int, int],
     names: Iterable[str] | None = None,
-    relative_range: float = 1e-6,
     workers: int | None = None,
     rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
@@ -44,7 +43,6 @@ def compare_maps(
     size : the image grid on which maps are compared, one integer or (H, W); at least as large as either grid,
         and as each metric's `smallest_side` (7 for SSIM, whose window is 7x7).
     names : the metrics wanted, default all of `METRICS`. What only other metrics need is not computed.
-    relative_range : see `is_empty`, which is applied to each set.
     workers : number of images scored at a time, see `in_parts`. Each takes a few MB of memory, whatever n is. No
         value depends on it.
     rows : int [m], row numbers of the pairs wanted; default all. Which maps are empty is decided among all rows.
@@ -77,8 +75,8 @@ def compare_maps(
         upsample(maps[:0], size)
 
     flags = {
-        "empty_before": is_empty(before, relative_range=relative_range),
-        "empty_after": is_empty(after, relative_range=relative_range),
+        "empty_before": is_empty(before),
+        "empty_after": is_empty(after),
     }
     rows = np.arange(len(before)) if rows is None else np.asarray(rows, int)
     flags = {name: flag[rows] for name, flag in flags.items()}
@@ -112,8 +110,6 @@ def in_parts(work: Callable[[np.ndarray], None], rows: np.ndarray, workers: int 
     """
     if workers is None:
         workers = _cores()
-    if workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}.")
     length = max(1, min(_PART, -(-len(rows) // workers)))
     parts = [rows[start : start + length] for start in range(0, len(rows), length)]
     # Allocating and freeing 24 MB makes glibc keep freed arrays of a map's size for the next ones. Otherwise it
@@ -126,10 +122,6 @@ def in_parts(work: Callable[[np.ndarray], None], rows: np.ndarray, workers: int 
 
 def score(before: Features, after: Features, names: Iterable[str] | None = None) -> dict[str, float]:
     """The metrics `names` (default all) of one pair of maps of the same size; see `compare_maps`."""
-    if before.shape != after.shape:
-        raise InputError(
-            f"score: maps of {before.shape} and {after.shape} cannot be compared; prepare both at one size."
-        )
     return {name: float(METRICS[name].compute(before, after)) for name in wanted_metrics(names)}
 
 

@@ -44,21 +44,6 @@ class Description:
         ]
         return "\n".join([self.architecture, *(f"  {key:16} {text}" for key, text in rows)])
 
-    def markdown(self) -> str:
-        """A row of the table whose head is MARKDOWN."""
-        layers = [
-            f"`{t.layer}` {t.grid[0]}x{t.grid[1]}{' ±' if t.signed else ''}" if t else ""
-            for t in map(self.targets.get, ("shallower", "penultimate", "penultimate_cut", "final"))
-        ]
-        cells = [self.architecture, self.preprocessing, f"{self.parameters / 1e6:.1f}", *layers]
-        return f"| {' | '.join(cells)} |"
-
-
-MARKDOWN = (
-    "| architecture | preprocessing | million parameters | shallower | penultimate | penultimate_cut | final |\n"
-    "| --- | --- | --- | --- | --- | --- | --- |"
-)
-
 
 def _too_coarse(target: graph.Target) -> str:
     return "" if min(target.grid) >= MIN_GRID else f" (under {MIN_GRID}x{MIN_GRID}: refused at this size)"

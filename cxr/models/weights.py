@@ -1,10 +1,12 @@
-"""Weights of networks: where they are found, how they are loaded and saved, and their hashes."""
+"""Weights of networks and of heads: where they are found, how they are loaded and saved, and their hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import zipfile
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from cxr.core import architectures
 from cxr.core.errors import InputError, first_line
-from cxr.core.files import atomic
+from cxr.core.files import atomic, sha256_file
 from cxr.data.cache import default_cache
 from cxr.models import foreign
 from cxr.models.build import ARCHITECTURES, application_network, backbone
@@ -128,12 +130,6 @@ def save_source(model: keras.Model, folder: Path, *, provenance: dict) -> Path:
     return path
 
 
-def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file, as hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sha256_weights(model: keras.Model) -> str:
     """SHA-256 over the names, shapes and values of a model's weights.
 
@@ -218,3 +214,30 @@ def _imagenet(architecture: str, weights: architectures.Weights | None) -> Path:
             f"({kind}{weights.hash}), put it into {cache / 'models'} or any folder{renamed}, and in the second "
             "case set weights: FOLDER"
         ) from None
+
+
+Head = tuple[np.ndarray, ...]
+"""The weights of a head, in the order of its layers: (kernel [d, n_classes], bias [n_classes]) for ours."""
+
+
+def save_heads(path: str | Path, heads: Sequence[Head]) -> None:
+    """Write heads to an `.npz` file (no pickle): the weights of head k as `k_0` (kernel), `k_1` (bias), ..."""
+    arrays = {f"{k}_{i}": weight for k, head in enumerate(heads) for i, weight in enumerate(head)}
+    with open(path, "wb") as file:  # NumPy would append a suffix to a name without
+        np.savez(file, **arrays)
+
+
+def load_heads(path: str | Path) -> list[Head]:
+    """Read the heads that `save_heads` wrote, in order. Raises InputError if the file is not one of these."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as heads ({error}): run 1_train again") from None
+    heads = []
+    while f"{len(heads)}_0" in arrays:
+        names = [f"{len(heads)}_{i}" for i in range(len(arrays))]
+        heads.append(tuple(arrays.pop(name) for name in names if name in arrays))
+    if arrays:
+        raise InputError(f"{path}: holds {', '.join(arrays)} beside heads: give a file that save_heads wrote")
+    return heads

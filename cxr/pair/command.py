@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,21 +133,12 @@ def _run(words: list[str], environment: Mapping[str, str], log: Path) -> int:
                     text = f"\r\x1b[K{line.strip()}" if terminal else line
                     print(text, end="", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
-            _stop(process)
+            processes.stop([process.pid])
             raise
         finally:
             if terminal:
                 print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     return process.returncode
-
-
-def _stop(process: subprocess.Popen) -> None:
-    """Stop papermill, which saves the notebook and ends its kernel. Kill both if they do not end."""
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        papermill = psutil.Process(process.pid)
-        processes.stop([papermill], [papermill, *papermill.children(recursive=True)])
 
 
 def _write(run: tracking.StoredRun, name: str, path: Path) -> None:

@@ -158,11 +158,7 @@ def summarise(table: pd.DataFrame, settings: DriftParams) -> dict[str, float]:
     (overlap - two patients) / (two seeds - two patients)."""
     options = {"level": settings.level, "n_boot": settings.n_boot, "rng_seed": settings.seed}
     found = comparison.summarise(table, **options)
-    for name in metric_table.METRICS:
-        if f"{name}_two_seeds_median" in found and f"{name}_corrected_median" in found:
-            levels = (found[f"{name}_{level}_median"] for level in ("two_patients", "two_seeds"))
-            found[f"{name}_share_of_two_seeds"] = float(baselines.corrected(found[f"{name}_median"], *levels))
-    return found
+    return found | comparison.shares_of_two_seeds(found)
 
 
 def summarise_methods(table: pd.DataFrame, settings: DriftParams) -> dict[str, dict[str, float]]:

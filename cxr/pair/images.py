@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from cxr.attribution import maps
 from cxr.core.errors import InputError, some
 from cxr.core.params import DriftParams
-from cxr.data import cache, layouts, loading
+from cxr.data import cache, loading
 from cxr.data import manifest as data_manifest
 from cxr.metrics import classification
 from cxr.pair.models import CHECKPOINTS, Model
@@ -33,7 +33,7 @@ def find(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame, l
 
     Raises: InputError: the data cannot be read, or no image is left.
     """
-    labelled = settings.image_labels == "auto" and layouts.has_labels(settings)
+    labelled = settings.image_labels == "auto" and data_manifest.has_labels(settings)
     notes = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -124,13 +124,6 @@ def predict(
     }
 
 
-def predictions(manifest: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    """The table of one model's predictions: see `cxr.training.stages.prediction_table`."""
-    from cxr.training import stages
-
-    return stages.prediction_table(manifest, probabilities, list(classes))
-
-
 def measured(
     manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]
 ) -> dict[str, float]:
@@ -218,7 +211,9 @@ def select(
         raise InputError("explain: the true class is not known, as there are no labels: use predicted")
     explain = {"auto": "true" if labelled else "predicted"}.get(explain, explain)
     images = {"auto": "correct" if labelled else "all"}.get(images, images)
-    tables = {name: predictions(manifest, probabilities[name], classes) for name in CHECKPOINTS}
+    from cxr.training.stages import prediction_table
+
+    tables = {name: prediction_table(manifest, probabilities[name], list(classes)) for name in CHECKPOINTS}
     predicted = {"predicted": tables["B"]["predicted"], "predicted_a": tables["A"]["predicted"]}
     if not labelled:
         for table in tables.values():

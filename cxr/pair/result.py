@@ -14,7 +14,7 @@ from cxr.core.methods import LABELS
 from cxr.core.params import DriftParams
 from cxr.metrics import metric_table
 from cxr.pair import gates, models
-from cxr.pair.compare import LEVELS, by_method, metrics
+from cxr.pair.compare import LEVELS, by_method
 from cxr.pair.models import CHECKPOINTS, Model
 from cxr.report import pictures
 
@@ -150,22 +150,14 @@ def panels(
     return pictures.panels(found, pixels[rows], map_sets["A"], map_sets["B"], metric=PRIMARY)
 
 
-def conclude(
-    run: tracking.Run,
-    networks: Mapping[str, Model],
-    chosen: pd.DataFrame,
-    summaries: Mapping[str, Mapping[str, float]],
-    performances: Mapping[str, float],
-    settings: DriftParams,
-    *,
-    notes: Sequence[str] = (),
-) -> None:
-    """Log the result in words (`summary.txt`) and the gates' results (`gates.json`, tags `cxr.gate.<number>`), and
-    print the notes and the gates' results. Args as for `text`."""
-    run.text(text(networks, chosen, summaries, performances, settings, notes=notes), "summary.txt")
-    conditions = [gates.parse(expression) for expression in settings.gate]
-    results = gates.judge(conditions, metrics(summaries, performances))
+def judge(run: tracking.Run, measured: Mapping[str, float], settings: DriftParams) -> None:
+    """Log the gates' results (`gates.json`, tags `cxr.gate.<number>`), and print them.
+
+    Args: measured: `compare.metrics`.
+    """
+    results = gates.judge([gates.parse(expression) for expression in settings.gate], measured)
     run.json(results, "gates.json")
-    run.tags({f"cxr.gate.{number}": gates.line(result) for number, result in enumerate(results, 1)})
-    for line in (*(f"CAUTION: {note}" for note in notes), *map(gates.line, results)):
+    lines = [gates.line(result) for result in results]
+    run.tags({f"cxr.gate.{number}": line for number, line in enumerate(lines, 1)})
+    for line in lines:
         print(line)

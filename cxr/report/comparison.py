@@ -1,4 +1,4 @@
-"""Tables of scores: per image, pooled over seeds, between seeds, and the sensitivity of metrics.
+"""Tables of scores: per image, pooled, between seeds, by rank, by epoch; and what metrics see.
 
 The functions take the per-image tables of score runs; they read no file and no run.
 """
@@ -6,6 +6,7 @@ The functions take the per-image tables of score runs; they read no file and no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,16 +15,15 @@ from scipy import stats
 
 from cxr.attribution import maps
 from cxr.metrics import baselines
-from cxr.metrics.metric_table import METRICS
+from cxr.metrics.metric_table import METRICS, sign_of_stability
 from cxr.metrics.similarity import compare_maps
-from cxr.statistics import bootstrap, estimates
+from cxr.statistics import bootstrap, stability_ranks
+from cxr.statistics.estimates import holm, located
 
 if TYPE_CHECKING:
     from cxr.attribution.maps import MapSet
 
-
 CELL = ["architecture", "method"]
-
 
 # Baselines of a metric, as suffixes of its name, and what each compares.
 LEVELS = {
@@ -33,8 +33,8 @@ LEVELS = {
     "two_seeds": "two fine-tuned checkpoints that differ by seed only",
 }
 
-
 PARTS = ("median", "q25", "q75", "ci_low", "ci_high")
+LOCATED = ("median", "ci_low", "ci_high")
 
 
 def score_table(
@@ -65,9 +65,7 @@ def summarise(
     identical maps also the headline index `<metric>_corrected` (`baselines.corrected` of the medians of the
     metric and of its baseline two patients) with its interval.
 
-    With one seed, intervals are percentiles of a bootstrap over patients; they describe these two checkpoints.
-    With several seeds they cover new trainings and new patients (`estimates.estimate`): percentiles over so few
-    seeds would be too short. Intervals are cut at the bounds of the metric's values.
+    Intervals are those of `cxr.statistics.estimates.located`, cut at the bounds of the metric's values.
 
     Counts: n_images, n_scored (neither map empty), n_empty, n_empty_before, n_empty_after, n_patients (of all
     images), n_seeds. Rows with an empty map count as images, but in no median.
@@ -82,55 +80,30 @@ def summarise(
         "n_patients": int(table["patient_id"].nunique()),
         "n_seeds": int(table["seed"].nunique()),
     }
-    wanted = [name for metric in METRICS for name in (metric, *(f"{metric}_{key}" for key in LEVELS))]
-    wanted = [name for name in wanted if name in table]
-    seeds = {seed: rows for seed, rows in table.groupby("seed") if not flags.loc[rows.index].any(axis=1).all()}
-    cells = {
-        (name, seed): rows[["image_id", "patient_id"]].assign(value=rows[name].to_numpy(float))
-        for name in wanted
-        for seed, rows in seeds.items()
-        if rows[name].notna().any()
-    }
-    draws = bootstrap.patient_replicates(cells, n_boot=n_boot, rng_seed=rng_seed) if cells else None
-    medians = {cell: float(rows["value"].median()) for cell, rows in cells.items()}
+    wanted = {name: metric for metric in METRICS for name in (metric, *(f"{metric}_{key}" for key in LEVELS))}
+    wanted = {name: metric for name, metric in wanted.items() if name in table}
+    scored = table[~flags.any(axis=1).groupby(table["seed"]).transform("all")]  # seeds with anything to score
+    values = scored.pivot(index=["image_id", "patient_id"], columns="seed", values=list(wanted))
+    values = values.dropna(axis=1, how="all")  # columns (name, seed)
+    draws = bootstrap.patient_replicates(values, n_boot=n_boot, rng_seed=rng_seed)
+    medians = values.median()
     options = {"level": level, "n_patients": out["n_patients"]}
-    for name in wanted:
-        own = [cell for cell in cells if cell[0] == name]
-        present = table[name].dropna().to_numpy(float)
-        quartiles = np.quantile(present, [0.25, 0.75]) if len(present) else [np.nan, np.nan]
-        out |= {f"{name}_q25": float(quartiles[0]), f"{name}_q75": float(quartiles[1])}
-        found = _located([medians[cell] for cell in own], draws[own].to_numpy() if own else None, **options)
-        found = np.clip(found, *METRICS[_metric_of(name)].bounds)
-        out |= {
-            f"{name}_{part}": value for part, value in zip(("median", "ci_low", "ci_high"), found, strict=True)
-        }
-    for metric in wanted:
-        other = f"{metric}_two_patients"
-        if metric in METRICS and METRICS[metric].identical == 1 and other in table:
-            own = [seed for seed in seeds if (metric, seed) in cells and (other, seed) in cells]
-            index = [baselines.corrected(medians[metric, seed], medians[other, seed]) for seed in own]
-            both = [draws[[(name, seed) for seed in own]].to_numpy() for name in (metric, other)] if own else None
-            found = np.clip(_located(index, baselines.corrected(*both) if own else None, **options), None, 1)
-            names = (f"{metric}_corrected_{part}" for part in ("median", "ci_low", "ci_high"))
-            out |= dict(zip(names, found, strict=True))
+    for name, metric in wanted.items():
+        own = [cell for cell in values if cell[0] == name]
+        found = located(medians[own].to_numpy(), draws[own].to_numpy(), **options)
+        found = np.clip(found, *METRICS[metric].bounds)
+        out |= {f"{name}_q{share}": float(table[name].quantile(share / 100)) for share in (25, 75)}
+        out |= {f"{name}_{part}": value for part, value in zip(LOCATED, found, strict=True)}
+    for name, metric in wanted.items():
+        other = f"{name}_two_patients"
+        if name == metric and METRICS[metric].identical == 1 and other in table:
+            own = [seed for key, seed in values if key == name and (other, seed) in values]
+            point, two_patients = ([(key, seed) for seed in own] for key in (name, other))
+            index = baselines.corrected(medians[point].to_numpy(), medians[two_patients].to_numpy())
+            replicates = baselines.corrected(draws[point].to_numpy(), draws[two_patients].to_numpy())
+            found = np.clip(located(index, replicates, **options), None, 1)
+            out |= {f"{name}_corrected_{part}": value for part, value in zip(LOCATED, found, strict=True)}
     return out
-
-
-def _metric_of(name: str) -> str:
-    """The metric of a column that holds its values or a baseline of it."""
-    return next(metric for metric in METRICS if name in (metric, *(f"{metric}_{key}" for key in LEVELS)))
-
-
-def _located(
-    per_seed: Sequence[float], draws: np.ndarray | None, *, level: float, n_patients: int
-) -> tuple[float, float, float]:
-    """Value and interval from the values of each seed and their replicates [n_boot, k]; NaN without any."""
-    if draws is None:
-        return (float("nan"),) * 3
-    if len(per_seed) == 1:
-        return (float(per_seed[0]), *bootstrap.interval(draws[:, 0], level))
-    found = estimates.estimate(per_seed, draws, n_patients=n_patients, level=level)
-    return found.value, found.low, found.high
 
 
 def pooled(
@@ -173,13 +146,19 @@ def pooled(
                     again[metric].to_numpy(float), again["patient_id"].to_numpy(), level=level, n_boot=n_boot
                 )
                 row |= {f"{metric}_two_seeds_{part}": values[part] for part in PARTS}
-                if f"{metric}_corrected_median" in row:
-                    levels = (row[f"{metric}_{name}_median"] for name in ("two_patients", "two_seeds"))
-                    row[f"{metric}_share_of_two_seeds"] = float(
-                        baselines.corrected(row[f"{metric}_median"], *levels)
-                    )
+                row |= shares_of_two_seeds(row)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def shares_of_two_seeds(summary: Mapping[str, float]) -> dict[str, float]:
+    """`<metric>_share_of_two_seeds` (see `pooled`) of the metrics whose medians in `summary` allow it."""
+    parts = ("median", "two_patients_median", "two_seeds_median")
+    return {
+        f"{name}_share_of_two_seeds": float(baselines.corrected(*(summary[f"{name}_{part}"] for part in parts)))
+        for name in METRICS
+        if f"{name}_two_seeds_median" in summary and f"{name}_corrected_median" in summary
+    }
 
 
 def _map_check(passes_checks: pd.Series) -> str:
@@ -263,5 +242,101 @@ def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
     if not rows:
         return pd.DataFrame(columns=[*CELL, "metric", "standardised", "p", "sees"])
     out = pd.DataFrame(rows)
-    out["p"] = out.groupby(CELL, sort=False)["p"].transform(estimates.holm)
+    out["p"] = out.groupby(CELL, sort=False)["p"].transform(holm)
     return out.assign(sees=out["p"] < 0.05)
+
+
+def ranking(
+    summary: pd.DataFrame, metric: str, draws: pd.DataFrame | None
+) -> tuple[pd.DataFrame, list[dict[str, str | float]]]:
+    """Ranks (1: most stable) and reversals between each two methods.
+
+    Args:
+        summary: `pooled`.
+        metric: a metric with a direction.
+        draws: `cxr.statistics.bootstrap.paired_replicates` of the metric; None: no probabilities.
+
+    Returns: (one row an architecture; a column a method, and `P(<method>)`, the bootstrap probability of that
+        rank), and the reversals of `cxr.statistics.stability_ranks.reversals` with `method_a`, `method_b` added.
+        Ties share their mean rank. A cell that is missing or NaN has rank NaN, and does not count among the
+        others.
+    Raises: InputError for a metric without a direction.
+    """
+    sign = sign_of_stability(metric)
+    values = summary.pivot(index="architecture", columns="method", values=f"{metric}_median")
+    stability = sign * values.loc[summary["architecture"].unique(), summary["method"].unique()]
+    draws = None if draws is None else sign * draws
+    methods = list(stability.columns)
+    ranks = stability.rank(ascending=False)
+    if draws is not None:
+        probability = stability_ranks.rank_probabilities(draws)
+        for method in methods:
+            ranks[f"P({method})"] = [
+                probability.at[(method, name), int(rank)] if rank == rank and rank == int(rank) else np.nan
+                for name, rank in ranks[method].items()
+            ]
+    found = [
+        {"method_a": method_a, "method_b": method_b, **row}
+        for method_a, method_b in combinations(methods, 2)
+        for row in stability_ranks.reversals(stability, method_a, method_b, replicates=draws)
+    ]
+    return ranks, found
+
+
+def course(
+    drifts: pd.DataFrame, auc: pd.DataFrame, *, metric: str, level: float = 0.95, n_boot: int = 2000
+) -> pd.DataFrame:
+    """Drift from the checkpoint before fine-tuning, and performance, epoch by epoch.
+
+    Args:
+        drifts: per-image rows of the checkpoints during fine-tuning (`score_table`), with `epoch` (1, 2, ...).
+        auc: architecture, seed, epoch (0: before fine-tuning), auc_macro.
+
+    Returns: architecture, method, seed, epoch, value (median of the metric; at epoch 0 that of identical maps),
+        ci_low, ci_high (over patients), n_scored, auc.
+    """
+    keys = ["architecture", "method", "seed", "epoch"]
+    rows = []
+    for cell, table in drifts.groupby(keys, sort=False):
+        values = bootstrap.summarise(
+            table[metric].to_numpy(float), table["patient_id"].to_numpy(), level=level, n_boot=n_boot
+        )
+        names = ("value", "ci_low", "ci_high", "n_scored")
+        found = (values[name] for name in ("median", "ci_low", "ci_high", "n_images"))
+        rows.append(dict(zip(keys, cell, strict=True)) | dict(zip(names, found, strict=True)))
+    table = pd.DataFrame(rows)
+    same = METRICS[metric].identical
+    start = table.drop_duplicates(keys[:3]).assign(epoch=0, value=same, ci_low=same, ci_high=same)
+    table = pd.concat([start, table]).sort_values("epoch", kind="stable", ignore_index=True)
+    return table.merge(auc.rename(columns={"auc_macro": "auc"}), on=["architecture", "seed", "epoch"])
+
+
+def settled(
+    course: pd.DataFrame, *, auc_margin: float, identical: float = 1.0, share: float = 0.5
+) -> pd.DataFrame:
+    """When the evidence moves, and when performance has settled.
+
+    Args:
+        course: architecture, method, seed, epoch (0: before), value (median of a metric), auc; one row an epoch.
+        identical: the metric's value for identical maps.
+        auc_margin: AUC has settled at the first epoch from which on it stays within this of the last epoch's.
+        share: the evidence has moved at the first epoch with this share of the final drift.
+
+    Returns: architecture, method, seed, epochs, final_drift (distance of the last epoch's value from
+        `identical`), epoch_moved, epoch_settled, first ("evidence", "AUC" or "same epoch").
+    """
+    rows = []
+    for (architecture, method, seed), table in course.groupby(["architecture", "method", "seed"], sort=False):
+        table = table.sort_values("epoch")
+        epochs, drift = table["epoch"].to_numpy(), np.abs(identical - table["value"].to_numpy(float))
+        moved = epochs[np.argmax(drift >= share * drift[-1])]
+        off = np.flatnonzero(np.abs(table["auc"].to_numpy(float) - table["auc"].iloc[-1]) > auc_margin)
+        stable = epochs[off[-1] + 1] if len(off) else epochs[0]
+        first = "evidence" if moved < stable else "AUC" if stable < moved else "same epoch"
+        rows.append(
+            {
+                **{"architecture": architecture, "method": method, "seed": seed, "epochs": int(epochs[-1])},
+                **{"final_drift": drift[-1], "epoch_moved": moved, "epoch_settled": stable, "first": first},
+            }
+        )
+    return pd.DataFrame(rows)

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from cxr.metrics import classification
-from cxr.metrics.metric_table import METRICS
-from cxr.statistics import bootstrap, contrasts, estimates, planning, score_rows
-from cxr.statistics.estimates import Estimate
+from cxr.metrics.metric_table import sign_of_stability
+from cxr.metrics.multiverse import PAIR
+from cxr.statistics import bootstrap, contrasts, estimates, planning
+from cxr.statistics.estimates import Estimate, equivalence
+from cxr.statistics.score_rows import KEYS, Scores
 
 Cells = Mapping[tuple[str, str], Estimate]
 
@@ -42,9 +44,9 @@ class Evidence:
     shift: per architecture and method, the median centroid shift.
     excess: the median overlap of two checkpoints that differ by seed only, minus the overlap before/after.
     against: which baseline that is, "two seeds" or "two heads"; empty without either.
-    pairs: `contrasts.compare_architectures` with `estimate` and `p_equivalent`.
-    crossings: `contrasts.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b, `estimate_a`,
-        `estimate_b` and `p_same_order`, the p value of the same order under both methods.
+    pairs: `contrasts.compare_architectures` with `p_equivalent`.
+    crossings: `contrasts.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b; `estimate_a` and
+        `estimate_b`, those of `pairs` under either method; and `p_same_order`, the p value of the same order.
     coincide: whether LayerCAM and Grad-CAM++ are the same map at the layer of this study.
     """
 
@@ -81,24 +83,27 @@ def gather(
         coincide: whether LayerCAM and Grad-CAM++ are the same map at the layer of this study.
     """
     options = {"n_boot": n_boot, "level": margins.level}
-    cells = list(scores[["architecture", "method"]].drop_duplicates().itertuples(index=False, name=None))
+    primary = Scores.of(scores, metric, **options)
+    shift = Scores.of(scores, "centroid_shift", **options)
     auc, change = _performance(predictions, **options)
-    sign = 1 if METRICS[metric].higher_is_more_stable else -1
+    sign = sign_of_stability(metric)
     noise = _noise(scores, two_seeds, metric)
+    drift_and_noise = Scores.of(noise, "value", **options) if len(noise) else None
+    pairs = contrasts.compare_architectures(primary)
     return Evidence(
         metric=metric,
         margins=margins,
         auc=auc,
         auc_change=change,
-        shift={cell: contrasts.contrast(scores, "centroid_shift", {cell: 1}, **options) for cell in cells},
+        shift={cell: contrasts.contrast(shift, {cell: 1}) for cell in shift.values},
         excess={
-            (a, m): contrasts.contrast(noise, "value", {(a, f"{m} noise"): sign, (a, m): -sign}, **options)
-            for a, m in cells
-            if len(noise) and (noise["method"] == f"{m} noise").any()
+            (a, m): contrasts.contrast(drift_and_noise, {(a, f"{m} noise"): sign, (a, m): -sign})
+            for a, m in primary.values
+            if drift_and_noise and f"{m} noise" in drift_and_noise.methods
         },
         against="two seeds" if len(two_seeds) else "two heads" if len(noise) else "",
-        pairs=_pairs(scores, metric, margins, options),
-        crossings=_crossings(scores, metric, options),
+        pairs=pairs.assign(p_equivalent=[equivalence(est, margins.overlap) for est in pairs["estimate"]]),
+        crossings=_crossings(primary, pairs),
         coincide=coincide,
     )
 
@@ -107,29 +112,27 @@ def _performance(
     predictions: Mapping[tuple[str, int, str], pd.DataFrame], *, n_boot: int, level: float
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """AUC after fine-tuning, and its change, per architecture."""
-    found: dict[str, list[tuple[float, float, np.ndarray, np.ndarray]]] = {}
-    patients = set()
-    for architecture, seed, checkpoint in predictions:
-        if checkpoint != "before":
-            continue
-        both = []
-        for name in ("before", "after"):
-            table = predictions[architecture, seed, name]
-            table = table[table["split"] == "test"].sort_values("image_id")
-            labels = np.searchsorted(sorted(table["label"].unique()), table["label"])
-            p = table.filter(regex=r"^p_\d+$").to_numpy(float)
-            weights = bootstrap.patient_weights(table["patient_id"].to_numpy(), n_boot=n_boot)
-            patients.add(table["patient_id"].nunique())
-            draws = classification.auc_replicates(labels, p, np.vstack([np.ones(len(labels), int), weights]))
-            both.append(draws)
-        found.setdefault(architecture, []).append((both[1], both[1] - both[0]))
+    test = {key: table[table["split"] == "test"].sort_values("image_id") for key, table in predictions.items()}
+    draws = {key: _auc_draws(table, n_boot) for key, table in test.items()}
+    patients = max(table["patient_id"].nunique() for table in test.values())
     auc, change = {}, {}
-    for architecture, runs in found.items():
-        for out, number in ((auc, 0), (change, 1)):
-            draws = np.stack([run[number] for run in runs], axis=1)
-            kept = draws[1:][np.isfinite(draws[1:]).all(axis=1)]  # a replicate may lack a small class
-            out[architecture] = estimates.estimate(draws[0], kept, n_patients=max(patients), level=level)
+    for architecture in dict.fromkeys(architecture for architecture, _, _ in predictions):
+        before, after = (
+            np.stack([own for (a, _, c), own in draws.items() if (a, c) == (architecture, checkpoint)], axis=1)
+            for checkpoint in ("before", "after")
+        )
+        for out, values in ((auc, after), (change, after - before)):
+            kept = values[1:][np.isfinite(values[1:]).all(axis=1)]  # a replicate may lack a small class
+            out[architecture] = estimates.estimate(values[0], kept, n_patients=patients, level=level)
     return auc, change
+
+
+def _auc_draws(table: pd.DataFrame, n_boot: int) -> np.ndarray:
+    """Macro AUC of predictions, and then its replicates over patients: float64 [1 + n_boot]."""
+    labels = np.searchsorted(sorted(table["label"].unique()), table["label"])
+    weights = bootstrap.patient_weights(table["patient_id"].to_numpy(), n_boot=n_boot)
+    p = table.filter(regex=r"^p_\d+$").to_numpy(float)
+    return classification.auc_replicates(labels, p, np.vstack([np.ones(len(labels), int), weights]))
 
 
 def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -138,7 +141,7 @@ def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.Dat
     Noise is the overlap of two seeds, or without it that of two heads. A pair of seeds (a, b) is stored as seed a;
     with two seeds, also as seed b. The interval then leaves out how much another pair would differ.
     """
-    own = scores[score_rows.KEYS].assign(value=scores[metric])
+    own = scores[KEYS].assign(value=scores[metric])
     if len(two_seeds):
         noise = two_seeds.rename(columns={"seed_a": "seed"}).assign(value=two_seeds[metric])
         if two_seeds.groupby(["architecture", "method"])["seed_b"].nunique().max() == 1:
@@ -147,37 +150,19 @@ def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.Dat
         noise = scores.assign(value=scores[f"{metric}_two_heads"])
     else:
         return own.iloc[:0]
-    noise = noise.assign(method=noise["method"] + " noise")[[*score_rows.KEYS, "value"]].dropna(subset=["value"])
+    noise = noise.assign(method=noise["method"] + " noise")[[*KEYS, "value"]].dropna(subset=["value"])
     return pd.concat([own, noise], ignore_index=True)
 
 
-def _pairs(scores: pd.DataFrame, metric: str, margins: Margins, options: Mapping) -> pd.DataFrame:
-    table = contrasts.compare_architectures(scores, metric, **options)
-    table["estimate"] = [
-        contrasts.contrast(scores, metric, {(row.a, row.method): 1, (row.b, row.method): -1}, **options)
-        for row in table.itertuples()
-    ]
-    table["p_equivalent"] = [estimates.equivalence(est, margins.overlap) for est in table["estimate"]]
-    return table
-
-
-def _crossings(scores: pd.DataFrame, metric: str, options: Mapping) -> pd.DataFrame:
-    methods = ("layercam", "gradcampp")
-    if not set(methods) <= set(scores["method"]) or scores["architecture"].nunique() < 2:
+def _crossings(scores: Scores, pairs: pd.DataFrame) -> pd.DataFrame:
+    if not set(PAIR) <= set(scores.methods) or pairs.empty:
         return pd.DataFrame()
-    table = contrasts.crossover(scores, metric, *methods, **options).assign(
-        method_a=methods[0], method_b=methods[1]
-    )
-    for end, method in (("_a", methods[0]), ("_b", methods[1])):
-        table[f"estimate{end}"] = [
-            contrasts.contrast(scores, metric, {(row.a, method): 1, (row.b, method): -1}, **options)
-            for row in table.itertuples()
-        ]
-    same = []
-    for first, second in zip(table["estimate_a"], table["estimate_b"], strict=True):
-        ways = [max(estimates.p_value(e, 0, way) for e in (first, second)) for way in ("greater", "less")]
-        same.append(min(1.0, 2 * min(ways)))
-    return table.assign(p_same_order=same)
+    table = contrasts.crossover(scores, *PAIR).assign(method_a=PAIR[0], method_b=PAIR[1])
+    known = pairs.set_index(["method", "a", "b"])["estimate"]
+    for end, method in zip("ab", PAIR, strict=True):
+        table[f"estimate_{end}"] = [known[method, row.a, row.b] for row in table.itertuples()]
+    same = map(estimates.same_order_p, table["estimate_a"], table["estimate_b"])
+    return table.assign(p_same_order=list(same))
 
 
 def power_table(

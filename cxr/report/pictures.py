@@ -10,9 +10,8 @@ import pandas as pd
 
 from cxr.attribution import maps
 from cxr.attribution.thumbnails import thumbnails
-from cxr.core.errors import InputError
 from cxr.metrics.map_grids import prepare
-from cxr.metrics.metric_table import METRICS
+from cxr.metrics.metric_table import sign_of_stability
 
 if TYPE_CHECKING:
     from cxr.report.scores import Study
@@ -32,14 +31,10 @@ def examples(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
         left out, and so are classes with no other image.
     Raises: InputError for a metric without a direction.
     """
-    higher = METRICS[metric].higher_is_more_stable
-    if higher is None:
-        raise InputError(
-            f"examples: {metric} has no direction of stability: use a metric that has one, such as overlap"
-        )
+    sign = sign_of_stability(metric)
     rows = []
     for label, table in scores.dropna(subset=[metric]).groupby("label"):
-        drift = -table[metric] if higher else table[metric]
+        drift = -sign * table[metric]
         table = table.assign(drift=drift).sort_values(["drift", "image_id"])
         for rule, place in zip(RULES, (0, (len(table) - 1) // 2, len(table) - 1), strict=True):
             row = table.iloc[place]

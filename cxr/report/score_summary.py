@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from cxr import tracking
 from cxr.core import tables
-from cxr.metrics import regions
 from cxr.metrics.metric_table import METRICS
 from cxr.report import comparison, figures, headlines
 from cxr.report.scoring import ScoredMaps
@@ -19,17 +18,12 @@ from cxr.tracking import descriptions
 _ON_THE_MODEL = ("overlap_median", "overlap_corrected_median", "centroid_shift_median")
 
 
-def region_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`cxr.metrics.regions.summary` of a score run's table; empty without regions."""
-    return regions.summary(table) if regions.regions_in(table.columns) else pd.DataFrame()
-
-
 def metrics(summary: Mapping[str, float], where: pd.DataFrame, train: Mapping[str, float]) -> dict[str, float]:
     """All metrics of a score run, with the ones that a study prints first.
 
     Args:
         summary: `cxr.report.comparison.summarise` of the run's table.
-        where: `region_summary` of it.
+        where: `cxr.metrics.regions.summary` of it.
         train: metrics of the train run.
     """
     located = {

@@ -218,17 +218,3 @@ def latest_cells(runs: Sequence[StoredRun]) -> list[str]:
             cell = tuple(run.params[key] for key in ("architecture", "seed", "method"))
             cells.setdefault(cell, run.run_id)
     return [cells[cell] for cell in sorted(cells)]
-
-
-def random_markers(study: Study) -> pd.DataFrame:
-    """AUC, and AUC with markers drawn at random, before and after; without rows where no shortcut was trained."""
-    rows = []
-    for run in study.training_runs.values():
-        if "auc_macro_random_markers_before" not in run.metrics:
-            continue
-        row: dict[str, str | float] = {"architecture": run.params["architecture"], "seed": run.params["seed"]}
-        for checkpoint in ("before", "after"):
-            row[f"AUC, {checkpoint}"] = run.metrics[f"auc_macro_{checkpoint}"]
-            row[f"AUC with random markers, {checkpoint}"] = run.metrics[f"auc_macro_random_markers_{checkpoint}"]
-        rows.append(row)
-    return pd.DataFrame(rows)

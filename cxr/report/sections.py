@@ -14,15 +14,14 @@ from cxr.core.errors import InputError
 from cxr.metrics import multiverse_rankings
 from cxr.metrics import regions as places
 from cxr.metrics.metric_table import METRICS
-from cxr.metrics.multiverse import DEFAULT
-from cxr.report import comparison, epochs, rankings, scores
+from cxr.metrics.multiverse import PAIR
+from cxr.report import comparison
 from cxr.report.evidence import Evidence, power_table
 from cxr.report.scores import Study
 from cxr.statistics import contrasts
+from cxr.statistics.bootstrap import paired_replicates
 from cxr.statistics.rank_tests import paired_tests
-
-PAIR = ("layercam", "gradcampp")
-"""The two methods whose rankings the paper compares."""
+from cxr.statistics.score_rows import Scores
 
 
 def say(text: str) -> None:
@@ -33,8 +32,17 @@ def say(text: str) -> None:
 
 
 def random_markers(study: Study) -> pd.DataFrame:
-    """`cxr.report.scores.random_markers`, with a sentence on how to read it; silent without a shortcut."""
-    table = scores.random_markers(study)
+    """AUC, and AUC with markers drawn at random, before and after; without rows where no shortcut was trained."""
+    rows = []
+    for run in study.training_runs.values():
+        if "auc_macro_random_markers_before" not in run.metrics:
+            continue
+        row: dict[str, str | float] = {"architecture": run.params["architecture"], "seed": run.params["seed"]}
+        for checkpoint in ("before", "after"):
+            row[f"AUC, {checkpoint}"] = run.metrics[f"auc_macro_{checkpoint}"]
+            row[f"AUC with random markers, {checkpoint}"] = run.metrics[f"auc_macro_random_markers_{checkpoint}"]
+        rows.append(row)
+    table = pd.DataFrame(rows)
     if len(table):
         say(
             "Where the marker betrays the class (`shortcut`), the AUC with markers drawn at random shows how much "
@@ -44,16 +52,17 @@ def random_markers(study: Study) -> pd.DataFrame:
 
 
 def ranking(study: Study, summary: pd.DataFrame, metric: str, *, n_boot: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Ranks and reversals (`rankings.ranking`), with bootstrap probabilities where cells share enough images.
+    """Ranks and reversals (`comparison.ranking`), with bootstrap probabilities where cells share enough images.
 
     Returns: one row an architecture, with its name as the index; one row a reversal.
     """
+    values = Scores.of(study.scores, metric).values
     try:
-        draws = rankings.replicates(study.scores, metric, n_boot=n_boot)
+        draws = paired_replicates(values, n_boot=n_boot)
     except InputError as error:
         draws = None
         say(f"**No bootstrap of the ranking:** {error}")
-    ranks, reversals = rankings.ranking(summary, metric, draws)
+    ranks, reversals = comparison.ranking(summary, metric, draws)
     return ranks, pd.DataFrame(reversals)
 
 
@@ -68,7 +77,7 @@ def differences(evidence: Evidence) -> pd.DataFrame:
 
 def interactions(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
     """Whether a difference between architectures depends on the method (`contrasts.interaction`)."""
-    table = contrasts.interaction(study.scores, metric, n_boot=n_boot, level=level)
+    table = contrasts.interaction(Scores.of(study.scores, metric, n_boot=n_boot, level=level))
     if table.empty:
         say("Not asked: it needs two architectures and two methods.")
     return table
@@ -76,7 +85,7 @@ def interactions(study: Study, metric: str, *, level: float, n_boot: int) -> pd.
 
 def rank_tests(study: Study, metric: str) -> pd.DataFrame:
     """Rank tests over patients (`cxr.statistics.rank_tests.paired_tests`)."""
-    table = paired_tests(study.scores, metric)
+    table = paired_tests(Scores.of(study.scores, metric))
     if table.empty:
         say("Not asked: there is one architecture.")
     return table
@@ -116,7 +125,7 @@ def multiverse(study: Study) -> Multiverse:
         )
         return Multiverse(*(pd.DataFrame() for _ in range(4)), methods=())
     same = {"layer-final", *(["default", "score-softmax", "norm-positive"] if study.methods_coincide else [])}
-    analyses = multiverse_rankings.analyses(rows, default={**DEFAULT, "images": study.params["images"]})
+    analyses = multiverse_rankings.analyses(rows, images=study.params["images"])
     orders = multiverse_rankings.rankings(analyses, coincide=same)
     shares = multiverse_rankings.summary(orders)
     total = shares.iloc[0]
@@ -131,10 +140,10 @@ def multiverse(study: Study) -> Multiverse:
 
 def regions(study: Study) -> pd.DataFrame:
     """`cxr.metrics.regions.summary` of all cells."""
-    if not places.regions_in(study.scores.columns):
+    table = places.summary(study.scores)
+    if table.empty:
         say("No masks of lesion or lung are known for these images.")
-        return pd.DataFrame()
-    return places.summary(study.scores)
+    return table
 
 
 def sensitivity(study: Study) -> pd.DataFrame:
@@ -172,12 +181,12 @@ def following(seen: pd.DataFrame) -> pd.DataFrame:
 
 
 def course(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
-    """`epochs.course` of all cells."""
+    """`comparison.course` of all cells."""
     rows = study.score_tables("course.parquet")
     if rows.empty:
         say("No checkpoints were kept during fine-tuning: set `checkpoint_every`.")
         return rows
-    return epochs.course(rows, study.auc_by_epoch(), metric=metric, level=level, n_boot=n_boot)
+    return comparison.course(rows, study.auc_by_epoch(), metric=metric, level=level, n_boot=n_boot)
 
 
 def map_checks(study: Study) -> pd.DataFrame:

@@ -10,12 +10,11 @@ To add a claim, write a function from `Evidence` to `Judgement` and add it to `C
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from cxr.metrics.metric_table import METRICS
+from cxr.metrics.metric_table import METRICS, sign_of_stability
 from cxr.report.evidence import Evidence
 from cxr.report.judgement import (
     CONTRADICTED,
@@ -42,35 +41,26 @@ FAMILIES = {
 """The paper's architectures and our compact networks of the same family."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One claim and what the study says about it (`Judgement`)."""
-
-    claim: str
-    verdict: str
-    evidence: str
-    needed: str = ""
-
-
-def claims(evidence: Evidence) -> list[Verdict]:
-    """The verdicts on all `CLAIMS`, in their order."""
+def claims(evidence: Evidence) -> dict[str, Judgement]:
+    """The judgement on each of `CLAIMS`, by the claim, in their order."""
     margins = evidence.margins
-    return [
-        Verdict(claim.format(auc=margins.auc, centroid=margins.centroid), *judge(evidence))
+    return {
+        claim.format(auc=margins.auc, centroid=margins.centroid): judge(evidence)
         for claim, judge in CLAIMS.items()
-    ]
+    }
 
 
-def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a verdict: claim, verdict, evidence, what it would take."""
-    rows = [(item.claim, item.verdict, item.evidence, item.needed) for item in verdicts]
+def table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
+    """One row a claim: claim, verdict, evidence, what it would take."""
+    rows = [(claim, *judgement) for claim, judgement in judged.items()]
     return pd.DataFrame(rows, columns=["claim", "verdict", "evidence", "what it would take"])
 
 
-def tags(verdicts: Sequence[Verdict]) -> dict[str, str]:
+def tags(judged: Mapping[str, Judgement]) -> dict[str, str]:
     """The verdicts as tags of the compare run: cxr.verdict.1, ..."""
     return {
-        f"cxr.verdict.{number}": f"{item.verdict}: {item.claim}" for number, item in enumerate(verdicts, start=1)
+        f"cxr.verdict.{number}": f"{judgement.verdict}: {claim}"
+        for number, (claim, judgement) in enumerate(judged.items(), start=1)
     }
 
 
@@ -164,7 +154,7 @@ def extremes(evidence: Evidence) -> Judgement:
     present = {family.get(name) for name in [*own["a"], *own["b"]]} if len(own) else set()
     if not set(FAMILIES) <= present:
         return Judgement(OPEN, "Not asked", "the three architectures (or their compact networks) under LayerCAM")
-    sign = 1 if METRICS[evidence.metric].higher_is_more_stable else -1
+    sign = sign_of_stability(evidence.metric)
     order = {"ResNetV2": 2, "DenseNet": 1, "Inception": 0}  # from the paper: higher is more stable
     pairs = own[own["a"].isin(family) & own["b"].isin(family)]
     pairs = pairs[pairs["a"].map(family) != pairs["b"].map(family)]

@@ -1,97 +1,70 @@
 """Differences between architectures and methods, over new trainings and new patients.
 
-Each is a weighted sum of cells' statistics (a cell: one architecture under one method) on the images that all
-named cells have, with its interval and test from `cxr.statistics.estimates`.
+Each is a weighted sum of cells' medians (a cell: one architecture under one method) on the images that all named
+cells have, with its interval and test from `cxr.statistics.estimates`.
 """
 
 from collections.abc import Mapping
 from itertools import combinations
-from math import isnan, nan
 
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError
-from cxr.statistics import bootstrap, resampling, stability_ranks
-from cxr.statistics.estimates import NOTHING, Estimate, estimate, holm, p_value
+from cxr.statistics import bootstrap, stability_ranks
+from cxr.statistics.estimates import NOTHING, Estimate, estimate, holm, p_value, reversal_p
 from cxr.statistics.rank_tests import friedman_test, per_patient
-from cxr.statistics.score_rows import Cell, in_order, wide_scores
+from cxr.statistics.score_rows import Cell, Scores
 
 
-def contrast(
-    scores: pd.DataFrame,
-    metric: str,
-    weights: Mapping[Cell, float],
-    *,
-    statistic: resampling.Statistic = "median",
-    n_boot: int = 2000,
-    level: float = 0.95,
-    rng_seed: int = 0,
-) -> Estimate:
-    """A weighted sum of cells' statistics on the images that all of these cells have, through `estimate`.
+def contrast(scores: Scores, weights: Mapping[Cell, float]) -> Estimate:
+    """A weighted sum of cells' medians on the images that all of these cells have, through `estimate`.
 
     Parameters
     ----------
-    scores : per-image rows with columns architecture, method, seed, image_id, patient_id and the metric
-        (NaN: an empty map, dropped); an image at most once a cell and seed.
-    metric : a column of scores.
+    scores : with a column for each named cell.
     weights : one for each (architecture, method): {("A", "m"): 1, ("B", "m"): -1} is a difference, one cell with
         weight 1 its own median. An image counts under a seed if every named cell has a value for it there
         (paired). Seeds without such an image are left out. Pairing by seed is correct even if equal seeds have
         nothing in common between architectures.
-    statistic, n_boot, rng_seed : as for `cxr.statistics.bootstrap.patient_replicates`.
-    level : of the interval.
     """
-    return _contrast(wide_scores(scores, metric), dict(weights), statistic, n_boot, level, rng_seed)
+    shared = scores.values[list(weights)].dropna()
+    if shared.empty:
+        return NOTHING
+    by_seed = shared.unstack("seed").sort_index(axis=1)  # columns (architecture, method, seed)
+    draws = bootstrap.patient_replicates(by_seed, n_boot=scores.n_boot)
+    medians = by_seed.median()
+    replicates = sum(weight * draws[cell].to_numpy() for cell, weight in weights.items())
+    return estimate(
+        sum(weight * medians[cell] for cell, weight in weights.items()),
+        np.ascontiguousarray(replicates),  # the order in memory decides the last digit of a covariance
+        n_patients=by_seed.index.unique("patient_id").size,
+        level=scores.level,
+    )
 
 
-def compare_architectures(
-    scores: pd.DataFrame,
-    metric: str,
-    *,
-    statistic: resampling.Statistic = "median",
-    n_boot: int = 2000,
-    level: float = 0.95,
-    rng_seed: int = 0,
-) -> pd.DataFrame:
+def compare_architectures(scores: Scores) -> pd.DataFrame:
     """Every pair of architectures under each method: does the evidence of one move more, over trainings and
     patients?
 
-    Parameters as for `contrast`.
-
     Returns
     -------
-    DataFrame: method, a, b, difference (statistic of a minus that of b on paired images, mean over seeds),
-    low, high, se, df, p, p_holm, n_seeds, n_patients. Holm counts the pairs within a method, because each
-    method is asked by itself which architectures differ. With n_seeds 1 a row is about these networks only. NaN
-    where a pair shares no images, or too few patients.
+    DataFrame: method, a, b, difference (median of a minus that of b on paired images, mean over seeds), low, high,
+    se, df, p, p_holm, n_seeds, n_patients, estimate (`Estimate`). Holm counts the pairs within a method, because
+    each method is asked by itself which architectures differ. With n_seeds 1 a row is about these networks only.
+    NaN where a pair shares no images, or too few patients.
     """
-    wide = wide_scores(scores, metric)
     rows = []
-    for method in in_order(scores, "method"):
-        own = [a for a in in_order(scores, "architecture") if (a, method) in wide.columns]
-        for a, b in combinations(own, 2):
-            est = _contrast(wide, {(a, method): 1, (b, method): -1}, statistic, n_boot, level, rng_seed)
-            rows.append({"method": method, "a": a, "b": b} | _row(est))
-    names = ["method", "a", "b", *_row(NOTHING)]
-    table = pd.DataFrame(rows, columns=names)
-    adjusted = table.groupby("method", sort=False)["p"].transform(holm)
-    table.insert(names.index("p") + 1, "p_holm", adjusted.astype(float))
+    for method in scores.methods:
+        for a, b in combinations(scores.architectures(method), 2):
+            est = contrast(scores, {(a, method): 1, (b, method): -1})
+            rows.append({"method": method, "a": a, "b": b} | _row(est) | {"estimate": est})
+    table = pd.DataFrame(rows, columns=["method", "a", "b", *_row(NOTHING), "estimate"])
+    table["p_holm"] = table.groupby("method", sort=False)["p"].transform(holm).astype(float)
     return table
 
 
-def interaction(
-    scores: pd.DataFrame,
-    metric: str,
-    *,
-    statistic: resampling.Statistic = "median",
-    n_boot: int = 2000,
-    level: float = 0.95,
-    rng_seed: int = 0,
-) -> pd.DataFrame:
+def interaction(scores: Scores) -> pd.DataFrame:
     """Does the difference between architectures depend on the method?
-
-    Parameters as for `contrast`.
 
     Returns
     -------
@@ -101,46 +74,23 @@ def interaction(
     Friedman's test over all (>= 3) architectures of the patients' mean difference between the two methods
     (means over images and seeds that all have). It is about these networks only, whatever n_seeds.
     """
-    wide = wide_scores(scores, metric)
     rows = []
-    for first, second in combinations(in_order(scores, "method"), 2):
-        own = [a for a in in_order(scores, "architecture") if {(a, first), (a, second)} <= set(wide.columns)]
-        if len(own) < 2:
-            continue
-        changes = pd.DataFrame({a: wide[a, first] - wide[a, second] for a in own})
-        friedman = friedman_test(per_patient(changes))["p"]
+    for first, second in combinations(scores.methods, 2):
+        own = scores.architectures(first, second)
+        changes = pd.DataFrame({a: scores.values[a, first] - scores.values[a, second] for a in own})
         for a, b in combinations(own, 2):
-            cells = {(a, first): 1, (b, first): -1, (a, second): -1, (b, second): 1}
-            est = _contrast(wide, cells, statistic, n_boot, level, rng_seed)
-            rows.append(
-                {"method_a": first, "method_b": second, "a": a, "b": b} | _row(est) | {"p_friedman": friedman}
-            )
-    names = ["method_a", "method_b", "a", "b", *_row(NOTHING), "p_friedman"]
-    table = pd.DataFrame(rows, columns=names)
-    table.insert(names.index("p") + 1, "p_holm", holm(table["p"].astype(float)))
-    return table
+            est = contrast(scores, {(a, first): 1, (b, first): -1, (a, second): -1, (b, second): 1})
+            row = {"method_a": first, "method_b": second, "a": a, "b": b} | _row(est)
+            rows.append(row | {"p_friedman": friedman_test(per_patient(changes))["p"]})
+    table = pd.DataFrame(rows, columns=["method_a", "method_b", "a", "b", *_row(NOTHING), "p_friedman"])
+    return table.assign(p_holm=holm(table["p"].astype(float)))
 
 
-def crossover(
-    scores: pd.DataFrame,
-    metric: str,
-    method_a: str,
-    method_b: str,
-    *,
-    statistic: resampling.Statistic = "median",
-    n_boot: int = 2000,
-    level: float = 0.95,
-    rng_seed: int = 0,
-) -> pd.DataFrame:
+def crossover(scores: Scores, method_a: str, method_b: str) -> pd.DataFrame:
     """Does the order of two architectures reverse between two methods (qualitative interaction)?
 
-    Null hypothesis: the two orders are not both strict and opposite. p is `reversal_p` of the two differences:
-    below alpha if both are significant, two-sided at alpha, with opposite signs. The direction is not named
-    beforehand, so that these are two intersection-union tests (Berger 1982), each at level alpha / 2. By
-    Bonferroni, the two give alpha whatever the dependence between methods is. If it is not negative, as with maps
-    of the same networks, the level is alpha / 2 (as Gail and Simon 1985 show for independent ones).
-
-    Parameters as for `contrast`; method_a and method_b are two of the methods.
+    Null hypothesis: the two orders are not both strict and opposite. p is `estimates.reversal_p` of the two
+    differences.
 
     Returns
     -------
@@ -151,70 +101,21 @@ def crossover(
     `cxr.statistics.stability_ranks.p_reversal`; a description, not a test; 0 where a tie was seen), n_seeds,
     n_patients.
     """
-    wide = wide_scores(scores, metric)
-    if method_a == method_b:
-        raise InputError(f"crossover: name two methods, got {method_a!r} twice.")
-    for method in (method_a, method_b):
-        if method not in wide.columns.get_level_values("method"):
-            raise InputError(f"crossover: no method {method!r} in the scores.")
-    options = (statistic, n_boot, level, rng_seed)
     rows = []
-    own = [a for a in in_order(scores, "architecture") if {(a, method_a), (a, method_b)} <= set(wide.columns)]
-    for a, b in combinations(own, 2):
+    for a, b in combinations(scores.architectures(method_a, method_b), 2):
         cells = [(a, method_a), (b, method_a), (a, method_b), (b, method_b)]
-        shared = wide[cells].dropna()
-        first = _contrast(shared, {cells[0]: 1, cells[1]: -1}, *options)
-        second = _contrast(shared, {cells[2]: 1, cells[3]: -1}, *options)
+        shared = Scores(scores.values[cells].dropna(), scores.n_boot, scores.level)
+        first = contrast(shared, {cells[0]: 1, cells[1]: -1})
+        second = contrast(shared, {cells[2]: 1, cells[3]: -1})
         row = {"a": a, "b": b}
-        for end, est in (("_a", first), ("_b", second)):
-            row |= {"difference" + end: est.value, "low" + end: est.low, "high" + end: est.high}
-        row |= {"p": reversal_p(first, second), "p_reversal": _share(shared, cells, first.value, options)}
+        for end, est in (("a", first), ("b", second)):
+            row |= {f"difference_{end}": est.value, f"low_{end}": est.low, f"high_{end}": est.high}
+        row |= {"p": reversal_p(first, second), "p_holm": float("nan")}
+        row |= {"p_reversal": _share(shared, cells, first.value)}
         rows.append(row | {"n_seeds": first.n_seeds, "n_patients": first.n_patients})
-    names = ["a", "b"] + [f"{c}_{m}" for m in "ab" for c in ("difference", "low", "high")]
-    table = pd.DataFrame(rows, columns=[*names, "p", "p_reversal", "n_seeds", "n_patients"])
-    table.insert(len(names) + 1, "p_holm", holm(table["p"].astype(float)))
-    return table
-
-
-def reversal_p(first: Estimate, second: Estimate) -> float:
-    """P-value that two quantities differ from 0 in opposite directions: see `crossover`.
-
-    Twice the larger one-sided p-value in the better of the two directions, at most 1.
-    """
-    directions = (("greater", "less"), ("less", "greater"))
-    worst = [max(p_value(first, 0, one), p_value(second, 0, two)) for one, two in directions]
-    return nan if isnan(p_value(first)) or isnan(p_value(second)) else min(1.0, 2 * min(worst))
-
-
-def _contrast(
-    wide: pd.DataFrame,
-    weights: dict[Cell, float],
-    statistic: resampling.Statistic,
-    n_boot: int,
-    level: float,
-    rng_seed: int,
-) -> Estimate:
-    absent = [cell for cell in weights if cell not in wide.columns]
-    if absent or not weights:
-        raise InputError(f"contrast: no rows of {absent}; there are {list(wide.columns)}.")
-    shared = wide[list(weights)].dropna()
-    seeds = list(shared.index.unique("seed"))
-    if not seeds:
-        return NOTHING
-    tables = {
-        (*cell, seed): part[cell].rename("value").reset_index()
-        for seed, part in shared.groupby("seed")
-        for cell in weights
-    }
-    draws = bootstrap.patient_replicates(tables, n_boot=n_boot, rng_seed=rng_seed, statistic=statistic)
-    point = {
-        key: resampling.weighted(statistic, t["value"].to_numpy(), np.ones((1, len(t)), dtype=int))[0]
-        for key, t in tables.items()
-    }
-    per_seed = [sum(w * point[*cell, s] for cell, w in weights.items()) for s in seeds]
-    replicates = [sum(w * draws[*cell, s].to_numpy() for cell, w in weights.items()) for s in seeds]
-    patients = shared.index.get_level_values("patient_id").nunique()
-    return estimate(per_seed, np.stack(replicates, axis=1), n_patients=patients, level=level)
+    names = ["a", "b", *(f"{part}_{end}" for end in "ab" for part in ("difference", "low", "high"))]
+    table = pd.DataFrame(rows, columns=[*names, "p", "p_holm", "p_reversal", "n_seeds", "n_patients"])
+    return table.assign(p_holm=holm(table["p"].astype(float)))
 
 
 def _row(est: Estimate) -> dict[str, float | int]:
@@ -225,21 +126,18 @@ def _row(est: Estimate) -> dict[str, float | int]:
         "se": est.se,
         "df": est.df,
         "p": p_value(est),
+        "p_holm": float("nan"),  # known when the table is whole
         "n_seeds": est.n_seeds,
         "n_patients": est.n_patients,
     }
 
 
-def _share(shared: pd.DataFrame, cells: list[Cell], lead: float, options: tuple) -> float:
+def _share(shared: Scores, cells: list[Cell], lead: float) -> float:
     """`p_reversal` of the order that was seen under the first method, on rows that all four cells have."""
-    statistic, n_boot, _, rng_seed = options
-    if shared.empty:
-        return nan
-    tables = {cell: shared[cell].rename("value").reset_index() for cell in cells}
-    draws = bootstrap.paired_replicates(
-        tables, n_boot=n_boot, rng_seed=rng_seed, statistic=statistic, crossed=True
-    )
-    (a, method_a), (b, _), (_, method_b), _ = cells
+    if shared.values.empty:
+        return float("nan")
     if lead == 0:
         return 0.0
+    draws = bootstrap.paired_replicates(shared.values, n_boot=shared.n_boot)
+    (a, method_a), (b, _), (_, method_b), _ = cells
     return stability_ranks.p_reversal(draws, method_a, method_b, *((a, b) if lead > 0 else (b, a)))

@@ -43,13 +43,16 @@ J. Stat. 6:65. Berger (1982) Technometrics 24:295 (intersection-union). Gail and
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, inf, log, nan, sqrt
+from math import exp, log, nan, sqrt
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from cxr.core.errors import InputError
+from cxr.statistics import bootstrap
+
+Alternative = Literal["two-sided", "less", "greater"]
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,6 @@ def estimate(
     level : of the interval.
     """
     theta, draws = np.asarray(per_seed, dtype=float), np.asarray(replicates, dtype=float)
-    if theta.ndim != 1 or len(theta) == 0 or draws.ndim != 2 or draws.shape[1] != len(theta) or len(draws) < 2:
-        raise InputError(
-            "estimate: expected per_seed [k] and replicates [n_boot, k] with k of 1 and n_boot of 2 or more, "
-            f"got shapes {theta.shape} and {draws.shape}."
-        )
-    if not 0 < level < 1:
-        raise InputError(f"estimate: level must lie between 0 and 1, got {level}.")
     k, value = len(theta), float(theta.mean())
     if n_patients < 2 or not (np.isfinite(theta).all() and np.isfinite(draws).all()):
         return Estimate(value, nan, nan, nan, nan, level, k, n_patients, nan, nan, nan)
@@ -129,7 +125,24 @@ def estimate(
     return Estimate(value, se, df, low, high, level, k, n_patients, between, patients, residual)
 
 
-def p_value(est: Estimate, null: float = 0.0, alternative: str = "two-sided") -> float:
+def located(
+    per_seed: Sequence[float], replicates: np.ndarray, *, n_patients: int, level: float
+) -> tuple[float, float, float]:
+    """Value and interval for a table: (value, low, high), from the same arguments as `estimate`.
+
+    With several seeds they are those of `estimate`, over new trainings and new patients: percentiles over so few
+    seeds would be too short. With one seed the interval holds percentiles over patients, and describes this
+    network. All NaN without any seed.
+    """
+    if len(per_seed) == 0:
+        return nan, nan, nan
+    if len(per_seed) == 1:
+        return (float(per_seed[0]), *bootstrap.interval(replicates[:, 0], level))
+    found = estimate(per_seed, replicates, n_patients=n_patients, level=level)
+    return found.value, found.low, found.high
+
+
+def p_value(est: Estimate, null: float = 0.0, alternative: Alternative = "two-sided") -> float:
     """P-value of the hypothesis that the quantity equals `null`, or lies on its other side.
 
     Parameters
@@ -143,8 +156,6 @@ def p_value(est: Estimate, null: float = 0.0, alternative: str = "two-sided") ->
     float in [0, 1], consistent with the interval: two-sided p < 1 - level exactly if null lies outside. NaN if the
     standard error is missing or 0.
     """
-    if alternative not in ("two-sided", "less", "greater"):
-        raise InputError(f"p_value: alternative must be two-sided, less or greater, got {alternative!r}.")
     if not est.se > 0:
         return nan
     distance = abs(est.value - null)
@@ -161,9 +172,29 @@ def equivalence(est: Estimate, margin: float) -> float:
     It is the larger of the two one-sided p-values, and below alpha exactly if the 1 - 2 alpha interval lies
     inside.
     """
-    if not 0 < margin < inf:
-        raise InputError(f"equivalence: margin must be positive, got {margin}.")
     return max(p_value(est, -margin, "greater"), p_value(est, margin, "less"))
+
+
+def reversal_p(first: Estimate, second: Estimate) -> float:
+    """P-value that two quantities differ from 0 in opposite directions.
+
+    The direction is not named beforehand, so that these are two intersection-union tests (Berger 1982), each at
+    level alpha / 2: p is twice the larger one-sided p-value in the better of the two directions, at most 1. By
+    Bonferroni, the two give alpha whatever the dependence between the quantities is. If it is not negative, as
+    with maps of the same networks, the level is alpha / 2 (as Gail and Simon 1985 show for independent ones). NaN
+    if either p-value is.
+    """
+    return _both(first, second, (("greater", "less"), ("less", "greater")))
+
+
+def same_order_p(first: Estimate, second: Estimate) -> float:
+    """P-value that two quantities differ from 0 in the same direction; otherwise as `reversal_p`."""
+    return _both(first, second, (("greater", "greater"), ("less", "less")))
+
+
+def _both(first: Estimate, second: Estimate, directions: Sequence[tuple[Alternative, Alternative]]) -> float:
+    worst = [np.maximum(p_value(first, 0, one), p_value(second, 0, two)) for one, two in directions]
+    return float(np.minimum(1.0, 2 * np.min(worst)))  # NaN passes through all three
 
 
 def holm(p: Sequence[float] | pd.Series) -> np.ndarray | pd.Series:
@@ -172,8 +203,6 @@ def holm(p: Sequence[float] | pd.Series) -> np.ndarray | pd.Series:
     Returns a Series with its index if `p` is one, otherwise float64 [m].
     """
     raw = np.asarray(p, dtype=float)
-    if raw.ndim != 1 or (raw < 0).any() or (raw > 1).any():
-        raise InputError(f"holm: expected p-values [m] between 0 and 1, got {raw.tolist()}.")
     known = np.flatnonzero(~np.isnan(raw))
     rank = known[np.argsort(raw[known], kind="stable")]
     out = np.full(len(raw), nan)

@@ -4,13 +4,16 @@ The variance components of an estimate (`cxr.statistics.estimates.Estimate`) say
 patients would reduce.
 """
 
+from bisect import bisect_left
+from collections.abc import Callable
 from math import nan, sqrt
 
 import numpy as np
 from scipy import special
 
-from cxr.core.errors import InputError
 from cxr.statistics.estimates import Estimate, half_width
+
+POWER = 0.8  # that a study should have
 
 
 def power(
@@ -40,10 +43,6 @@ def power(
     """
     k = est.n_seeds if seeds is None else seeds
     n = est.n_patients if patients is None else patients
-    if k < 2 and seeds is not None or n < 2:
-        raise InputError(f"power: at least two seeds and two patients are needed, got {seeds} and {n}.")
-    if not 0 < alpha < 1:
-        raise InputError(f"power: alpha must lie between 0 and 1, got {alpha}.")
     if est.n_seeds < 2 or not est.se > 0:
         return nan
     scale = est.n_patients / n
@@ -58,14 +57,14 @@ def power(
 
 
 def seeds_needed(
-    est: Estimate, *, effect: float | None = None, power: float = 0.8, alpha: float = 0.05, at_most: int = 50
+    est: Estimate, *, effect: float | None = None, alpha: float = 0.05, at_most: int = 50
 ) -> int | None:
-    """Fewest training seeds, on the same patients, at which `power` (the function) reaches this power.
+    """Fewest training seeds (2 or more), on the same patients, at which `power` reaches `POWER`.
 
     None if that takes more than at_most, if only more patients would help (see `patients_needed`), or if est has
     one seed and therefore does not say how seeds vary.
     """
-    return _fewest(lambda k: _power(est, effect=effect, seeds=k, alpha=alpha), power, 2, at_most)
+    return _fewest(lambda k: power(est, effect=effect, seeds=k, alpha=alpha), at_most)
 
 
 def patients_needed(
@@ -73,28 +72,18 @@ def patients_needed(
     *,
     effect: float | None = None,
     seeds: int | None = None,
-    power: float = 0.8,
     alpha: float = 0.05,
     at_most: int = 100_000,
 ) -> int | None:
-    """Fewest test patients, with as many seeds (or `seeds`), at which `power` (the function) reaches this power.
+    """Fewest test patients (2 or more), with as many seeds (or `seeds`), at which `power` reaches `POWER`.
 
     None if that takes more than at_most, if only more seeds would help, or if est has one seed.
     """
-    return _fewest(lambda n: _power(est, effect=effect, seeds=seeds, patients=n, alpha=alpha), power, 2, at_most)
+    return _fewest(lambda n: power(est, effect=effect, seeds=seeds, patients=n, alpha=alpha), at_most)
 
 
-_power = power  # the planners have a parameter of that name
-
-
-def _fewest(reached, target: float, least: int, at_most: int) -> int | None:
-    """Smallest whole number in [least, at_most] at which `reached`, which never falls, is at least `target`."""
-    if not 0 < target < 1:
-        raise InputError(f"power must lie between 0 and 1, got {target}.")
-    if at_most < least or not reached(at_most) >= target:  # NaN too
+def _fewest(power_of: Callable[[int], float], at_most: int) -> int | None:
+    """Smallest whole number from 2 to `at_most` at which `power_of`, which never falls, reaches `POWER`."""
+    if not power_of(at_most) >= POWER:  # NaN too
         return None
-    low, high = least - 1, at_most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) >= target else (middle, high)
-    return high
+    return 2 + bisect_left(range(2, at_most), POWER, key=power_of)

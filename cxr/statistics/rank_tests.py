@@ -8,12 +8,10 @@ import pandas as pd
 from scipy import stats
 
 from cxr.statistics.estimates import holm
-from cxr.statistics.score_rows import in_order, wide_scores
-
-NETWORKS = "these networks"
+from cxr.statistics.score_rows import Scores
 
 
-def paired_tests(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+def paired_tests(scores: Scores) -> pd.DataFrame:
     """Rank tests between architectures within each method, the patient as unit; about these networks only.
 
     A patient's value is the mean over the images and seeds that all compared architectures have. Friedman's test
@@ -22,8 +20,6 @@ def paired_tests(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     that differ only by the luck of their seed become significant. For claims about architectures use
     `cxr.statistics.contrasts.compare_architectures`.
 
-    Parameters as for `contrast`.
-
     Returns
     -------
     DataFrame: method, test ("friedman" or "wilcoxon"), a, b (empty for friedman), statistic (chi-square; the
@@ -31,11 +27,10 @@ def paired_tests(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     > 0 if a is larger, Kerby 2014), p, p_holm (over a method's pairs; NaN for friedman), n_patients, n_seeds,
     scope ("these networks"). NaN with fewer than two patients.
     """
-    wide = wide_scores(scores, metric)
     rows = []
-    for method in in_order(scores, "method"):
-        own = [a for a in in_order(scores, "architecture") if (a, method) in wide.columns]
-        cells = wide.xs(method, axis=1, level="method")[own]
+    for method in scores.methods:
+        own = scores.architectures(method)
+        cells = scores.values.xs(method, axis=1, level="method")
         if len(own) > 2:
             rows.append(
                 {"method": method, "test": "friedman", "a": "", "b": ""} | friedman_test(per_patient(cells))
@@ -47,7 +42,7 @@ def paired_tests(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=names)
     pairs = table[table["test"] == "wilcoxon"]
     table["p_holm"] = pairs.groupby("method", sort=False)["p"].transform(holm).astype(float)
-    return table.assign(scope=NETWORKS)
+    return table.assign(scope="these networks")
 
 
 def per_patient(cells: pd.DataFrame) -> pd.DataFrame:

@@ -4,28 +4,27 @@ A bootstrap replicate is not a resampled table but a count per row: how often th
 replicates are then a few array operations, and tables that share rows can be resampled alike.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError
-
-Statistic = str | Callable[[np.ndarray], float]
+Statistic = Literal["median", "mean"]
 # Rows x replicates in memory at a time. Draws are made block by block, so the results of an rng_seed depend on it.
 BLOCK = 2_000_000
 _MANY = 128  # from so many replicates on, summing all of them at once is faster
 
 
 def row_weights(
-    seed: np.ndarray, patient: np.ndarray, *, n_boot: int, rng: np.random.Generator, crossed: bool
+    seed: np.ndarray, patient: np.ndarray, *, n_boot: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """How often each row is drawn: blocks of int64 [replicates, n], n_boot replicates in all.
 
+    Seeds and patients are drawn independently of each other: a patient of a seed counts as often as the product.
     Draws with replacement from P units are a multinomial vector of counts, and so is the sum of several such
-    draws. A seed that is drawn c times therefore draws its P patients by one multinomial of c P; a patient that
-    is drawn m times draws its k images by one of m k.
+    draws. A patient that is drawn m times therefore draws its k images by one multinomial of m k.
     """
     seed_of_row, seeds = pd.factorize(seed)
     patient_of_row, patients = pd.factorize(patient)
@@ -39,14 +38,8 @@ def row_weights(
     for start in range(0, n_boot, block):
         b = min(block, n_boot - start)
         seed_draws = _draw(rng, np.full(b, len(seeds)), len(seeds))
-        if crossed:
-            patient_draws = _draw(rng, np.full(b, len(patients)), len(patients))
-            group_draws = seed_draws[:, seed_of_group] * patient_draws[:, patient_of_group]
-        else:
-            group_draws = np.empty((b, len(groups)), dtype=np.int64)
-            for s in range(len(seeds)):
-                mine = np.flatnonzero(seed_of_group == s)
-                group_draws[:, mine] = _draw(rng, seed_draws[:, s] * len(mine), len(mine))
+        patient_draws = _draw(rng, np.full(b, len(patients)), len(patients))
+        group_draws = seed_draws[:, seed_of_group] * patient_draws[:, patient_of_group]
         weights = np.empty((b, len(seed_of_row)), dtype=np.int64)
         for size in np.unique(sizes):
             these = np.flatnonzero(sizes == size)
@@ -57,7 +50,6 @@ def row_weights(
 
 def patient_draws(patients: int, n_boot: int, rng_seed: int) -> np.ndarray:
     """int64 [n_boot, patients]: how often each is among so many draws with replacement."""
-    check_draws(n_boot)
     return _draw(np.random.default_rng(rng_seed), np.full(n_boot, patients), patients)
 
 
@@ -75,12 +67,12 @@ def counts_by_row(weights: np.ndarray) -> np.ndarray:
 
 def weighted(statistic: Statistic, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The statistic of `values` [n], each counted as often as `weights` int [b, n] says: float64 [b]."""
-    if statistic == "mean":
-        total = weights.sum(1)
-        return np.where(total > 0, weights @ values / np.maximum(total, 1), np.nan)
-    if statistic == "median":
-        return _weighted_median(values, weights)
-    return np.array([statistic(np.repeat(values, w)) if w.any() else np.nan for w in weights], float)
+    return {"mean": _weighted_mean, "median": _weighted_median}[statistic](values, weights)
+
+
+def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    total = weights.sum(1)
+    return np.where(total > 0, weights @ values / np.maximum(total, 1), np.nan)
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -101,15 +93,3 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     last = len(values) - 1
     middle = (ascending[np.minimum(lower, last)] + ascending[np.minimum(upper, last)]) / 2
     return np.where(total > 0, middle, np.nan)
-
-
-def check_draws(n_boot: int) -> None:
-    """Raise InputError for less than one replicate."""
-    if n_boot < 1:
-        raise InputError(f"bootstrap: n_boot must be at least 1, got {n_boot}.")
-
-
-def check_statistic(statistic: Statistic) -> None:
-    """Raise InputError unless the statistic is "median", "mean" or a function."""
-    if not callable(statistic) and statistic not in ("median", "mean"):
-        raise InputError(f"bootstrap: statistic must be 'median', 'mean' or a function, got {statistic!r}.")

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Annotated, Any, Self
 
 import dask
 import distributed
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cxr.core.errors import InputError, first_line
+from cxr.core.params import read_yaml
 from cxr.study import worker as study_worker
 from cxr.study.shared_files import Shared
 
@@ -55,13 +56,7 @@ class ClusterParams(BaseModel):
     def read(cls, path: Path) -> ClusterParams:
         """Read a cluster's file. Raises InputError."""
         try:
-            return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise InputError(f"--scheduler {path}: cannot read it ({error.strerror})") from None
-        except (yaml.YAMLError, TypeError, UnicodeDecodeError):
-            raise InputError(
-                f"--scheduler {path}: not a YAML file of 'key: value' lines: see those in params/clusters"
-            ) from None
+            return cls(**read_yaml(path))
         except ValidationError as error:
             what = "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}, got {e['input']!r}" for e in error.errors()
@@ -76,12 +71,17 @@ class Cluster:
     Attributes:
         client: connected to its scheduler.
         embedded: whether scheduler and workers are threads of this process.
-        dashboard: the address of Dask's pages.
     """
 
     client: distributed.Client
     embedded: bool
-    dashboard: str
+
+    @property
+    def dashboard(self) -> str:
+        """The address of Dask's pages."""
+        if self.embedded:
+            return f"http://127.0.0.1:{self.client.cluster.scheduler_info['services']['dashboard']}/status"
+        return self.client.dashboard_link
 
     @property
     def slots(self) -> int:
@@ -126,17 +126,11 @@ def opened(scheduler: str, *, jobs: int, devices: int) -> Iterator[Cluster]:
     """
     quiet = {"distributed.worker.memory.spill": False, "distributed.admin.system-monitor.interval": "2s"}
     with dask.config.set(quiet), contextlib.ExitStack() as stack:
-        if scheduler == "local":
-            cluster = stack.enter_context(_embedded(jobs, devices))
-            client = stack.enter_context(distributed.Client(cluster))
-            dashboard = f"http://127.0.0.1:{cluster.scheduler_info['services']['dashboard']}/status"
-        elif "://" in scheduler:
+        if "://" in scheduler:
             client = stack.enter_context(_connected(scheduler))
-            dashboard = client.dashboard_link
         else:
-            cluster = stack.enter_context(_started(ClusterParams.read(_file(scheduler)), scheduler))
-            client = stack.enter_context(distributed.Client(cluster))
-            dashboard = client.dashboard_link
+            start = _embedded(jobs, devices) if scheduler == "local" else _started(scheduler)
+            client = stack.enter_context(distributed.Client(stack.enter_context(start)))
         try:
             client.register_plugin(study_worker.Notebooks())
         except ImportError as error:
@@ -144,9 +138,9 @@ def opened(scheduler: str, *, jobs: int, devices: int) -> Iterator[Cluster]:
                 f"--scheduler {scheduler}: a worker lacks the package cxr ({first_line(error)}): install there "
                 "the version that starts the study"
             ) from None
-        found = Cluster(client, scheduler == "local", dashboard)
+        found = Cluster(client, scheduler == "local")
         if not client.nthreads():
-            print(f"waiting for a worker of {client.scheduler.address}; dashboard: {dashboard}", flush=True)
+            print(f"waiting for a worker of {client.scheduler.address}; dashboard: {found.dashboard}", flush=True)
             try:
                 # a cluster with a minimum of 0 starts its first worker only for a task
                 client.submit(socket.gethostname, pure=False).result(timeout=_WAIT_SECONDS)
@@ -198,24 +192,12 @@ def _embedded(jobs: int, devices: int) -> Iterator[distributed.SpecCluster]:
         "cls": distributed.Scheduler,
         "options": {"protocol": "inproc://", "dashboard": True, "dashboard_address": _DASHBOARD},
     }
-    # The study reports failed notebooks itself. A taken port does not matter: another study has it.
-    with _silenced(), distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=False) as cluster:
-        yield cluster
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    import warnings
-
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Port .* is already in use")
-            yield
-    finally:
-        logger.setLevel(before)
+    with warnings.catch_warnings():
+        # A taken port does not matter: another study has it.
+        warnings.filterwarnings("ignore", message="Port .* is already in use")
+        # The study reports failed notebooks itself.
+        with distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as found:
+            yield found
 
 
 def _connected(address: str) -> distributed.Client:
@@ -229,19 +211,13 @@ def _connected(address: str) -> distributed.Client:
 
 
 @contextlib.contextmanager
-def _started(params: ClusterParams, scheduler: str) -> Iterator[Any]:
-    """A cluster of the class that a file names. It is closed at the end, and also if it does not start."""
+def _started(scheduler: str) -> Iterator[Any]:
+    """A cluster of the class that a file names. It is closed at the end."""
+    params = ClusterParams.read(_file(scheduler))
     new = _class_of(params, scheduler)
-    # Dask closes these when Python exits. A cluster that did not start would fail there again.
-    instances = getattr(new, "_instances", distributed.SpecCluster._instances)
-    before = set(instances)
     try:
         cluster = new(**params.options)
     except Exception as error:  # every class raises its own errors
-        for left in set(instances) - before:
-            with contextlib.suppress(Exception):
-                left.close(timeout=10)
-            instances.discard(left)
         raise InputError(
             f"--scheduler {scheduler}: {params.cluster} does not start: {first_line(error)}: correct "
             "`options`, or provide what it needs"
@@ -281,7 +257,7 @@ def _file(scheduler: str) -> Path:
 
 
 def check_workers(cluster: Cluster, shared: Shared) -> None:
-    """Check that all workers can work for a study. Raises InputError that names the first that cannot."""
+    """Check that all workers see what a study uses. Raises InputError that names the first that does not."""
     for worker, trouble in cluster.client.run(study_worker.trouble, shared, on_error="return").items():
         if trouble:  # an exception if cxr is not installed there
             raise InputError(f"the worker {worker}: {trouble}")

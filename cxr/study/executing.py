@@ -8,19 +8,84 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distributed import get_worker
 
 from cxr import tracking
 from cxr.core import arrays, execution, processes
 from cxr.core.errors import InputError, first_line
-from cxr.study import existing, worker
+from cxr.study import session, study_run, worker
 from cxr.study.console import killed
-from cxr.study.job import Done, Job, StepFailed
+from cxr.study.grid import Setup, Step
+from cxr.study.shared_files import Shared
 
 # Two kernels that start at once can pick the same TCP port.
 _STAGGER_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step, and all that a worker has to know about its study.
+
+    Attributes:
+        step: which notebook, for which cell of the grid.
+        study: the MLflow experiment.
+        parent: the id of the study's own run; also the topic of the events that workers send (`tell`).
+        tracking_uri: of the store.
+        setup: the study's files, with absolute paths unless the worker is a thread of the runner.
+        shared: what the worker must see; None if it is a thread of the runner.
+        fingerprint: that the step will have; "" if it needs runs that do not exist yet.
+        recorded: the run of this step when the study last ended; "" for none.
+        fresh: whether only runs of this study count as done.
+        environment: further environment variables of the notebook.
+        manifest_hash: of the study's images.
+    """
+
+    step: Step
+    study: str
+    parent: str
+    tracking_uri: str
+    setup: Setup
+    shared: Shared | None
+    fingerprint: str
+    recorded: str
+    fresh: bool
+    environment: Mapping[str, str]
+    manifest_hash: str
+
+    def tell(self, **what: Any) -> None:
+        """Send the runner an event about this step, from a worker.
+
+        Args: `progress`, a line; or `began=True`, with `again=True` if another worker had begun.
+        """
+        get_worker().log_event(self.parent, {"key": self.step.key, "host": socket.gethostname(), **what})
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that has its run.
+
+    Attributes:
+        again: whether the run existed already.
+    """
+
+    run_id: str
+    again: bool = False
+
+
+class StepFailed(Exception):
+    """A step has no run. Its arguments: the step's key, and the reason in one line."""
+
+    @property
+    def key(self) -> str:
+        return self.args[0]
+
+    @property
+    def reason(self) -> str:
+        return self.args[1]
 
 
 def execute(job: Job, needs: Mapping[str, Done]) -> Done:
@@ -39,7 +104,7 @@ def execute(job: Job, needs: Mapping[str, Done]) -> Done:
     with _failing(job), plugin.using(job.tracking_uri):
         runs = {name: done.run_id for name, done in needs.items()}
         fingerprint = _fingerprint(job, runs)
-        found = existing.find(
+        found = study_run.find_step(
             job.step,
             job.study,
             fingerprint,
@@ -133,8 +198,10 @@ def _run_papermill(job: Job, run_id: str, runs: Mapping[str, str], plugin: worke
 
 def _environment(job: Job, run_id: str) -> dict[str, str]:
     """Environment variables of the notebook, besides the worker's own."""
+    # A thread of the runner has its share in `job.environment`.
+    threads = {} if job.shared is None else session.share_of_cores(get_worker().state.nthreads)
     found = {
-        **_threads(job),
+        **threads,
         **job.environment,
         "MLFLOW_TRACKING_URI": job.tracking_uri,
         "MLFLOW_RUN_ID": run_id,
@@ -146,16 +213,6 @@ def _environment(job: Job, run_id: str) -> dict[str, str]:
     return found
 
 
-def _threads(job: Job) -> dict[str, str]:
-    """The notebook's share of the cores, if a worker executes several; a number set by the user stays."""
-    at_once = get_worker().state.nthreads
-    if job.shared is None or at_once == 1:
-        return {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = str(max(1, cores // at_once))
-    return {name: os.environ.get(name, share) for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")}
-
-
 def _end(job: Job, run_id: str, code: int, *, stopped: bool) -> Done:
     """Log the notebook; raise StepFailed unless the run is complete. `code`: papermill's exit code."""
     step, notebook, log = job.step, job.setup.executed(job.step), job.setup.log(job.step)
@@ -163,7 +220,7 @@ def _end(job: Job, run_id: str, code: int, *, stopped: bool) -> Done:
         tracking.log_file_as(run_id, notebook, "notebook.ipynb")
     run = tracking.stored(run_id)
     if code == 0 and run.complete:
-        return Done(run_id, changed="cxr.fingerprint.planned" in run.tags)
+        return Done(run_id)
     if stopped:
         if not run.complete:
             tracking.end_run(run_id, "KILLED")

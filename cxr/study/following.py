@@ -19,8 +19,8 @@ from cxr.core.errors import InputError
 from cxr.core.files import from_here
 from cxr.study import cluster, executing, shared_files, study_run
 from cxr.study.console import duration, say
+from cxr.study.executing import Done, Job, StepFailed
 from cxr.study.grid import Step
-from cxr.study.job import Done, Job, StepFailed
 from cxr.study.session import Session, State
 from cxr.study.shared_files import Shared
 
@@ -52,17 +52,12 @@ def run_all(
     waiting, alive = list(waiting), 0.0
     try:
         while waiting:
-            ended = {step.key: step for step in waiting if futures[step.key].done()}
-            told = [events.get() for _ in range(events.qsize())]
-            for event in told:
-                if event["key"] in ended:  # a step that began and ended since the last look: print both, in order
-                    following.note(event)
-            for step in ended.values():
+            ended = [step for step in waiting if futures[step.key].done()]
+            for _ in range(events.qsize()):
+                following.note(events.get())
+            for step in ended:
                 waiting.remove(step)
                 following.end(step, futures[step.key])
-            for event in told:
-                if event["key"] not in ended:
-                    following.note(event)
             if where.lost and waiting:
                 raise InputError(_SCHEDULER_GONE)
             following.show([step for step in waiting if step.key in following.began])
@@ -167,7 +162,6 @@ class Following:
     def _end(self, step: Step, future: distributed.Future, took: str) -> str:
         """Fill `state` with the end of a step, and return it in words."""
         state = self.state
-        files = f"{from_here(self.session.setup.out / step.file)}.ipynb and .log"
         try:
             done: Done = future.result()
         except StepFailed as failure:
@@ -175,18 +169,17 @@ class Following:
                 lacking = next(key for key in step.needs if key in state.failures)
                 state.failures[step.key] = f"not run: needs {lacking}"
                 return state.failures[step.key]
-            state.failures[step.key] = failure.reason
-            return f"FAILED after {took}: {failure.reason} (see {files})"
+            reason = failure.reason
         except distributed.KilledWorker:
             reason = "several workers were lost with this notebook: it may need more memory than they have"
-            state.failures[step.key] = reason
-            return f"FAILED after {took}: {reason} (see {files})"
         except CancelledError:
             raise InputError(_SCHEDULER_GONE) from None
-        state.runs[step.key] = done.run_id
-        if done.changed:
-            say(f"  {step.name}: the code or the settings changed after the study started")
-        return f"done already, run {done.run_id}" if done.again else f"done in {took}"
+        else:
+            state.runs[step.key] = done.run_id
+            return f"done already, run {done.run_id}" if done.again else f"done in {took}"
+        state.failures[step.key] = reason
+        files = f"{from_here(self.session.setup.out / step.file)}.ipynb and .log"
+        return f"FAILED after {took}: {reason} (see {files})"
 
     def show(self, running: Sequence[Step]) -> None:
         """Show the last progress lines of the running notebooks behind the bar."""

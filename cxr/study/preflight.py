@@ -1,4 +1,4 @@
-"""What is checked before the first notebook starts: parameters, folder, workers, images, weights and layers."""
+"""What is checked before the first notebook starts: parameters, images, weights and layers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
-from cxr.study import cluster, shared_files
-from cxr.study import session as sessions
 from cxr.study.console import killed, say
 from cxr.study.grid import Setup, Step, plan
-from cxr.study.session import Session
-from cxr.study.shared_files import Shared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,41 +39,6 @@ def plan_and_check(study: StudyParams, setup: Setup) -> list[Step]:
     return steps
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, and see that it can be written to. Raises InputError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot write there ({error.strerror}): choose another folder with --out"
-        ) from None
-
-
-def check_workers(session: Session, waiting: Sequence[Step], where: cluster.Cluster) -> Shared | None:
-    """What workers elsewhere must see, after a look whether they do; None for the embedded cluster.
-
-    Args: waiting: the steps that are not done.
-    Raises:
-        InputError: names the first worker that lacks something.
-    """
-    if where.embedded:
-        return None
-    notebooks = sorted({step.notebook for step in waiting})
-    shared = shared_files.used_by(
-        session.study,
-        runner=sessions.runner(),
-        tracking_uri=session.tracking_uri,
-        out=session.setup.out,
-        params_file=session.setup.params_file,
-        notebooks=[session.setup.notebooks / f"{name}.ipynb" for name in notebooks],
-        manifest=session.manifest,
-    )
-    cluster.check_workers(where, shared)
-    return shared
-
-
 def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> findings.Report:
     """Find what would fail after hours: unreadable images, wrong labels, missing weights or layers.
 
@@ -91,8 +50,8 @@ def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) 
     Raises:
         InputError: the first error.
     """
+    from cxr.data import loading
     from cxr.data import manifest as data_manifest
-    from cxr.data import usable
     from cxr.data.checks import checklist
 
     report = checklist.run(study, manifest=manifest)
@@ -103,7 +62,7 @@ def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) 
         raise InputError(f"data: {errors[0].text}{named}{more}. `cxr check PARAMS.yaml` shows all")
     for finding in report.of("warning"):
         say(f"  {finding.check}: {finding.text}")
-    usable.check_images(manifest, data_manifest.data_root(study))
+    loading.check_images(manifest, data_manifest.data_root(study))
     if architectures:
         _check_networks(study, len(data_manifest.classes(manifest)), architectures)
     return report

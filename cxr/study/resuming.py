@@ -14,8 +14,8 @@ from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.execution import RUN_LINE
 from cxr.core.files import atomic
-from cxr.study import existing, shared_files, study_run
 from cxr.study import session as sessions
+from cxr.study import shared_files, study_run
 from cxr.study.console import duration, say
 from cxr.study.grid import Setup, Step
 from cxr.study.session import Session, State
@@ -30,7 +30,7 @@ def find_done(session: Session, state: State) -> None:
     state.recorded = _recorded(session)
     for step in session.steps:
         if all(key in state.runs for key in step.needs):
-            run = existing.find(
+            run = study_run.find_step(
                 step,
                 session.study.name,
                 session.fingerprint_of(step, state.runs),
@@ -93,15 +93,23 @@ def check_abandoned(run: tracking.StoredRun, name: str) -> None:
 
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Keep other studies out of the folder: they would overwrite each other's notebooks. Raises InputError."""
+    """Make the folder, and keep other studies out of it: they would overwrite each other's notebooks.
+
+    Raises: InputError: another study is writing there, or nobody can.
+    """
     lock = out / shared_files.RUNNING
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         holder = lock.read_text(encoding="utf-8")
         pid = processes.lives(holder)
         if pid not in (0, os.getpid()):
             raise InputError(f"{out}: another study is writing there (process {pid}): choose another with --out")
-    with atomic(lock) as temporary:
-        temporary.write_text(sessions.runner(), encoding="utf-8")
+    try:
+        with atomic(lock) as temporary:
+            temporary.write_text(sessions.runner(), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot write there ({error.strerror}): choose another folder with --out"
+        ) from None
     try:
         yield
     finally:

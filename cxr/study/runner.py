@@ -18,42 +18,11 @@ from cxr.core import processes
 from cxr.core.errors import InputError, first_line
 from cxr.core.files import from_here
 from cxr.core.params import StudyParams
-from cxr.study import cluster, following, preflight, results, resuming, study_run
+from cxr.study import cluster, following, preflight, results, resuming, shared_files, study_run
 from cxr.study import session as sessions
 from cxr.study.console import say
 from cxr.study.grid import Setup, Step
 from cxr.study.session import Session, State
-
-
-def dry_run(
-    study: StudyParams,
-    params_file: str | Path,
-    overrides: Mapping[str, Any],
-    *,
-    tracking_uri: str | None = None,
-    out: str | Path | None = None,
-    fresh: bool = False,
-    jobs: int | None = None,
-    notebooks: str | Path | None = None,
-) -> None:
-    """Print what `run` would do, as shell commands; nothing is created. Arguments and errors as for `run`.
-
-    Done steps are comments with the ids of their runs. A command that is typed by hand makes a run of its own;
-    replace `<key>` in a later command by the id of that step's run.
-    """
-    setup = _setup(study, params_file, overrides, notebooks, out)
-    session = _session(study, setup, tracking_uri, fresh=fresh, jobs=jobs, new_store=False)
-    state = State()
-    if not tracking.is_new(session.tracking_uri):
-        resuming.find_done(session, state)
-    for name, value in {"MLFLOW_TRACKING_URI": session.tracking_uri, **session.environment}.items():
-        print(f"export {name}={shlex.quote(value)}")
-    print(f"mkdir -p {shlex.quote(from_here(setup.out))}")
-    for step in session.steps:
-        if step.key in state.runs:
-            print(f"# {step.key}: done already, run {state.runs[step.key]}")
-        else:
-            print(f"# {step.key}\n{shlex.join(setup.command(step, state.runs))}")
 
 
 def run(
@@ -64,9 +33,9 @@ def run(
     tracking_uri: str | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
-    jobs: int | None = None,
     notebooks: str | Path | None = None,
     scheduler: str = "local",
+    dry_run: bool = False,
 ) -> int:
     """Run all steps of a study that are not done; print how it goes, and the results.
 
@@ -80,9 +49,9 @@ def run(
         tracking_uri: see `tracking.connect`.
         out: folder for executed notebooks, logs and the report; default `mlruns/studies/<name>`.
         fresh: run all steps again, under a new parent run.
-        jobs: notebooks at once; default the study's.
         notebooks: their folder; default `tracking.notebooks_folder()`.
         scheduler: where the notebooks run, see `cluster.opened`.
+        dry_run: only print the commands of the notebooks. Nothing is created.
 
     Returns:
         The exit code: 0, 1 if a step failed, 130 if interrupted.
@@ -92,14 +61,22 @@ def run(
             the scheduler, a worker), or the scheduler does not answer any more.
     """
     cluster.check(scheduler)
-    setup = _setup(study, params_file, overrides, notebooks, out)
-    session = _session(study, setup, tracking_uri, fresh=fresh, jobs=jobs, new_store=True)
+    setup = Setup(
+        params_file=Path(params_file),
+        overrides=overrides,
+        notebooks=Path(notebooks).resolve() if notebooks else tracking.notebooks_folder(),
+        out=Path(out) if out else sessions.default_out(study),
+    )
+    session = _session(study, setup, tracking_uri, fresh=fresh, new_store=not dry_run)
+    state = State()
+    if dry_run:
+        _print_commands(session, state)
+        return 0
     if earlier := tracking.count_earlier(study.name):
         runs = f"{earlier} run{'s' * (earlier > 1)}"
         say(f"experiment {study.name}: {runs} of an earlier version of cxr, which this study does not use")
-    state = State()
     try:
-        return _run(session, state, scheduler, study.jobs if jobs is None else jobs)
+        return _run(session, state, scheduler)
     except tracking.StoreGone as error:
         say(f"stopped: {error}")
     except Exception as error:
@@ -112,23 +89,8 @@ def run(
     return 1
 
 
-def _setup(
-    study: StudyParams,
-    params_file: str | Path,
-    overrides: Mapping[str, Any],
-    notebooks: str | Path | None,
-    out: str | Path | None,
-) -> Setup:
-    return Setup(
-        params_file=Path(params_file),
-        overrides=overrides,
-        notebooks=Path(notebooks).resolve() if notebooks else tracking.notebooks_folder(),
-        out=Path(out) if out else sessions.default_out(study),
-    )
-
-
 def _session(
-    study: StudyParams, setup: Setup, tracking_uri: str | None, *, fresh: bool, jobs: int | None, new_store: bool
+    study: StudyParams, setup: Setup, tracking_uri: str | None, *, fresh: bool, new_store: bool
 ) -> Session:
     """Check the parameters, connect to the store, and read which images there are.
 
@@ -140,24 +102,41 @@ def _session(
     uri = tracking.resolve(tracking_uri)
     if new_store or not tracking.is_new(uri):
         tracking.connect(uri)
-    at_once = cluster.embedded_slots(study.jobs if jobs is None else jobs, study.devices)
     return Session(
         study=study,
         setup=setup,
         steps=steps,
         manifest=manifest.build_manifest(study),
         tracking_uri=uri,
-        environment=sessions.environment(setup.notebooks, at_once),
+        environment=sessions.environment(setup.notebooks, cluster.embedded_slots(study.jobs, study.devices)),
         fresh=fresh,
     )
 
 
-def _run(session: Session, state: State, scheduler: str, jobs: int) -> int:
+def _print_commands(session: Session, state: State) -> None:
+    """Print shell commands for all steps; done steps are comments with the ids of their runs.
+
+    A command that is typed by hand makes a run of its own; replace `<key>` in a later command by the id of that
+    step's run.
+    """
+    setup = session.setup
+    if not tracking.is_new(session.tracking_uri):
+        resuming.find_done(session, state)
+    for name, value in {"MLFLOW_TRACKING_URI": session.tracking_uri, **session.environment}.items():
+        print(f"export {name}={shlex.quote(value)}")
+    print(f"mkdir -p {shlex.quote(from_here(setup.out))}")
+    for step in session.steps:
+        if step.key in state.runs:
+            print(f"# {step.key}: done already, run {state.runs[step.key]}")
+        else:
+            print(f"# {step.key}\n{shlex.join(setup.command(step, state.runs))}")
+
+
+def _run(session: Session, state: State, scheduler: str) -> int:
     """What `run` does after the first checks."""
     resuming.stop_abandoned(session)
     resuming.find_done(session, state)
     waiting = [step for step in session.steps if step.key not in state.runs]
-    preflight.make_folder(session.setup.out)
     say(
         f"study {session.study.name}: {len(session.steps)} notebooks, {len(state.runs)} done already, "
         f"{len(waiting)} to run, into {from_here(session.setup.out)}"
@@ -166,7 +145,7 @@ def _run(session: Session, state: State, scheduler: str, jobs: int) -> int:
     with resuming.claimed(session.setup.out):
         resuming.log_missing_notebooks(session, state)
         if waiting:
-            with cluster.opened(scheduler, jobs=jobs, devices=session.study.devices) as where:
+            with cluster.opened(scheduler, jobs=session.study.jobs, devices=session.study.devices) as where:
                 if not _run_waiting(session, state, waiting, where):
                     return 130
             code = _conclude(session, state)
@@ -176,7 +155,10 @@ def _run(session: Session, state: State, scheduler: str, jobs: int) -> int:
 
 def _run_waiting(session: Session, state: State, waiting: list[Step], where: cluster.Cluster) -> bool:
     """Run the steps that are not done, after the last checks; False when interrupted."""
-    shared = preflight.check_workers(session, waiting, where)
+    shared = None
+    if not where.embedded:
+        shared = shared_files.used_by(session, waiting)
+        cluster.check_workers(where, shared)
     report = None
     if any(step.runs_network for step in waiting):
         to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]

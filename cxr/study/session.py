@@ -82,18 +82,20 @@ def default_out(study: StudyParams) -> Path:
 
 
 def environment(notebooks: Path, at_once: int) -> dict[str, str]:
-    """Further environment variables of the notebooks, if `at_once` of them share this machine.
-
-    Each notebook gets its share of the cores, unless the user has set a number of threads.
-    """
-    values = dict(ENVIRONMENT)
+    """Further environment variables of the notebooks, if `at_once` of them share this machine."""
+    values = {**ENVIRONMENT, **share_of_cores(at_once)}
     if notebooks != (tracking.project() / "notebooks").resolve():
         values["CXR_NOTEBOOKS"] = str(notebooks)
-    if at_once > 1:
-        threads = str(max(1, (os.cpu_count() or 1) // at_once))
-        for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
-            values[name] = os.environ.get(name, threads)
     return values
+
+
+def share_of_cores(at_once: int) -> dict[str, str]:
+    """Variables that give each of several notebooks its share of the cores; a number set by the user stays."""
+    if at_once == 1:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = str(max(1, cores // at_once))
+    return {name: os.environ.get(name, share) for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")}
 
 
 def runner() -> str:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr import tracking
 from cxr.core.params import StudyParams
+from cxr.study import session as sessions
+from cxr.study.grid import Step
+from cxr.study.session import Session
 from cxr.tracking.source import package_version
 
 if TYPE_CHECKING:
@@ -45,30 +48,21 @@ class Shared:
     files: dict[str, str]
 
 
-def used_by(
-    study: StudyParams,
-    *,
-    runner: str,
-    tracking_uri: str,
-    out: Path,
-    params_file: Path,
-    notebooks: Collection[Path],
-    manifest: pd.DataFrame,
-) -> Shared:
+def used_by(session: Session, waiting: Sequence[Step]) -> Shared:
     """What a study uses: its files, but only a few of its images.
 
-    Args:
-        runner: the identity of the process that runs the study.
-        notebooks: their paths.
-        manifest: the images, from `cxr.data.manifest.build_manifest(study)`.
+    Args: waiting: the steps that are not done; a worker needs only their notebooks.
     """
-    files = [params_file, *notebooks, *_images(study, manifest), *_weights(study.weights)]
+    setup = session.setup
+    notebooks = sorted({setup.notebooks / f"{step.notebook}.ipynb" for step in waiting})
+    images = _images(session.study, session.manifest)
+    files = [setup.params_file, *notebooks, *images, *_weights(session.study.weights)]
     return Shared(
         host=socket.gethostname(),
-        runner=runner,
+        runner=sessions.runner(),
         version=package_version(),
-        tracking_uri=tracking_uri,
-        out=str(out.absolute()),
+        tracking_uri=session.tracking_uri,
+        out=str(setup.out.absolute()),
         files={str(file.absolute()): tracking.contents(file) for file in files},
     )
 

@@ -41,18 +41,9 @@ class Notebooks(WorkerPlugin):
 
     def stop(self, keys: list[str] | None = None) -> None:
         """Interrupt the notebooks of these tasks (None: of all): papermill saves them. Then kill what is left."""
-        import psutil
-
-        papermills, families = [], []
-        for key, process in list(self.running.items()):
-            if keys is not None and key not in keys:
-                continue
-            self.stopped.add(key)
-            with contextlib.suppress(psutil.NoSuchProcess):
-                families += psutil.Process(process.pid).children(recursive=True)
-                if process.poll() is None:
-                    papermills.append(psutil.Process(process.pid))
-        processes.stop(papermills, [*papermills, *families])
+        chosen = {key: process for key, process in list(self.running.items()) if keys is None or key in keys}
+        self.stopped |= chosen.keys()
+        processes.stop(process.pid for process in chosen.values())
 
     @contextlib.contextmanager
     def using(self, uri: str) -> Iterator[None]:

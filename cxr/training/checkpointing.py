@@ -4,16 +4,13 @@ A folder holds *states*, in the order in which they were saved. A state belongs 
 stage, a head) and replaces earlier states of that part; two of each part are kept. Beside them are *kept* files,
 which the caller wrote (such as the checkpoint of an epoch). A kept file counts once a later state names it.
 
-Everything is written completely or not at all: under a temporary name, flushed to the disk, then renamed. Each
-state holds the SHA-256 of its files and of the kept files. A file that does not match is not used. No pickle.
+Every file is written completely or not at all (`cxr.core.files.atomic`). A state is an `.npz` file without
+pickles: its checksums show damage. It holds the SHA-256 of the kept files. What is damaged is not used.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -23,10 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cxr.core import arrays as core_arrays
+from cxr.core.files import atomic, sha256_file
 from cxr.core.progress import progress
 
 _STATES = 2  # of each part: if the newest is damaged, the one before it is used
-_TEMPORARY = ".tmp-"
+_ABOUT = "about"  # the array of a state that holds its notes and the hashes of kept files, as JSON
 
 
 class State(NamedTuple):
@@ -58,12 +56,10 @@ class Backup:
 
     def load(self, part: str) -> State | None:
         """The newest state of `part`, or None. Its files were checked when the backup was taken."""
-        for number, name in reversed(self._states):
-            if name == part:
-                folder = self._path(number, part)
-                notes = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
-                with np.load(folder / "arrays.npz", allow_pickle=False) as file:
-                    return State(dict(file), notes)
+        for state in reversed(self._states):
+            if state[1] == part:
+                arrays, about = self._read(state)
+                return State(arrays, about["notes"])
         return None
 
     def save(self, part: str, arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> bool:
@@ -78,61 +74,36 @@ class Backup:
         """
         if self.folder is None:
             return False
-        number = self._states[-1][0] + 1 if self._states else 1
-        temporary = self.folder / f"{_TEMPORARY}{number}"
+        state = (self._states[-1][0] + 1 if self._states else 1, part)
+        about = json.dumps({"notes": notes, "kept": self._kept})
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            with open(temporary / "arrays.npz", "wb") as file:
-                np.savez(file, **arrays)
-            (temporary / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
-            hashes = {}
-            for name in ("arrays.npz", "notes.json"):
-                _to_disk(temporary / name)
-                hashes[name] = _sha256(temporary / name)
-            index = {"files": hashes, "kept": self._kept}
-            (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
-            _to_disk(temporary / "index.json")
-            _to_disk(temporary)
-            os.replace(temporary, self._path(number, part))
-            _to_disk(self.folder)
+            with atomic(self._path(state)) as temporary:
+                np.savez(temporary, **arrays, **{_ABOUT: about})
         except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             progress(f"{part}: the backup could not be written ({_reason(error)}): training continues without it")
             return False
-        self._states.append((number, part))
-        for old in [state for state in self._states if state[1] == part][:-_STATES]:
+        self._states.append(state)
+        for old in [each for each in self._states if each[1] == part][:-_STATES]:
             self._states.remove(old)
-            shutil.rmtree(self._path(*old), ignore_errors=True)
-        return True
-
-    def offer(self, name: str, write: Callable[[Path], Any]) -> bool:
-        """Keep a file `name` in `folder`, which `write(path)` writes; `path` has the suffix of `name`.
-
-        A file that an earlier process kept stays as it is. Returns whether the file is there; if not, a progress
-        line says so.
-        """
-        if self.folder is None or name in self._kept:
-            return name in self._kept
-        temporary = self.folder / f"{_TEMPORARY}{name}"
-        try:
-            write(temporary)
-            _to_disk(temporary)
-            digest = _sha256(temporary)
-            os.replace(temporary, self.folder / name)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            progress(f"{name}: could not be kept in the backup ({_reason(error)}): training continues without it")
-            return False
-        self._kept[name] = digest
+            self._path(old).unlink(missing_ok=True)
         return True
 
     def keep(self, name: str, write: Callable[[Path], Any]) -> Path:
         """The file `name`: the one that an earlier process kept, or the one that `write(path)` writes now.
 
-        Without a backup, or if the backup cannot be written, the file is in `spare`. Errors there are raised.
+        `path` has the suffix of `name`. Without a backup the file is in `spare`. It is also there, and a progress
+        line says so, if the backup cannot be written. Errors in `spare` are raised.
         """
-        if self.offer(name, write):
+        if self.folder is not None and name not in self._kept:
+            try:
+                with atomic(self.folder / name) as temporary:
+                    write(temporary)
+                self._kept[name] = sha256_file(self.folder / name)
+            except OSError as error:
+                progress(
+                    f"{name}: could not be kept in the backup ({_reason(error)}): training continues without it"
+                )
+        if name in self._kept:
             return self.folder / name
         write(self.spare / name)
         return self.spare / name
@@ -140,8 +111,7 @@ class Backup:
     def clear(self) -> None:
         """Delete all states and kept files; this process keeps the folder."""
         self._states, self._kept = [], {}
-        if self.folder is not None:
-            self._remove(keep=set())
+        self._remove_others()
 
     def delete(self) -> None:
         """Delete the folder, and release it: the training is finished. A second call does nothing."""
@@ -150,14 +120,21 @@ class Backup:
         self._lock.close()
         self.folder = None
 
-    def _path(self, number: int, part: str) -> Path:
-        return self.folder / f"{number:06d}.{part}"
+    def _path(self, state: tuple[int, str]) -> Path:
+        number, part = state
+        return self.folder / f"{number:06d}.{part}.npz"
+
+    def _read(self, state: tuple[int, str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays of a state, and its notes with the hashes of kept files."""
+        with np.load(self._path(state), allow_pickle=False) as file:
+            arrays = dict(file)
+        return arrays, json.loads(str(arrays.pop(_ABOUT)))
 
     def _open(self) -> None:
         states = sorted(
             (int(number), part)
-            for number, _, part in (path.name.partition(".") for path in self.folder.iterdir())
-            if number.isdigit() and part
+            for number, _, part in (path.stem.partition(".") for path in self.folder.glob("*.npz"))
+            if number.isdigit()
         )
         wrong = {state: fault for state in states if (fault := self._fault(state))}
         # States after a damaged one depend on it, unless a later state of the same part replaces it.
@@ -169,31 +146,25 @@ class Backup:
             states = [state for state in states if state < first]
         self._states = [state for state in states if state not in wrong]
         if self._states:
-            index = self._path(*self._states[-1]) / "index.json"
-            self._kept = json.loads(index.read_text(encoding="utf-8"))["kept"]
-        self._remove(keep={self._path(*state).name for state in self._states} | set(self._kept))
+            self._kept = self._read(self._states[-1])[1]["kept"]
+        self._remove_others()
 
     def _fault(self, state: tuple[int, str]) -> str:
         """What is wrong with a state; empty if nothing is."""
-        folder = self._path(*state)
         try:
-            index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-            for path, digest in [
-                *((folder / name, digest) for name, digest in index["files"].items()),
-                *((self.folder / name, digest) for name, digest in index["kept"].items()),
-            ]:
-                if _sha256(path) != digest:
-                    return f"{path} is damaged"
-            if set(index["files"]) != {"arrays.npz", "notes.json"}:
-                return f"{folder} is incomplete"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return f"{folder} cannot be read ({error})"
+            for name, digest in self._read(state)[1]["kept"].items():
+                if sha256_file(self.folder / name) != digest:
+                    return f"{self.folder / name} is damaged"
+        except Exception as error:  # a damaged file may raise any
+            return f"{self._path(state)} cannot be read ({error})"
         return ""
 
-    def _remove(self, keep: set[str]) -> None:
+    def _remove_others(self) -> None:
+        """Remove all files that are neither a state nor kept."""
+        known = {self._path(state) for state in self._states} | {self.folder / name for name in self._kept}
         for path in self.folder.iterdir():
-            if path.name not in keep:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            if path not in known:
+                path.unlink()
 
 
 def take(folder: str | Path, spare: str | Path) -> Backup:
@@ -219,25 +190,6 @@ def take(folder: str | Path, spare: str | Path) -> Backup:
 
 def _refuse() -> None:
     raise _Owned
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows flushes folders by itself
-        return
-    descriptor = os.open(path, os.O_RDWR if path.is_file() and os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # not supported by the file system
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: OSError) -> str:

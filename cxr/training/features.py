@@ -9,11 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import tensorflow as tf
 
 from cxr.core import arrays
 from cxr.core.errors import InputError
+from cxr.core.files import sha256_file
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
 from cxr.data import cache as data_cache
@@ -54,17 +52,26 @@ def pooled(model: keras.Model, images: Images, settings: TrainParams, *, cache: 
     is_whole = any(layer.name == "logits" for layer in model.layers)
     network = build.to_features(model) if is_whole else model
     shape = (len(images), *network.output.shape[1:])
-    if cache is None:
+
+    def make() -> Iterator[np.ndarray]:
         progress(f"transfer: features of {len(images)} images")
-    else:
+        return predicted(network, images, settings.batch_size, xla=settings.xla)
+
+    if cache is not None:
         path = Path(cache) / f"features-{key(network, images, settings)}.npy"
-        if (found := _kept(path, network, images, shape, settings)) is not None:
-            return found
-    blocks = predicted(network, images, settings.batch_size, xla=settings.xla)
+        rows = (shape[0] + _digest_rows(shape[1]), shape[1])
+        try:
+            found = data_cache.entry(path, rows, np.float32, lambda: _signed(make(), shape[1]), check=_checked)
+            found = found[: shape[0]]
+            return np.array(found) if found.nbytes <= _IN_MEMORY else found
+        except OSError as error:
+            progress(
+                f"features: cannot be kept in {path.parent} ({error.strerror}): this run keeps them for itself"
+            )
     if 4 * math.prod(shape) <= _IN_MEMORY:
-        return np.concatenate(list(blocks))
+        return np.concatenate(list(make()))
     try:
-        return arrays.temporary(shape, np.float32, blocks)
+        return arrays.temporary(shape, np.float32, make())
     except OSError as error:
         raise InputError(
             f"features: cannot write a temporary file of {4 * math.prod(shape) >> 20} MiB ({error.strerror}): set "
@@ -118,7 +125,7 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
         "graph": _configuration(json.loads(network.to_json())["config"]["layers"]),  # without the model's name
         "layers": [[type(layer).__name__, layer.name, layer.compute_dtype] for layer in network.layers],
         "computing": [settings.architecture, settings.batch_size, settings.xla, settings.deterministic],
-        "code": [weights.sha256_file(file) for file in (__file__, *(module.__file__ for module in _CODE))],
+        "code": [sha256_file(file) for file in (__file__, *(module.__file__ for module in _CODE))],
         "libraries": [keras.__version__, tf.__version__, np.__version__],
         "machine": [platform.machine(), platform.processor(), *devices],
     }
@@ -132,46 +139,11 @@ def _configuration(part: Any) -> Any:
     return [_configuration(value) for value in part] if isinstance(part, list) else part
 
 
-def _kept(
-    path: Path, network: keras.Model, images: Images, shape: tuple[int, ...], settings: TrainParams
-) -> Images | None:
-    """The features in the entry `path`, which is made if it is missing. None if it cannot be written."""
-    if (found := _read(path, shape)) is not None:
-        return found
-    rows = shape[0] + _digest_rows(shape[1])
-    waits = f"features: waiting for another process that is writing {path}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with arrays.locked(path.with_suffix(".lock"), lambda: progress(waits)):
-            if (found := _read(path, shape)) is not None:  # another process has made it meanwhile
-                return found
-            progress(f"transfer: features of {len(images)} images")
-            blocks = predicted(network, images, settings.batch_size, xla=settings.xla)
-            data_cache.write_entry(path, (rows, shape[1]), np.float32, _signed(blocks, shape[1]))
-    except OSError as error:
-        progress(f"features: cannot be kept in {path.parent} ({error.strerror}): this run keeps them for itself")
-        return None
-    return _read(path, shape)
-
-
-def _read(path: Path, shape: tuple[int, ...]) -> Images | None:
-    """The features in an entry, which is then marked as used. None if it is missing, or damaged."""
-    try:
-        rows = arrays.read(path, (shape[0] + _digest_rows(shape[1]), shape[1]), np.float32)
-        found, signature = rows[: shape[0]], rows[shape[0] :]
-        if signature.tobytes()[:_DIGEST_BYTES] != hashlib.sha256(found.data).digest():
-            raise ValueError("has other bytes than were written")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, OSError, EOFError) as error:
-        warnings.warn(f"{path}: cached features are damaged ({error}) and are computed again", stacklevel=4)
-        with suppress(OSError):
-            path.unlink()
-        return None
-    with suppress(OSError):  # the cache may be read-only
-        os.utime(path)
-    progress(f"transfer: features of {len(found)} images, from the cache")
-    return np.array(found) if found.nbytes <= _IN_MEMORY else found
+def _checked(rows: np.ndarray) -> None:
+    """Raise ValueError if the rows of an entry are not those that `_signed` gave."""
+    last = _digest_rows(rows.shape[1])
+    if rows[-last:].tobytes()[:_DIGEST_BYTES] != hashlib.sha256(rows[:-last].data).digest():
+        raise ValueError("has other bytes than were written")
 
 
 def _signed(blocks: Iterable[np.ndarray], width: int) -> Iterator[np.ndarray]:

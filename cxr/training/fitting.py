@@ -1,4 +1,4 @@
-"""The loop of one training: it logs every epoch, stops early, and resumes from its backup."""
+"""The loop of one training: batches, shuffled and augmented; it logs every epoch, stops early, and resumes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,67 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from keras import layers
 from sklearn.utils.class_weight import compute_class_weight
 
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
-from cxr.training.batches import Arrays, augmentation_layers, dataset
+from cxr.data.dataset import STAGES
+from cxr.training import features
 from cxr.training.checkpointing import Backup
 from cxr.training.optimisation import compile_model, graph_optimizers
+
+Images = features.Images
+Arrays = tuple[Images, np.ndarray]  # images or features, and labels int [n]
+_ITERATORS_PER_EPOCH = 2  # `fit` opens one to read, and one at the end of the epoch, which it drops
+
+
+def augmentation_layers(side: int, seed: int) -> keras.Sequential:
+    """Augmentation `light`: turns up to 7 degrees, shifts and zooms up to 6 %, contrast and brightness up to 15 %.
+
+    Images are not mirrored: the heart's side is evidence.
+    """
+    options = {"fill_mode": "constant", "fill_value": 0.0}
+    return keras.Sequential(
+        [
+            keras.Input((side, side, 1)),
+            layers.RandomRotation(7 / 360, seed=seed, **options),
+            layers.RandomTranslation(0.06, 0.06, seed=seed + 1, **options),
+            layers.RandomZoom(0.06, seed=seed + 2, **options),
+            layers.RandomContrast(0.15, value_range=(0, 255), seed=seed + 3),
+            layers.RandomBrightness(0.15, value_range=(0, 255), seed=seed + 4),
+        ]
+    )
+
+
+def dataset(
+    arrays: Arrays,
+    settings: TrainParams,
+    *,
+    training: bool,
+    seed: int | None = None,
+    augment: keras.Sequential | None = None,
+    skip: int = 0,
+) -> tf.data.Dataset:
+    """Batches of one epoch.
+
+    Args:
+        augment: what changes the images; None: nothing.
+        skip: the number of epochs that are over; their orders of images are drawn and dropped.
+    """
+    x, y = arrays
+    seed = settings.seed if seed is None else seed
+    # Row numbers are shuffled, and a batch's rows are read when it is needed: images are never copied as a whole.
+    data = tf.data.Dataset.range(len(y))
+    if training:
+        data = data.shuffle(len(y), seed=seed)
+        for _ in range(skip * _ITERATORS_PER_EPOCH):  # each draws one order of images
+            next(iter(data))
+    data = data.batch(settings.batch_size).map(lambda rows: (features.gather(x, rows), features.gather(y, rows)))
+    if augment is not None:
+        data = data.map(lambda images, labels: (augment(tf.cast(images, tf.float32), training=True), labels))
+    return data.prefetch(2)
+
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 _IMAGES_OF_START = 64  # images by which a backup recognises its data
@@ -27,14 +81,11 @@ def fit(
     model: keras.Model,
     train: Arrays,
     val: Arrays,
-    *,
-    epochs: int,
-    learning_rate: float,
-    patience: int,
     stage: str,
     settings: TrainParams,
-    seed: int,
-    on_epoch: OnEpoch | None,
+    *,
+    seed: int | None = None,
+    on_epoch: OnEpoch | None = None,
     backup: Backup | None = None,
     part: str = "",
     start: str = "",
@@ -43,11 +94,17 @@ def fit(
     """Fit `model`, in place, and end with its best weights. Returns the history.
 
     Args:
-        backup: the state is saved there as `part` (default: `stage`), at most every `every` seconds and at the
-            end.
+        stage: "transfer" or "fine_tuning": whose epochs, learning rate and patience `settings` say.
+        seed: of the order of images and of the augmentation; None: the settings'.
+        backup: the state is saved there as `part`, at most every `every` seconds and at the end.
+        part: of the stage; "": the stage itself, which prints its progress.
         start: hash of what the training begins with (`start_hash`). A state with another hash is not used. By
             default it is computed from the weights now, the settings and the data.
     """
+    epochs, learning_rate, patience = (
+        getattr(settings, f"{STAGES[stage]}_{name}") for name in ("epochs", "learning_rate", "patience")
+    )
+    seed = settings.seed if seed is None else seed
     own = model.variables  # before `compile` adds the metrics' variables
     compile_model(model, learning_rate, settings)
     weights = None
@@ -56,7 +113,7 @@ def fit(
         weights = dict(zip(present, compute_class_weight("balanced", classes=present, y=train[1]), strict=True))
     augmented = train[0].ndim == 3 and settings.augmentation != "none"
     augment = augmentation_layers(train[0].shape[1], seed) if augmented else None
-    log = EpochLog(stage, epochs, on_epoch)
+    log = EpochLog("" if part else stage, epochs, on_epoch)
     stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience, restore_best_weights=True)
     callbacks = [log, keras.callbacks.TerminateOnNaN(raise_error=True), stopping]
     skip, saver = 0, None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,14 +17,13 @@ from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
 from cxr.models import build, graph, targets
-from cxr.models.heads import Head
+from cxr.models.weights import Head
 from cxr.training import features
-from cxr.training.batches import Arrays, Images
 from cxr.training.checkpointing import Backup
-from cxr.training.fitting import OnEpoch, fit, start_hash
-from cxr.training.heads import MAX_HEADS, another, head_seed
+from cxr.training.fitting import Arrays, Images, OnEpoch, fit, start_hash
 
-STAGES = ("transfer", "fine_tuning")
+MAX_HEADS = 1000
+_HEAD_SEEDS = 2**31  # seeds of heads begin here; seeds of runs are smaller
 _SECONDS_BETWEEN_BACKUPS = 5.0  # on cached features: an epoch takes milliseconds, and losing a few costs little
 
 
@@ -83,15 +83,9 @@ def transfer(
     """
     if settings.extra_heads > MAX_HEADS:
         raise InputError(f"extra_heads: at most {MAX_HEADS}, got {settings.extra_heads}")
-    options = {
-        "epochs": settings.transfer_epochs,
-        "learning_rate": settings.transfer_learning_rate,
-        "patience": settings.transfer_patience,
-        "settings": settings,
-    }
     if settings.augmentation == "none":
-        options |= {"backup": backup, "every": _SECONDS_BETWEEN_BACKUPS}
         start = start_hash(model.variables, train, val, settings) if backup else ""
+        saving = {"backup": backup, "start": start, "every": _SECONDS_BETWEEN_BACKUPS}
         with build.computing(model, settings.precision):
             backbone = build.to_features(model)
             pooled = [
@@ -100,40 +94,24 @@ def transfer(
             ]
         with model.distribute_strategy.scope():
             head = build.head(model)
-        history = fit(
-            head, *pooled, **options, stage="transfer", start=start, seed=settings.seed, on_epoch=on_epoch
-        )
+        history = fit(head, *pooled, "transfer", settings, on_epoch=on_epoch, **saving)
         heads = []
         for number in range(settings.extra_heads):
             progress(f"transfer: extra head {number + 1}/{settings.extra_heads} for the baseline two heads")
             seed = head_seed(settings.seed, number)
             with model.distribute_strategy.scope():
-                other = another(head, seed)
-            part = f"head_{number}"
-            fit(other, *pooled, **options, stage="", part=part, start=start, seed=seed, on_epoch=None)
+                other = another(build.head(model), seed)  # `head` is compiled: its optimizer would be copied
+            fit(other, *pooled, "transfer", settings, seed=seed, part=f"head_{number}", **saving)
             heads.append(tuple(np.array(v, np.float32) for layer in other.layers for v in layer.weights))
         return Transfer(history, heads)
     if settings.extra_heads:
         progress("transfer: no extra heads: with augmentation there are no features to share")
     head_layers = build.head_layers(model)
-    trainable = [layer for layer in model.layers if layer not in head_layers and layer.trainable]
-    for layer in trainable:
-        layer.trainable = False
-    try:
-        with build.computing(model, settings.precision):
-            history = fit(
-                _to_logits(model, head_alone=True),
-                train,
-                val,
-                **options,
-                stage="transfer",
-                seed=settings.seed,
-                on_epoch=_in_float32(model, on_epoch),
-                backup=backup,
-            )
-    finally:
-        for layer in trainable:
-            layer.trainable = True
+    rest = [layer for layer in model.layers if layer not in head_layers]
+    with _frozen(rest), build.computing(model, settings.precision):
+        network = _to_logits(model, head_alone=True)
+        on_epoch = _in_float32(model, on_epoch)
+        history = fit(network, train, val, "transfer", settings, on_epoch=on_epoch, backup=backup)
     return Transfer(history, [])
 
 
@@ -165,27 +143,9 @@ def fine_tune(
     frozen = targets.frozen_layers(model, settings.fine_tune_from)
     if settings.batchnorm == "inference":
         frozen += [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
-    frozen = [layer for layer in frozen if layer.trainable]
-    for layer in frozen:
-        layer.trainable = False
-    try:
-        with build.computing(model, settings.precision):
-            return fit(
-                _to_logits(model),
-                train,
-                val,
-                epochs=settings.fine_tune_epochs,
-                learning_rate=settings.fine_tune_learning_rate,
-                patience=settings.fine_tune_patience,
-                stage="fine_tuning",
-                settings=settings,
-                seed=settings.seed,
-                on_epoch=_in_float32(model, on_epoch),
-                backup=backup,
-            )
-    finally:
-        for layer in frozen:
-            layer.trainable = True
+    with _frozen(frozen), build.computing(model, settings.precision):
+        on_epoch = _in_float32(model, on_epoch)
+        return fit(_to_logits(model), train, val, "fine_tuning", settings, on_epoch=on_epoch, backup=backup)
 
 
 def predict(model: keras.Model, images: Images, batch_size: int) -> np.ndarray:
@@ -208,6 +168,19 @@ def prediction_table(manifest: pd.DataFrame, probabilities: np.ndarray, classes:
     return table
 
 
+@contextlib.contextmanager
+def _frozen(chosen: Iterable[keras.Layer]) -> Iterator[None]:
+    """Within the context, none of these layers trains; afterwards those train that did before."""
+    trainable = [layer for layer in chosen if layer.trainable]
+    for layer in trainable:
+        layer.trainable = False
+    try:
+        yield
+    finally:
+        for layer in trainable:
+            layer.trainable = True
+
+
 def _to_logits(model: keras.Model, *, head_alone: bool = False) -> keras.Model:
     """A model from images to logits that shares the layers. With `head_alone`, gradients stop before the head."""
     with model.distribute_strategy.scope():
@@ -228,3 +201,34 @@ def _in_float32(model: keras.Model, on_epoch: OnEpoch | None) -> OnEpoch | None:
             on_epoch(epoch, metrics)
 
     return call
+
+
+def another(head: keras.Model, seed: int) -> keras.Model:
+    """A head like `head`, with new weights from seeds of its own.
+
+    Keras' defaults would draw from the global seed instead. Layers of the same kind get different seeds; the last
+    one of each kind gets `seed` itself.
+    """
+    kinds = [type(layer) for layer in head.layers]
+
+    def reseeded(layer: keras.Layer) -> keras.Layer:
+        behind = kinds[head.layers.index(layer) + 1 :].count(type(layer))
+        return type(layer).from_config(_reseeded(layer.get_config(), seed + behind * _HEAD_SEEDS))
+
+    return keras.models.clone_model(head, clone_function=reseeded)
+
+
+def _reseeded(config: Any, seed: int) -> Any:
+    """A layer's configuration with every seed in it replaced by `seed`, also in its initializers."""
+    if not isinstance(config, dict):
+        return config
+    return {key: seed if key == "seed" else _reseeded(value, seed) for key, value in config.items()}
+
+
+def head_seed(seed: int, number: int) -> int:
+    """Seed of extra head `number` (0 to MAX_HEADS - 1) of a run: 2^31 + (MAX_HEADS seed + number) mod 2^31.
+
+    It is the seed of no run: those are below 2^31. Two runs share a head's seed only if their own seeds are two
+    million apart.
+    """
+    return _HEAD_SEEDS + (MAX_HEADS * seed + number) % _HEAD_SEEDS

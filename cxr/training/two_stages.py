@@ -18,12 +18,13 @@ import pandas as pd
 from cxr import tracking
 from cxr.core import arrays
 from cxr.core.errors import InputError
+from cxr.core.files import sha256_file
 from cxr.core.params import TrainParams
 from cxr.data.cache import default_cache
 from cxr.data.dataset import Dataset
 from cxr.data.manifest import write_manifest
 from cxr.metrics import classification
-from cxr.models import build, description, heads, weights
+from cxr.models import build, description, weights
 from cxr.tracking import descriptions
 from cxr.training import checkpointing, stages
 
@@ -128,7 +129,7 @@ class TwoStages:
         )
         result = self._conclude("transfer", found.history, started)
         if found.heads:
-            heads.save_heads(self._scratch / "heads.npz", found.heads)
+            weights.save_heads(self._scratch / "heads.npz", found.heads)
             self.run.file(self._scratch / "heads.npz", "checkpoints")
         return result
 
@@ -209,7 +210,7 @@ class TwoStages:
         run.metrics({f"seconds_{stage}": seconds})
         path = self._save_checkpoint(checkpoint)
         self.hashes[checkpoint] = {
-            "sha256": weights.sha256_file(path),
+            "sha256": sha256_file(path),
             "weights_sha256": weights.sha256_weights(self.model),
         }
         path = self.backup.keep(f"predictions_{checkpoint}.npy", lambda path: np.save(path, self._predict()))
@@ -259,7 +260,7 @@ class TwoStages:
             self.run.metrics({f"{stage}/{key}": value for key, value in metrics.items()}, step=epoch)
             if every and epoch % every == 0:
                 name = f"epoch_{epoch:03d}"
-                self.hashes[name] = {"sha256": weights.sha256_file(self._save_checkpoint(name))}
+                self.hashes[name] = {"sha256": sha256_file(self._save_checkpoint(name))}
                 self._note_performance(epoch)
 
         return on_epoch

@@ -37,7 +37,7 @@ from cxr.core.params import DataParams, TrainParams
 from cxr.data import loading, reading
 from cxr.data import manifest as data_manifest
 from cxr.data.phantom import rendering
-from cxr.training import batches as training_batches
+from cxr.training import fitting
 
 SIZE = 224
 BATCH = 32
@@ -111,7 +111,7 @@ def main() -> None:
         settings = TrainParams(architecture="CompactResNetV2", image_size=SIZE, batch_size=BATCH, weights="none")
 
         def dataset(images: np.ndarray, shuffled: bool) -> tf.data.Dataset:
-            return training_batches.dataset((images, np.zeros(len(images), np.int32)), settings, training=shuffled)
+            return fitting.dataset((images, np.zeros(len(images), np.int32)), settings, training=shuffled)
 
         def from_files() -> None:
             with tempfile.TemporaryDirectory(dir=place) as cache:

@@ -120,8 +120,9 @@ def score(folder: Path):
 
 def compare(folder: Path):
     from cxr.metrics import metric_table
-    from cxr.report import comparison, rankings
-    from cxr.statistics import contrasts, rank_tests
+    from cxr.report import comparison
+    from cxr.statistics import bootstrap, contrasts, rank_tests
+    from cxr.statistics.score_rows import Scores
 
     images = _identities(folder)
     rng = np.random.default_rng(0)
@@ -139,10 +140,11 @@ def compare(folder: Path):
 
     def run() -> None:
         summary = comparison.pooled(scores, runs)
-        rankings.ranking(summary, "overlap", rankings.replicates(scores, "overlap"))
-        contrasts.compare_architectures(scores, "overlap")
-        contrasts.interaction(scores, "overlap")
-        rank_tests.paired_tests(scores, "overlap")
+        values = Scores.of(scores, "overlap")
+        comparison.ranking(summary, "overlap", bootstrap.paired_replicates(values.values))
+        contrasts.compare_architectures(values)
+        contrasts.interaction(values)
+        rank_tests.paired_tests(values)
 
     return run
 

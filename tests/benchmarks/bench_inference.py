@@ -30,7 +30,8 @@ from joblib import Parallel, delayed
 from scipy import special, stats
 
 from cxr.metrics import classification
-from cxr.statistics import bootstrap, contrasts, estimates, planning, rank_tests, resampling
+from cxr.statistics import bootstrap, estimates, planning, rank_tests, resampling
+from cxr.statistics.score_rows import Scores
 
 ALPHA, CENTRE, MARGIN = 0.05, 0.55, 0.05
 EFFECTS = (0.02, 0.05, 0.1)
@@ -87,8 +88,8 @@ def crossed_setting(k: int, n: int, seed_sd: float, repeats: int, n_boot: int) -
             "Wilcoxon": stats.wilcoxon(means[:, 0] - means[:, 1]).pvalue < ALPHA,
             "coverage": cell.low <= CENTRE <= cell.high,
             "TOST at the margin": estimates.equivalence(replace(one, value=one.value + MARGIN), MARGIN) < ALPHA,
-            "crossover, no difference": contrasts.reversal_p(one, two) < ALPHA,
-            "crossover, one method differs": contrasts.reversal_p(replace(one, value=one.value + 0.1), two)
+            "crossover, no difference": estimates.reversal_p(one, two) < ALPHA,
+            "crossover, one method differs": estimates.reversal_p(replace(one, value=one.value + 0.1), two)
             < ALPHA,
             "interaction": estimates.p_value(both) < ALPHA,
         }
@@ -104,20 +105,20 @@ def crossed_setting(k: int, n: int, seed_sd: float, repeats: int, n_boot: int) -
 
 
 def percentile_setting(k: int, n: int, seed_sd: float, repeats: int, n_boot: int) -> dict[str, float]:
-    """The hierarchical percentile bootstrap (`inference.paired_replicates`, crossed) on the same data."""
+    """The hierarchical percentile bootstrap (`bootstrap.paired_replicates`) on the same data."""
     reject, cover = 0, 0
     for i in range(repeats):
         rng = np.random.default_rng([k, n, round(1000 * seed_sd), i])
         values, patient = simulate(rng, k, n, seed_sd)
-        keys = {
+        index = {
+            "seed": np.repeat(np.arange(k), len(patient)),
             "image_id": np.tile(np.arange(len(patient)), k),
             "patient_id": np.tile(patient, k),
-            "seed": np.repeat(np.arange(k), len(patient)),
         }
-        tables = {
-            (a, "m"): pd.DataFrame(keys | {"value": v[0].ravel()}) for a, v in zip("AB", values, strict=True)
-        }
-        draws = bootstrap.paired_replicates(tables, n_boot=n_boot, rng_seed=i, crossed=True)
+        columns = pd.MultiIndex.from_tuples([("A", "m"), ("B", "m")], names=["architecture", "method"])
+        index = pd.MultiIndex.from_frame(pd.DataFrame(index))
+        table = pd.DataFrame(values[:, 0].reshape(2, -1).T, index, columns)
+        draws = bootstrap.paired_replicates(table, n_boot=n_boot, rng_seed=i)
         low, high = bootstrap.interval((draws["A", "m"] - draws["B", "m"]).to_numpy())
         reject += not low <= 0 <= high
         low, high = bootstrap.interval(draws["A", "m"].to_numpy())
@@ -144,7 +145,7 @@ def rank_setting(k: int, n: int, repeats: int) -> dict[str, float]:
             )
             for a, m, s in cells
         )
-        tests = rank_tests.paired_tests(scores, "value")
+        tests = rank_tests.paired_tests(Scores.of(scores, "value"))
         pairs = tests[tests["test"] == "wilcoxon"]
         friedman = tests.loc[tests["test"] == "friedman", "p"].iloc[0]
         found.append([friedman < ALPHA, (pairs["p"] < ALPHA).mean(), (pairs["p_holm"] < ALPHA).any()])

@@ -23,7 +23,9 @@ import numpy as np
 import pandas as pd
 
 from cxr.metrics import baselines, metric_table, similarity
-from cxr.report import comparison, rankings
+from cxr.report import comparison
+from cxr.statistics.bootstrap import paired_replicates
+from cxr.statistics.score_rows import Scores
 
 GRID, DRAWS = 14, 4
 LEVELS = ("chance", "two_patients", "two_heads")  # those in a score run's table
@@ -42,7 +44,7 @@ def score(maps: np.ndarray, size: int, *, moved: bool = True, workers: int | Non
     if moved:
         baselines.baselines(before, after, label, patient, size=size, draws=DRAWS, workers=workers)
     else:
-        table = baselines.partners(label, patient, draws=DRAWS)
+        _, table = baselines.partners(label, patient, draws=DRAWS)
         baselines.two_heads(before, [after[row] for row in table.T], size=size, workers=workers)
 
 
@@ -108,10 +110,11 @@ def scores(images: int, patients: int, seeds: int = 3) -> pd.DataFrame:
 
 def bootstrap(images: int, patients: int, n_boot: int) -> None:
     table = scores(images, patients)
+    overlap = Scores.of(table, "overlap").values
     runs = table[["architecture", "method", "seed"]].drop_duplicates()
     runs = runs.assign(auc_macro_before=0.9, auc_macro_after=0.9, passes_checks="True")
     calls = {
-        "one metric, draws of all cells alike": lambda: rankings.replicates(table, "overlap", n_boot=n_boot),
+        "one metric, draws of all cells alike": lambda: paired_replicates(overlap, n_boot=n_boot),
         "every metric and level, all cells": lambda: comparison.pooled(table, runs, n_boot=n_boot),
     }
     print(f"\n{n_boot} replicates, 6 cells x 3 seeds x {images} images of {patients} patients")

@@ -29,8 +29,7 @@ from cxr.data import manifest as data_manifest
 from cxr.metrics import similarity
 from cxr.models import build
 from cxr.models import weights as models_weights
-from cxr.training import batches as training_batches
-from cxr.training import optimisation, stages
+from cxr.training import fitting, optimisation, stages
 
 BATCH = 16
 SPLITS = ("train", "val", "test")
@@ -122,8 +121,8 @@ def stage_1(architecture: str, side: str, n: str) -> dict:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trainee.compile(keras.optimizers.Adam(settings.transfer_learning_rate), loss=loss, metrics=["accuracy"])
     trainee.fit(
-        training_batches.dataset(train, settings, training=True),
-        validation_data=training_batches.dataset(val, settings, training=False),
+        fitting.dataset(train, settings, training=True),
+        validation_data=fitting.dataset(val, settings, training=False),
         epochs=10,
         shuffle=False,
         verbose=0,

@@ -215,7 +215,7 @@ def levels_figure(cell: Cell) -> Figure:
     before, after = cell.pair(row)
     own = cell.table.iloc[row]
     partner = int(
-        baselines.partners(cell.before.class_index, cell.table["patient_id"].to_numpy(), draws=1)[row, 0]
+        baselines.partners(cell.before.class_index, cell.table["patient_id"].to_numpy(), draws=1)[1][row, 0]
     )
     moved = np.roll(after[::-1], after.shape[1] // 2, axis=1)  # one of the moves; a level averages many
     head = maps.take(maps.load(cell.folder / "head_1.npz"), [own["image_id"]]).maps[0]

@@ -35,8 +35,9 @@ from cxr.attribution import explaining
 from cxr.core.params import StudyParams, TrainParams
 from cxr.metrics import baselines, metric_table, similarity
 from cxr.models import build
-from cxr.report import comparison, rankings
-from cxr.statistics import contrasts, rank_tests
+from cxr.report import comparison
+from cxr.statistics import bootstrap, contrasts, rank_tests
+from cxr.statistics.score_rows import Scores
 from cxr.training import optimisation, stages
 
 CLASSES = 5
@@ -132,10 +133,11 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     runs = runs.assign(auc_macro_before=0.9, auc_macro_after=0.9, passes_checks="")
     began = time.process_time()
     summary = comparison.pooled(scores, runs)
-    rankings.ranking(summary, "overlap", rankings.replicates(scores, "overlap"))
-    contrasts.compare_architectures(scores, "overlap")
-    contrasts.interaction(scores, "overlap")
-    rank_tests.paired_tests(scores, "overlap")
+    values = Scores.of(scores, "overlap")
+    comparison.ranking(summary, "overlap", bootstrap.paired_replicates(values.values))
+    contrasts.compare_architectures(values)
+    contrasts.interaction(values)
+    rank_tests.paired_tests(values)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"compare": time.process_time() - began, "tables MiB": table / 1024, "peak MiB": peak / 1024}
 

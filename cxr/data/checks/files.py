@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,13 +10,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from cxr.core.params import DataParams
 from cxr.data import images
 from cxr.data.checks.findings import Finding, Picture
 from cxr.data.formats import Unusable
-from cxr.data.reading import cores
+from cxr.data.reading import for_each
 
 THUMB = 32  # side in pixels of the thumbnails that are compared
 CONSTANT = 4.0  # grey values: an image whose thumbnail has a smaller standard deviation shows nothing
@@ -38,9 +36,7 @@ class Look:
 def look_at_all(manifest: pd.DataFrame, root: Path, full: bool) -> list[Look]:
     """Read the header of each file of the manifest, in its order; with `full` decode the files too."""
     what = "decoding" if full else "headers"
-    with ThreadPoolExecutor(cores()) as pool:
-        work = pool.map(lambda path: _look(root / path, full), manifest["path"])
-        return list(tqdm(work, total=len(manifest), desc=what, unit="image", delay=2))
+    return for_each(lambda row: _look(root / row.path, full), manifest, what=what)
 
 
 def _look(path: Path, full: bool) -> Look:

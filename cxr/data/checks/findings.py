@@ -13,7 +13,7 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Picture:
-    """Images side by side with one caption, each uint8 [h, w]."""
+    """Images side by side with one caption, each uint8 [h, w], of one height."""
 
     caption: str
     images: tuple[np.ndarray, ...]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
-import tempfile
 import textwrap
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cxr.core.files import atomic
 from cxr.data.checks.findings import Finding, Picture, Report
 
 _ROWS = 500  # of a table on the page; the others are counted
@@ -54,13 +53,9 @@ def lines(report: Report, *, width: int = 100) -> str:
 
 def write(report: Report, path: str | Path) -> Path:
     """Write the page, whole or not at all; make its folder if needed. Returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        file.write(page(report))
-    os.chmod(file.name, 0o644)  # a temporary file can be read by its owner only
-    os.replace(file.name, path)
-    return path
+    with atomic(path) as temporary:
+        temporary.write_text(page(report), encoding="utf-8")
+    return Path(path)
 
 
 def page(report: Report) -> str:
@@ -133,14 +128,8 @@ def _png_of(figure: Figure) -> bytes:
 
 
 def _picture(picture: Picture) -> str:
-    gap = 4
-    height = max(len(image) for image in picture.images)
-    width = sum(image.shape[1] + gap for image in picture.images) - gap
-    sheet = np.full((height, width), 255, np.uint8)
-    left = 0
-    for image in picture.images:
-        sheet[: len(image), left : left + image.shape[1]] = image
-        left += image.shape[1] + gap
+    gap = ((0, 0), (0, 4))  # white, to the right of each
+    sheet = np.hstack([np.pad(image, gap, constant_values=255) for image in picture.images])
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG")
     return _figure(buffer.getvalue(), picture.caption)

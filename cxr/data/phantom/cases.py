@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from enum import IntEnum
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-
-from cxr.core.errors import InputError
 
 CLASSES: tuple[str, ...] = ("cavities", "consolidation", "ground_glass", "interstitial", "normal")
 
@@ -40,10 +37,7 @@ def catalogue(n_images: int, seed: int) -> pd.DataFrame:
     Every five consecutive images (from a multiple of five on) have each class once, so that class counts differ
     by one at most. A patient has one class; one patient in four has two to four images. A row depends only on
     (seed, index), so a shorter catalogue is the beginning of a longer one.
-
-    Raises InputError for a negative `n_images` or `seed`.
     """
-    n_images, seed = natural_number(n_images, "n_images"), natural_number(seed, "seed")
     rows = [identity(seed, index) for index in range(n_images)]
     return pd.DataFrame(
         {
@@ -82,14 +76,3 @@ def patient_id_of(seed: int, patient: int) -> str:
 def random_stream(seed: int, stream: Stream, number: int) -> np.random.Generator:
     """Random numbers of a stream for one patient, image or cycle (`number`)."""
     return np.random.default_rng(np.random.SeedSequence([seed, stream, number]))
-
-
-def natural_number(value: int, name: str) -> int:
-    """`value` as an int; InputError if it is not a whole number of 0 or more."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} must be a whole number, not {value!r}.") from None
-    if number < 0:
-        raise InputError(f"{name} must be 0 or more, not {number}.")
-    return number

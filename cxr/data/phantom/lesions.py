@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cxr.data.phantom.chest import Chest
-from cxr.data.phantom.coordinates import View, table_at
-from cxr.data.phantom.drawing import cord, patch_at, ramp, ridges, texture
+from cxr.data.phantom.drawing import View, cord, patch_at, ramp, ridges, table_at, texture
+from cxr.data.phantom.patients import Chest
 
 Rng = np.random.Generator
 

@@ -16,31 +16,104 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from cxr.core.errors import InputError
-from cxr.data.phantom.anatomy import draw_anatomy
+from cxr.data.phantom.anatomy import draw_anatomy, draw_distractors
 from cxr.data.phantom.cases import (
     CLASSES,
     Stream,
     identity,
     image_id_of,
-    natural_number,
     patient_id_of,
     random_stream,
 )
-from cxr.data.phantom.chest import make_chest
-from cxr.data.phantom.coordinates import Shot, View, draw_shot, make_view, pixel_centres
-from cxr.data.phantom.distractors import draw_distractors
-from cxr.data.phantom.drawing import ramp
+from cxr.data.phantom.drawing import Shot, View, draw_shot, make_view, pixel_centres, ramp
 from cxr.data.phantom.lesions import LESIONS
-from cxr.data.phantom.marker import TOKENS, burn_marker, side_marker, token
-from cxr.data.phantom.patients import draw_person
+from cxr.data.phantom.patients import draw_person, make_chest
 
-MARKERS: tuple[str, ...] = ("side", "class", "random")
+
+class Marker(NamedTuple):
+    """A marker, in the frame of the image (-1 to 1)."""
+
+    glyph: str
+    x: float  # centre
+    y: float
+    height: float
+    brightness: float
+    plate: bool = False  # black around the glyph
+
+
+GLYPHS = {
+    "L": ("10000", "10000", "10000", "10000", "10000", "10000", "11111"),
+    "R": ("11110", "10001", "10001", "11110", "10100", "10010", "10001"),
+    "disc": ("0011100", "0111110", "1111111", "1111111", "1111111", "0111110", "0011100"),
+    "frame": ("1111111", "1000001", "1000001", "1000001", "1000001", "1000001", "1111111"),
+    "cross": ("1000001", "0100010", "0010100", "0001000", "0010100", "0100010", "1000001"),
+    "bars": ("1111111", "1111111", "0000000", "0000000", "0000000", "1111111", "1111111"),
+    "triangle": ("0001000", "0001000", "0011100", "0011100", "0111110", "0111110", "1111111"),
+}
+
+
+TOKENS = ("disc", "frame", "cross", "bars", "triangle")  # one a class, in the order of CLASSES
+
+
+def side_marker(seed: int, index: int) -> Marker | None:
+    """The side marker of an image, or None. It has its own stream, so it is independent of the class."""
+    rng = random_stream(seed, Stream.MARKER, index)
+    if rng.random() < 0.25:
+        return None
+    letter = "LR"[rng.integers(2)]
+    side = 1 if letter == "L" else -1  # on the patient's own side
+    low = rng.random() < 0.15
+    y = rng.uniform(0.76, 0.88) if low else rng.uniform(-0.90, -0.74)
+    return Marker(letter, side * rng.uniform(0.74, 0.90), y, rng.uniform(0.08, 0.15), rng.uniform(0.65, 1.0))
+
+
+def token(seed: int, index: int) -> Marker:
+    """The token of an image with a random glyph. Its stream makes it independent of the class."""
+    rng = random_stream(seed, Stream.MARKER, index)
+    glyph = TOKENS[rng.integers(len(TOKENS))]
+    area = rng.integers(3)
+    if area == 2:  # below the diaphragm
+        x, y = rng.uniform(-0.20, 0.20), rng.uniform(0.76, 0.80)
+    else:
+        x, y = (-1, 1)[area] * rng.uniform(0.76, 0.80), rng.uniform(-0.80, -0.76)
+    return Marker(glyph, x, y, rng.uniform(0.38, 0.44), rng.uniform(0.8, 1.0), plate=True)
+
+
+def burn_marker(image: np.ndarray, marker: Marker | None) -> np.ndarray:
+    """Draw a marker into `image` [size, size], in place. Returns its bounding box as a mask, bool [size, size]."""
+    if marker is None:
+        return np.zeros(image.shape, bool)
+    centres = pixel_centres(image.shape[0])
+    glyph = np.array([[int(bit) for bit in row] for row in GLYPHS[marker.glyph]], np.float32)
+    if marker.plate:
+        glyph = np.pad(glyph, 1)  # a rim for the plate, as the abdomen is as bright as a glyph
+    n_rows, n_columns = glyph.shape
+    dot = marker.height / n_rows
+    columns = _boxes(centres, marker.x - n_columns / 2 * dot, dot, n_columns)
+    rows = _boxes(centres, marker.y - n_rows / 2 * dot, dot, n_rows)
+    if marker.plate:
+        image *= 1 - np.outer(rows.sum(axis=1), columns.sum(axis=1))
+    ink = rows @ glyph @ columns.T
+    # Ink replaces the image; a plate is already black.
+    image += ink * (np.float32(marker.brightness) - (0 if marker.plate else image))
+    return np.outer(rows.any(axis=1), columns.any(axis=1))
+
+
+def _boxes(centres: np.ndarray, start: float, step: float, n: int) -> np.ndarray:
+    """The share of each pixel that each of n adjoining intervals covers, float32 [len(centres), n]; exact at any
+    size."""
+    half = 1 / len(centres)
+    low = start + step * np.arange(n)
+    shared = np.minimum(centres[:, None] + half, low + step) - np.maximum(centres[:, None] - half, low)
+    return (np.clip(shared, 0, None) / (2 * half)).astype(np.float32)
+
+
 MIN_SIZE = 32
 
 
@@ -85,15 +158,10 @@ def render(
             lie within LUNG_EDGE of it.
         marker_mask: the bounding box of the marker with every pixel that it touches; empty without a marker.
 
-    Raises InputError for other arguments.
+    Raises InputError for a smaller size.
     """
-    seed, index, size = natural_number(seed, "seed"), natural_number(index, "index"), natural_number(size, "size")
     if size < MIN_SIZE:
         raise InputError(f"size must be {MIN_SIZE} or more, not {size}: lesions vanish in smaller images.")
-    if not (isinstance(lesion_contrast, Real) and np.isfinite(lesion_contrast) and lesion_contrast >= 0):
-        raise InputError(f"lesion_contrast must be a finite number, 0 or more, not {lesion_contrast!r}.")
-    if marker not in MARKERS:
-        raise InputError(f"marker must be one of {', '.join(MARKERS)}, not {marker!r}.")
     label, patient = identity(seed, index)
     person = draw_person(random_stream(seed, Stream.PATIENT, patient))
     rng = random_stream(seed, Stream.IMAGE, index)
@@ -136,7 +204,6 @@ def render_stack(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`render` for several indices: images uint8, lesion, lung and marker masks bool, each [n, size, size]."""
     indices = list(indices)
-    size = natural_number(size, "size")
     stacks = tuple(np.zeros((len(indices), size, size), dtype) for dtype in (np.uint8, bool, bool, bool))
     for row, index in enumerate(indices):
         phantom = render(seed, index, size, lesion_contrast=lesion_contrast, marker=marker)

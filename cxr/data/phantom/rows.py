@@ -27,48 +27,32 @@ from cxr.data.reading import cores
 # Rendering 128 x 128 pixels takes 10 ms, starting a process 1 s: give each process at least 2 s of work.
 _PIXELS_A_PROCESS = 200 * 128**2
 FOLDER = Path(__file__).parent
-_PHANTOM = re.compile(r"(phantom://(\d+)/(\d+))(?:\?marker=(class|random))?")
+_PHANTOM = re.compile(r"phantom://(\d+)/(\d+)(?:\?marker=(class|random))?")
 
 
-def with_markers(manifest: pd.DataFrame, marker: str, *, lesion_contrast: float) -> pd.DataFrame:
-    """The manifest of the same images with other tokens (see `rendering.render`).
+def with_random_markers(manifest: pd.DataFrame, lesion_contrast: float) -> pd.DataFrame:
+    """The manifest of the same images with tokens that say nothing about the class (see `rendering.render`).
 
     Only `path` and `sha256` change.
 
     Args:
-        manifest: of a phantom with a `shortcut`.
-        marker: "class" (the token shows the class) or "random" (it says nothing about the class).
+        manifest: of a phantom with a `shortcut`, whose images have tokens that show the class.
         lesion_contrast: the one that the manifest was made with; the hashes depend on it.
 
-    Raises InputError for images without tokens, for another marker, and for another lesion_contrast.
+    Raises InputError for another lesion_contrast.
     """
-    found = [_PHANTOM.fullmatch(path) for path in manifest["path"]]
-    if not all(match and match.group(4) for match in found):
-        raise InputError(
-            "markers: only images of a phantom with a shortcut have tokens, but these are others: make the "
-            "manifest with data: phantom and shortcut: transfer or fine_tune"
-        )
-    if marker not in ("class", "random"):
-        raise InputError(f"markers: expected class or random, got {marker!r}")
     verify_phantom(manifest, lesion_contrast)
-    paths = [f"{match.group(1)}?marker={marker}" for match in found]
+    paths = manifest["path"].str.replace("?marker=class", "?marker=random", regex=False)
     return manifest.assign(path=paths, sha256=phantom_hashes(paths, lesion_contrast))
 
 
 def phantom_rows(settings: DataParams) -> pd.DataFrame:
-    """image_id, path, label, patient_id and sha256 of the phantom's images, str."""
+    """image_id, label, patient_id, path and sha256 of the phantom's images, str."""
     table = cases.catalogue(settings.phantom_images, settings.phantom_seed)
     token = "" if settings.shortcut == "none" else "?marker=class"
     paths = [f"phantom://{settings.phantom_seed}/{index}{token}" for index in table["index"]]
-    return pd.DataFrame(
-        {
-            "image_id": table["image_id"].astype(str).to_numpy(),
-            "path": paths,
-            "label": table["label"].astype(str).to_numpy(),
-            "patient_id": table["patient_id"].astype(str).to_numpy(),
-            "sha256": phantom_hashes(paths, settings.lesion_contrast),
-        }
-    )
+    hashes = phantom_hashes(paths, settings.lesion_contrast)
+    return table[["image_id", "label", "patient_id"]].assign(path=paths, sha256=hashes)
 
 
 def generator_hash() -> str:
@@ -103,12 +87,7 @@ def render_rows(
     would run a caller's script a second time if it has no main guard.
     """
     found = [_PHANTOM.fullmatch(path) for path in manifest["path"]]
-    if not all(found):
-        raise InputError(
-            "manifest: phantom paths read phantom://<seed>/<index>, or end in ?marker=class or ?marker=random: "
-            "make a new manifest"
-        )
-    keys = [(int(match.group(2)), match.group(4) or "side", int(match.group(3))) for match in found]
+    keys = [(int(match.group(1)), match.group(3) or "side", int(match.group(2))) for match in found]
     chunks = [
         (seed, marker, [index for *_, index in part][start : start + 16])
         for (seed, marker), part in ((key, list(group)) for key, group in groupby(keys, key=itemgetter(0, 1)))
@@ -126,15 +105,5 @@ def render_rows(
 
 
 def is_phantom(manifest: pd.DataFrame) -> bool:
-    """Whether the images are the phantom's. Raises InputError for a mixture with files."""
-    own = manifest["path"].str.startswith("phantom://")
-    if own.any() and not own.all():
-        raise InputError("manifest: it mixes phantom images and files: make two manifests")
-    return bool(own.any())
-
-
-def need_contrast(lesion_contrast: float | None) -> float:
-    """`lesion_contrast`; InputError if it is None, where images are the phantom's."""
-    if lesion_contrast is None:
-        raise InputError("phantom: lesion_contrast is needed: give the one that the manifest was made with")
-    return float(lesion_contrast)
+    """Whether the images are the phantom's."""
+    return bool(manifest["path"].str.startswith("phantom://").all())

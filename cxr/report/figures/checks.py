@@ -8,13 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cxr.core.errors import InputError
 from cxr.report.figures.layout import (
     arrange,
     make_panels,
     name_axis,
-    require_columns,
-    require_unique,
     shared_legend,
     slot_width,
 )
@@ -35,18 +32,10 @@ def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
 
     There is one panel for each game and checkpoint; seeds stand side by side. A filled point passes, a hollow and
     crossed one fails.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, or two rows have the same architecture, method, checkpoint
-        and seed.
     """
-    games = [f"{game}_gain{part}" for game in ("deletion", "insertion") for part in ("", "_ci_low", "_ci_high")]
     keys = ["architecture", "method", "checkpoint", "seed"]
-    require_columns(table, "map_checks", [*keys, *games, "passes_checks"])
-    require_unique(table, "map_checks", keys)
     names, methods, checkpoints, seeds = (list(dict.fromkeys(table[key])) for key in keys)
-    checkpoints.sort(key=lambda checkpoint: [*CHECKPOINT_LABELS, checkpoint].index(checkpoint))
+    checkpoints.sort(key=list(CHECKPOINT_LABELS).index)
     panels = [(checkpoint, game) for checkpoint in checkpoints for game in ("deletion", "insertion")]
     figure, axes = make_panels(len(panels), names, methods * len(seeds), sharey=True, most=2, height=2.7)
     slot = slot_width(methods)
@@ -55,9 +44,9 @@ def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
         for number, seed in enumerate(seeds):
             offset = (number - (len(seeds) - 1) / 2) * 0.85 * slot / len(seeds)
             part = table[(table["checkpoint"] == checkpoint) & (table["seed"] == seed)]
-            _, _, cells, _ = arrange(part, "map_checks", games, names, methods) if len(part) else [None] * 4
-            if cells is None:
+            if part.empty:
                 continue
+            _, _, cells, _ = arrange(part, names, methods)
             cells["x"] += offset
             bounds = [f"{game}_gain", f"{game}_gain_ci_low", f"{game}_gain_ci_high"]
             dots(axis, cells, *bounds, passed=cells["passes_checks"].eq(True))
@@ -84,18 +73,8 @@ def perturbation_curves(curves: pd.DataFrame, *, title: str = "") -> Figure:
         "insertion"), share (of the pixels changed, 0 to 1), probability (mean over images). Where random maps are
         on several grids, `grid` names them, and each has its own line.
     title : of the whole figure.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, a kind is unknown, or a curve has two values for one
-        share.
     """
-    require_columns(curves, "perturbation_curves", ["method", "kind", "share", "probability"])
     kinds = {"deletion": "deleted", "insertion": "inserted"}
-    unknown = sorted(set(curves["kind"]) - set(kinds))
-    if unknown:
-        raise InputError(f"figures.perturbation_curves: unknown kind {unknown[0]!r}; use {' or '.join(kinds)}.")
-    require_unique(curves, "perturbation_curves", [c for c in ("method", "grid", "kind", "share") if c in curves])
     shown = [kind for kind in kinds if (curves["kind"] == kind).any()]
     methods = [method for method in dict.fromkeys(curves["method"]) if method not in ("random", "centre")]
     figure, axes = plt.subplots(
@@ -115,9 +94,9 @@ def perturbation_curves(curves: pd.DataFrame, *, title: str = "") -> Figure:
             axis.plot(centre["share"], centre["probability"], label="centre prior", **style)
         for name in methods:
             line = table[table["method"] == name]
-            colour, marker = method_style(name, methods)
+            colour, marker = method_style(name)
             style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, len(line) // 8)}
-            axis.plot(line["share"], line["probability"], label=METHOD_LABELS.get(name, name), **style)
+            axis.plot(line["share"], line["probability"], label=METHOD_LABELS[name], **style)
         better = "a good map falls early" if kind == "deletion" else "a good map rises early"
         axis.set_title(f"{kind}: {better}", fontsize=9)
         axis.set(xlabel=f"share of the pixels {kinds[kind]}", xlim=(0, 1), ylim=(0, 1))
@@ -139,21 +118,10 @@ def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
     limit : a map whose median is above this at the last level does not depend on the weights as it should.
 
     Lines are medians, bands quartiles; there is one panel for each checkpoint.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, or a level has two names.
     """
-    require_columns(cascade, "randomisation", ["method", "checkpoint", "level", "up_to", "spearman"])
     levels = cascade.groupby("level", sort=True)["up_to"].unique()
-    if (levels.map(len) > 1).any():
-        level = levels.index[(levels.map(len) > 1).argmax()]
-        raise InputError(
-            f"figures.randomisation: level {level} is called {' and '.join(map(str, levels[level]))}; "
-            "draw one architecture at a time."
-        )
     methods, checkpoints = (list(dict.fromkeys(cascade[column])) for column in ("method", "checkpoint"))
-    checkpoints.sort(key=lambda checkpoint: [*CHECKPOINT_LABELS, checkpoint].index(checkpoint))
+    checkpoints.sort(key=list(CHECKPOINT_LABELS).index)
     figure, axes = plt.subplots(
         1,
         len(checkpoints),
@@ -171,13 +139,13 @@ def randomisation(cascade: pd.DataFrame, *, limit: float) -> Figure:
             if cell["spearman"].notna().sum() == 0:
                 continue
             parts = cell.groupby("level")["spearman"].quantile([0.25, 0.5, 0.75]).unstack().reindex(levels.index)
-            colour, marker = method_style(method, methods)
-            label = METHOD_LABELS.get(method, method)
+            colour, marker = method_style(method)
+            label = METHOD_LABELS[method]
             axis.plot(x, parts[0.5], marker=marker, markersize=4, color=colour, label=label)
             axis.fill_between(x, parts[0.25], parts[0.75], color=colour, alpha=0.12, linewidth=0)
         axis.set_xticks(x, [names[0] for names in levels], rotation=40, ha="right", rotation_mode="anchor")
         axis.tick_params(axis="x", labelsize=8)
-        axis.set_title(CHECKPOINT_LABELS.get(checkpoint, checkpoint), fontsize=9)
+        axis.set_title(CHECKPOINT_LABELS[checkpoint], fontsize=9)
         axis.set_xlabel("randomised from the head down to")
         low = cascade["spearman"].min()
         axis.set_ylim(-1.02 if low < -0.5 else -0.52, 1.02)

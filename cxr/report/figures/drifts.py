@@ -51,13 +51,8 @@ def drift(summary: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95)
         (fine-tuned checkpoints of two seeds). `<name>_chance_median` (independent maps) is a dotted line.
     metrics : names in `cxr.metrics.metric_table.METRICS`.
     level : of the intervals, for the axis label.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, or a cell has two rows (pool seeds first).
     """
-    parts = [f"{metric}_{part}" for metric in metrics for part in ("median", "ci_low", "ci_high")]
-    names, methods, cells, slot = arrange(summary, "drift", parts)
+    names, methods, cells, slot = arrange(summary)
     figure, axes = make_panels(len(metrics), names, methods)
     for axis, metric in zip(axes, metrics, strict=True):
         _drift_panel(axis, cells, metric, slot, level=level)
@@ -91,14 +86,9 @@ def pair(
         compares A with models that differ from it by their seed, `<name>_two_seeds` B likewise.
     panels : as for `examples`, with A's map as before and B's as after; without any, nothing is drawn below.
     title : of the whole figure.
-
-    Raises
-    ------
-    InputError : as `drift` and `examples`.
     """
-    parts = [f"{metric}_{part}" for metric in metrics for part in ("median", "ci_low", "ci_high")]
-    _, methods, cells, slot = arrange(summary, "pair", parts)
-    block = ExampleGrid.of(panels, "pair") if panels else None
+    _, methods, cells, slot = arrange(summary)
+    block = ExampleGrid.of(panels) if panels else None
     above, legend, below = 3.6, 0.5 if len(methods) < 4 else 0.7, block.height if block else 0.0
     high = above + legend + below
     figure = plt.figure(figsize=(WIDTH, high))
@@ -123,28 +113,15 @@ def corrected(index: pd.DataFrame, *, level: float = 0.95) -> Figure:
     Parameters
     ----------
     index : one row an architecture and method: architecture, method, corrected, ci_low, ci_high. 0: no more
-        overlap than two patients have; 1: identical maps. Optional: share_of_two_heads (1: the overlap of two
-        heads that differ by seed), with share_of_two_heads_ci_low and _ci_high where known. It has a second panel
-        with the same scale.
+        overlap than two patients have; 1: identical maps.
     level : of the intervals, for the axis label.
-
-    Raises
-    ------
-    InputError : as `drift`.
     """
-    names, methods, cells, _ = arrange(index, "corrected", ["corrected", "ci_low", "ci_high"])
-    shown = [("corrected", "ci_low", "ci_high", "identical maps")]
-    if "share_of_two_heads" in cells and cells["share_of_two_heads"].notna().any():
-        bounds = [f"share_of_two_heads_{end}" for end in ("ci_low", "ci_high")]
-        cells = cells.assign(**{name: np.nan for name in bounds if name not in cells})
-        shown.append(("share_of_two_heads", *bounds, "two heads"))
-    figure, axes = make_panels(len(shown), names, methods, sharey=True)
-    for axis, (middle, low, high, one) in zip(axes, shown, strict=True):
-        axis.axhline(0, color="grey", linestyle=":", linewidth=1.2, label="0: two patients")
-        axis.axhline(1, color="grey", linestyle="--", linewidth=1, label="1: the level named above")
-        dots(axis, cells, middle, low, high)
-        axis.set_title(f"1 = {one}", fontsize=9)
-        axis.set_ylabel(f"corrected overlap,\n{level:.0%} interval")
-        name_axis(axis, names)
-    shared_legend(figure, axes)
+    names, methods, cells, _ = arrange(index)
+    figure, (axis,) = make_panels(1, names, methods)
+    axis.axhline(0, color="grey", linestyle=":", linewidth=1.2, label="0: two patients")
+    axis.axhline(1, color="grey", linestyle="--", linewidth=1, label="1: identical maps")
+    dots(axis, cells, "corrected", "ci_low", "ci_high")
+    axis.set_ylabel(f"corrected overlap,\n{level:.0%} interval")
+    name_axis(axis, names)
+    shared_legend(figure, [axis])
     return figure

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cxr.metrics.metric_table import METRICS
-from cxr.report.figures.layout import place_legend, require_columns
-from cxr.report.figures.style import BASELINES, COLOURS, DASHES, METHOD_LABELS, WIDTH, wrapped
+from cxr.report.figures.layout import place_legend
+from cxr.report.figures.style import COLOURS, DASHES, METHOD_LABELS, WIDTH, wrapped
 
 
 def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
@@ -21,21 +20,12 @@ def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
     ----------
     course : one row an architecture, method, seed and epoch (0: before fine-tuning): architecture, method,
         seed, epoch, value (median of `metric`), ci_low, ci_high, auc (macro AUC on the test set at that epoch).
-        Optional: the baselines two_patients and two_heads; their values at the last epoch are drawn at the right
-        edge.
     metric : a name in `cxr.metrics.metric_table.METRICS`.
 
     Colours stand for architectures, line styles for methods. Each seed is a thin line with its interval; with
     several seeds, a thick line is their mean over the epochs that all of them have. More than three methods have a
     panel each.
-
-    Raises
-    ------
-    InputError : a column is missing or there are no rows.
     """
-    require_columns(
-        course, "course", ["architecture", "method", "seed", "epoch", "value", "ci_low", "ci_high", "auc"]
-    )
     names, methods = (list(dict.fromkeys(course[column])) for column in ("architecture", "method"))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
     groups = [methods] if len(methods) <= 3 else [[method] for method in methods]
@@ -50,7 +40,7 @@ def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
         axis = figure.add_subplot(spot, sharex=lower, sharey=axes[0] if axes else None)
         axes.append(axis)
         if len(groups) > 1:
-            axis.set_title(METHOD_LABELS.get(group[0], group[0]), fontsize=9)
+            axis.set_title(METHOD_LABELS[group[0]], fontsize=9)
         axis.axhline(METRICS[metric].identical, color="grey", linewidth=1, linestyle=(0, (1, 1)))
         for style, method in zip(DASHES, group, strict=False):
             for name in names:
@@ -64,44 +54,18 @@ def course(course: pd.DataFrame, *, metric: str = "overlap") -> Figure:
     last = float(course["epoch"].max())
     first = float(course["epoch"].min())
     span = max(last - first, 1.0)
-    levels = [
-        (column, marker) for column, marker in (("two_patients", "x"), ("two_heads", "s")) if column in course
-    ]
-    levels = [(column, marker) for column, marker in levels if course[column].notna().any()]
-    for axis, group in zip(axes, groups, strict=True):
-        for column, marker in levels:
-            for place, method in enumerate(group):
-                for name in names:
-                    cell = course[(course["architecture"] == name) & (course["method"] == method)]
-                    final = cell[cell["epoch"] == cell["epoch"].max()]
-                    spots = last + span * (0.03 + 0.07 * place + np.array([0, 0.03, 0.06]))
-                    axis.plot(
-                        spots,
-                        np.full(3, final[column].mean()),
-                        color=colours[name],
-                        linestyle=DASHES[place],
-                        linewidth=1.2,
-                        marker=marker,
-                        markevery=[1],
-                        markersize=5,
-                    )
     lower.set(xlabel="epoch of fine-tuning (0: before)", ylabel="macro AUC (test set)")
-    lower.set_xlim(first - 0.02 * span, last + span * (0.03 + 0.07 * max(map(len, groups)) * bool(levels)))
+    lower.set_xlim(first - 0.02 * span, last + 0.03 * span)
     lower.xaxis.get_major_locator().set_params(integer=True)
     lower.set_xticks([tick for tick in lower.get_xticks() if first <= tick <= last])
-    for axis in axes if levels else ():
-        axis.axvline(last + 0.015 * span, color="0.85", linewidth=0.8)
     for axis in (*axes, lower):
         axis.grid(axis="y", color="0.92")
         axis.spines[["top", "right"]].set_visible(False)
     handles = {name: Line2D([], [], color=colours[name], linewidth=2) for name in names}
     if len(groups) == 1:
         for style, method in zip(DASHES, methods, strict=False):
-            handles[METHOD_LABELS.get(method, method)] = Line2D([], [], color="black", linestyle=style)
+            handles[METHOD_LABELS[method]] = Line2D([], [], color="black", linestyle=style)
     handles["identical maps"] = Line2D([], [], color="grey", linewidth=1, linestyle=(0, (1, 1)))
-    for column, marker in levels:
-        text = f"{BASELINES[column][0]}, last epoch"
-        handles[text] = Line2D([], [], color="black", marker=marker, linewidth=1.2, markersize=5)
     if course["seed"].nunique() > 1:
         handles["mean of the seeds (thin: each)"] = Line2D([], [], color="black", linewidth=2)
     place_legend(figure, handles.values(), handles)

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cxr.core.errors import InputError
 from cxr.report.figures.style import WIDTH, plain
 
 
@@ -27,12 +26,8 @@ def examples(panels: Sequence[Mapping[str, object]], *, title: str = "") -> Figu
     title : of the whole figure.
 
     All maps are on one colour scale, 0 to 1.
-
-    Raises
-    ------
-    InputError : there are no panels, or two for one class and rule; a key is missing; or a map leaves [0, 1].
     """
-    block = ExampleGrid.of(panels, "examples", top=0.62 if title else 0.38)
+    block = ExampleGrid.of(panels, top=0.62 if title else 0.38)
     figure = plt.figure(figsize=(block.width, block.height))
     block.draw(figure, at=(0.0, 0.0), names=("before", "after"))
     figure.suptitle(title, fontsize=10, y=1 - 0.08 / block.height, va="top")
@@ -54,28 +49,8 @@ class ExampleGrid:
     _GAP: ClassVar[float] = 0.1
 
     @classmethod
-    def of(cls, panels: Sequence[Mapping[str, object]], what: str, *, top: float = 0.38) -> ExampleGrid:
-        panels = list(panels)
-        if not panels:
-            raise InputError(f"figures.{what}: there are no panels: give at least one image.")
-        placed = {}
-        for number, panel in enumerate(panels):
-            wanted = ("class", "rule", "image", "before", "after", "text")
-            if missing := [key for key in wanted if key not in panel]:
-                raise InputError(f"figures.{what}: panel {number} lacks {', '.join(missing)}.")
-            place = (panel["class"], panel["rule"])
-            if place in placed:
-                raise InputError(
-                    f"figures.{what}: two panels for the class '{place[0]}' and the rule '{place[1]}'."
-                )
-            for checkpoint in ("before", "after"):
-                values = np.asarray(panel[checkpoint])
-                if np.nanmin(values, initial=0) < 0 or np.nanmax(values, initial=0) > 1 + 1e-6:
-                    raise InputError(
-                        f"figures.{what}: map {checkpoint} of panel {number} has values outside 0 to 1, the "
-                        "colour scale of all maps: scale it with cxr.metrics.map_grids.prepare."
-                    )
-            placed[place] = panel
+    def of(cls, panels: Sequence[Mapping[str, object]], *, top: float = 0.38) -> ExampleGrid:
+        placed = {(panel["class"], panel["rule"]): panel for panel in panels}
         height, width = np.shape(panels[0]["image"])
         longest = max(len(word) for label, _ in placed for word in plain(label).split())
         left = float(np.clip(0.25 + 0.075 * longest, 0.8, 2.0))

@@ -1,4 +1,4 @@
-"""Panels, axes and legends of figures about architectures and methods, and checks of their tables."""
+"""Panels, axes and legends of figures about architectures and methods."""
 
 from __future__ import annotations
 
@@ -11,29 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cxr.core.errors import InputError
 from cxr.report.figures.style import WIDTH
-
-
-def require_columns(table: pd.DataFrame, what: str, columns: Sequence[str]) -> None:
-    """Raise InputError, naming the figure `what`, unless `table` has rows and all `columns`."""
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise InputError(
-            f"figures.{what}: the table lacks {', '.join(missing)}; it has {', '.join(table.columns)}."
-        )
-    if table.empty:
-        raise InputError(
-            f"figures.{what}: the table has no rows: nothing was scored, or a filter removed all rows."
-        )
-
-
-def require_unique(table: pd.DataFrame, what: str, keys: list[str]) -> None:
-    """Raise InputError, naming the figure `what`, if two rows of `table` have the same `keys`."""
-    twice = table.duplicated(keys)
-    if twice.any():
-        cell = ", ".join(f"{key} {table.loc[twice, key].iloc[0]}" for key in keys)
-        raise InputError(f"figures.{what}: several rows for {cell}: pool them first.")
 
 
 def slot_width(methods: Sequence[str]) -> float:
@@ -42,28 +20,18 @@ def slot_width(methods: Sequence[str]) -> float:
 
 
 def arrange(
-    table: pd.DataFrame,
-    what: str,
-    columns: Sequence[str],
-    names: list[str] | None = None,
-    methods: list[str] | None = None,
+    table: pd.DataFrame, names: list[str] | None = None, methods: list[str] | None = None
 ) -> tuple[list[str], list[str], pd.DataFrame, float]:
     """Give each architecture and method its place along x.
 
     Args:
-        table: one row an architecture and method, with `columns`.
-        what: the figure, for error messages.
-        columns: that `table` must have.
+        table: one row an architecture and method.
         names, methods: their order; None: that of the table.
 
     Returns: architectures, methods, a table with one row for every pair of them (NaN where `table` has none) and
         its place as the column `x`, and the width of a pair's place.
-
-    Raises: InputError as `require_columns` and `require_unique`.
     """
     keys = ["architecture", "method"]
-    require_columns(table, what, [*keys, *columns])
-    require_unique(table, what, keys)
     names = names or list(dict.fromkeys(table["architecture"]))
     methods = methods or list(dict.fromkeys(table["method"]))
     cells = table.set_index(keys).reindex(pd.MultiIndex.from_product([names, methods], names=keys))

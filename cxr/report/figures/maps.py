@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
-from cxr.report.figures.layout import arrange, fit_columns, name_axis, require_columns, shared_legend
+from cxr.report.figures.layout import arrange, fit_columns, name_axis, shared_legend
 from cxr.report.figures.marks import dots, mark_missing
 from cxr.report.figures.style import COLOURS, WIDTH, method_style
 
@@ -97,13 +97,8 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
         map's sum inside), energy_change (mean of after minus before), energy_change_ci_low,
         energy_change_ci_high.
     level : of the intervals, for the axis label.
-
-    Raises
-    ------
-    InputError : as `drift`, for each region.
     """
     change = ["energy_change", "energy_change_ci_low", "energy_change_ci_high"]
-    require_columns(summary, "regions", ["region", "area", "energy_before", "energy_after", *change])
     found = list(dict.fromkeys(summary["region"]))
     names, methods = (list(dict.fromkeys(summary[column])) for column in ("architecture", "method"))
     columns, width = fit_columns(len(found), len(names) * len(methods))
@@ -115,13 +110,13 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
     used = []
     for number, region in enumerate(found):
         upper, lower = (grid[2 * (number // columns) + row, number % columns] for row in (0, 1))
-        _, _, cells, slot = arrange(summary[summary["region"] == region], "regions", change, names, methods)
+        _, _, cells, slot = arrange(summary[summary["region"] == region], names, methods)
         x = cells["x"].to_numpy()
         areas = cells["area"].to_numpy(float)
         ends = (x - 0.46 * slot, x + 0.46 * slot)
         upper.hlines(areas, *ends, color="black", linestyle=(0, (2, 1)), linewidth=1.2, label="a uniform map")
         for method, part in cells.groupby(level="method", sort=False):
-            colour, marker = method_style(method, methods)
+            colour, marker = method_style(method)
             before, after = (part[f"energy_{name}"].to_numpy(float) for name in ("before", "after"))
             spots = part["x"].to_numpy()
             for spot, start, stop in zip(spots, before, after, strict=True):

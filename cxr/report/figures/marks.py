@@ -19,9 +19,8 @@ def dots(
         middle, low, high: columns of `cells`. The point may lie outside its interval.
         passed: bool for each cell; where False, the point is hollow and crossed.
     """
-    methods = list(cells.index.unique("method"))
     for method, part in cells.groupby(level="method", sort=False):
-        colour, marker = method_style(method, methods)
+        colour, marker = method_style(method)
         x = part["x"].to_numpy()
         value, bottom, top = (part[column].to_numpy(float) for column in (middle, low, high))
         axis.errorbar(
@@ -35,7 +34,7 @@ def dots(
         )
         good = np.ones(len(x), bool) if passed is None else passed[part.index].to_numpy(bool)
         size = 5.5 if len(cells) <= 16 else 4.0
-        label = METHOD_LABELS.get(method, method)
+        label = METHOD_LABELS[method]
         style = {"linestyle": "", "markersize": size, "color": colour, "zorder": 3}
         axis.plot(x[good], value[good], marker=marker, label=label, **style)
         if not good.all():

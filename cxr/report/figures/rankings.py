@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from cxr.core.errors import InputError
-from cxr.report.figures.layout import place_legend, require_columns
+from cxr.report.figures.layout import place_legend
 from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, plain
 
 # the choices of an analysis, in the order of the rows under a specification curve
@@ -35,7 +34,7 @@ def ranking(ranks: pd.DataFrame, *, title: str = "") -> Figure:
                 text = f"P = {row[f'P({method})']:.2f}"
                 spot = (position, row[method])
                 axis.annotate(text, spot, (0, 9), textcoords="offset points", ha="center", fontsize=8)
-    axis.set_xticks(range(len(methods)), [METHOD_LABELS.get(method, method) for method in methods])
+    axis.set_xticks(range(len(methods)), [METHOD_LABELS[method] for method in methods])
     axis.set_yticks(range(1, len(ranks) + 1))
     axis.set(ylabel="rank (1: most stable)", title=title, xlim=(-0.3, len(methods) - 0.1))
     axis.set_ylim(len(ranks) + 0.4, 0.4)
@@ -57,8 +56,8 @@ def specification_curve(
     ----------
     analyses : one row an analysis x architecture x method: variant, q, grid, images (the choices of an
         analysis), architecture, method, value (higher is more stable; NaN where missing), complete (bool),
-        is_default (bool, one analysis a method); optional borrowed (bool: the variant exists for another method
-        only); these rows are left out, as they repeat those of the default variant.
+        is_default (bool, one analysis a method), borrowed (bool: the variant exists for another method only; these
+        rows are left out, as they repeat those of the default variant).
     rankings : `multiverse.rankings`: the choices, method_a, method_b and reversal (bool, missing where it
         cannot be asked). Where `method` is one of the two, a last row marks the analyses in which the two methods
         rank some pair of architectures in opposite ways. None: no such row.
@@ -69,42 +68,17 @@ def specification_curve(
     difference between these two; a negative difference reverses the finding. Analyses without one of the two
     values come last. The upper panel has a point for each architecture, hollow where the analysis is incomplete.
     Below are the difference and the choices.
-
-    Raises
-    ------
-    InputError : a column is missing, the method has no rows, or it has not exactly one default analysis with a
-        value.
     """
-    require_columns(analyses, "specification_curve", [*_CHOICES, "architecture", "method", "value", "complete"])
-    require_columns(analyses, "specification_curve", ["is_default"])
-    table = analyses[analyses["method"] == method]
-    if "borrowed" in table:
-        table = table[~table["borrowed"].astype(bool)]
-    if table.empty:
-        raise InputError(
-            f"figures.specification_curve: no analysis has the method '{method}'; "
-            f"the table has {', '.join(analyses['method'].unique())}."
-        )
+    table = analyses[(analyses["method"] == method) & ~analyses["borrowed"]]
     keys = list(_CHOICES)
-    if table.duplicated([*keys, "architecture"]).any():
-        raise InputError(
-            f"figures.specification_curve: '{method}' has several rows for one analysis and architecture; "
-            "pool them first."
-        )
     codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     names = list(dict.fromkeys(table["architecture"]))
     default = np.unique(codes[table["is_default"].to_numpy(bool)])
     values = table.assign(analysis=codes).pivot(index="analysis", columns="architecture", values="value")[names]
-    if len(default) != 1 or values.loc[default[0]].isna().all():
-        raise InputError(
-            f"figures.specification_curve: '{method}' has {len(default)} default analyses; mark exactly one with "
-            "is_default, one that has values."
-        )
     ranked = values.loc[default[0]].dropna().sort_values(ascending=False, kind="stable").index
     first, last = ranked[0], ranked[-1]
     difference = values[first] - values[last]
-    # with one architecture all differences are 0: sort by its values
-    order = (difference if first != last else values[first]).sort_values(kind="stable", na_position="last").index
+    order = difference.sort_values(kind="stable", na_position="last").index
     values, difference = values.loc[order], difference.loc[order]
     chosen = table.assign(analysis=codes).groupby("analysis")[keys].first().loc[order]
     complete = table["complete"].to_numpy(bool)
@@ -121,7 +95,7 @@ def specification_curve(
     if opposite is not None:
         options["opposite"] = [opposite[0]]
         chosen = chosen.assign(opposite=np.where(opposite[1], opposite[0], None))
-    heights = [2.3, *([1.2] if first != last else []), *(0.08 + 0.18 * len(found) for found in options.values())]
+    heights = [2.3, 1.2, *(0.08 + 0.18 * len(found) for found in options.values())]
     figure, axes = plt.subplots(
         len(heights),
         1,
@@ -151,32 +125,31 @@ def specification_curve(
             )
     axes[0].set_ylabel(label)
     axes[0].grid(axis="y", color="0.9")
-    axes[0].set_title(f"{METHOD_LABELS.get(method, method)}: {len(x)} analyses", fontsize=10)
+    axes[0].set_title(f"{METHOD_LABELS[method]}: {len(x)} analyses", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     handles.append(Rectangle((0, 0), 1, 1, color=COLOURS[4], alpha=0.35, linewidth=0))
     labels.append("default analysis")
     if not complete.all():
         handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle=""))
         labels.append("incomplete analysis (hollow, pale)")
-    if first != last:
-        axis = axes[1]
-        height = difference.to_numpy(float)
-        known = np.isfinite(height)
-        colours = [
-            (COLOURS[1] if value < 0 else "#4D4D4D", 1.0 if solid else 0.4)
-            for value, solid in zip(height[known], complete[known], strict=True)
-        ]
-        axis.bar(x[known], height[known], width=0.8, color=colours)
-        axis.axhline(0, color="black", linewidth=0.8)
-        axis.set_ylabel(f"{first}\n\N{MINUS SIGN} {last}", fontsize=8)
-        ranks = values.rank(axis=1)  # ties share a rank: another order than one without ties
-        whole = values.notna().all(axis=1).to_numpy() & complete  # incomplete analyses have no ranks
-        same = (ranks.to_numpy() == ranks.loc[default[0]].to_numpy()).all(1) & whole
-        negative, asked = height < 0, known & complete
-        text = f"reversed in {int((negative & asked).sum())} of {int(asked.sum())} complete analyses"
-        if len(names) > 2 and whole[here]:
-            text += f"; all {len(names)} as in the default analysis in {int(same.sum())} of {int(whole.sum())}"
-        axis.set_title(text, fontsize=8, loc="left", pad=3)
+    axis = axes[1]
+    height = difference.to_numpy(float)
+    known = np.isfinite(height)
+    colours = [
+        (COLOURS[1] if value < 0 else "#4D4D4D", 1.0 if solid else 0.4)
+        for value, solid in zip(height[known], complete[known], strict=True)
+    ]
+    axis.bar(x[known], height[known], width=0.8, color=colours)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_ylabel(f"{first}\n\N{MINUS SIGN} {last}", fontsize=8)
+    ranks = values.rank(axis=1)  # ties share a rank: another order than one without ties
+    whole = values.notna().all(axis=1).to_numpy() & complete  # incomplete analyses have no ranks
+    same = (ranks.to_numpy() == ranks.loc[default[0]].to_numpy()).all(1) & whole
+    negative, asked = height < 0, known & complete
+    text = f"reversed in {int((negative & asked).sum())} of {int(asked.sum())} complete analyses"
+    if len(names) > 2 and whole[here]:
+        text += f"; all {len(names)} as in the default analysis in {int(same.sum())} of {int(whole.sum())}"
+    axis.set_title(text, fontsize=8, loc="left", pad=3)
     for axis, (key, found) in zip(axes[-len(options) :], options.items(), strict=True):
         for row, option in enumerate(found):
             spots = x[(chosen[key] == option).to_numpy()]
@@ -196,7 +169,7 @@ def specification_curve(
         axis.tick_params(axis="x", bottom=False)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
     axes[-1].set_xlim(-0.8, len(x) - 0.2)
-    axes[-1].set_xlabel("analysis, sorted by the difference" if first != last else "analysis, sorted by the value")
+    axes[-1].set_xlabel("analysis, sorted by the difference")
     axes[-1].tick_params(axis="x", bottom=True)
     axes[-1].spines["bottom"].set_visible(True)
     figure.align_ylabels(axes[: -len(options)])
@@ -222,12 +195,11 @@ def _reversed_analyses(
     """
     if rankings is None or rankings.empty:
         return None
-    require_columns(rankings, "specification_curve (rankings)", [*_CHOICES, "method_a", "method_b", "reversal"])
     table = rankings[(rankings["method_a"] == method) | (rankings["method_b"] == method)].dropna(subset="reversal")
     if table.empty:
         return None
     other = table["method_b"].where(table["method_a"] == method, table["method_a"]).unique()
     opposite = set(table.loc[table["reversal"].astype(bool), list(_CHOICES)].itertuples(index=False, name=None))
     rows = chosen[list(_CHOICES)].itertuples(index=False, name=None)
-    label = "against " + ", ".join(METHOD_LABELS.get(name, name) for name in other)
+    label = "against " + ", ".join(METHOD_LABELS[name] for name in other)
     return label, np.array([row in opposite for row in rows])

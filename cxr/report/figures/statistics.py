@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cxr.metrics.metric_table import METRICS
-from cxr.report.figures.layout import place_legend, require_columns, require_unique, shared_legend
+from cxr.report.figures.layout import place_legend, shared_legend
 from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, signed
 
 
@@ -21,14 +21,8 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
     table : one row a metric, architecture and method: metric, architecture, method, standardised (effect size of
         the observed drift against two heads; NaN where missing), sees (bool).
     limit : colours span -limit to limit, whatever the data: two studies can be compared.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, or two rows for one metric, architecture and method.
     """
     keys = ["metric", "architecture", "method"]
-    require_columns(table, "metrics_seen", [*keys, "standardised", "sees"])
-    require_unique(table, "metrics_seen", keys)
     metrics, names, methods = (list(dict.fromkeys(table[key])) for key in keys)
     columns = [(name, method) for name in names for method in methods]
     columns = [c for c in columns if ((table["architecture"] == c[0]) & (table["method"] == c[1])).any()]
@@ -54,7 +48,7 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
                 Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, fill=False, edgecolor="black", linewidth=1.6)
             )
     turn = {"rotation": 90 if len(columns) > 20 else 40, "ha": "center" if len(columns) > 20 else "right"}
-    axis.set_xticks(range(len(columns)), [METHOD_LABELS.get(m, m) for _, m in columns], fontsize=8, **turn)
+    axis.set_xticks(range(len(columns)), [METHOD_LABELS[m] for _, m in columns], fontsize=8, **turn)
     if len(columns) <= 20:
         for label in axis.get_xticklabels():
             label.set_rotation_mode("anchor")
@@ -88,14 +82,7 @@ def power(table: pd.DataFrame, *, wanted: float = 0.8) -> Figure:
     ----------
     table : seeds, patients, effect (a number or its name), power (0 to 1).
     wanted : the power of the dashed line.
-
-    Raises
-    ------
-    InputError : a column is missing, there are no rows, or two rows for one effect, patients and seeds.
     """
-    keys = ["effect", "patients", "seeds"]
-    require_columns(table, "power", [*keys, "power"])
-    require_unique(table, "power", keys)
     effects = list(dict.fromkeys(table["effect"]))
     patients = sorted(table["patients"].unique())
     seeds = sorted(table["seeds"].unique())

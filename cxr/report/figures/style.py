@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 
 from cxr.core import methods
 
@@ -39,15 +38,9 @@ def wrapped(label: str) -> str:
     return textwrap.fill(label, 30)
 
 
-def method_style(method: str, methods: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker of a method: fixed for a known one; others take those that no method of the figure has."""
-    known = list(METHOD_LABELS)
-    if method in known:
-        place = known.index(method)
-    else:
-        free = [number for number in range(len(COLOURS)) if number >= len(known) or known[number] not in methods]
-        others = [name for name in methods if name not in known]
-        place = (free or list(range(len(COLOURS))))[others.index(method) % max(1, len(free))]
+def method_style(method: str) -> tuple[str, str]:
+    """Colour and marker of a method, the same in every figure."""
+    place = list(METHOD_LABELS).index(method)
     return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
 
 

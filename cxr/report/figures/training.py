@@ -71,7 +71,7 @@ def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
             table["confidence"],
             table["accuracy"],
             color=colour,
-            label=CHECKPOINT_LABELS.get(checkpoint, checkpoint),
+            label=CHECKPOINT_LABELS[checkpoint],
         )
         axis.scatter(table["confidence"], table["accuracy"], s=3 + table["n"], color=colour, alpha=0.6)
     axis.set(xlabel="confidence of the predicted class", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
