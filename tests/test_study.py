@@ -137,7 +137,7 @@ def runs_by_stage(complete=True) -> dict[str, list[tracking.StoredRun]]:
     return found
 
 
-def counts(runs: dict[str, list[tracking.RunInfo]]) -> dict[str, int]:
+def counts(runs: dict[str, list[tracking.StoredRun]]) -> dict[str, int]:
     return {stage: len(found) for stage, found in runs.items()}
 
 

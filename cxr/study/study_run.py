@@ -89,7 +89,7 @@ def find_step(
     recorded: str = "",
     parent: str | None = None,
     has_notebook: Callable[[str], bool] = lambda run_id: False,
-) -> tracking.RunInfo | None:
+) -> tracking.StoredRun | None:
     """The complete run of this fingerprint, or None.
 
     If several runs have it, `recorded` is preferred to newer ones: a newer run would have another id, and so all
