@@ -1,11 +1,13 @@
 """The notebooks, executed for real on a tiny network: as a study, and by hand through papermill."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import browser
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,6 +81,16 @@ def test_a_second_start_does_nothing(study, store):
     done = run("cxr", "study", "params/smoke.yaml", *TWO, "--out", store / "out", store=store)
     assert "9 done already, 0 to run" in done.stdout
     assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
+
+
+@pytest.mark.skipif(browser.find() is None, reason=f"no browser: none of {', '.join(browser.NAMES)} is installed")
+def test_a_person_finds_runs_maps_reports_and_models_in_the_ui(store):
+    path = PROJECT / "tests" / "benchmarks" / "ui_screenshots.py"
+    spec = importlib.util.spec_from_file_location("ui_screenshots", path)
+    screenshots = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(screenshots)
+    with screenshots.server(tracking.resolve()) as address:
+        assert screenshots.look(address, screenshots.pages("smoke")) == {}
 
 
 def test_the_train_run_holds_what_it_should(store):

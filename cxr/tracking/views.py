@@ -4,7 +4,7 @@ MLflow 3.17 keeps the views of its *Views* menu as tags of the experiment, `mlfl
 opens one at the address `#/experiments/<id>/runs?viewStateShareKey=<key>`. The tag's value is JSON: `name`,
 `createdAt`, `updatedAt` (milliseconds), and `state`: the state of the page as JSON again, or "deflate;" and the
 zlib stream of that in base 64. The format is the UI's own, not documented, and read from its bundle;
-`tests/test_ui.py` opens every view in a browser. A UI that does not know these tags ignores them.
+`tests/test_notebooks.py` opens every view in a browser. A UI that does not know these tags ignores them.
 
 Pure functions; `cxr.tracking` sets the tags.
 """

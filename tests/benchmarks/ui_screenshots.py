@@ -3,8 +3,8 @@
     python tests/benchmarks/ui_screenshots.py [--tracking-uri URI] [--experiment NAME] [--out FOLDER]
 
 Starts `cxr ui` on a store that holds a study, opens its pages in a headless Chromium, sees that what should be
-there is there, and writes a PNG of each. Exit status 1 when something is missing. `tests/test_ui.py` runs it on a
-small store.
+there is there, and writes a PNG of each. Exit status 1 when something is missing. `tests/test_notebooks.py` runs
+it on a small study.
 """
 
 import argparse
