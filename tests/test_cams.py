@@ -9,15 +9,16 @@ from tf_keras_vis.layercam import Layercam
 from tf_keras_vis.saliency import Saliency
 
 from cxr.attribution import cams, explaining, perturbing
+from cxr.core.architectures import KNOWN
 from cxr.core.errors import InputError
 from cxr.core.methods import LABELS, METHODS, TABLE, Method
 from cxr.core.methods import cams as cams_of
-from cxr.core.params import ARCHITECTURES, AttributeParams
+from cxr.core.params import AttributeParams
 from cxr.metrics import map_grids
 from cxr.models import build, targets
 
-PAPER = [pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[:3]]
-COMPACT = list(ARCHITECTURES[3:])
+PAPER = [pytest.param(name, marks=pytest.mark.slow) for name in KNOWN[:3]]
+COMPACT = list(KNOWN[3:])
 N_CLASSES = 5
 CAMS = ("layercam", "gradcampp", "gradcam", "hirescam")
 

@@ -6,8 +6,9 @@ import tensorflow as tf
 from keras import layers
 
 from cxr.attribution import explaining
+from cxr.core.architectures import KNOWN
 from cxr.core.errors import InputError
-from cxr.core.params import ARCHITECTURES, TrainParams
+from cxr.core.params import TrainParams
 from cxr.data import loading
 from cxr.data import manifest as data_manifest
 from cxr.models import build, targets, weights
@@ -361,7 +362,7 @@ def test_prediction_table():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ARCHITECTURES[:3])
+@pytest.mark.parametrize("name", KNOWN[:3])
 def test_the_papers_networks_through_both_stages_and_both_methods(name):
     size = 128
     settings = TrainParams(

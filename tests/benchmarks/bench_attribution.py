@@ -30,7 +30,7 @@ from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.layercam import Layercam
 
 from cxr.attribution import explaining
-from cxr.core.params import ARCHITECTURES
+from cxr.core.architectures import KNOWN
 from cxr.models import build, targets
 
 METHODS = ("layercam", "gradcampp")
@@ -149,9 +149,9 @@ def main() -> None:
     if given.peak:
         print_peak_growth(*given.peak)
         return
-    cases = [(name, 128, 32, 5) for name in ARCHITECTURES[3:]] + [(name, 224, 16, 3) for name in ARCHITECTURES[:3]]
+    cases = [(name, 128, 32, 5) for name in KNOWN[3:]] + [(name, 224, 16, 3) for name in KNOWN[:3]]
     if given.small:
-        cases = [(name, 64, 4, 2) for name in ARCHITECTURES[3:]]
+        cases = [(name, 64, 4, 2) for name in KNOWN[3:]]
     rows = [measure(*case) for case in cases]
     print(pd.DataFrame(rows).set_index("architecture").T.to_string(float_format="{:.2f}".format))
 

@@ -23,7 +23,8 @@ import numpy as np
 import tensorflow as tf
 
 from cxr.attribution import explaining
-from cxr.core.params import ARCHITECTURES, TrainParams
+from cxr.core.architectures import KNOWN
+from cxr.core.params import TrainParams
 from cxr.data import loading
 from cxr.data import manifest as data_manifest
 from cxr.metrics import similarity
@@ -215,7 +216,7 @@ def main() -> None:
             flush=True,
         )
 
-    cases = [(name, 224, 64) for name in ARCHITECTURES[:3]]
+    cases = [(name, 224, 64) for name in KNOWN[:3]]
     for architecture, side, n in [("CompactResNetV2", 64, 64)] if small else cases:
         heading = f"stage 1, {architecture}, {side} px, {n} images, 10 epochs"
         columns = f"{'processors':>12}{'times faster':>14}{'wall':>9}{'times faster':>14}  head's weights"
