@@ -136,12 +136,12 @@ def listing() -> str:
     others = [name for name in APPLICATIONS if name not in KNOWN]
     parts = {
         "the paper's": KNOWN[:3],
-        "their compact networks": KNOWN[3:],
+        "compact, like these": KNOWN[3:],
         "keras.applications": others,
         "your own": ["package.module:function"],
     }
     rows = [
-        textwrap.fill(", ".join(names), 100, initial_indent=f"{part:20}", subsequent_indent=" " * 20)
+        textwrap.fill(", ".join(names), 100, initial_indent=f"{part:21}", subsequent_indent=" " * 21)
         for part, names in parts.items()
     ]
     return "\n".join(rows)
