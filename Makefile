@@ -18,7 +18,7 @@ study: $(VENV)/.installed  ## run a study; PARAMS=params/study.yaml ARGS='--set 
 	$(BIN)/cxr study $(PARAMS) $(ARGS)
 
 test: $(VENV)/.installed  ## all tests, two files at a time; each worker takes about 2 GiB
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(VENV)/.installed  ## tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

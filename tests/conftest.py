@@ -5,12 +5,20 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(config, items):
+    """Files of fast tests first. With several workers last, so that the workers end at about the same time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    sign = -1 if hasattr(config, "workerinput") else 1
+    items.sort(key=lambda item: sign * slow[item.path])
 
 
 @pytest.fixture(scope="session")
