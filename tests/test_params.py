@@ -99,6 +99,12 @@ def test_from_notebook_reads_the_parameter_cells_only():
     assert (found.seed, found.architecture) == (3, "ResNet50V2")
 
 
+def test_the_variable_of_a_comprehension_is_no_parameter():
+    cell = "# Parameters\nlabel_map = {name: name for name in ('a', 'b')}\nseed: int = 3"
+    found = TrainParams.from_notebook(notebook(cell, label_map={"a": "a", "b": "b"}, seed=3))
+    assert (found.label_map, found.seed) == ({"a": "a", "b": "b"}, 3)
+
+
 def test_from_notebook_refuses_what_papermill_only_warns_of():
     with pytest.raises(InputError, match="unknown parameter 'sead': did you mean 'seed'"):
         TrainParams.from_notebook(notebook("# Parameters\nseed = 0", "# Parameters\nsead = 3\n", seed=0, sead=3))

@@ -98,8 +98,14 @@ class Params(BaseModel):
 
 
 def _assigned(source: str) -> list[str]:
-    nodes = ast.walk(ast.parse(source))
-    return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    """The names that a cell assigns at its top level; those inside a comprehension are no parameters."""
+    targets = []
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            targets += statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets.append(statement.target)
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _unknown(key: str) -> str:
