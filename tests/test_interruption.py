@@ -174,7 +174,7 @@ def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store,
     resuming.find_done(own, state)
     assert (step.key in state.runs) == (left != "nothing")
     # a worker finds the same when it comes to this step
-    assert study_run.has_report(run_id) == (left in ("its-logged-notebook", "its-report"))
+    assert study_run.has_report(tracking.stored(run_id)) == (left in ("its-logged-notebook", "its-report"))
 
 
 def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):

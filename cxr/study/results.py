@@ -51,8 +51,8 @@ def describe(session: Session, state: State) -> None:
     name, data = session.study.name, session.study.data
     experiment = tracking.experiment_id(name)
     done = _in_order(session, state)
-    compare = done.get("compare", "")
-    artifacts = tracking.stored(compare).artifacts() if compare else []
+    compare = tracking.stored(done["compare"]) if "compare" in done else None
+    artifacts = compare.artifacts() if compare else []
     headline = table(done)
     if headline is not None:
         headline = tables.readable(headline)
@@ -61,11 +61,11 @@ def describe(session: Session, state: State) -> None:
         name,
         data=data,
         headline=headline,
-        claims=tracking.stored(compare).table("claims.csv") if "claims.csv" in artifacts else None,
+        claims=compare.table("claims.csv") if "claims.csv" in artifacts else None,
         runs=[(step.name, done[step.key]) for step in session.steps if step.key in done],
         experiment_id=experiment,
-        report_run=compare,
-        figure_run=compare if descriptions.FIGURE in artifacts else "",
+        report_run=compare.run_id if compare else "",
+        figure_run=compare.run_id if descriptions.FIGURE in artifacts else "",
         failures=state.failures,
         differs=descriptions.differs(changed, before),
     )

@@ -104,10 +104,10 @@ def find_step(
     """
     found = tracking.find(step.stage, experiment=study, fingerprint=fingerprint, parent=parent)
     if step.stage == "compare":
-        found = [run for run in found if has_report(run.run_id) or has_notebook(run.run_id)]
+        found = [run for run in found if has_report(run) or has_notebook(run.run_id)]
     return next((run for run in found if run.run_id == recorded), found[0] if found else None)
 
 
-def has_report(run_id: str) -> bool:
+def has_report(run: tracking.StoredRun) -> bool:
     """Whether a compare run has its report, or the notebook that the report is made from."""
-    return bool({"report.html", "notebook.ipynb"} & set(tracking.stored(run_id).artifacts()))
+    return bool({"report.html", "notebook.ipynb"} & set(run.artifacts()))
