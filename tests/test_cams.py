@@ -127,14 +127,14 @@ def test_gradcampp_by_hand():
     np.testing.assert_allclose(cams.gradcampp(*arrays)[0], weight * a, rtol=1e-5)
 
 
-def test_gradcampp_positive_by_hand():
+def test_gradcampp_authors_by_hand():
     # as above: where the gradient is negative, alpha is left out of the normaliser (tf-keras-vis leaves it in)
     a = np.array([[1.0, 2.0], [3.0, 4.0]])
     g = np.array([[1.0, 0.5], [-1.0, 2.0]])
     alpha = {1.0: 1 / 12, 0.5: 1 / 7, 2.0: 1 / 22}  # 1 / (2 + g * 10)
     weight = sum(g * alpha for g, alpha in alpha.items()) / sum(alpha.values())
     arrays = [tf.constant(v.astype(np.float32)[None, ..., None]) for v in (a, g)]
-    np.testing.assert_allclose(cams.gradcampp_positive(*arrays)[0], weight * a, rtol=1e-5)
+    np.testing.assert_allclose(cams.gradcampp_authors(*arrays)[0], weight * a, rtol=1e-5)
     # -1's alpha is 1 / (2 - 10), and the sum of all is smaller by it
     everywhere = sum(alpha.values()) - 1 / 8
     theirs = sum(g * alpha for g, alpha in alpha.items()) / everywhere
@@ -152,12 +152,12 @@ def authors_gradcampp(a, g, score):
     return np.maximum(((weights * alphas).sum((0, 1)) * a).sum(-1), 0)
 
 
-def test_gradcampp_positive_is_the_authors():
+def test_gradcampp_authors_is_the_authors():
     rng = np.random.default_rng(0)
     a = np.maximum(rng.normal(size=(3, 6, 6, 4)), 0)
     g = rng.normal(size=a.shape) * (rng.random(a.shape) > 0.2)
     g[:, :, :, 0] = -np.abs(g[:, :, :, 0])  # a channel without positive gradient
-    ours = cams.gradcampp_positive(tf.constant(a, tf.float32), tf.constant(g, tf.float32))
+    ours = cams.gradcampp_authors(tf.constant(a, tf.float32), tf.constant(g, tf.float32))
     theirs = np.stack([authors_gradcampp(*pair, score=1.5) for pair in zip(a, g, strict=True)])
     assert theirs.max() > 0
     np.testing.assert_allclose(ours * np.exp(1.5), theirs, rtol=1e-4)

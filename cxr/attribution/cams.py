@@ -124,7 +124,7 @@ def _compiled_gradcampp(shape: tuple[int, int, int]) -> Callable[[tf.Tensor, tf.
     return tf.function(partial(_by_tf_keras_vis, GradcamPlusPlus), input_signature=signature, autograph=False)
 
 
-def gradcampp_positive(activations: tf.Tensor, gradients: tf.Tensor) -> np.ndarray:
+def gradcampp_authors(activations: tf.Tensor, gradients: tf.Tensor) -> np.ndarray:
     """Grad-CAM++, normalised as its authors' code does.
 
     A channel's alphas are divided by their sum over the positions of positive gradient. tf-keras-vis sums over all

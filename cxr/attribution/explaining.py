@@ -158,7 +158,7 @@ def variants(
     - `default`: what `attribute` returns.
     - `layer-<name>`, for each of `cxr.models.targets.TARGETS`: at that layer, if it is another one.
     - `score-softmax`: the gradient of the class' probability instead of its logit.
-    - `norm-positive` (gradcampp): see `cams.gradcampp_positive`.
+    - `norm-positive` (gradcampp): see `cams.gradcampp_authors`.
     - `layers-fused` (layercam): see `cams.fuse`; over those of `shallower`, `penultimate` and `final` that the
     model
       has.
@@ -262,7 +262,7 @@ def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str]):
                 maps[method, variant] = function_of(method)(*found[real, "logit"])
             maps[method, "score-softmax"] = function_of(method)(*found[own, "probability"])
         if "gradcampp" in methods:
-            maps["gradcampp", "norm-positive"] = cams.gradcampp_positive(*found[own, "logit"])
+            maps["gradcampp", "norm-positive"] = cams.gradcampp_authors(*found[own, "logit"])
         if "layercam" in methods and len(fused) > 1:
             maps["layercam", "layers-fused"] = cams.fuse([maps["layercam", variant_at[real]] for real in fused])
         return maps

@@ -2,8 +2,8 @@
 
 To add a method, write a function of its name in the module of `cxr.attribution` that its kind names, and add a row
 here. `cams`: a function (A, G) -> maps of the activations of a layer and the gradients of a score at it.
-`perturbing`: a function (model, layer) -> a function (images, classes) -> maps, which may query the model as often
-as it needs.
+`perturbing`: a function (model, layer, score) -> a function (images, classes) -> maps, which may query the model
+as often as it needs.
 
 Without TensorFlow, so that parameters are checked at once.
 """
@@ -19,13 +19,21 @@ from typing import Literal
 class Method:
     label: str  # in figures, tables and reports
     kind: Literal["cams", "perturbing"]  # the module of cxr.attribution that has the function of this name
+    # The map is multiplied by c > 0 when the gradients are. Log-odds and probability, whose gradients at an image
+    # differ by such a factor, then have the same map.
+    proportional: bool = False
+
+
+SCORES: tuple[str, ...] = ("log_odds", "logit", "probability")
+"""What a map can explain (`cxr.attribution.scores`); the first is the default."""
 
 
 TABLE: dict[str, Method] = {
-    "layercam": Method("LayerCAM", "cams"),
+    "layercam": Method("LayerCAM", "cams", proportional=True),
     "gradcampp": Method("Grad-CAM++", "cams"),
-    "gradcam": Method("Grad-CAM", "cams"),
-    "hirescam": Method("HiResCAM", "cams"),
+    "gradcampp_authors": Method("Grad-CAM++ (authors' normalisation)", "cams"),
+    "gradcam": Method("Grad-CAM", "cams", proportional=True),
+    "hirescam": Method("HiResCAM", "cams", proportional=True),
     "scorecam": Method("Score-CAM", "perturbing"),
     "smoothgrad": Method("SmoothGrad", "perturbing"),
     "integrated_gradients": Method("integrated gradients", "perturbing"),
