@@ -1,0 +1,126 @@
+"""Do the checks of maps fail impostors, and pass the map itself?
+
+    python tests/benchmarks/bench_map_checks.py [--small] [--architecture NAME ...]
+
+The compact networks have their source weights and a head trained on the phantom. On test images that the
+network classifies correctly, `map_checks.gains` measures LayerCAM and four maps that are none of the class:
+LayerCAM for the runner-up class, the sum of the layer's activations, the image's edges, and LayerCAM under one
+given head of permuted weights. Each of the random seeds (of the checks' own draws) has images of its own. A
+repeat draws as many images as a study checks, without replacement, from all that were measured, and
+`map_checks.verdict` judges them. So repeats share images: they say how much the verdict depends on which
+images and draws were taken, for these networks.
+
+`passes`: of the repeats, how many pass all checks; then for each check how many pass it. `--small`: one
+network, few images, which says nothing.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import impostors
+import keras
+import numpy as np
+import pandas as pd
+
+from cxr.attribution import explaining, following, map_checks
+from cxr.core.params import TrainParams
+from cxr.data import dataset
+from cxr.models import build, targets, weights
+from cxr.training import stages
+
+NETWORKS = ("CompactDenseNet", "CompactResNetV2", "CompactInception")
+
+
+def trained(settings: TrainParams, data: dataset.Dataset) -> keras.Model:
+    stages.seed_everything(settings.seed)
+    model = build.build(settings.architecture, n_classes=len(data.classes), image_size=settings.image_size)
+    weights.load_backbone(model, "source")
+    stages.transfer(model, *data.for_stage("transfer"), settings)
+    return model
+
+
+def candidates(model: keras.Model) -> dict[str, impostors.Explain]:
+    """LayerCAM and its impostors, by name."""
+    explain = explaining.explainer(model, layer="penultimate", methods=("layercam",))
+
+    def layercam(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        return explain(images, classes)["layercam"]
+
+    return {
+        "LayerCAM": layercam,
+        "wrong class": impostors.wrong_class(model, layercam),
+        "no head": impostors.head_free(model, targets.target_layer(model, "penultimate")),
+        "edges": impostors.edges,
+        "other head": impostors.other_head(model, layercam),
+    }
+
+
+def measured(model: keras.Model, data: dataset.Dataset, images: int, seeds: int) -> pd.DataFrame:
+    """`map_checks.gains` of all candidates: `images` for each of the seeds, with the patient."""
+    test = data.rows("test")
+    pixels, labels = np.asarray(data.images[test]), data.labels[test]
+    patients = data.manifest["patient_id"].to_numpy(str)[test]
+    right = np.flatnonzero(following.logits_function(model)(pixels).argmax(1) == labels)
+    if len(right) < images * seeds:
+        raise SystemExit(f"{len(right)} test images are classified correctly, and {images * seeds} are needed")
+    maps = candidates(model)
+
+    def explain(images: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: function(images, classes) for name, function in maps.items()}
+
+    tables = []
+    for seed in range(seeds):
+        rows = right[seed * images : (seed + 1) * images]
+        table = map_checks.gains(model, explain, pixels[rows], labels[rows], batch_size=64, rng_seed=seed)
+        tables.append(table.assign(patient=patients[rows][table["row"]], row=table["row"] + seed * images))
+    return pd.concat(tables, ignore_index=True)
+
+
+def judged(gains: pd.DataFrame, images: int, repeats: int) -> pd.DataFrame:
+    """Of the repeats, how many pass; a row a candidate."""
+    patients = gains.drop_duplicates("row").set_index("row")["patient"]
+    rng = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(repeats):
+        drawn = np.sort(rng.choice(len(patients), images, replace=False))
+        table = gains[gains["row"].isin(drawn)].assign(checkpoint="before")
+        table["row"] = np.searchsorted(drawn, table["row"])
+        verdicts.append(map_checks.verdict(table, patients.loc[drawn].to_numpy(), n_boot=1000))
+    found = pd.concat(verdicts)
+    columns = ["passes_checks", *(f"passes_{check}" for check in map_checks.CHECKS)]
+    return found.groupby("method", sort=False)[columns].sum()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="one network, few images")
+    parser.add_argument("--architecture", nargs="*", default=NETWORKS)
+    given = parser.parse_args()
+    images, seeds, drawn, repeats, names = 100, 3, 100, 100, given.architecture
+    if given.small:
+        images, seeds, drawn, repeats, names = 12, 1, 9, 3, NETWORKS[1:2]
+    settings = TrainParams(
+        phantom_images=90 if given.small else 900,
+        test_fraction=0.5,
+        image_size=64 if given.small else 128,
+        transfer_epochs=4 if given.small else 40,
+        extra_heads=0,
+    )
+    data = dataset.open(settings)
+    tables = []
+    for name in names:
+        model = trained(settings.model_copy(update={"architecture": name}), data)
+        table = judged(measured(model, data, images, seeds), drawn, repeats)
+        tables.append(table.assign(architecture=name).set_index("architecture", append=True).swaplevel())
+    columns = {f"passes_{check}": check for check in map_checks.CHECKS} | {"passes_checks": "passes"}
+    print(f"of {repeats} repeats with {drawn} images")
+    print(pd.concat(tables).rename(columns=columns).to_string())
+
+
+if __name__ == "__main__":
+    main()
