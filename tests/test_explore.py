@@ -390,7 +390,7 @@ def test_what_runs_lack_is_said_with_the_parameter_that_gives_it(uri):
         "`checkpoint_every: 1`",
         "`extra_heads: 2`",
         "`lesion_mask`",
-        "`map_check_images: 40`",
+        "`map_check_images: 100`",
     )
     assert all(word in said for word in words)
     assert view.course is None and not view.masks and view.located.empty and not view.cautions

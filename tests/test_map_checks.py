@@ -1,198 +1,119 @@
+import impostors
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from keras import layers
-from scipy.ndimage import gaussian_filter, sobel
-from scipy.stats import spearmanr
+from scipy.special import logsumexp
 
-from cxr.attribution import deleting, map_checks, randomising
+from cxr.attribution import explaining, following, map_checks, randomising
+from cxr.attribution.map_checks import CHECKS
 from cxr.core.errors import InputError
 from cxr.metrics import map_grids
+from cxr.report.figures import checks as figures_of_checks
 from cxr.statistics import bootstrap
 
-SIDE = 16
+SIDE = 32
 
 
-def linear_model(weights, bias=0.0, activation="linear"):
-    """Output [1 - m, m] with m = activation(sum(weights * image) / 255 + bias)."""
-    side = len(weights)
+def linear_model(weights):
+    """Logits sum(weights[..., c] * image) / 255 for weights [side, side, classes], and their softmax."""
+    side, _, classes = np.shape(weights)
     inputs = keras.Input((side, side, 1))
     x = layers.Rescaling(1 / 255)(inputs)
-    x = layers.Dense(1, activation=activation, name="logits")(layers.Flatten()(x))
-    outputs = layers.Concatenate()([layers.Rescaling(-1.0, 1.0)(x), x])
-    model = keras.Model(inputs, outputs)
-    model.get_layer("logits").set_weights([np.reshape(weights, (-1, 1)), np.array([bias])])
+    x = layers.Conv2D(1, 1, use_bias=False, kernel_initializer="ones", name="pixels")(x)  # a feature map
+    x = layers.Flatten()(x)
+    x = layers.Dense(classes, use_bias=False, name="logits")(x)
+    model = keras.Model(inputs, layers.Activation("softmax", name="probabilities")(x))
+    model.get_layer("logits").set_weights([np.reshape(weights, (-1, classes))])
     return model
 
 
-def conv_model(seed=0, dropout=0.0):
-    keras.utils.set_random_seed(seed)
-    inputs = keras.Input((SIDE, SIDE, 1))
-    x = layers.Rescaling(1 / 127.5, -1.0)(inputs)
-    x = layers.Conv2D(8, 3, padding="same", name="one", bias_initializer="random_normal")(x)
-    x = layers.BatchNormalization(name="bn", moving_mean_initializer="random_normal")(x)
-    x = layers.Conv2D(12, 3, padding="same", activation="relu", name="two")(x)
-    x = layers.Conv2D(12, 3, padding="same", activation="relu", name="three")(x)
-    x = layers.Conv2D(16, 3, padding="same", activation="relu", name="four")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    x = layers.Dropout(dropout, name="dropout")(x)
-    x = layers.Dense(3, name="logits")(x)
-    return keras.Model(inputs, layers.Activation("softmax", name="probabilities")(x))
+def noise_images(n, seed=0, side=8):
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side), dtype=np.uint8)
 
 
-def cam(model, images):
-    """Class activation maps (Zhou et al. 2016) of class 0, and what ignores the model: edges."""
-    features = keras.Model(model.input, model.get_layer("four").output)
-    pixels = tf.constant(images[..., None], tf.float32)
-    edges = np.stack([np.hypot(sobel(i, 0), sobel(i, 1)) for i in images.astype(float)])
-
-    def explain(same):
-        assert same is model
-        kernel = model.get_layer("logits").kernel.numpy()[:, 0]
-        return {"cam": np.maximum(features(pixels).numpy() @ kernel, 0), "edges": edges}
-
-    return explain
+# One class that counts, over a second one of logit 0: the log-odds of class 1 are its logit.
+ONE = np.dstack([np.zeros((2, 2)), [[0.5, 0.25], [0.125, 0.125]]])
+IMAGE = np.array([[[240, 120], [60, 60]]], np.uint8)
 
 
-def noise_images(n, seed=0, side=SIDE):
-    coarse = np.random.default_rng(seed).integers(0, 256, (n, side // 2, side // 2), dtype=np.uint8)
-    return coarse.repeat(2, 1).repeat(2, 2)
+def followed(maps, images=IMAGE, weights=ONE, **options):
+    predict = following.logits_function(linear_model(weights))
+    return following.follow(predict, images, maps, **{"blur": 10, **options})
 
 
-@pytest.fixture(scope="module")
-def blob():
-    """Images with a bright blob off the centre, a model that looks for it, and its evidence, pixel by pixel."""
-    rng = np.random.default_rng(0)
-    row, column = np.mgrid[:SIDE, :SIDE]
-    where = np.exp(-((row - 4) ** 2 + (column - 11) ** 2) / 8)
-    images = (60 + 150 * where + rng.normal(0, 12, (30, SIDE, SIDE))).clip(0, 255).astype(np.uint8)
-    model = linear_model(where, bias=-12.0, activation="sigmoid")
-    blurred = np.stack([gaussian_filter(i.astype(float), SIDE / 8) for i in images])
-    return model, images, np.ones(30, int), where * (images - blurred)
-
-
-@pytest.fixture(scope="module")
-def perturbed(blob):
-    model, images, classes, evidence = blob
-    noise = np.random.default_rng(9).random(evidence.shape)
-    maps = {"truth": evidence, "inverted": -evidence, "noise": noise}
-    return deleting.perturbation(model, images, classes, maps, blur=1 / 8)
-
-
-def test_areas_worked_out_by_hand():
-    # Grey 240, 120, 60, 60 have the mean 120: replaced in turn by 120, m falls by 60, stays, rises by 7.5, 7.5,
-    # from 120 + 30 + 7.5 + 7.5 = 165 to 120 (over 255).
-    model = linear_model(np.array([[0.5, 0.25], [0.125, 0.125]]))
-    image = np.array([[[240, 120], [60, 60]]], np.uint8)
+def test_logits_worked_out_by_hand():
+    # Grey 240, 120, 60, 60 have the mean 120: replaced in turn by 120, the logit (times 255) falls by 60, stays,
+    # rises by 7.5 and 7.5, from 120 + 30 + 7.5 + 7.5 = 165 to 120.
     maps = {"good": np.array([[[4, 3], [2, 1]]]), "bad": np.array([[[1, 3], [4, 3.5]]])}
-    areas, curves = deleting.perturbation(model, image, np.array([1]), maps, steps=4, blur=10)
-    got = areas.set_index("method")[["deletion", "insertion"]] * 255 * 4
-    # deletion 165, 105, 105, 112.5, 120; insertion 120, 180, 180, 172.5, 165
-    np.testing.assert_allclose(got.loc["good"], [142.5 + 105 + 105 + 112.5, 142.5 + 180 + 180 + 172.5], rtol=1e-5)
-    # pixels in the order 2, 3, 1, 0: deletion 165, 172.5, 180, 180, 120; insertion 120, 112.5, 105, 105, 165
-    np.testing.assert_allclose(got.loc["bad"], [142.5 + 172.5 + 180 + 180, 142.5 + 112.5 + 105 + 105], rtol=1e-5)
-    good = curves[(curves["method"] == "good") & (curves["kind"] == "deletion")]
-    np.testing.assert_allclose(good["share"], [0, 0.25, 0.5, 0.75, 1])
-    np.testing.assert_allclose(good["probability"] * 255, [165, 105, 105, 112.5, 120], rtol=1e-5)
-    # Every order of a linear model's pixels and its reverse meet in the middle: (165 + 120) / 2.
-    np.testing.assert_allclose(got.loc["random"], [570, 570], rtol=1e-5)
+    found = {key: values[0, ..., 1] * 255 for key, values in followed(maps, shares=(0.25, 0.75)).items()}
+    assert all((values[0, ..., 0] == 0).all() for values in followed(maps).values())
+    np.testing.assert_allclose(found["good"], [[105, 112.5], [180, 172.5]], rtol=1e-5)
+    # pixels in the order 2, 3, 1, 0
+    np.testing.assert_allclose(found["bad"], [[172.5, 180], [112.5, 105]], rtol=1e-5)
 
 
-def test_the_other_class_is_followed_when_asked():
-    model = linear_model(np.array([[0.5, 0.25], [0.125, 0.125]]))
-    image = np.array([[[240, 120], [60, 60]]] * 2, np.uint8)
-    maps = {"map": np.array([[[4, 3], [2, 1]]] * 2)}
-    areas, _ = deleting.perturbation(model, image, np.array([0, 1]), maps, steps=4, blur=10)
-    mine = areas[areas["method"] == "map"]
-    np.testing.assert_allclose(mine[["deletion", "insertion"]].sum(), 1, rtol=1e-5)  # p of class 0 is 1 - m
+MAPS = hnp.arrays(np.float32, (3, 4, 4), elements=st.sampled_from(np.linspace(0, 1, 9, dtype=np.float32)))
 
 
-def test_evidence_is_told_from_its_inverse_and_from_noise(perturbed):
-    mean = perturbed.areas.groupby("method")[["deletion", "insertion"]].mean()
-    assert mean.loc["truth", "deletion"] < mean.loc["random", "deletion"] - 0.1
-    assert mean.loc["truth", "insertion"] > mean.loc["random", "insertion"] + 0.1
-    assert mean.loc["inverted", "deletion"] > mean.loc["random", "deletion"] + 0.1
-    assert mean.loc["inverted", "insertion"] < mean.loc["random", "insertion"] - 0.1
-    assert abs(mean.loc["noise", "deletion"] - mean.loc["random", "deletion"]) < 0.03
-    assert (perturbed.areas.loc[perturbed.areas["method"] == "centre", "grid"] == "").all()
+@settings(max_examples=20, deadline=None)
+@given(values=MAPS)
+def test_what_one_kind_blurs_the_other_keeps(values):
+    """Of a linear model, the logits of both add up to those of the image and the blurred image, for any map."""
+    weights = np.random.default_rng(1).normal(size=(8, 8, 2))
+    found = followed({"map": values}, noise_images(3), weights)["map"].sum(1)
+    np.testing.assert_allclose(found, np.broadcast_to(found[:, :1], found.shape), rtol=1e-3, atol=1e-3)
 
 
-def test_curves_are_the_means_behind_the_areas(perturbed):
-    areas, curves = perturbed
-    assert set(curves["method"]) == {"truth", "inverted", "noise", "random", "centre"}
-    means = areas.groupby("method")[["deletion", "insertion"]].mean()
-    for (name, kind), curve in curves.groupby(["method", "kind"]):
-        assert len(curve) == 11 and (curve["n_images"] == 30).all()
-        area = np.trapezoid(curve["probability"], curve["share"])
-        assert area == pytest.approx(means.loc[name, kind], rel=1e-5)
-    # All run between the same two images.
-    ends = curves[curves["share"] == curves["kind"].map({"deletion": 0.0, "insertion": 1.0})]["probability"]
-    assert ends.max() - ends.min() < 1e-6
+def test_deletion_by_a_map_is_insertion_by_its_reverse():
+    values = np.random.default_rng(0).random((3, 8, 8))
+    weights = np.random.default_rng(1).normal(size=(8, 8, 2))
+    found = followed({"map": values, "reverse": -values}, noise_images(3), weights)
+    np.testing.assert_allclose(found["map"][:, 0], found["reverse"][:, 1, ::-1], rtol=1e-4, atol=1e-5)
 
 
-def test_random_maps_have_one_area_under_deletion_and_insertion(perturbed):
-    random = perturbed.areas[perturbed.areas["method"] == "random"]
-    np.testing.assert_allclose(random["deletion"], random["insertion"], rtol=1e-5)
-    assert random["deletion"].std() > 0
+def test_better_maps_lose_more_and_keep_more():
+    """The more of a linear model's evidence a map ranks right, the lower is deletion and the higher insertion."""
+    rng = np.random.default_rng(3)
+    images, weights = noise_images(20), np.dstack([np.zeros((8, 8)), rng.normal(size=(8, 8))])
+    truth = weights[..., 1] * (images - images.mean((1, 2), keepdims=True))
+    maps = {noise: truth + noise * truth.std() * rng.normal(size=truth.shape) for noise in (0, 1, 4, 100)}
+    deletion, insertion = np.moveaxis(
+        np.array([values[..., 1].mean((0, 2)) for values in followed(maps, images, weights).values()]), 1, 0
+    )
+    assert (np.diff(deletion) > 0).all() and (np.diff(insertion) < 0).all()
 
 
-def test_each_grid_has_random_maps_of_its_own(blob):
-    model, images, classes, evidence = blob
-    coarse = evidence.reshape(30, 4, 4, 4, 4).mean((2, 4))
-    maps = {"fine": evidence, "coarse": coarse, "coarse_too": coarse**3}
-    areas, curves = deleting.perturbation(model, images[:5], classes[:5], {k: m[:5] for k, m in maps.items()})
-    assert areas.groupby(["method", "grid"]).size().to_dict() == {
-        ("fine", "16x16"): 5, ("coarse", "4x4"): 5, ("coarse_too", "4x4"): 5,
-        ("random", "16x16"): 5, ("random", "4x4"): 5, ("centre", ""): 5,
-    }  # fmt: skip
-    alone, _ = deleting.perturbation(model, images[:5], classes[:5], {"coarse": coarse[:5]}, batch_size=7)
-    merged = alone.merge(areas, on=["row", "method", "grid"], suffixes=("", "_all"))
-    assert len(merged) == 15  # the same random maps, and one result, whatever else is asked and however batched
-    np.testing.assert_allclose(merged["deletion"], merged["deletion_all"], rtol=1e-5)
-    np.testing.assert_allclose(merged["insertion"], merged["insertion_all"], rtol=1e-5)
+def test_a_row_depends_on_its_image_and_map_alone():
+    values, images = np.random.default_rng(0).random((3, 4, 4)), noise_images(3)
+    weights = np.random.default_rng(1).normal(size=(8, 8, 3))
+    all_of_them = followed({"map": values, "other": values[::-1]}, images, weights)["map"]
+    alone = followed({"map": values[:1]}, images[:1], weights, batch_size=3)["map"]
+    np.testing.assert_allclose(alone, all_of_them[:1], rtol=1e-4, atol=1e-5)
 
 
-def test_rows_do_not_depend_on_each_other(blob):
-    model, images, classes, evidence = blob
-    one, _ = deleting.perturbation(model, images[:2], classes[:2], {"map": evidence[:2]})
-    two, _ = deleting.perturbation(model, images[:1], classes[:1], {"map": evidence[:1]})
-    first = one[one["row"] == 0].reset_index(drop=True)
-    pd.testing.assert_frame_equal(first, two)
-    other, _ = deleting.perturbation(model, images[:1], classes[:1], {"map": evidence[:1]}, rng_seed=1)
-    assert other.set_index("method")["deletion"]["random"] != two.set_index("method")["deletion"]["random"]
-    assert other["deletion"][0] == pytest.approx(two["deletion"][0], rel=1e-5) and two["method"][0] == "map"
+def test_a_map_that_says_nothing_counts_as_the_random_map_of_its_grid():
+    images, weights = noise_images(2), np.random.default_rng(1).normal(size=(8, 8, 2))
+    maps = {
+        "random": following.random_maps(2, (4, 4), 7),
+        "zero": np.zeros((2, 4, 4)),
+        "broken": np.full((2, 4, 4), np.nan),
+    }
+    found = followed(maps, images, weights, rng_seed=7)
+    for name in ("zero", "broken"):
+        np.testing.assert_array_equal(found[name], found["random"])
+    other = followed(maps, images, weights, rng_seed=8)
+    assert not np.array_equal(other["zero"], found["zero"])
 
 
 def test_ties_are_ordered_by_the_random_map_and_then_by_index():
     values = np.array([[0.0, 1.0], [0.0, 0.0]])
     ties = np.array([[0.2, 0.9], [0.7, 0.2]])
-    assert deleting._ranks(values, ties).tolist() == [[2, 0], [1, 3]]
-
-
-def test_centre_prior_orders_by_distance():
-    ranks = deleting._ranks(deleting._centre(5), np.zeros((5, 5)))
-    assert ranks[2, 2] == 0
-    assert set(ranks[[1, 2, 2, 3], [2, 1, 3, 2]]) == {1, 2, 3, 4}
-    assert set(ranks[[0, 0, 4, 4], [0, 4, 0, 4]]) == {21, 22, 23, 24}
-
-
-def test_empty_maps_are_nan_and_left_out_of_the_curve(blob):
-    model, images, classes, evidence = blob
-    maps = {"map": evidence[:4].copy(), "empty": np.zeros((4, 4, 4))}
-    maps["map"][1] = 0
-    areas, curves = deleting.perturbation(model, images[:4], classes[:4], maps)
-    mine = areas[areas["method"] == "map"]
-    assert mine["deletion"].isna().tolist() == mine["insertion"].isna().tolist() == [False, True, False, False]
-    assert areas[areas["method"] == "empty"]["deletion"].isna().all()
-    assert areas[areas["method"].isin(["random", "centre"])].notna().all(axis=None)
-    assert curves.groupby("method")["n_images"].first().to_dict() == {
-        "map": 3, "empty": 0, "random": 4, "centre": 4,
-    }  # fmt: skip
-    assert curves[curves["method"] == "empty"]["probability"].isna().all()
-    kept = curves[(curves["method"] == "map") & (curves["kind"] == "deletion")]
-    assert np.trapezoid(kept["probability"], kept["share"]) == pytest.approx(mine["deletion"].mean(), rel=1e-5)
+    assert following._ranks(values, ties).tolist() == [[2, 0], [1, 3]]
 
 
 def test_one_trace_serves_all_batches_and_progress_is_printed(capsys):
@@ -205,11 +126,10 @@ def test_one_trace_serves_all_batches_and_progress_is_printed(capsys):
 
     inputs = keras.Input((8, 8, 1))
     x = layers.GlobalAveragePooling2D()(Counting()(inputs))
-    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
-    built = len(traces)
-    images = noise_images(3, side=8)
+    model = keras.Model(inputs, layers.Softmax()(layers.Dense(2, name="logits")(x)))
+    predict, built = following.logits_function(model), len(traces)
     maps = {"map": np.random.default_rng(0).random((3, 4, 4))}
-    deleting.perturbation(model, images, np.array([0, 1, 0]), maps, batch_size=7, label="ours")
+    following.follow(predict, noise_images(3), maps, batch_size=7, label="ours")
     assert len(traces) == built + 1
     assert capsys.readouterr().out.splitlines()[-1] == "» ours: image 3/3"
 
@@ -217,236 +137,324 @@ def test_one_trace_serves_all_batches_and_progress_is_printed(capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": np.zeros((3, 8, 8), np.uint8)}, r"images must be \[n, 16, 16\]"),
-        ({"images": np.zeros((3, 16, 16))}, "dtype uint8, got float64"),
-        ({"class_index": np.array([0, 1])}, "one integer for each of 3 images"),
-        ({"class_index": np.array([0, 1, 2])}, "between 0 and 1"),
-        ({"maps": {}}, "maps must hold one set for each method"),
-        ({"maps": {"random": np.zeros((3, 4, 4))}}, "the baselines"),
+        ({"images": np.zeros((3, 8, 4), np.uint8)}, r"grey values uint8 \[n, side, side\], got uint8 \(3, 8, 4\)"),
+        ({"images": np.zeros((3, 8, 8))}, "got float64"),
+        ({"maps": {}}, "there is no set of maps"),
         ({"maps": {"m": np.zeros((2, 4, 4))}}, "2 maps by m for 3 images"),
-        ({"maps": {"m": np.zeros((3, 32, 32))}}, "cannot be brought to 16x16"),
-        ({"steps": 1}, "steps must be at least 2"),
-        ({"random_draws": 0}, "random_draws must be at least 1"),
+        ({"maps": {"m": np.zeros((3, 32, 32))}}, "cannot be brought to 8x8"),
+        ({"shares": ()}, "shares must lie between 0 and 1"),
+        ({"shares": (0.5, 1)}, "shares must lie between 0 and 1"),
         ({"blur": 0}, "blur must be positive"),
     ],
 )
-def test_bad_input_to_perturbation(blob, change, message):
-    call = {
-        "images": np.zeros((3, 16, 16), np.uint8),
-        "class_index": np.array([0, 1, 0]),
-        "maps": {"m": np.zeros((3, 4, 4))},
-    }
+def test_bad_input_to_follow(change, message):
+    call = {"images": noise_images(3), "maps": {"m": np.zeros((3, 4, 4))}}
     with pytest.raises(InputError, match=message):
-        deleting.perturbation(blob[0], **call | change)
+        following.follow(lambda images: images[:, 0, :2], **call | change)
 
 
-@pytest.fixture(scope="module")
-def randomised():
-    model, images = conv_model(), noise_images(12)
-    before = [w.numpy() for w in model.weights]
-    maps = cam(model, images)(model)
-    table = randomising.cascade(model, cam(model, images), layer="two", size=SIDE)
-    return model, before, maps, table
+def conv_model(seed=0):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, padding="same", name="conv")(inputs)
+    x = layers.BatchNormalization(name="bn", moving_mean_initializer="random_normal")(x)
+    x = layers.Dropout(0.5, name="dropout")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, layers.Softmax()(layers.Dense(3, name="logits")(x)))
 
 
-def test_levels_go_from_the_logits_to_all_weights(randomised):
-    *_, table = randomised
-    assert list(table) == ["method", "level", "up_to", "row", "spearman", "overlap", "vanished"]
-    levels = table.groupby("level")["up_to"].unique().map(list).to_dict()
-    assert levels == {0: ["logits"], 1: ["three"], 2: ["bn"], 3: ["one"]}
-    assert len(table) == 2 * 4 * 12
+def test_weights_are_permuted_and_come_back_bit_by_bit():
+    model = conv_model()
+    before = {weight.path: weight.numpy() for weight in model.weights}
+    with randomising.randomised(model.layers, 0):
+        for weight in model.weights:
+            if "float" in str(weight.dtype):
+                np.testing.assert_array_equal(np.sort(weight.numpy(), None), np.sort(before[weight.path], None))
+                assert np.array_equal(weight, before[weight.path]) == (np.ptp(before[weight.path]) == 0), (
+                    weight.path
+                )
+        changed = model.get_layer("conv").kernel.numpy()
+        with randomising.randomised([model.get_layer("conv")], 5):
+            assert not np.array_equal(model.get_layer("conv").kernel, changed)
+        np.testing.assert_array_equal(model.get_layer("conv").kernel, changed)
+    for weight in model.weights:
+        np.testing.assert_array_equal(weight, before[weight.path])
 
 
-def test_levels_without_a_layer_are_left_out():
-    model = conv_model(dropout=0.5)  # whose random state is no weight
-    assert randomising._levels(model, "four") == [["logits"], ["four", "three", "two"], ["bn", "one"]]
+def test_weights_come_back_after_an_error():
+    model = conv_model()
+    before = [weight.numpy() for weight in model.weights]
 
-
-def test_weights_are_permuted_cumulatively_and_come_back_bit_by_bit(randomised):
-    model, before, *_ = randomised
-    assert all(np.array_equal(w, b) for w, b in zip(model.weights, before, strict=True))
-    seen = []
-
-    def explain(same):
-        seen.append({v.path: v.numpy() for v in same.weights})
-        return {"map": np.eye(4)[None]}
-
-    randomising.cascade(model, explain, layer="two", size=SIDE)
-    intact, *levels = seen
-    order = ["logits", "four", "three", "two", "bn", "one"]
-    for state, deepest in zip(levels, ["logits", "three", "bn", "one"], strict=True):
-        for path, value in state.items():
-            layer = path.split("/")[0]
-            np.testing.assert_array_equal(np.sort(value, None), np.sort(intact[path], None))
-            changed = order.index(layer) <= order.index(deepest) and np.ptp(intact[path]) > 0
-            assert np.array_equal(value, intact[path]) != changed, (path, deepest)
-    for earlier, later in zip(levels, levels[1:], strict=False):  # each tensor is permuted once
-        np.testing.assert_array_equal(earlier["logits/kernel"], later["logits/kernel"])
-    assert all(np.array_equal(w, b) for w, b in zip(model.weights, before, strict=True))
-
-
-def test_weights_come_back_when_the_explainer_fails(randomised):
-    model, before, *_ = randomised
-    calls = []
-
-    def explain(same):
-        calls.append(1)
-        if len(calls) == 3:
-            assert not np.array_equal(same.get_layer("four").kernel, before[-4])
-            raise RuntimeError("out of memory")
-        return {"map": np.eye(4)[None]}
+    def explain(images, classes):
+        assert not np.array_equal(model.get_layer("conv").kernel, before[0])
+        raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        randomising.cascade(model, explain, layer="two", size=SIDE)
-    assert all(np.array_equal(w, b) for w, b in zip(model.weights, before, strict=True))
+        randomising.explained(explain, model.layers, noise_images(4), np.zeros(4, int), draws=2)
+    for own, now in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(own, now)
 
 
-def test_a_map_of_the_image_alone_survives_and_one_of_the_model_does_not(randomised):
-    *_, table = randomised
-    edges = table[table["method"] == "edges"]
-    np.testing.assert_allclose(edges[["spearman", "overlap"]], 1, rtol=1e-9)
-    assert not table["vanished"].any()
-    last = table[(table["method"] == "cam") & (table["level"] == 3)]
-    assert last["spearman"].median() < 0.4
+def test_each_image_is_explained_under_one_draw():
+    model, images, classes = conv_model(), noise_images(7), np.arange(7)
+    kernel = model.get_layer("conv").kernel
+    calls = []
+
+    def explain(images, classes):
+        calls.append(classes.tolist())
+        values = images / 255 * kernel.numpy()[0, 0, 0, 0] + classes[:, None, None] * images[:, ::-1]
+        values[classes == 3] = 0
+        return {"map": values}
+
+    found = randomising.explained(explain, [model.get_layer("conv")], images, classes, draws=3, rng_seed=4)["map"]
+    assert sorted(map(len, calls)) == [2, 2, 3] and sorted(sum(calls, [])) == list(range(7))
+    np.testing.assert_array_equal(
+        found,
+        randomising.explained(explain, [model.get_layer("conv")], images, classes, draws=3, rng_seed=4)["map"],
+    )
+    assert (found[3] == 0).all() and found.dtype == np.float32, "an empty map says nothing"
+    for draw, rows in enumerate(calls[:3]):
+        with randomising.randomised([model.get_layer("conv")], [4, draw]):
+            expected = map_grids.normalise(explain(images[rows], classes[rows])["map"])
+        np.testing.assert_array_equal(found[rows], np.nan_to_num(expected))
 
 
-def test_similarity_is_that_of_the_prepared_maps(randomised):
-    model, _, maps, table = randomised
-    kept = model.get_weights()
+def by_hand(model, image, values, shares=(0.2, 0.8)):
+    """Logits [2, 2, c] of one image of a linear model: another way than `follow`. The map has no ties."""
+    kernel = model.get_layer("logits").get_weights()[0]
+    order = np.argsort(-values.ravel())
+    grey = following.gaussian_filter(image.astype(np.float32), image.shape[0] / 16, mode="reflect").ravel()
+    found = []
+    for deletes in (True, False):
+        for share in shares:
+            top, rest = np.split(order, [round(share * order.size)])
+            pixels = image.ravel().astype(float)
+            pixels[top if deletes else rest] = grey[top if deletes else rest]
+            found.append(pixels @ kernel / 255)
+    return np.reshape(found, (2, 2, -1))
+
+
+def test_gains_of_a_linear_model_by_hand():
+    """The evidence of a linear model is pixels times weights."""
     rng = np.random.default_rng(0)
-    model.get_layer("logits").set_weights(
-        [rng.permutation(w.ravel()).reshape(w.shape) for w in model.get_layer("logits").get_weights()]
-    )
-    after = cam(model, noise_images(12))(model)["cam"]
-    model.set_weights(kept)
-    got = table[(table["method"] == "cam") & (table["level"] == 0)].set_index("row")
-    a, b = map_grids.prepare(maps["cam"], SIDE), map_grids.prepare(after, SIDE)
-    for row in range(12):
-        assert got.loc[row, "spearman"] == pytest.approx(spearmanr(a[row], b[row], axis=None).statistic, abs=1e-9)
+    images, classes = noise_images(4), np.array([0, 2, 1, 0])
+    weights = rng.normal(size=(8, 8, 3))
+    model = linear_model(weights)
+    kernel = model.get_layer("logits").kernel
+
+    def evidence(images, classes):
+        return {"map": images * np.moveaxis(np.reshape(kernel, (8, 8, 3))[..., classes], -1, 0)}
+
+    table = map_checks.gains(model, evidence, images, classes, rng_seed=3)
+    assert list(table) == ["method", "row", "check", "gain"] and len(table) == 4 * 5
+    got = table.pivot(index="row", columns="check", values="gain")
+    random = following.random_maps(4, (8, 8), 3)
+    for row, c in enumerate(classes):
+        logits = weights.reshape(-1, 3).T @ images[row].ravel() / 255
+        other = max(set(range(3)) - {int(c)}, key=lambda k: logits[k])
+
+        def odds(z, c=c):  # deletion, insertion
+            return np.mean(z[..., c] - logsumexp(np.delete(z, c, -1), axis=-1), axis=1)
+
+        def pair(z, c=c, other=other):
+            return np.mean(z[..., c] - z[..., other], axis=1)
+
+        own, wrong = (by_hand(model, images[row], evidence(images, np.full(4, k))["map"][row]) for k in (c, other))
+        noise = by_hand(model, images[row], random[row])
+        reverse = by_hand(model, images[row], -random[row])
+        chance = (odds(noise) + odds(reverse)) / 2
+        assert got.loc[row, "deletion"] == pytest.approx(chance[0] - odds(own)[0], abs=1e-4)
+        assert got.loc[row, "insertion"] == pytest.approx(odds(own)[1] - chance[1], abs=1e-4)
+        expected = ((pair(wrong) - pair(own))[0] + (pair(own) - pair(wrong))[1]) / 2
+        assert got.loc[row, "class"] == pytest.approx(expected, abs=1e-4)
+        for check, randomised in (("head", [model.get_layer("logits")]), ("weights", model.layers)):
+            shuffled = []
+            for draw in range(5):
+                with randomising.randomised(randomised, [3, draw]):
+                    rival = evidence(images, classes)["map"][row]
+                away = by_hand(model, images[row], rival)
+                shuffled.append(((odds(away) - odds(own))[0] + (odds(own) - odds(away))[1]) / 2)
+            assert np.abs(np.array(shuffled) - got.loc[row, check]).min() < 1e-4, (
+                f"{check}: under one of the draws"
+            )
 
 
-def test_a_vanished_map_is_told_from_one_that_never_was():
-    model = conv_model()
-    stacks = iter([np.stack([np.eye(4), np.eye(4), np.zeros((4, 4))]), *[np.zeros((3, 4, 4))] * 4])
-    table = randomising.cascade(model, lambda _: {"map": next(stacks)}, layer="two", size=SIDE)
-    assert table[["spearman", "overlap"]].isna().all(axis=None)
-    assert table[table["level"] == 3]["vanished"].tolist() == [True, True, False]
+def test_empty_maps_have_no_gain_and_empty_rivals_count_as_chance():
+    images, classes = noise_images(4), np.array([0, 1, 1, 0])
+    weights = np.random.default_rng(0).normal(size=(8, 8, 2))
+    model = linear_model(weights)
 
+    def explain(images, classes):  # there is a map for class 1 alone
+        return {"map": images * (classes == 1)[:, None, None]}
 
-def tables(deletion, insertion, spearman, *, vanished=None, random=0.5, centre=0.4):
-    """Both tables of one method "map" on one grid, from its values by row; two levels, the first all 0.9."""
-    rows = np.arange(len(deletion))
-    areas = pd.concat(
-        [
-            pd.DataFrame({"method": "map", "grid": "8x8", "deletion": deletion, "insertion": insertion}),
-            pd.DataFrame({"method": "random", "grid": "8x8", "deletion": random, "insertion": random}, index=rows),
-            pd.DataFrame({"method": "random", "grid": "4x4", "deletion": 0.0, "insertion": 1.0}, index=rows),
-            pd.DataFrame({"method": "centre", "grid": "", "deletion": centre, "insertion": 0.6}, index=rows),
-        ]
-    ).rename_axis("row").reset_index()  # fmt: skip
-    gone = np.zeros(len(rows), bool) if vanished is None else np.array(vanished)
-    levels = [
-        pd.DataFrame({"row": rows, "method": "map", "level": 0, "up_to": "logits", "spearman": 0.9, "overlap": 0.8,
-                      "vanished": False}),
-        pd.DataFrame({"row": rows, "method": "map", "level": 1, "up_to": "one", "spearman": spearman,
-                      "overlap": 0.1, "vanished": gone}),
-    ]  # fmt: skip
-    return areas, pd.concat(levels)
-
-
-DELETION = np.array([0.30, 0.20, 0.45, 0.35, 0.25, 0.40])
-INSERTION = np.array([0.70, 0.75, 0.80, 0.65, 0.72, 0.55])
-PATIENTS = np.array(["a", "a", "b", "c", "d", "d"])
-
-
-def test_verdict_by_hand():
-    areas, levels = tables(DELETION, INSERTION, [0.1, 0.0, -0.2, 0.3, 0.2, 0.1])
-    result = map_checks.verdict(areas.sample(frac=1, random_state=0), levels, PATIENTS)
-    [row] = result.to_dict("records")
-    assert (row["method"], row["n_images"], row["n_patients"], row["n_empty"]) == ("map", 6, 4, 0)
-    assert row["deletion"] == pytest.approx(0.325) and row["insertion"] == pytest.approx(0.695)
-    assert (row["deletion_random"], row["insertion_random"]) == (0.5, 0.5)  # of its own grid
-    assert row["deletion_centre"] == pytest.approx(0.4) and row["insertion_centre"] == pytest.approx(0.6)
-    assert row["deletion_gain"] == pytest.approx(0.175) and row["insertion_gain"] == pytest.approx(0.195)
-    assert row["deletion_gain_centre"] == pytest.approx(0.075)
-    assert row["insertion_gain_centre"] == pytest.approx(0.095)
-    draws = bootstrap.bootstrap(0.5 - DELETION, PATIENTS, statistic="mean")
-    assert (row["deletion_gain_ci_low"], row["deletion_gain_ci_high"]) == pytest.approx(bootstrap.interval(draws))
-    draws = bootstrap.bootstrap(INSERTION - 0.6, PATIENTS, statistic="mean")
-    assert row["insertion_gain_centre_ci_low"] == pytest.approx(bootstrap.interval(draws)[0])
-    assert (row["head_spearman"], row["randomised_spearman"]) == pytest.approx((0.9, 0.1))
-    assert row["randomised_overlap"] == pytest.approx(0.1) and row["vanished"] == 0
-    assert row["passes_deletion"] and row["passes_insertion"] and row["passes_randomisation"]
-    assert row["passes_checks"] is True and row["reason"] == ""
-    assert row["beats_centre"] == (
-        row["deletion_gain_centre_ci_low"] > 0 and row["insertion_gain_centre_ci_low"] > 0
-    )
+    got = map_checks.gains(model, explain, images, classes).pivot(index="row", columns="check", values="gain")
+    assert got.loc[[0, 3]].isna().all(axis=None) and got.loc[[1, 2]].notna().all(axis=None)
+    random = {"map": following.random_maps(4, (8, 8))}
+    chance = followed(random, images, weights, blur=1 / 16)["map"]
+    own = followed({"map": images}, images, weights, blur=1 / 16)["map"]
+    margin = (own - chance)[..., 1].mean(-1) - (own - chance)[..., 0].mean(-1)
+    np.testing.assert_allclose(got["class"][[1, 2]], (margin[:, 1] - margin[:, 0])[[1, 2]] / 2, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("values", "failed", "reason"),
+    ("change", "message"),
     [
-        ((1 - DELETION, INSERTION, 0.1), "deletion", "worse than a random map when its pixels are deleted"),
-        ((DELETION + 0.175, INSERTION, 0.1), "deletion",
-         "not shown to be better than a random map when its pixels are deleted"),
-        ((DELETION, 1 - INSERTION, 0.1), "insertion", "worse than a random map when its pixels are inserted"),
-        ((DELETION, INSERTION, 0.8), "randomisation", "survives the randomisation of all weights"),
-        # The median, 0.3, is under the limit; its interval is not.
-        ((DELETION, INSERTION, [0.1, 0.9, 0.2, 0.8, 0.1, 0.4]), "randomisation",
-         "may survive the randomisation of all weights"),
+        ({"images": noise_images(3, side=4)}, r"images must be \[n, 8, 8\], as the model takes them"),
+        ({"class_index": np.array([0, 1])}, "one integer for each of 3 images"),
+        ({"class_index": np.array([0.0, 1, 1])}, "one integer for each of 3 images, got float64"),
+        ({"class_index": np.array([0, 1, 2])}, "between 0 and 1"),
     ],
-)  # fmt: skip
-def test_each_failure_is_named_and_only_it(values, failed, reason):
-    [row] = map_checks.verdict(*tables(*values), PATIENTS).to_dict("records")
-    passes = {name: row[f"passes_{name}"] for name in ("deletion", "insertion", "randomisation")}
-    assert [name for name, passed in passes.items() if not passed] == [failed]
+)
+def test_bad_input_to_gains(change, message):
+    call = {"images": noise_images(3), "class_index": np.array([0, 1, 0])}
+    with pytest.raises(InputError, match=message):
+        map_checks.gains(linear_model(np.ones((8, 8, 2))), lambda *_: {}, **call | change)
+
+
+def texture_network():
+    """Three classes, each a direction of stripes that four filters of its own see, in four phases."""
+    rows, columns = np.mgrid[:5, :5]
+    directions = [rows, columns, (rows + columns) / np.sqrt(2)]
+    waves = [np.cos(2 * np.pi * across / 4 + turn * np.pi / 2) for across in directions for turn in range(4)]
+    filters = [(wave - wave.mean()) / wave.std() for wave in waves]
+    inputs = keras.Input((SIDE, SIDE, 1))
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = layers.Conv2D(12, 5, strides=3, padding="same", activation="relu", name="conv")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(inputs, layers.Softmax()(layers.Dense(3, name="logits")(x)), name="textures")
+    model.get_layer("conv").set_weights([np.stack(filters, -1)[:, :, None], np.zeros(12)])
+    head = np.kron(np.eye(3), np.ones((4, 1))) + np.random.default_rng(0).normal(0, 0.1, (12, 3))
+    model.get_layer("logits").set_weights([10 * head, np.zeros(3)])
+    return model
+
+
+def texture_images(n, seed=0):
+    """A patch of stripes for each class in three corners; those of the image's class are the strongest."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    across = [rows, columns, (rows + columns) / np.sqrt(2)]
+    images, classes = rng.normal(110, 12, (n, SIDE, SIDE)), np.arange(n) % 3
+    for image, c in zip(images, classes, strict=True):
+        corners = rng.permutation([(0, 0), (0, 16), (16, 0), (16, 16)])
+        for turn, (top, left) in enumerate(corners[:3]):
+            part = np.s_[top + 2 : top + 14, left + 2 : left + 14]
+            strength = (60, 30, 15)[turn] * rng.uniform(0.8, 1.2)
+            image[part] += strength * np.cos(2 * np.pi * across[(c + turn) % 3][part] / 4 + rng.uniform(0, 6))
+    return images.clip(0, 255).astype(np.uint8), classes
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """The verdict on LayerCAM of a network that is known, and on its impostors."""
+    model = texture_network()
+    images, classes = texture_images(45)
+    right = following.logits_function(model)(images).argmax(1) == classes
+    assert right.mean() > 0.8, right.mean()
+    images, classes = images[right], classes[right]
+    explainer = explaining.explainer(model, layer="conv", methods=("layercam",))
+
+    def layercam(images, classes):
+        return explainer(images, classes)["layercam"]
+
+    maps = {
+        "layercam": layercam,
+        "wrong class": impostors.wrong_class(model, layercam),
+        "no head": impostors.head_free(model, "conv"),
+        "edges": impostors.edges,
+    }
+    kept = [weight.numpy() for weight in model.weights]
+    gains = map_checks.gains(
+        model, lambda i, c: {name: function(i, c) for name, function in maps.items()}, images, classes
+    )
+    for own, now in zip(kept, model.weights, strict=True):
+        np.testing.assert_array_equal(own, now)
+    return map_checks.verdict(gains.assign(checkpoint="after"), np.arange(len(images))).set_index("method")
+
+
+def test_the_map_passes(judged):
+    assert judged.loc["layercam", "reason"] == "" and judged.loc["layercam", "passes_checks"]
+
+
+@pytest.mark.parametrize(
+    ("impostor", "reason"),
+    [
+        ("wrong class", "worse than the map for another class"),
+        ("no head", "the same as the map for another class"),
+        ("no head", "the same as the map under a random head"),
+        ("edges", "the same as the map of a random network"),
+    ],
+)
+def test_impostors_fail_and_the_reason_says_why(judged, impostor, reason):
+    assert not judged.loc[impostor, "passes_checks"] and reason in judged.loc[impostor, "reason"].split("; ")
+
+
+PATIENTS = np.array(["a", "a", "b", "c", "d", "d"])
+GOOD = np.array([0.30, 0.20, 0.45, 0.35, 0.25, 0.40])
+
+
+def gains_of(**changed):
+    """Gains of one method on one checkpoint: GOOD, but for the checks in `changed`."""
+    values = {check: np.broadcast_to(changed.get(check, GOOD), 6) for check in CHECKS}
+    return pd.DataFrame({"row": np.arange(6), **values}).melt("row", var_name="check", value_name="gain").assign(
+        method="map", checkpoint="after"
+    )  # fmt: skip
+
+
+def test_verdict_by_hand():
+    [row] = map_checks.verdict(gains_of().sample(frac=1, random_state=0), PATIENTS).to_dict("records")
+    assert (row["checkpoint"], row["method"]) == ("after", "map")
+    assert (row["n_images"], row["n_patients"], row["n_empty"]) == (6, 4, 0)
+    assert row["passes_checks"] is True and row["reason"] == ""
+    interval = bootstrap.interval(bootstrap.bootstrap(GOOD, PATIENTS, statistic="mean"))
+    for check in CHECKS:
+        assert row[f"{check}_gain"] == pytest.approx(0.325) and row[f"passes_{check}"] is True
+        assert (row[f"{check}_gain_ci_low"], row[f"{check}_gain_ci_high"]) == pytest.approx(interval)
+
+
+@pytest.mark.parametrize(
+    ("check", "gain", "reason"),
+    [
+        ("deletion", -GOOD, "worse than a random map when its pixels are blurred"),
+        ("insertion", GOOD - 0.325, "not shown to be better than a random map when only its pixels are kept"),
+        ("class", 0.0, "the same as the map for another class"),
+        ("head", GOOD - 0.325, "not shown to be better than the map under a random head"),
+        ("weights", -GOOD, "worse than the map of a random network"),
+    ],
+)
+def test_each_failure_is_named_and_only_it(check, gain, reason):
+    [row] = map_checks.verdict(gains_of(**{check: gain}), PATIENTS).to_dict("records")
+    assert [name for name in CHECKS if not row[f"passes_{name}"]] == [check]
     assert row["passes_checks"] is False and row["reason"] == reason
 
 
-def test_vanished_maps_count_as_not_surviving_and_empty_ones_not_at_all():
-    nan = np.nan
-    deletion = np.array([nan, *DELETION[1:]])
-    spearman = [nan, nan, nan, nan, 0.9, 0.9]  # row 0 never was; 1, 2, 3 vanished
-    areas, levels = tables(deletion, deletion + 0.4, spearman, vanished=[False, True, True, True, False, False])
-    [row] = map_checks.verdict(areas, levels, PATIENTS).to_dict("records")
-    assert (row["n_images"], row["n_patients"], row["n_empty"]) == (5, 4, 1)
-    assert row["randomised_spearman"] == 0  # of 0, 0, 0, 0.9, 0.9
-    assert row["vanished"] == pytest.approx(3 / 5)
-    assert row["deletion"] == pytest.approx(DELETION[1:].mean())
-
-
-def test_one_patient_supports_no_verdict():
-    areas, levels = tables(DELETION, INSERTION, 0.1)
-    [row] = map_checks.verdict(areas, levels, ["a"] * 6).to_dict("records")
+def test_empty_maps_count_not_at_all_and_one_patient_supports_no_verdict():
+    empty = dict.fromkeys(CHECKS, np.where(np.arange(6) == 2, np.nan, GOOD))
+    [row] = map_checks.verdict(gains_of(**empty), PATIENTS).to_dict("records")
+    assert (row["n_images"], row["n_patients"], row["n_empty"]) == (5, 3, 1)
+    assert row["class_gain"] == pytest.approx(0.3)
+    [row] = map_checks.verdict(gains_of(), ["a"] * 6).to_dict("records")
     assert row["passes_checks"] is False and row["reason"].startswith("usable maps of fewer than two patients")
-    assert np.isnan(row["deletion_gain_ci_low"]) and row["deletion_gain"] == pytest.approx(0.175)
+    assert np.isnan(row["class_gain_ci_low"]) and row["class_gain"] == pytest.approx(0.325)
+    nothing = map_checks.verdict(gains_of(**dict.fromkeys(CHECKS, np.nan)), PATIENTS)
+    assert nothing["n_images"].item() == 0 and nothing["class_gain"].isna().all()
 
 
-def test_verdict_on_maps_known_to_be_right_and_wrong(perturbed, randomised):
-    """Both tests together: of the linear model's evidence all but its inverse and noise pass perturbation; of
-    the convolutional model's maps, edges fail randomisation, whatever they do under perturbation."""
-    patients = np.arange(30) // 2
-    table = randomised[-1]
-    borrowed = {"truth": "cam", "inverted": "cam", "noise": "edges"}
-    levels = pd.concat([table[table["method"] == source].assign(method=name) for name, source in borrowed.items()])
-    levels = pd.concat([levels.assign(row=levels["row"] + shift) for shift in (0, 12, 24)])
-    result = map_checks.verdict(perturbed.areas, levels[levels["row"] < 30], patients).set_index("method")
-    assert result["passes_deletion"].to_dict() == {"truth": True, "inverted": False, "noise": False}
-    assert result["passes_insertion"].to_dict() == {"truth": True, "inverted": False, "noise": False}
-    assert result["passes_randomisation"].to_dict() == {"truth": True, "inverted": True, "noise": False}
-    assert result["passes_checks"].to_dict() == {"truth": True, "inverted": False, "noise": False}
-    noise = result.loc["noise"]
-    assert noise["deletion_gain_ci_low"] < 0 < noise["deletion_gain_ci_high"]
-    assert result.loc["inverted", "deletion_gain_ci_high"] < 0
+def test_methods_and_checkpoints_are_judged_apart():
+    table = pd.concat(
+        [gains_of(), gains_of(head=-GOOD).assign(method="b"), gains_of(head=0).assign(checkpoint="c")]
+    )
+    found = map_checks.verdict(table, PATIENTS)
+    assert found[["checkpoint", "method"]].to_numpy().tolist() == [["after", "map"], ["after", "b"], ["c", "map"]]
+    assert found["passes_checks"].tolist() == [True, False, False]
 
 
 def test_bad_input_to_verdict():
-    areas, levels = tables(DELETION, INSERTION, 0.1)
     with pytest.raises(InputError, match="5 patients for rows 0 to 5"):
-        map_checks.verdict(areas, levels, PATIENTS[:5])
-    with pytest.raises(InputError, match=r"no rows for \['map'\]"):
-        map_checks.verdict(areas, levels.assign(method="other"), PATIENTS)
-    with pytest.raises(InputError, match=r"areas has no columns \['grid'\]"):
-        map_checks.verdict(areas.drop(columns="grid"), levels, PATIENTS)
-    with pytest.raises(InputError, match="survives must lie in"):
-        map_checks.verdict(areas, levels, PATIENTS, survives=0)
+        map_checks.verdict(gains_of(), PATIENTS[:5])
+    with pytest.raises(InputError, match=r"no rows of \['head'\]"):
+        map_checks.verdict(gains_of().query("check != 'head'"), PATIENTS)
+    with pytest.raises(InputError, match=r"gains has no columns \['gain'\]"):
+        map_checks.verdict(gains_of().drop(columns="gain"), PATIENTS)
+
+
+def test_the_figure_shows_every_check():
+    assert tuple(figures_of_checks.CHECKS) == CHECKS

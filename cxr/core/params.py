@@ -324,7 +324,7 @@ class _AttributeFields(Params):
     )
     multiverse: bool = Field(True, description="also compute maps from other layers, scores and normalisations")
     map_check_images: Natural = Field(
-        40, description="images on which the maps are checked against the model; 0: no checks"
+        100, description="images on which the maps are checked against the model; 0: no checks"
     )
 
 

@@ -295,5 +295,5 @@ def _missing(run: StoredRun, variant: str) -> dict[str, str]:
     if "regions.npz" not in beside:
         out["masks"] = "Outlines: no masks are known. Name them in a manifest, in `lesion_mask` and `lung_mask`."
     if "map_checks.csv" not in beside:
-        out["map_checks"] = "Checks of maps: set `map_check_images: 40` in 2_attribute."
+        out["map_checks"] = "Checks of maps: set `map_check_images: 100` in 2_attribute."
     return out

@@ -105,7 +105,7 @@ def main() -> None:
     if given.small:
         images, seeds, drawn, repeats, names = 12, 1, 9, 3, NETWORKS[1:2]
     settings = TrainParams(
-        phantom_images=90 if given.small else 900,
+        phantom_images=90 if given.small else 1200,
         test_fraction=0.5,
         image_size=64 if given.small else 128,
         transfer_epochs=4 if given.small else 40,

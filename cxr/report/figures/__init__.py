@@ -8,7 +8,7 @@ Every function takes tables or arrays and returns a Matplotlib figure, at most 9
 """
 
 from cxr.core.display import show_figure as show
-from cxr.report.figures.checks import map_checks, perturbation_curves, randomisation
+from cxr.report.figures.checks import map_checks
 from cxr.report.figures.drifts import corrected, drift, drift_by_class, pair
 from cxr.report.figures.epochs import course
 from cxr.report.figures.example_images import examples
@@ -36,10 +36,8 @@ __all__ = [
     "overlay",
     "pair",
     "performance",
-    "perturbation_curves",
     "pixels",
     "power",
-    "randomisation",
     "ranking",
     "regions",
     "reliability",
