@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from cxr.attribution import deleting, explaining, randomising
+from cxr.attribution import deleting, explaining, randomising, scores
 from cxr.attribution.cases import Cases
 from cxr.attribution.deleting import CENTRE, KINDS, RANDOM
 from cxr.attribution.maps import MapSet
@@ -42,6 +42,7 @@ def check(
     rows: np.ndarray,
     *,
     layer: str,
+    score: str = scores.DEFAULT,
     batch_size: int = 32,
 ) -> Checked:
     """Both tests of every method on every checkpoint, on some of the images.
@@ -50,7 +51,7 @@ def check(
         networks: by checkpoint.
         map_sets: by checkpoint and method; their rows are those of `cases`.
         rows: int [m], the images that are used (`Cases.checked`).
-        layer: the target layer of the maps.
+        layer: the target layer of the maps. score: what they explain.
         batch_size: images per pass.
     """
     images, classes = cases.pixels[rows], cases.class_index[rows]
@@ -61,7 +62,7 @@ def check(
         areas, curves = deleting.perturbation(
             model, images, classes, maps, batch_size=batch_size, label=f"{checkpoint}, deletion and insertion"
         )
-        again = explaining.explainer(model, layer=layer, methods=tuple(maps), batch_size=batch_size)
+        again = explaining.explainer(model, layer=layer, methods=tuple(maps), score=score, batch_size=batch_size)
         cascade = randomising.cascade(
             model,
             lambda _, again=again: again(images, classes),  # compiled once; it reads the weights as they are
