@@ -68,7 +68,13 @@ def predict(model: Model, images: np.ndarray, *, batch_size: int = 32) -> np.nda
 
 
 def explain(
-    model: Model, images: np.ndarray, classes: np.ndarray, *, method: str = "layercam", batch_size: int = 32
+    model: Model,
+    images: np.ndarray,
+    classes: np.ndarray,
+    *,
+    method: str = "layercam",
+    score: str = "log_odds",
+    batch_size: int = 32,
 ) -> np.ndarray:
     """Attribution maps: where the evidence for a class of each image is.
 
@@ -78,9 +84,10 @@ def explain(
         images: grey values uint8 [n, size, size].
         classes: int [n], the class that is explained, by the number of the model's output.
         method: a name from the table `cxr.core.methods`, such as "layercam" or "gradcampp".
+        score: what is explained of the class: "log_odds", "logit" or "probability"; see docs/metrics.md.
 
     Returns: float32 [n, h, w] at the layer's own grid, at least 0, not normalised.
-    Raises: InputError for an unknown method, or a grid under 4x4.
+    Raises: InputError for an unknown method or score, or a grid under 4x4.
     """
     from cxr.attribution import explaining
 
@@ -88,7 +95,7 @@ def explain(
     if classes.shape != (len(images),):
         raise InputError(f"classes: one number for each of {len(images)} images, got shape {classes.shape}")
     found = explaining.attribute(
-        model.network, images, classes, layer=model.layer, methods=[method], batch_size=batch_size
+        model.network, images, classes, layer=model.layer, methods=[method], score=score, batch_size=batch_size
     )
     return found[method]
 

@@ -11,7 +11,7 @@ from tf_keras_vis.saliency import Saliency
 from cxr.attribution import cams, explaining, perturbing
 from cxr.core.architectures import KNOWN
 from cxr.core.errors import InputError
-from cxr.core.methods import LABELS, METHODS, TABLE, Method
+from cxr.core.methods import LABELS, METHODS, SCORES, TABLE, Method
 from cxr.core.methods import cams as cams_of
 from cxr.core.params import AttributeParams
 from cxr.metrics import map_grids
@@ -20,7 +20,7 @@ from cxr.models import build, targets
 PAPER = [pytest.param(name, marks=pytest.mark.slow) for name in KNOWN[:3]]
 COMPACT = list(KNOWN[3:])
 N_CLASSES = 5
-CAMS = ("layercam", "gradcampp", "gradcam", "hirescam")
+CAMS = ("layercam", "gradcampp", "gradcampp_authors", "gradcam", "hirescam")
 
 
 @pytest.fixture(scope="module", params=[*COMPACT, *PAPER])
@@ -39,11 +39,19 @@ def unit(maps):
     return maps / maps.max(axis=(1, 2), keepdims=True)
 
 
-def oracle(model, images, classes, layer, explainer):
+def score_of(output, classes, score):
+    """The class' logit, or its log-odds: the logit minus the log-sum-exp of the others. float32."""
+    own = tf.gather(output, classes, batch_dims=1)
+    if score == "logit":
+        return own
+    return own - tf.reduce_logsumexp(output - 1e9 * tf.one_hot(classes, N_CLASSES), axis=1)
+
+
+def oracle(model, images, classes, layer, explainer, score):
     """tf-keras-vis as documented: the full model, its logits, and back-propagation through all of it."""
     to_logits = keras.Model(model.input, model.get_layer("logits").output)
     maps = explainer(to_logits, clone=False)(
-        lambda output: tf.gather(output, classes, batch_dims=1),
+        lambda output: score_of(output, classes, score),
         tf.constant(images[..., None], tf.float32),
         penultimate_layer=layer,
         seek_penultimate_conv_layer=False,
@@ -53,15 +61,33 @@ def oracle(model, images, classes, layer, explainer):
     return np.asarray(maps)
 
 
-def test_equal_to_tf_keras_vis_on_the_full_model(case):
+@pytest.mark.parametrize("score", ["log_odds", "logit"])
+def test_equal_to_tf_keras_vis_on_the_full_model(case, score):
     model, images, classes = case
     layer = targets.target_layer(model, "penultimate")
-    ours = explaining.attribute(model, images, classes, layer="penultimate", batch_size=2)
+    ours = explaining.attribute(model, images, classes, layer="penultimate", score=score, batch_size=2)
     for name, explainer in (("layercam", Layercam), ("gradcampp", GradcamPlusPlus)):
-        theirs = oracle(model, images, classes, layer, explainer)
+        theirs = oracle(model, images, classes, layer, explainer, score)
         assert ours[name].shape == theirs.shape and ours[name].dtype == np.float32
         assert theirs.max(axis=(1, 2)).min() > 0, "the oracle's maps must not be empty"
         np.testing.assert_allclose(unit(ours[name]), unit(theirs), atol=1e-5)
+
+
+def test_gradcampp_of_the_authors_on_the_full_model(case):
+    model, images, classes = case
+    layer = targets.target_layer(model, "penultimate")
+    both = keras.Model(model.input, [model.get_layer(layer).output, model.get_layer("logits").output])
+    with tf.GradientTape() as tape:
+        activations, output = both(tf.constant(images[..., None], tf.float32))
+        score = score_of(output, classes, "log_odds")
+    gradients = tape.gradient(score, activations).numpy().astype(float)
+    theirs = np.stack(
+        [authors_gradcampp(*pair, score=0) for pair in zip(activations.numpy(), gradients, strict=True)]
+    )
+    ours = explaining.attribute(model, images, classes, layer=layer, methods=["gradcampp_authors", "gradcampp"])
+    assert theirs.max(axis=(1, 2)).min() > 0
+    np.testing.assert_allclose(unit(ours["gradcampp_authors"]), unit(theirs), atol=1e-5)
+    assert np.abs(unit(ours["gradcampp"]) - unit(theirs)).max() > 1e-3, "tf-keras-vis normalises in another way"
 
 
 def test_gradcam_equal_to_tf_keras_vis_on_the_full_model(case):
@@ -70,7 +96,7 @@ def test_gradcam_equal_to_tf_keras_vis_on_the_full_model(case):
     images, classes = images[[0] * N_CLASSES], np.arange(N_CLASSES)
     layer = targets.target_layer(model, "penultimate")
     ours = explaining.attribute(model, images, classes, layer="penultimate", methods=["gradcam"])["gradcam"]
-    theirs = oracle(model, images, classes, layer, Gradcam)
+    theirs = oracle(model, images, classes, layer, Gradcam, "log_odds")
     assert theirs.max() > 0
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * theirs.max())
 
@@ -243,7 +269,7 @@ def test_one_table_says_which_methods_there_are():
     ("kind", "function"),
     [
         ("cams", lambda activations, gradients: tf.reduce_max(activations, axis=-1).numpy()),
-        ("perturbing", lambda model, layer: lambda images, classes: images.numpy()[:, ::16, ::16, 0]),
+        ("perturbing", lambda model, layer, score: lambda images, classes: images.numpy()[:, ::16, ::16, 0]),
     ],
 )
 def test_a_new_method_takes_a_function_and_a_row_of_the_table(kind, function, monkeypatch):
@@ -268,7 +294,8 @@ def test_a_checkpoint_is_explained_by_cams_together_and_by_others_one_by_one(wit
     for name in chosen:
         alone = explaining.attribute(model, images, classes, layer="conv", methods=[name], batch_size=2)[name]
         np.testing.assert_allclose(found.maps[name], alone, rtol=1e-5, atol=1e-6 * alone.max())
-    expected, missing = explaining.variants(model, images, classes, layer="conv", batch_size=2)
+    of_cams = {"methods": ["layercam", "gradcampp"], "batch_size": 2}
+    expected, missing = explaining.variants(model, images, classes, layer="conv", **of_cams)
     names = {key for key in expected if key[1] != "default"} if with_variants else set()
     assert set(found.variants) == names and found.missing == (missing if with_variants else {})
 
@@ -301,13 +328,24 @@ def test_scorecam_step_by_step():
         mask = (mask - mask.min()) / (mask.max() - mask.min())
         masked = tf.constant((images[0] * mask)[None, ..., None], tf.float32)
         expected += model(masked).numpy()[0, classes[0]] * a[..., k]
-    np.testing.assert_allclose(found[0], expected, rtol=1e-3)
+    np.testing.assert_allclose(unit(found)[0], expected / expected.max(), rtol=1e-3)
+
+
+def test_scorecam_of_probabilities_that_round_to_zero():
+    model, images, classes = small_case(1)
+    options = {"layer": "conv", "methods": ["scorecam"]}
+    before = explaining.attribute(model, images, classes, **options)["scorecam"]
+    model.get_layer("logits").bias.assign(-200.0 * np.eye(N_CLASSES)[classes[0]])
+    assert model(images[..., None].astype(np.float32)).numpy()[0, classes[0]] == 0
+    # at the start all classes are about equal, so that odds and probabilities differ by nearly a factor
+    after = explaining.attribute(model, images, classes, **options)["scorecam"]
+    np.testing.assert_allclose(unit(after), unit(before), atol=0.02)
 
 
 def test_smoothgrad_is_tf_keras_vis_of_one_image_and_leaves_numpy_alone():
     model, images, classes = small_case(2)
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    found = explaining.attribute(model, images, classes, layer="conv", methods=["smoothgrad"])
+    found = explaining.attribute(model, images, classes, layer="conv", methods=["smoothgrad"], score="logit")
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
     to_logits = keras.Model([model.input], model.get_layer("logits").output)
     for number, class_index in enumerate(classes):
@@ -325,13 +363,15 @@ def test_smoothgrad_is_tf_keras_vis_of_one_image_and_leaves_numpy_alone():
         np.testing.assert_allclose(found["smoothgrad"][number], cells, rtol=1e-3, atol=1e-4 * cells.max())
 
 
-def test_integrated_gradients_are_complete():
+@pytest.mark.parametrize("score", ["log_odds", "logit"])
+def test_integrated_gradients_are_complete(score):
     model, images, classes = small_case()
     x, c = tf.constant(images[..., None], tf.float32), tf.constant(classes, tf.int32)
-    signed = perturbing.signed_integrated_gradients(model)(x, c)
+    signed = perturbing.signed_integrated_gradients(model, score)(x, c)
     assert signed.shape == images.shape and signed.min() < 0 < signed.max()
     grey = np.broadcast_to(images.mean((1, 2), keepdims=True), images.shape)
-    rise = (logits(model, images) - logits(model, grey))[np.arange(3), classes]
+    of_image, of_grey = (score_of(tf.constant(logits(model, x)), classes, score).numpy() for x in (images, grey))
+    rise = of_image - of_grey
     assert np.abs(rise).min() > 1e-3
     np.testing.assert_allclose(signed.sum((1, 2)), rise, atol=0.01 * np.abs(rise).mean())
 
@@ -341,7 +381,8 @@ def test_integrated_gradients_of_a_linear_model_are_exact_and_rectified_by_cell(
     weights = rng.normal(size=(128, 128, 2)).astype(np.float32)
     model = linear(128, weights)
     images = rng.integers(0, 256, (1, 128, 128), dtype=np.uint8)
-    signed = (images[0] - images[0].mean()) * weights[..., 1]
+    # of two classes the log-odds are the difference of the logits
+    signed = (images[0] - images[0].mean()) * (weights[..., 1] - weights[..., 0])
     cells = signed.reshape(64, 2, 64, 2).mean((1, 3))
     found = explaining.attribute(model, images, np.array([1]), layer="conv", methods=["integrated_gradients"])
     np.testing.assert_allclose(
@@ -365,7 +406,7 @@ def test_occlusion_finds_a_planted_patch():
 
 
 def test_occlusion_cells_tile_an_image_that_they_do_not_divide():
-    weights = np.ones((36, 36, 2), np.float32)
+    weights = np.ones((36, 36, 2), np.float32) * np.array([1, 0], np.float32)
     images = np.random.default_rng(0).integers(0, 256, (1, 36, 36), dtype=np.uint8)
     images[0, :20] += np.uint8(255) - images[0, :20]  # bright above: every cell there counts
     maps = explaining.attribute(linear(36, weights), images, np.array([0]), layer="conv", methods=["occlusion"])[
@@ -396,8 +437,8 @@ def test_gradient_of_a_probability_that_rounds_to_one():
     model.get_layer("logits").bias.assign(20.0 * np.eye(N_CLASSES)[classes[0]])
     assert model(images[..., None].astype(np.float32)).numpy().max() == 1
     layer = "conv"
-    found, _ = explaining.variants(model, images, classes, layer=layer)
-    assert found["layercam", "score-softmax"].maps.max() > 0
+    found = explaining.attribute(model, images, classes, layer=layer, methods=CAMS, score="probability")
+    assert all(maps.max() > 0 for maps in found.values())
 
 
 def test_fused_by_hand():
@@ -425,18 +466,19 @@ def test_variants():
         "default": "conv4_block4_preact_relu",
         "layer-shallower": "conv3_block3_preact_relu",
         "layer-penultimate_cut": "conv4_block3_out",
-        "score-softmax": "conv4_block4_preact_relu",
-        "norm-positive": "conv4_block4_preact_relu",
+        "score-logit": "conv4_block4_preact_relu",
+        "score-probability": "conv4_block4_preact_relu",
         "layers-fused": "conv3_block3_preact_relu+conv4_block4_preact_relu",
     }
     for method in CAMS:
-        own = {"gradcampp": "norm-positive", "layercam": "layers-fused"}.get(method)
-        expected = {name: layer for name, layer in names.items() if name[:4] not in ("norm", "laye")}
-        expected |= {name: names[name] for name in ("layer-shallower", "layer-penultimate_cut")}
-        expected |= {own: names[own]} if own else {}
+        left_out = {"score-probability"} if TABLE[method].proportional else set()
+        left_out |= {"layers-fused"} if method != "layercam" else set()
+        expected = {name: layer for name, layer in names.items() if name not in left_out}
         assert {v: found[m, v].layer for m, v in found if m == method} == expected
     # 96 px leave 3x3 at stride 32: why is told, as it is for another name of a layer that is there
-    assert set(missing) == {"layer-penultimate", "layer-last_conv", "layer-final"}
+    assert set(missing) == {"layer-penultimate", "layer-last_conv", "layer-final", "score-probability"}
+    same = "maps of LayerCAM and Grad-CAM and HiResCAM are up to a factor those of log_odds"
+    assert missing["score-probability"] == same
     assert missing["layer-penultimate"] == "conv4_block4_preact_relu is the layer of default"
     assert "3x3" in missing["layer-final"] and "3x3" in missing["layer-last_conv"]
 
@@ -457,6 +499,56 @@ def test_variants():
             assert np.abs(result.maps - alone[result.layer][method]).max() > 1e-2 * result.maps.max()
 
 
+def test_the_table_says_which_maps_log_odds_and_probability_share():
+    model, images, classes = small_case()
+    kernel, bias = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([kernel * 20, bias])  # where gradients are small, Grad-CAM++ is LayerCAM
+    options = {"layer": "conv", "methods": CAMS}
+    a, b = (explaining.attribute(model, images, classes, score=s, **options) for s in ("log_odds", "probability"))
+    for name in CAMS:
+        seen = (a[name].max((1, 2)) > 0) & (b[name].max((1, 2)) > 0)
+        assert seen.any()
+        off = np.abs(unit(a[name][seen]) - unit(b[name][seen])).max()
+        assert off < 1e-5 if TABLE[name].proportional else off > 1e-2, (name, off)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_variants_of_other_scores_are_those_scores_maps(score):
+    model, images, classes = small_case()
+    options = {"layer": "conv", "methods": ["layercam", "gradcampp"]}
+    found, _ = explaining.variants(model, images, classes, score=score, **options)
+    others = {(m, v) for m, v in found if v.startswith("score-")}
+    expected = {(m, f"score-{other}") for m in options["methods"] for other in SCORES if other != score}
+    assert (
+        others
+        == expected
+        - {
+            "log_odds": {("layercam", "score-probability")},
+            "probability": {("layercam", "score-log_odds")},
+            "logit": set(),
+        }[score]
+    )
+    for method, variant in [*others, ("layercam", "default"), ("gradcampp", "default")]:
+        own = score if variant == "default" else variant.removeprefix("score-")
+        alone = explaining.attribute(model, images, classes, score=own, **options)[method]
+        np.testing.assert_allclose(found[method, variant].maps, alone, rtol=1e-4, atol=1e-6 * alone.max())
+
+
+def test_variants_of_outputs_with_sigmoids_and_of_a_model_without_probabilities():
+    model, images, classes = small_case()
+    options = {"layer": "conv", "methods": ["layercam", "gradcampp"]}
+    scores_alone = keras.Model(model.input, layers.Activation("sigmoid")(model.get_layer("logits").output))
+    found, missing = explaining.variants(scores_alone, images, classes, **options)
+    assert {key for key in found if key[1].startswith("score-")} == {("gradcampp", "score-probability")}
+    assert missing["score-logit"] == "maps of LayerCAM and Grad-CAM++ are equal to those of log_odds"
+    without = keras.Model(model.input, model.get_layer("logits").output, name="bare")
+    found, missing = explaining.variants(without, images, classes, score="logit", **options)
+    assert not [key for key in found if key[1].startswith("score-")]
+    assert "bare ends with 'logits'" in missing["score-log_odds"] and "score-probability" in missing
+    with pytest.raises(InputError, match="bare ends with 'logits', .* or explain the logit"):
+        explaining.attribute(without, images, classes, layer="conv")
+
+
 def test_variants_of_a_layer_that_two_targets_share():
     model, images, classes = small_case(1, "CompactDenseNet")
     found, missing = explaining.variants(model, images, classes, layer="shallower", methods=["layercam"])
@@ -469,7 +561,7 @@ def test_variants_where_there_is_one_feature_map():
     images = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
     model = linear(8, np.ones((8, 8, 2), np.float32))
     found, missing = explaining.variants(model, images, np.array([0]), layer="conv")
-    assert {variant for _, variant in found} == {"default", "score-softmax", "norm-positive"}
+    assert {variant for _, variant in found} == {"default", "score-logit", "score-probability"}
     assert missing["layers-fused"] == "needs two of shallower, penultimate and final, and there are 1"
 
 
@@ -514,5 +606,7 @@ def test_bad_input():
         explaining.attribute(model, images, np.array([0]), layer="pool")
     with pytest.raises(InputError, match="no image"):
         explaining.attribute(model, images[:0], np.array([], int), layer="penultimate")
+    with pytest.raises(InputError, match="score: unknown softmax: use log_odds, logit, probability"):
+        explaining.attribute(model, images, np.array([0]), layer="penultimate", score="softmax")
     with pytest.raises(InputError, match="method: occlusion has no variants: use layercam, gradcampp, "):
         explaining.variants(model, images, np.array([0]), layer="penultimate", methods=["layercam", "occlusion"])

@@ -223,11 +223,12 @@ class Info:
     metrics: dict = field(default_factory=lambda: {"auc_macro_before": 0.9, "auc_macro_after": 0.95})
 
 
-def info(run_id, architecture="A", seed="0", method="m", target="penultimate", size="128"):
+def info(run_id, architecture="A", seed="0", method="m", target="penultimate", size="128", score="log_odds"):
     params = {"architecture": architecture, "seed": seed, "method": method, "target_layer": target, "layer": "x"}
     extra = {"grid": "8x8", "methods_coincide": "False", "image_size": size, "passes_checks": "True"}
     extra |= {"attribute_run": "a", "train_run": "t"}
-    return Info(run_id, {**params, **extra, "weights": "source", "images": "correct", "explain": "true"})
+    extra |= {"weights": "source", "images": "correct", "explain": "true", "score": score}
+    return Info(run_id, {**params, **extra})
 
 
 def test_run_table_refuses_what_cannot_be_pooled():
@@ -236,6 +237,8 @@ def test_run_table_refuses_what_cannot_be_pooled():
         report_scores.run_table([info("1"), info("2")])
     with pytest.raises(InputError, match="target layers final, penultimate cannot be pooled"):
         report_scores.run_table([info("1"), info("2", seed="1", target="final")])
+    with pytest.raises(InputError, match="explained scores log_odds, logit cannot be pooled"):
+        report_scores.run_table([info("1"), info("2", seed="1", score="logit")])
 
 
 def test_latest_cells_takes_the_newest_of_each_cell_with_the_same_settings():
@@ -244,6 +247,7 @@ def test_latest_cells_takes_the_newest_of_each_cell_with_the_same_settings():
         info("4"),
         info("3"),
         info("2", seed="2", size="64"),
+        info("0", seed="3", score="logit"),
         info("1", method="n"),
     ]
     assert report_scores.latest_cells(newest_first) == ["4", "1", "5"]

@@ -37,7 +37,7 @@ def test_every_text_says_whether_images_are_synthetic(data):
     maps = pd.DataFrame({"method": ["layercam"], "checkpoint": ["after"], "maps": [5], "empty": [1]})
     texts = [
         descriptions.train(settings, {"before": {"auc_macro": 0.5}}),
-        descriptions.attribute(settings, layer="relu", grid="4x4", maps=maps, scored=4, of=5),
+        descriptions.attribute(settings, layer="relu", grid="4x4", score="log_odds", maps=maps, scored=4, of=5),
         descriptions.score({"architecture": "A", "seed": 1, "method": "layercam"}, HEADLINE, data=data),
         descriptions.compare(HEADLINE, CLAIMS, run_id="abc", data=data),
         descriptions.study("s", data=data, headline=None, claims=None, runs=[], experiment_id="1"),
@@ -55,7 +55,9 @@ def test_what_a_run_says_of_its_numbers():
     assert "| before | 0.900 | 0.100 |" in text and "| after | 1.000 |" in text
     maps = pd.DataFrame({"method": ["layercam"], "checkpoint": ["after"], "maps": [5], "empty": [1]})
     checks = pd.DataFrame({"method": ["layercam"], "checkpoint": ["after"], "passes_checks": [False]})
-    text = descriptions.attribute(settings, layer="relu", grid="4x4", maps=maps, scored=4, of=5, checks=checks)
+    options = {"layer": "relu", "grid": "4x4", "score": "logit", "maps": maps, "scored": 4, "of": 5}
+    text = descriptions.attribute(settings, **options, checks=checks)
+    assert "at `relu` (4x4), which explain the logit; 4 of 5" in text
     assert "| layercam | after | 5 | 1 | no |" in text
     cell = {"architecture": "A", "seed": 1, "method": "layercam"}
     text = descriptions.score(cell, HEADLINE, data="phantom", caution="after: random")

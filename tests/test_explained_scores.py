@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from cxr.attribution import scores
+from cxr.attribution import explaining, scores
 from cxr.core.errors import InputError
-from cxr.core.methods import SCORES
+from cxr.core.methods import METHODS, SCORES
 from cxr.models import build, foreign
 
 
@@ -163,5 +163,43 @@ def test_a_model_whose_end_is_unknown_is_refused_unless_the_logit_is_explained()
         scores.Head(model, "logit")
     with pytest.raises(InputError, match="score: unknown margin"):
         scores.Head(network(layers.Dense(3, name="logits")), "margin")
-    with pytest.raises(InputError, match="'logits' of net is no Dense layer with a linear output"):
+    with pytest.raises(InputError, match="'logits' of net is not a Dense layer with a linear output"):
         scores.Head(network(layers.Dense(3, name="logits", activation="softmax")))
+
+
+@pytest.fixture(scope="module")
+def twins():
+    """Two networks with the same predictions: one vector is added to every class' kernel, a number to every bias.
+
+    Kernels are multiples of 2^-12, so that float32 holds the sums exactly.
+    """
+    found = []
+    for shift in (0, 1):
+        keras.utils.set_random_seed(0)
+        model = build.build("CompactResNetV2", n_classes=4, image_size=64)
+        kernel, bias = model.get_layer("logits").get_weights()
+        common = np.random.default_rng(1).normal(0, kernel.std(), (len(kernel), 1))
+        kernel, common = (np.round(values * 4096) / 4096 for values in (kernel, common))
+        model.get_layer("logits").set_weights([kernel + shift * common, bias + shift * 3])
+        found.append(model)
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    a, b = (model(images[..., None].astype(np.float32)).numpy() for model in found)
+    np.testing.assert_allclose(a, b, atol=3e-6)
+    return found, images, np.array([3, 0])
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_networks_with_the_same_predictions_have_the_same_maps(twins, score):
+    models, images, classes = twins
+    options = {"layer": "penultimate", "methods": METHODS, "score": score}
+    a, b = (explaining.attribute(model, images, classes, **options) for model in models)
+    off = {}
+    for name in METHODS:
+        assert (a[name].max((1, 2)) > 0).all()
+        unit = [maps / maps.max((1, 2), keepdims=True) for maps in (a[name], b[name])]
+        off[name] = float(np.abs(unit[0] - unit[1]).max())
+    if score == "logit":
+        assert off.pop("scorecam") < 1e-6, "it takes the probability whatever the score"
+        assert off["layercam"] > 0.3 and min(off.values()) > 0.01, off
+    else:
+        assert max(off.values()) < 1e-6, off

@@ -122,7 +122,12 @@ class Store:
             artifacts["drift.parquet"] = comparison.score_table(values, table, **cell, method=method)
             params = {**cell, "method": method, "layer": "conv4", "image_size": SIZE, "attribute_run": attribute}
             params |= {"train_run": train, "target_layer": "penultimate", "weights": "none", "images": "all"}
-            self.run(study, "score", {**params, "explain": "true", "methods_coincide": "False"}, artifacts)
+            self.run(
+                study,
+                "score",
+                {**params, "explain": "true", "score": "log_odds", "methods_coincide": "False"},
+                artifacts,
+            )
 
 
 @pytest.fixture(scope="module")

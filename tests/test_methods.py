@@ -55,10 +55,11 @@ def parameters(**changes):
 
 
 def test_methods_are_written_from_the_parameters():
-    def text(**changes):
+    def text(score="log_odds", **changes):
         return methods.methods_text(
             [parameters(**changes), parameters(**{"seed": "1", **changes})],
-            {"images": "correct", "explain": "true", "target_layer": "penultimate", "baseline_draws": "4"},
+            {"images": "correct", "explain": "true", "score": score, "target_layer": "penultimate"}
+            | {"baseline_draws": "4"},
             compare={"level": 0.95, "n_boot": 2000, "primary_metric": "overlap"}
             | {"auc_margin": 0.02, "centroid_margin": 0.05, "overlap_margin": 0.05},
             counts=pd.DataFrame({"split": ["test"], "images": [500], "patients": [333]}),
@@ -66,6 +67,8 @@ def test_methods_are_written_from_the_parameters():
         )
 
     plain = text()
+    assert "explain the log-odds of the true class at" in plain
+    assert "explain the logit of the true class at" in text(score="logit")
     assert "2000 procedurally drawn radiographs" in plain and "nothing in them is measured from patients" in plain
     assert "test 500 (333 patients)" in plain and "seeds: 0, 1" in plain and "keras 3.15" in plain
     assert "over new trainings and new patients" in plain and "Banerjee" in plain and "at 95%" in plain

@@ -18,8 +18,8 @@ LAYERS = {
     "default": "pen",
     "layer-penultimate": "pen",
     "layer-final": "last",
-    "score-softmax": "pen",
-    "norm-positive": "pen",
+    "score-logit": "pen",
+    "score-probability": "pen",
     "layers-fused": "stem, pen",
 }
 
@@ -155,18 +155,18 @@ def test_scoring_refuses_maps_of_other_shapes():
 
 def test_long_table(tmp_path):
     rows = images(3, wrong=[1])
-    table = run({"score-softmax": 0.2, "default": {"overlap@image": [0.1, 0.2, np.nan]}}, "A", 7, rows=rows)
+    table = run({"score-logit": 0.2, "default": {"overlap@image": [0.1, 0.2, np.nan]}}, "A", 7, rows=rows)
     assert list(table.columns) == [
         *("architecture", "seed", "method", "variant", "maps_of", "layer", "image_id", "patient_id"),
         *("both_correct", "empty", *multiverse.VALUES),
     ]
-    assert list(dict.fromkeys(table["variant"])) == ["default", "score-softmax", "layer-penultimate"]
+    assert list(dict.fromkeys(table["variant"])) == ["default", "score-logit", "layer-penultimate"]
     default = at(table, variant="default")
     np.testing.assert_array_equal(default["overlap@image"], [0.1, 0.2, np.nan])
     assert default["empty"].tolist() == [False, False, True]
     assert default["both_correct"].tolist() == [True, False, True]
     assert default["image_id"].tolist() == ["i0", "i1", "i2"] and set(table["seed"]) == {7}
-    assert (at(table, variant="score-softmax")["overlap_q05@native"] == 0.2).all()
+    assert (at(table, variant="score-logit")["overlap_q05@native"] == 0.2).all()
     # The same layer as the default: its maps, under another name. The final layer was not scored: no rows.
     alias = at(table, variant="layer-penultimate")
     assert set(alias["maps_of"]) == {"default"} and set(alias["layer"]) == {"pen"}
@@ -177,13 +177,13 @@ def test_long_table(tmp_path):
 
 
 def test_one_layer_has_one_set_of_maps():
-    layers = {"default": "pen", "score-softmax": "pen", "layer-final": "x", "layer-last_conv": "x"}
-    table = run({"default": 0.3, "score-softmax": 0.4, "layer-final": 0.7}, layers=layers)
+    layers = {"default": "pen", "score-logit": "pen", "layer-final": "x", "layer-last_conv": "x"}
+    table = run({"default": 0.3, "score-logit": 0.4, "layer-final": 0.7}, layers=layers)
     assert (at(table, variant="layer-last_conv")["overlap@image"] == 0.7).all()
     maps = table.drop_duplicates("variant").set_index("variant")["maps_of"].to_dict()
     assert maps == {
         "default": "default",
-        "score-softmax": "score-softmax",  # another score at the same layer is another map
+        "score-logit": "score-logit",  # another score at the same layer is another map
         "layer-final": "layer-final",
         "layer-last_conv": "layer-final",
     }
@@ -230,7 +230,7 @@ def test_a_variant_of_one_method_pairs_with_the_others_default():
     table = study(
         {
             ("A", "layercam"): {"default": 0.1, "layers-fused": 0.2},
-            ("A", "gradcampp"): {"default": 0.3, "norm-positive": 0.4},
+            ("A", "gradcampp"): {"default": 0.3, "score-probability": 0.4},
         }
     )
     frame = at(multiverse_rankings.analyses(table), grid="image", q=0.05).set_index(["variant", "method"])
@@ -239,11 +239,11 @@ def test_a_variant_of_one_method_pairs_with_the_others_default():
         ("default", "gradcampp"): 0.3,
         ("layers-fused", "layercam"): 0.2,
         ("layers-fused", "gradcampp"): 0.3,
-        ("norm-positive", "layercam"): 0.1,
-        ("norm-positive", "gradcampp"): 0.4,
+        ("score-probability", "layercam"): 0.1,
+        ("score-probability", "gradcampp"): 0.4,
     }
     borrowed = frame.index[frame["borrowed"]].tolist()
-    assert borrowed == [("layers-fused", "gradcampp"), ("norm-positive", "layercam")]
+    assert borrowed == [("layers-fused", "gradcampp"), ("score-probability", "layercam")]
     assert frame["complete"].all()
 
 
@@ -262,9 +262,9 @@ def test_same_layer_as_default_is_filled_and_a_skipped_layer_is_incomplete():
 
 
 def test_a_seed_without_the_variant_or_a_cell_without_a_value_is_incomplete():
-    some = run({"default": 0.6, "score-softmax": 0.1}, seed=0)
+    some = run({"default": 0.6, "score-logit": 0.1}, seed=0)
     frame = multiverse_rankings.analyses(pd.concat([some, run({"default": 0.6}, seed=1)]))
-    assert not at(frame, variant="score-softmax")["complete"].any()
+    assert not at(frame, variant="score-logit")["complete"].any()
     assert at(frame, variant="default")["complete"].all()
     dead = planted({"A": np.nan, "B": 0.3}, {"A": 0.2, "B": 0.4})
     frame = multiverse_rankings.analyses(dead)
@@ -295,7 +295,7 @@ def test_the_default_has_the_images_of_the_study():
 def test_order_of_rows_carries_no_meaning(seed):
     rng = np.random.default_rng(seed)
     rows = images(5, wrong=[2])
-    variants = ("default", "score-softmax")
+    variants = ("default", "score-logit")
     table = pd.concat(
         [
             run({v: {n: rng.random(5) for n in multiverse.VALUES} for v in variants}, a, s, m, rows)
@@ -468,23 +468,23 @@ def test_borrowed_maps_and_coinciding_methods_do_not_count():
         {
             ("A", "layercam"): {"default": 0.6, "layer-final": 0.3},
             ("B", "layercam"): {"default": 0.5, "layer-final": 0.4},
-            ("A", "gradcampp"): {"default": 0.6, "layer-final": 0.3, "norm-positive": 0.1},
-            ("B", "gradcampp"): {"default": 0.5, "layer-final": 0.4, "norm-positive": 0.2},
+            ("A", "gradcampp"): {"default": 0.6, "layer-final": 0.3, "score-probability": 0.1},
+            ("B", "gradcampp"): {"default": 0.5, "layer-final": 0.4, "score-probability": 0.2},
         }
     )
     ranked = multiverse_rankings.rankings(multiverse_rankings.analyses(table), coincide={"layer-final"})
     rows = multiverse_rankings.summary(ranked).set_index(["axis", "level"])
     whole = rows.loc[("all", "all")]
-    # layercam: 7 of the default variant agree, 8 of layer-final do not; its norm-positive is its default.
+    # layercam: 7 of the default variant agree, 8 of layer-final do not; its score-probability is its default's.
     assert whole[["n", "n_a", "n_b", "n_reversal"]].tolist() == [24, 15, 23, 16]
     assert whole["share_a"] == 7 / 15 and whole["share_b"] == 7 / 23
-    assert whole["share_reversal"] == 8 / 16  # norm-positive against the default maps
-    positive = rows.loc[("variant", "norm-positive")]
+    assert whole["share_reversal"] == 8 / 16  # score-probability against the default maps
+    positive = rows.loc[("variant", "score-probability")]
     assert positive["n_a"] == 0 and np.isnan(positive["share_a"]) and positive["share_b"] == 0
     final = rows.loc[("variant", "layer-final")]
     assert final["n_reversal"] == 0 and np.isnan(final["share_reversal"])
     effect = multiverse_rankings.influence(ranked).set_index("axis")
-    # variant: at each of 8, layercam has one pair, which flips; Grad-CAM++ three, of which norm-positive and
+    # variant: at each of 8, layercam has one pair, which flips; Grad-CAM++ three, of which score-probability and
     # layer-final agree.
     assert effect.loc["variant", ["n_a", "flips_a", "n_b", "flips_b"]].tolist() == [8, 1, 24, 2 / 3]
     assert effect.loc["variant", ["n_reversal", "flips_reversal"]].tolist() == [8, 1]

@@ -15,7 +15,7 @@ from cxr.tracking import StoredRun
 def stored_run(run_id, architecture="CompactResNetV2", seed="0", method="layercam", stage="score"):
     params = {"architecture": architecture, "seed": seed, "method": method, "target_layer": "penultimate"}
     params |= {"layer": "x", "grid": "8x8", "methods_coincide": "False", "passes_checks": "True"}
-    params |= {"image_size": "64", "weights": "none", "images": "all", "explain": "true"}
+    params |= {"image_size": "64", "weights": "none", "images": "all", "explain": "true", "score": "log_odds"}
     params |= {"attribute_run": f"a{architecture}{seed}", "train_run": f"t{architecture}{seed}"}
     return StoredRun(
         run_id=run_id,

@@ -82,7 +82,14 @@ def attribute(tmp_path):
     folder = tmp_path / "maps" / "layercam"
     for seed, checkpoint in enumerate(("before", "after", "head_1", "epoch_001", "epoch_002")):
         save(folder / f"{checkpoint}.npz", checkpoint, seed)
-    tags = {"image_size": SIZE, "weights": "none", "images": "correct", "explain": "true", "methods_coincide": ""}
+    tags = {
+        "image_size": SIZE,
+        "weights": "none",
+        "images": "correct",
+        "explain": "true",
+        "score": "log_odds",
+        "methods_coincide": "",
+    }
     return FolderRun(
         tmp_path,
         "attribute-run",
@@ -203,14 +210,14 @@ def test_the_multiverse_has_the_default_maps_and_each_variant(scored_maps, attri
     assert scoring.multiverse_table(scored_maps).empty
     own = attribute.folder / "variants" / "layercam"
     for seed, checkpoint in enumerate(("before", "after"), start=7):
-        save(own / "score-softmax" / f"{checkpoint}.npz", checkpoint, seed)
-    layers = {"default": "deep", "score-softmax": "deep", "layer-same": "deep", "norm-positive": "deep"}
+        save(own / "score-logit" / f"{checkpoint}.npz", checkpoint, seed)
+    layers = {"default": "deep", "score-logit": "deep", "layer-same": "deep", "score-probability": "deep"}
     (attribute.folder / "variants.json").write_text(json.dumps({"methods": ["layercam"], "layers": layers}))
     table = scoring.multiverse_table(scored_maps)
-    # `layer-same` is at the layer of the default maps; `norm-positive` has no maps of this method.
-    assert table["variant"].unique().tolist() == ["default", "score-softmax", "layer-same"]
+    # `layer-same` is at the layer of the default maps; `score-probability` has no maps of this method.
+    assert table["variant"].unique().tolist() == ["default", "score-logit", "layer-same"]
     assert len(table) == 3 * len(IDS), "all images, not the scored ones alone"
-    for variant, pair in {"default": (0, 1), "score-softmax": (7, 8), "layer-same": (0, 1)}.items():
+    for variant, pair in {"default": (0, 1), "score-logit": (7, 8), "layer-same": (0, 1)}.items():
         expected = similarity.compare_maps(*map(raw, pair), size=SIZE, names=["overlap"])["overlap"]
         np.testing.assert_array_equal(table.loc[table["variant"] == variant, "overlap@image"], expected)
 

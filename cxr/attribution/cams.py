@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from cxr.attribution.scores import Head
+
 
 def activations_and_gradients(
     model: keras.Model, wanted: Sequence[tuple[str, str]]
@@ -26,31 +28,29 @@ def activations_and_gradients(
 
     Args:
         model: its logits are the output of a layer named `logits`.
-        wanted: pairs (layer, score). The score of an image is the `logit` of its class or its `probability`.
+        wanted: pairs (layer, score), the score one of `cxr.core.methods.SCORES`.
     Returns: A is the layer's output [n, h, w, k], G the gradient of each image's score at it, [n, h, w, k].
+    Raises: InputError for a score that the model does not have (`scores.Head`).
 
     The backward pass ends at the first layer wanted: nothing before it is differentiated. One trace serves all
     batch sizes.
     """
     names = list(dict.fromkeys(layer for layer, _ in wanted))
-    outputs = [model.get_layer(name).output for name in names]
-    whole = keras.Model(model.input, [*outputs, model.get_layer("logits").output])
+    heads = {score: Head(model, score) for score in dict.fromkeys(score for _, score in wanted)}
+    head_input = next(iter(heads.values())).input
+    whole = keras.Model(model.input, [*(model.get_layer(name).output for name in names), head_input])
 
     @tf.function(input_signature=signature(model), autograph=False)
     def compute(images, classes):
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
             tape.watch(images)  # so that the tape records; gradients are taken at A only
-            *found, logits = whole(images, training=False)
-            scores = {"logit": class_logit(logits, classes), "probability": _margin(logits, classes)}
+            *found, features = whole(images, training=False)
+            explained = {score: head.scores(features, classes) for score, head in heads.items()}
         activations = dict(zip(names, found, strict=True))
-        # p = sigmoid(margin); its slope p (1 - p) is written so that it does not vanish when p rounds to 1
-        slope = tf.sigmoid(scores["probability"]) * tf.sigmoid(-scores["probability"])
-        seeds = {"logit": tf.ones_like(slope), "probability": slope}
         gradients = {}
-        for score in dict.fromkeys(score for _, score in wanted):
+        for score in heads:
             at = [layer for layer, s in wanted if s == score]
-            sources = [activations[layer] for layer in at]
-            found = tape.gradient(scores[score], sources, output_gradients=seeds[score])
+            found = tape.gradient(explained[score], [activations[layer] for layer in at])
             gradients |= {(layer, score): gradient for layer, gradient in zip(at, found, strict=True)}
         return [(activations[layer], gradients[layer, score]) for layer, score in wanted]
 
@@ -60,18 +60,6 @@ def activations_and_gradients(
 def signature(model: keras.Model) -> list[tf.TensorSpec]:
     """Of a compiled function of (images float32 [n, side, side, 1], classes int32 [n]), for any n."""
     return [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32), tf.TensorSpec((None,), tf.int32)]
-
-
-def class_logit(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """The logit of each image's class: [n] from logits [n, n_classes] and classes int [n]."""
-    return tf.gather(logits, classes, batch_dims=1)
-
-
-def _margin(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """log(p / (1 - p)) of the class' probability p: its logit over the log-sum-exp of the others."""
-    is_class = tf.one_hot(classes, tf.shape(logits)[1], on_value=True, off_value=False)
-    others = tf.where(is_class, tf.constant(-np.inf, logits.dtype), logits)
-    return class_logit(logits, classes) - tf.reduce_logsumexp(others, axis=1)
 
 
 def layercam(activations: tf.Tensor, gradients: tf.Tensor) -> np.ndarray:

@@ -20,10 +20,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr.attribution import cams, perturbing
+from cxr.attribution import cams, perturbing, scores
 from cxr.core.errors import InputError
-from cxr.core.methods import TABLE
+from cxr.core.methods import LABELS, SCORES, TABLE
 from cxr.core.methods import cams as cams_of
+from cxr.core.params import DEFAULT_METHODS
 from cxr.core.progress import progress
 from cxr.models import build, targets
 
@@ -43,7 +44,8 @@ def attribute(
     class_index: np.ndarray,
     *,
     layer: str,
-    methods: Iterable[str] = ("layercam", "gradcampp"),
+    methods: Iterable[str] = DEFAULT_METHODS,
+    score: str = scores.DEFAULT,
     batch_size: int = 32,
     label: str = "",
 ) -> dict[str, np.ndarray]:
@@ -52,17 +54,19 @@ def attribute(
     Args:
         model: a flat classifier as `cxr.models.build` makes it (its logits in a layer named `logits`).
         images: grey values uint8 [n, side, side].
-        class_index: int [n], the class whose logit is explained, per image.
+        class_index: int [n], the class that is explained, per image.
         layer: one of `build.TARGETS` or a layer's name. Methods that take no layer ignore it.
         methods: names from the table `cxr.core.methods`.
+        score: what is explained of the class, one of `cxr.core.methods.SCORES`: see `cxr.attribution.scores`.
         batch_size: images per pass.
         label: name of the work in progress lines; empty: no progress lines.
 
     Returns: per method, maps float32 [n, h, w], not normalised, at least 0: on the layer's own grid for CAMs and
         Score-CAM, else on the method's. A map may be all zero or hold NaN: see `map_grids.is_empty`.
-    Raises: InputError for an unknown layer or method, a grid under 4x4, or no image.
+    Raises: InputError for an unknown layer or method, a score that the model does not have, a grid under 4x4, or
+        no image.
     """
-    explain = _explainer(model, layer, tuple(methods))
+    explain = _explainer(model, layer, tuple(methods), score)
     return _in_batches(explain, images, class_index, batch_size, label)
 
 
@@ -73,7 +77,8 @@ def attribute_heads(
     heads: Iterable[tuple[np.ndarray, ...]],
     *,
     layer: str,
-    methods: Iterable[str] = ("layercam", "gradcampp"),
+    methods: Iterable[str] = DEFAULT_METHODS,
+    score: str = scores.DEFAULT,
     batch_size: int = 32,
     label: str = "",
 ) -> list[dict[str, np.ndarray]]:
@@ -84,7 +89,7 @@ def attribute_heads(
     Returns: what `attribute` returns, for each head. The model keeps its own head.
     Raises: InputError as `attribute` and `head`.
     """
-    explain = _explainer(model, layer, tuple(methods))
+    explain = _explainer(model, layer, tuple(methods), score)
     results = []
     for number, weights in enumerate(heads, start=1):
         with head(model, *weights):
@@ -94,21 +99,31 @@ def attribute_heads(
 
 
 def explainer(
-    model: keras.Model, *, layer: str, methods: Iterable[str] = ("layercam", "gradcampp"), batch_size: int = 32
+    model: keras.Model,
+    *,
+    layer: str,
+    methods: Iterable[str] = DEFAULT_METHODS,
+    score: str = scores.DEFAULT,
+    batch_size: int = 32,
 ) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
     """A function (images, class_index) -> what `attribute` returns, compiled once.
 
     It uses the model's weights as they are when it is called. Args and errors as for `attribute`.
     """
-    explain = _explainer(model, layer, tuple(methods))
+    explain = _explainer(model, layer, tuple(methods), score)
     return lambda images, class_index: _in_batches(explain, images, class_index, batch_size, "")
 
 
 def variants_explainer(
-    model: keras.Model, *, layer: str, methods: Iterable[str] = ("layercam", "gradcampp"), batch_size: int = 32
+    model: keras.Model,
+    *,
+    layer: str,
+    methods: Iterable[str] = DEFAULT_METHODS,
+    score: str = scores.DEFAULT,
+    batch_size: int = 32,
 ) -> Callable[[np.ndarray, np.ndarray], dict[tuple[str, str], np.ndarray]]:
     """A function (images, class_index) -> the maps of `variants`, compiled once; as `explainer`."""
-    explain, _, _ = _variants_explainer(model, layer, tuple(methods))
+    explain, _, _ = _variants_explainer(model, layer, tuple(methods), score)
     return lambda images, class_index: _in_batches(explain, images, class_index, batch_size, "")
 
 
@@ -149,7 +164,8 @@ def variants(
     class_index: np.ndarray,
     *,
     layer: str,
-    methods: Iterable[str] = ("layercam", "gradcampp"),
+    methods: Iterable[str] = DEFAULT_METHODS,
+    score: str = scores.DEFAULT,
     batch_size: int = 32,
     label: str = "",
 ) -> tuple[dict[tuple[str, str], Variant], dict[str, str]]:
@@ -157,20 +173,19 @@ def variants(
 
     - `default`: what `attribute` returns.
     - `layer-<name>`, for each of `cxr.models.targets.TARGETS`: at that layer, if it is another one.
-    - `score-softmax`: the gradient of the class' probability instead of its logit.
-    - `norm-positive` (gradcampp): see `cams.gradcampp_authors`.
+    - `score-<name>`, for each of `cxr.core.methods.SCORES` but `score`: of that score. A method has none if its
+      maps would be the default's up to a factor (`proportional` in `cxr.core.methods`).
     - `layers-fused` (layercam): see `cams.fuse`; over those of `shallower`, `penultimate` and `final` that the
-    model
-      has.
+      model has.
 
-    One forward pass and one backward pass to the shallowest layer serve all of them. The softmax needs another
-    backward pass through the layers behind `layer`.
+    One forward pass and one backward pass to the shallowest layer serve all of them. Each other score needs
+    another backward pass through the layers behind `layer`.
 
     Args: as `attribute`; methods that are CAMs.
     Returns: the variants by (method, variant name), and by variant name why one is missing.
     Raises: InputError as `attribute`, and for a method that is no CAM.
     """
-    explain, where, missing = _variants_explainer(model, layer, tuple(methods))
+    explain, where, missing = _variants_explainer(model, layer, tuple(methods), score)
     maps = _in_batches(explain, images, class_index, batch_size, label)
     return {key: Variant(values, where[key[1]]) for key, values in maps.items()}, missing
 
@@ -190,6 +205,7 @@ def explain_checkpoint(
     *,
     layer: str,
     methods: Sequence[str],
+    score: str = scores.DEFAULT,
     with_variants: bool = False,
     batch_size: int = 32,
     label: str = "",
@@ -200,7 +216,7 @@ def explain_checkpoint(
 
     Args and errors as for `attribute`.
     """
-    where = {"layer": layer, "batch_size": batch_size}
+    where = {"layer": layer, "score": score, "batch_size": batch_size}
     all_cams = cams_of(methods)
     found: dict[str, np.ndarray] = {}
     every: dict[tuple[str, str], Variant] = {}
@@ -217,15 +233,15 @@ def explain_checkpoint(
     return Explained({method: found[method] for method in methods}, every, missing)
 
 
-def _explainer(model: keras.Model, layer: str, methods: Sequence[str]):
+def _explainer(model: keras.Model, layer: str, methods: Sequence[str], score: str):
     """What `_in_batches` calls: (images float32 [n, side, side, 1], classes int32 [n]) -> maps by method."""
     unknown = [name for name in methods if name not in TABLE]
     if unknown:
         raise InputError(f"method: unknown {', '.join(unknown)}: use {', '.join(TABLE)}")
     layer = targets.target_layer(model, layer)
     all_cams = cams_of(methods)
-    compute = cams.activations_and_gradients(model, [(layer, "logit")]) if all_cams else None
-    others = {name: function_of(name)(model, layer) for name in methods if name not in all_cams}
+    compute = cams.activations_and_gradients(model, [(layer, score)]) if all_cams else None
+    others = {name: function_of(name)(model, layer, score) for name in methods if name not in all_cams}
 
     def explain(images: tf.Tensor, classes: tf.Tensor) -> dict[str, np.ndarray]:
         maps = {}
@@ -238,7 +254,7 @@ def _explainer(model: keras.Model, layer: str, methods: Sequence[str]):
     return explain
 
 
-def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str]):
+def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str], score: str):
     """What `_in_batches` calls, the layer of each variant, and by variant name why one is missing."""
     all_cams = cams_of()
     others = [name for name in methods if name not in all_cams]
@@ -251,7 +267,9 @@ def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str]):
     fused = [named[name] for name in ("shallower", "penultimate", "final") if name in named]
     if len(fused) < 2:
         missing["layers-fused"] = f"needs two of shallower, penultimate and final, and there are {len(fused)}"
-    wanted = [*((real, "logit") for real in at.values()), (own, "probability")]
+    by_score, same = _scores_beside(model, methods, score)
+    missing |= same
+    wanted = [*((real, score) for real in at.values()), *((own, other) for other in by_score)]
     compute = cams.activations_and_gradients(model, wanted)
 
     def explain(images: tf.Tensor, classes: tf.Tensor) -> dict[tuple[str, str], np.ndarray]:
@@ -259,16 +277,42 @@ def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str]):
         maps = {}
         for method in methods:
             for variant, real in at.items():
-                maps[method, variant] = function_of(method)(*found[real, "logit"])
-            maps[method, "score-softmax"] = function_of(method)(*found[own, "probability"])
-        if "gradcampp" in methods:
-            maps["gradcampp", "norm-positive"] = cams.gradcampp_authors(*found[own, "logit"])
+                maps[method, variant] = function_of(method)(*found[real, score])
+        for other, of_methods in by_score.items():
+            for method in of_methods:
+                maps[method, f"score-{other}"] = function_of(method)(*found[own, other])
         if "layercam" in methods and len(fused) > 1:
             maps["layercam", "layers-fused"] = cams.fuse([maps["layercam", variant_at[real]] for real in fused])
         return maps
 
-    where = {**at, "score-softmax": own, "norm-positive": own, "layers-fused": "+".join(fused)}
+    where = {**at, **{f"score-{other}": own for other in by_score}, "layers-fused": "+".join(fused)}
     return explain, where, missing
+
+
+def _scores_beside(
+    model: keras.Model, methods: Sequence[str], score: str
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """By score other than `score` the methods whose maps it changes, and by variant name why a method has none."""
+    found = {}
+    missing = {}
+    for other in SCORES:
+        if other == score:
+            continue
+        try:
+            exclusive = scores.Head(model, other).exclusive
+        except InputError as error:
+            missing[f"score-{other}"] = str(error)
+            continue
+        factor = {score, other} == {"log_odds", "probability"} or not exclusive
+        equal = not exclusive and {score, other} == {"log_odds", "logit"}
+        same = [name for name in methods if equal or (factor and TABLE[name].proportional)]
+        if same:
+            which = "equal to" if equal else "up to a factor"
+            names = " and ".join(LABELS[name] for name in same)
+            missing[f"score-{other}"] = f"maps of {names} are {which} those of {score}"
+        if others := [name for name in methods if name not in same]:
+            found[other] = others
+    return found, missing
 
 
 def _layers_beside(model: keras.Model, own: str) -> tuple[dict[str, str], dict[str, str]]:

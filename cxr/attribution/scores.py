@@ -81,8 +81,8 @@ class Head:
             model returns there to `logits` and `scores`.
         exclusive: whether the classes exclude each other, as the model's last layer says.
 
-    Raises: InputError for an unknown `score`; for `log_odds` or `probability` of a model that does not end with the
-        softmax or the sigmoids of its logits; and for a layer `logits` that is not linear.
+    Raises: InputError for an unknown `score`; for `log_odds` or `probability` of a model that does not end with
+        the softmax or the sigmoids of its logits; and for a layer `logits` that is not linear.
     """
 
     def __init__(self, model: keras.Model, score: str = DEFAULT) -> None:
@@ -90,16 +90,14 @@ class Head:
             raise InputError(f"score: unknown {score}: use {', '.join(SCORES)}")
         self._dense = model.get_layer("logits")
         if not isinstance(self._dense, layers.Dense) or activation_of(self._dense) != "linear":
-            raise InputError(
-                f"score: the layer 'logits' of {model.name} is not a Dense layer with a linear output"
-            )
+            raise InputError(f"score: 'logits' of {model.name} is not a Dense layer with a linear output")
         end = producer(model.output)
         follows = end is not self._dense and producer(end.input) is self._dense
         function = activation_of(end) if follows else "linear"
         if score != "logit" and function not in ("softmax", "sigmoid"):
             raise InputError(
                 f"score: {model.name} ends with '{end.name}', not with the softmax or the sigmoids of its logits, "
-                f"so {score} is not known: use score logit, or end the model with one of them"
+                f"so its {score} is not known: end it with one of them, or explain the logit"
             )
         self.score = score
         self.exclusive = function != "sigmoid"

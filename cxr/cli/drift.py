@@ -9,6 +9,7 @@ import shtab
 
 from cxr.cli.parser import add_command, add_set, add_tracking_uri, count
 from cxr.core.errors import InputError
+from cxr.core.methods import SCORES
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -76,6 +77,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
         choices=("true", "predicted", "predicted_a"),
         help="the true class (default, with labels), or the class that B or A predicts",
     )
+    option("--score", choices=SCORES, help="what maps explain of that class (default: its log-odds)")
     option(
         "--images",
         choices=("correct", "all"),

@@ -24,8 +24,9 @@ class Method:
     proportional: bool = False
 
 
-SCORES: tuple[str, ...] = ("log_odds", "logit", "probability")
-"""What a map can explain (`cxr.attribution.scores`); the first is the default."""
+SCORE_LABELS: dict[str, str] = {"log_odds": "log-odds", "logit": "logit", "probability": "probability"}
+SCORES: tuple[str, ...] = tuple(SCORE_LABELS)
+"""What a map can explain of a class (`cxr.attribution.scores`); the first is the default."""
 
 
 TABLE: dict[str, Method] = {

@@ -31,9 +31,15 @@ from cxr.core.errors import InputError
 
 Architecture = Annotated[str, AfterValidator(architectures.check)]
 Method = Literal[*methods.METHODS]
-DEFAULT_METHODS: tuple[str, ...] = ("layercam", "gradcampp")
+Score = Annotated[
+    Literal[*methods.SCORES],
+    Field(
+        description="what maps explain of a class: its log-odds, its logit or its probability; see docs/metrics.md"
+    ),
+]
+DEFAULT_METHODS: tuple[str, ...] = ("layercam", "gradcampp", "gradcampp_authors")
 
-SCHEMA = "2"
+SCHEMA = "3"
 """Version of the names of parameters, columns, metrics and artifacts: the tag `cxr.schema` of every run."""
 RENAMED = {
     "noise_heads": "extra_heads",
@@ -312,8 +318,9 @@ class _AttributeFields(Params):
         description="'penultimate', 'penultimate_cut', 'shallower', 'final', 'last_conv' or a layer's name",
     )
     explain: Literal["true", "predicted"] = Field(
-        "true", description="explain the logit of the true class or of the predicted class"
+        "true", description="explain the true class or the predicted class"
     )
+    score: Score = "log_odds"
     images: Literal["correct", "all"] = Field(
         "correct", description="images that get maps: those that both checkpoints classify correctly, or all"
     )
@@ -322,7 +329,7 @@ class _AttributeFields(Params):
     overlays_per_class: Natural = Field(
         2, description="images of each class shown with their maps in the MLflow run"
     )
-    multiverse: bool = Field(True, description="also compute maps from other layers, scores and normalisations")
+    multiverse: bool = Field(True, description="also compute maps from other layers and of other scores")
     map_check_images: Natural = Field(
         100, description="images on which the maps are checked against the model; 0: no checks"
     )
@@ -480,6 +487,7 @@ class DriftParams(DataParams, _ScoreFields):
         "auto",
         description="class to explain: true, predicted by B, or by A (predicted_a); auto: true if known",
     )
+    score: Score = "log_odds"
     images: Literal["auto", "correct", "all"] = Field(
         "auto",
         description="score images whose explained class both models predict, or all; auto: correct if labelled",

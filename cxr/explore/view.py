@@ -22,10 +22,11 @@ from cxr.tracking import StoredRun
 LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "chance"}
 """The baselines that a score run can have, and what they are called in pictures and tables."""
 _EPOCHS = 7  # at most so many maps during fine-tuning are shown
-# What the variants are that are not at another layer (`cxr.attribution.explaining.variants`).
+# What the maps are of variants that are not at another layer (`cxr.attribution.explaining.variants`).
 _VARIANTS = {
-    "score-softmax": "gradient of the softmax, not of the logit",
-    "norm-positive": "normalised over positive gradients",
+    "score-log_odds": "of the log-odds",
+    "score-logit": "of the logit",
+    "score-probability": "of the probability",
     "layers-fused": "several layers fused",
 }
 

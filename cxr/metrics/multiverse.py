@@ -2,8 +2,8 @@
 
 An analysis is one choice on each of four axes:
 
-- the *variant* of the maps: default; another target layer, `layer-*`; the softmax instead of the logit,
-  `score-softmax`; Grad-CAM++ by its authors' normalisation, `norm-positive`; multi-layer LayerCAM, `layers-fused`;
+- the *variant* of the maps: default; another target layer, `layer-*`; another score than the study's, `score-*`;
+  multi-layer LayerCAM, `layers-fused`;
 - the *grid* on which maps are compared: the image's, or the layer's own;
 - the area *q* of the overlap;
 - the *images*: those that both checkpoints classify correctly, or all.
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError
+from cxr.core.methods import TABLE
 from cxr.metrics import similarity
 
 QS = {0.05: "overlap_q05", 0.10: "overlap_q10", 0.20: "overlap", 0.30: "overlap_q30"}
@@ -33,8 +34,6 @@ AXES = ["variant", "grid", "q", "images"]
 DEFAULT: Mapping[str, str | float] = {"variant": "default", "grid": "image", "q": 0.20}
 # The two methods whose rankings the paper compares.
 PAIR = ("layercam", "gradcampp")
-# Variants that exist for one method; in their analyses every other method has its default maps.
-ONE_METHOD = {"norm-positive": "gradcampp", "layers-fused": "layercam"}
 RUN = ["architecture", "seed", "method"]
 CELL = ["architecture", "method"]
 
@@ -128,8 +127,14 @@ def long_table(
 
 
 def borrows(variant: str, method: str) -> bool:
-    """Whether a variant exists for another method only, so that this method uses its default maps for it."""
-    return ONE_METHOD.get(variant, method) != method
+    """Whether a method that has no maps of this variant uses its default maps for it.
+
+    `layers-fused` exists for LayerCAM alone. A study that explains log-odds has no `score-probability` of a method
+    whose maps of both are the same up to a factor (`proportional` in `cxr.core.methods`), and the other way round.
+    """
+    if variant == "layers-fused":
+        return method != "layercam"
+    return variant in ("score-log_odds", "score-probability") and TABLE[method].proportional
 
 
 def _is_layer(variant: str) -> bool:

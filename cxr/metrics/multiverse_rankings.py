@@ -45,8 +45,8 @@ def analyses(table: pd.DataFrame, *, images: str = "correct") -> pd.DataFrame:
     n_images      number of images over all seeds, with those that have an empty map.
     n_empty       number of images with an empty map, before or after.
     is_default    bool, whether this is the study's own analysis.
-    borrowed      bool, whether the variant exists for another method only (`ONE_METHOD`). This method then uses
-                  its default maps here, and its order is that of another analysis.
+    borrowed      bool, whether this method has no maps of this variant and uses its default maps (`borrows`). Its
+                  order is then that of another analysis.
     complete      bool, whether every architecture has this variant's maps under this method for every seed, and a
                   value. Incomplete analyses are shown, but not ranked.
 
@@ -78,7 +78,7 @@ def analyses(table: pd.DataFrame, *, images: str = "correct") -> pd.DataFrame:
                 "medians": {name: _median(part, name) for name in VALUES},
                 "n_images": len(part),
                 "n_empty": int(part["empty"].sum()),
-                "borrowed": borrows(variant, method),
+                "borrowed": variant != "default" and any(key[-1] == "default" for key in keys),
                 "complete": len(parts) == len(keys),
             }
         for grid, (q, name) in product(GRIDS, QS.items()):
@@ -262,10 +262,10 @@ def _sources(
     for variant in variants:
         sources = {}
         for run in runs:
-            if borrows(variant, run[2]):
-                sources[run] = "default"
+            if (*run, variant) in own:
+                sources[run] = variant
             else:
-                sources[run] = variant if (*run, variant) in own else None
+                sources[run] = "default" if borrows(variant, run[2]) else None
         maps = {run: own[(*run, source)]["maps_of"].iloc[0] for run, source in sources.items() if source}
         if not any(maps.items() <= earlier.items() for earlier in seen):
             seen.append(maps)

@@ -56,8 +56,7 @@ def adapt(
     Returns: a flat copy, all of it trainable. It goes from `image` [n, side, side, 1] (grey values, 0 to 255)
         through `grey_to_rgb` (for three channels), `preprocessing` and the model's own layers to `logits` [n,
         classes] and `probabilities`. Its attribute `adapted` says what was found. With several labels,
-        `probabilities` are sigmoids. The score `probability` of `cxr.attribution.cams` (the softmax margin) does
-        not suit them: use the logit.
+        `probabilities` are sigmoids, and the log-odds of a class are its logit (`cxr.attribution.scores`).
     Raises: InputError if the model does not fit; the message says what to do.
     """
     require_graph(model)

@@ -71,7 +71,7 @@ def explain(
     from cxr.attribution import explaining
 
     class_index = data_manifest.class_index(chosen["explained"], classes)
-    options = {"methods": settings.method, "batch_size": settings.batch_size}
+    options = {"methods": settings.method, "score": settings.score, "batch_size": settings.batch_size}
     found = {
         name: explaining.attribute(
             model.network,

@@ -247,11 +247,12 @@ def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]
     if a.network.adapted.multi_label or b.network.adapted.multi_label:
         notes.append(
             "an image can have several labels in these models (sigmoid outputs): the most probable one counts as "
-            "predicted"
+            "predicted, and the log-odds of each are its own logit"
         )
     from cxr.models.graph import feeds_pooling
 
-    if {"layercam", "gradcampp"} <= set(methods) and any(feeds_pooling(m.network, m.layer) for m in (a, b)):
+    same = {"layercam", "gradcampp", "gradcampp_authors"} & set(methods)
+    if len(same) > 1 and any(feeds_pooling(m.network, m.layer) for m in (a, b)):
         notes.append(
             f"only global average pooling follows {a.layer}: LayerCAM and Grad-CAM++ are the same map there, and "
             "comparing them says nothing: use another layer"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxr import tracking
 from cxr.core import tables
-from cxr.core.methods import LABELS
+from cxr.core.methods import LABELS, SCORE_LABELS
 from cxr.core.params import DriftParams
 from cxr.metrics import metric_table
 from cxr.pair import gates, models
@@ -98,8 +98,9 @@ def _which_images(chosen: pd.DataFrame, settings: DriftParams) -> str:
     by_image = (chosen["patient_id"] == chosen["image_id"]).all()
     patients = "each treated as a separate patient" if by_image else f"{scored['patient_id'].nunique()} patients"
     return (
-        f"explained: {what}, on {len(scored)} of {len(chosen)} images ({patients}); both models predict "
-        f"{'the true class' if labelled else 'it'} of {chosen['both_correct'].sum()}"
+        f"explained: {what} ({SCORE_LABELS[settings.score]}), on {len(scored)} of {len(chosen)} images "
+        f"({patients}); both models predict {'the true class' if labelled else 'it'} of "
+        f"{chosen['both_correct'].sum()}"
     )
 
 

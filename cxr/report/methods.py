@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cxr.core import architectures
+from cxr.core.methods import SCORE_LABELS
 from cxr.metrics.metric_table import METRICS
 
 if TYPE_CHECKING:
@@ -127,10 +128,10 @@ def _attribution(score: Mapping[str, str]) -> str:
     chosen = "that both checkpoints classify correctly" if score["images"] == "correct" else "(all of them)"
     explained = "true class" if score["explain"] == "true" else "class that the checkpoint after predicts"
     return (
-        f"Maps explain the logit of the {explained} at `{score['target_layer']}`, of both checkpoints, on the "
-        f"test images {chosen}. Raw maps are scaled to [0, 1], enlarged bilinearly to the image's size and "
-        "compared there. A map without any range (above all, a map of zeros) is empty: it is counted, never "
-        "scored."
+        f"Maps explain the {SCORE_LABELS[score['score']]} of the {explained} at `{score['target_layer']}`, of "
+        f"both checkpoints, on the test images {chosen}. Raw maps are scaled to [0, 1], enlarged bilinearly to "
+        "the image's size and compared there. A map without any range (above all, a map of zeros) is empty: it "
+        "is counted, never scored."
     )
 
 

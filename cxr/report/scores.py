@@ -174,7 +174,7 @@ def run_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
     """One row a score run: run_id, architecture, method, seed, target_layer, layer, grid, methods_coincide,
     passes_checks, attribute_run, train_run, auc_macro_before and auc_macro_after, as the runs logged them.
 
-    Raises InputError when two runs are of one cell, or their target layers differ."""
+    Raises InputError when two runs are of one cell, or their target layers or explained scores differ."""
     columns = ("architecture", "method", "seed", "target_layer", "layer", "grid", "methods_coincide")
     columns += ("passes_checks", "attribute_run", "train_run")
     performance = ("auc_macro_before", "auc_macro_after")
@@ -194,9 +194,10 @@ def run_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
         raise InputError(
             f"score_run_ids: two runs are of {row['architecture']}, {row['method']}, seed {row['seed']}: name one"
         )
-    layers = sorted(set(table["target_layer"]))
-    if len(layers) > 1:
-        raise InputError(f"score_run_ids: target layers {', '.join(layers)} cannot be pooled: name runs of one")
+    for name, what in (("target_layer", "target layers"), ("score", "explained scores")):
+        found = sorted({run.params[name] for run in runs})
+        if len(found) > 1:
+            raise InputError(f"score_run_ids: {what} {', '.join(found)} cannot be pooled: name runs of one")
     return table
 
 
@@ -210,7 +211,7 @@ def latest_cells(runs: Sequence[StoredRun]) -> list[str]:
     """
     if not runs:
         raise InputError("no finished score run in the experiment: run 3_score.ipynb first, or set `name`")
-    same = ("target_layer", "image_size", "weights", "images", "explain")
+    same = ("target_layer", "image_size", "weights", "images", "explain", "score")
     newest = {key: runs[0].params[key] for key in same}
     cells: dict[tuple[str, ...], str] = {}
     for run in runs:

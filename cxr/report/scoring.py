@@ -22,7 +22,7 @@ from cxr.tracking import StoredRun, stored
 
 # What a score run repeats of its attribute run, so that runs can be filtered by it.
 _PARAMS = ("architecture", "seed", "target_layer", "layer", "grid")
-_TAGS = ("image_size", "weights", "images", "explain", "methods_coincide")
+_TAGS = ("image_size", "weights", "images", "explain", "score", "methods_coincide")
 
 
 class ScoredMaps:

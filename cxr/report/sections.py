@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cxr.core.errors import InputError
+from cxr.core.methods import SCORES
 from cxr.metrics import multiverse_rankings
 from cxr.metrics import regions as places
 from cxr.metrics.metric_table import METRICS
@@ -124,7 +125,7 @@ def multiverse(study: Study) -> Multiverse:
             "`2_attribute`."
         )
         return Multiverse(*(pd.DataFrame() for _ in range(4)), methods=())
-    same = {"layer-final", *(["default", "score-softmax", "norm-positive"] if study.methods_coincide else [])}
+    same = {"layer-final", *(["default", *(f"score-{s}" for s in SCORES)] if study.methods_coincide else [])}
     analyses = multiverse_rankings.analyses(rows, images=study.params["images"])
     orders = multiverse_rankings.rankings(analyses, coincide=same)
     shares = multiverse_rankings.summary(orders)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from cxr.core.methods import SCORE_LABELS
 from cxr.tracking import views
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def attribute(
     *,
     layer: str,
     grid: str,
+    score: str,
     maps: pd.DataFrame,
     scored: int,
     of: int,
@@ -134,6 +136,7 @@ def attribute(
     Args:
         train: parameters of the train run.
         layer, grid: where the maps are taken, and their size.
+        score: what they explain, one of `cxr.core.methods.SCORES`.
         maps: method, checkpoint, maps, empty: counts.
         scored, of: images that are scored, of how many.
         checks: method, checkpoint, passes_checks (and more), where maps were checked against the model.
@@ -148,7 +151,8 @@ def attribute(
     return _paragraphs(
         [
             f"**Maps of both checkpoints of {plain(train['architecture'])}, seed {train['seed']}** at "
-            f"`{plain(layer)}` ({grid}); {scored} of {of} images are scored; {images_used(train['data'])}.",
+            f"`{plain(layer)}` ({grid}), which explain the {SCORE_LABELS[score]}; {scored} of {of} images are "
+            f"scored; {images_used(train['data'])}.",
             table(rows),
             f"Overlays of the first images of each class: *Model metrics*, below the numbers. {train_run}",
         ]
