@@ -313,12 +313,12 @@ def test_bad_input_to_gains(change, message):
 def texture_network():
     """Three classes, each a direction of stripes that four filters of its own see, in four phases."""
     rows, columns = np.mgrid[:5, :5]
-    directions = [rows, columns, (rows + columns) / np.sqrt(2)]
+    directions = [rows, columns, rows + columns]
     waves = [np.cos(2 * np.pi * across / 4 + turn * np.pi / 2) for across in directions for turn in range(4)]
     filters = [(wave - wave.mean()) / wave.std() for wave in waves]
     inputs = keras.Input((SIDE, SIDE, 1))
     x = layers.Rescaling(1 / 255)(inputs)
-    x = layers.Conv2D(12, 5, strides=3, padding="same", activation="relu", name="conv")(x)
+    x = layers.Conv2D(12, 5, strides=3, activation="relu", name="conv")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     model = keras.Model(inputs, layers.Softmax()(layers.Dense(3, name="logits")(x)), name="textures")
     model.get_layer("conv").set_weights([np.stack(filters, -1)[:, :, None], np.zeros(12)])
@@ -331,7 +331,7 @@ def texture_images(n, seed=0):
     """A patch of stripes for each class in three corners; those of the image's class are the strongest."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:SIDE, :SIDE]
-    across = [rows, columns, (rows + columns) / np.sqrt(2)]
+    across = [rows, columns, rows + columns]
     images, classes = rng.normal(110, 12, (n, SIDE, SIDE)), np.arange(n) % 3
     for image, c in zip(images, classes, strict=True):
         corners = rng.permutation([(0, 0), (0, 16), (16, 0), (16, 16)])
