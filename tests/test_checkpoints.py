@@ -9,7 +9,7 @@ from keras import layers
 from cxr.attribution import map_checks
 from cxr.attribution.cases import Cases
 from cxr.attribution.checkpoints import Checkpoints
-from cxr.attribution.explaining import attribute
+from cxr.attribution.explaining import attribute, explainer
 from cxr.attribution.maps import MapSet
 from cxr.core.errors import InputError
 from cxr.models import weights
@@ -93,35 +93,32 @@ def test_other_images_are_refused(trained):
     found.load("epoch_001")  # the train run logged no predictions of it
 
 
-def test_both_checks_of_every_method_on_every_checkpoint(trained):
+def test_every_method_is_checked_on_every_checkpoint(trained):
     _, cases, models = trained
     networks = {name: models[name] for name in ("before", "after")}
-    chosen = ("layercam", "occlusion")
+    chosen, where = ("layercam", "occlusion"), {"layer": "conv", "batch_size": 8}
     map_sets = {
         checkpoint: {
             method: MapSet(
                 cases.image_id, cases.class_index, values, checkpoint, method, "conv", ("a", "b"), "hash"
             )
             for method, values in attribute(
-                model, cases.pixels, cases.class_index, layer="conv", methods=chosen
+                model, cases.pixels, cases.class_index, methods=chosen, score="logit", **where
             ).items()
         }
         for checkpoint, model in networks.items()
     }
     rows = np.array([3, 10, 11, 40])
     kept = [weight.copy() for weight in models["after"].get_weights()]
-    found = map_checks.check(networks, map_sets, cases, rows, layer="conv", batch_size=8)
+    gains = map_checks.measure(networks, map_sets, cases, rows, score="logit", **where)
     pairs = [(checkpoint, method) for checkpoint in networks for method in chosen]
-    assert list(zip(found.verdicts["checkpoint"], found.verdicts["method"], strict=True)) == pairs
-    assert (found.verdicts["n_images"] + found.verdicts["n_empty"] == 4).all()
-    for table in (found.areas, found.curves, found.cascades):
-        assert table["checkpoint"].unique().tolist() == ["before", "after"] and set(chosen) <= set(table["method"])
     for own, now in zip(kept, models["after"].get_weights(), strict=True):
         np.testing.assert_array_equal(own, now, err_msg="weights are restored")
-    # the tests are of the images that were chosen
-    alone = map_checks.deleting.perturbation(
-        networks["after"], cases.pixels[rows], cases.class_index[rows],
-        {name: map_sets["after"][name].maps[rows] for name in chosen}, batch_size=8,
-    )  # fmt: skip
-    mine = found.areas.query("checkpoint == 'after'").drop(columns="checkpoint").reset_index(drop=True)
-    pd.testing.assert_frame_equal(mine, alone.areas)
+    # of the images that were chosen, and of rivals that explain the same score as the maps
+    explain = explainer(networks["after"], methods=chosen, score="logit", **where)
+    alone = map_checks.gains(networks["after"], explain, cases.pixels[rows], cases.class_index[rows], batch_size=8)
+    mine = gains.query("checkpoint == 'after'").drop(columns="checkpoint").reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine, alone, atol=1e-4)
+    found = map_checks.verdict(gains, cases.table.loc[rows, "patient_id"])
+    assert list(zip(found["checkpoint"], found["method"], strict=True)) == pairs
+    assert (found["n_images"] + found["n_empty"] == 4).all()

@@ -8,6 +8,7 @@ import pytest
 from cxr.metrics.metric_table import METRICS
 from cxr.report import figures
 from cxr.report.figures import style
+from cxr.report.figures.checks import CHECKS
 
 
 @pytest.fixture(autouse=True)
@@ -466,103 +467,51 @@ def test_regions_mark_what_is_missing_and_fit_the_page():
     inside_the_page(figures.regions(located(NAMES[:1], METHODS[:1], ("lesion",))))
 
 
-def passes_checks(names=("A",), methods=("layercam",), checkpoints=("after", "before"), seeds=(0, 1)):
+def checked(names=("A",), methods=("layercam",), checkpoints=("after", "before"), seeds=(0, 1)):
+    """Verdicts on maps: all gains are 0.1 (seed 0, passes) and 1.1 (seed 1, fails `deletion` alone)."""
     tables = []
     for checkpoint in checkpoints:
         for seed in seeds:
-            gains = {"deletion_gain": 0.1 + seed, "deletion_gain_ci_low": 0.0 + seed}
-            gains |= {"deletion_gain_ci_high": 0.3 + seed, "insertion_gain": 0.2, "insertion_gain_ci_low": 0.1}
-            gains |= {
-                "insertion_gain_ci_high": 0.4,
-                "checkpoint": checkpoint,
-                "seed": seed,
-                "passes_checks": seed == 0,
-            }
+            gains = {"checkpoint": checkpoint, "seed": seed, "passes_checks": seed == 0}
+            for check in CHECKS:
+                gains |= {f"{check}_gain": 0.1 + seed, f"{check}_gain_ci_low": 0.0 + seed}
+                gains |= {f"{check}_gain_ci_high": 0.3 + seed, f"passes_{check}": seed == 0 or check != "deletion"}
             tables.append(cells(names, methods, **gains))
     return pd.concat(tables, ignore_index=True)
 
 
-def test_map_checks_crosses_the_maps_that_fail():
-    figure = figures.map_checks(passes_checks())
-    assert [axis.get_title() for axis in figure.axes] == [
-        "deletion, before",
-        "insertion, before",
-        "deletion, after",
-        "insertion, after",
+def test_map_checks_crosses_the_checks_that_fail():
+    figure = figures.map_checks(checked())
+    assert [axis.get_title() for axis in figure.axes] == [*CHECKS.values(), *[""] * 5]
+    assert [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()] == [
+        "before\nfine-tuning",
+        "after\nfine-tuning",
     ]
-    axis = figure.axes[0]
-    markers = [(line.get_marker(), line.get_markerfacecolor(), *line.get_ydata()) for line in axis.get_lines()
-               if line.get_marker() in ("o", "x") and len(line.get_ydata())]  # fmt: skip
-    assert [m[0] for m in markers] == ["o", "o", "x"]
-    assert [m[2] for m in markers] == pytest.approx([0.1, 1.1, 1.1])
-    assert markers[0][1] != "white" and markers[1][1] == "white"
-    np.testing.assert_allclose(np.concatenate([ranges(c) for c in axis.containers]), [[0.0, 0.3], [1.0, 1.3]])
-    spots = [
-        line.get_xdata()[0] for line in axis.get_lines() if line.get_marker() == "o" and len(line.get_xdata())
-    ]
-    assert spots[0] < spots[1], "seeds stand side by side"
-    assert {"a random map", "passes", "fails", "LayerCAM"} == set(legend(figure))
+    deletion, insertion = (
+        [
+            (line.get_marker(), line.get_markerfacecolor(), line.get_xdata()[0], line.get_ydata()[0])
+            for line in axis.get_lines()
+            if line.get_marker() in ("o", "x") and len(line.get_xdata()) == 1
+        ]
+        for axis in figure.axes[:2]
+    )
+    assert [(marker, x, y) for marker, _, x, y in deletion] == [("o", 0.1, 0), ("o", 1.1, 1), ("x", 1.1, 1)]
+    assert deletion[0][1] != "white" and deletion[1][1] == "white"
+    assert insertion == [], "both seeds pass: one line with two points"
+    intervals = np.concatenate([c.get_segments() for c in figure.axes[0].collections])
+    np.testing.assert_allclose(intervals[:, :, 0], [[0.0, 0.3], [1.0, 1.3]])
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["A, seed 0", "A, seed 1"]
+    assert set(legend(figure)) == {"passes", "fails", "LayerCAM"}
 
 
 def test_map_checks_fits_the_page_with_cells_missing():
-    table = passes_checks(NAMES, METHODS).iloc[1:]
+    table = checked(NAMES, METHODS).iloc[1:]
+    table.loc[table.index[3], ["class_gain", "class_gain_ci_low", "class_gain_ci_high"]] = np.nan
+    table.loc[table.index[3], "passes_class"] = False
     figure = figures.map_checks(table)
     inside_the_page(figure)
-    # the pair without a row is missing in the stage and seed that it was taken from, in both games
-    assert sum(t.get_text() == "n/a" for axis in figure.axes for t in axis.texts) == 2
-    inside_the_page(figures.map_checks(passes_checks(["A"], ["gradcampp"], ["before"], [0])))
-
-
-def test_perturbation_curves_show_what_knows_nothing_in_grey():
-    share = np.linspace(0, 1, 5)
-    curves = pd.concat(
-        pd.DataFrame({"method": method, "kind": kind, "share": share, "probability": 1 - share / (2 + number)})
-        for number, method in enumerate(("random", "centre", "layercam"))
-        for kind in ("insertion", "deletion")
-    )
-    figure = figures.perturbation_curves(curves.sample(frac=1, random_state=0), title="t")
-    assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["deletion", "insertion"]
-    assert figure.axes[0].get_xlabel() == "share of the pixels deleted"
-    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    assert list(lines) == ["random map", "centre prior", "LayerCAM"]
-    np.testing.assert_allclose(lines["LayerCAM"].get_ydata(), 1 - share / 4)
-    assert lines["random map"].get_color() == lines["centre prior"].get_color() == "0.55"
-    assert figure.axes[0].get_ylim() == (0, 1)
-    two = pd.concat([curves.assign(grid=grid) for grid in ("4x4", "8x8")])
-    two = two[(two["method"] == "random") | (two["grid"] == "8x8")]
-    assert legend(figures.perturbation_curves(two))[:1] == ["LayerCAM"]
-    assert {"random map (4x4)", "random map (8x8)"} <= set(legend(figures.perturbation_curves(two)))
-    assert len(figures.perturbation_curves(curves[curves["kind"] == "deletion"]).axes) == 1
-
-
-def cascade(methods=("layercam",), checkpoints=("after", "before")):
-    rows = [
-        {"method": m, "checkpoint": s, "level": level, "up_to": name, "spearman": 1 / (1 + level) - image / 10}
-        for m in methods
-        for s in checkpoints
-        for level, name in enumerate(("logits", "conv4_block6_preact_relu", "conv1_conv"))
-        for image in range(5)
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_randomisation_draws_medians_quartiles_and_the_limit():
-    table = cascade()
-    table.loc[len(table)] = ["layercam", "before", 2, "conv1_conv", np.nan]  # an empty map is left out
-    figure = figures.randomisation(table, limit=0.4)
-    axis = figure.axes[0]
-    assert axis.get_title() == "before fine-tuning", "checkpoints in the order of training"
-    line = next(line for line in axis.get_lines() if line.get_label() == "LayerCAM")
-    np.testing.assert_allclose(line.get_ydata(), [0.8, 0.3, 1 / 3 - 0.2])
-    band = axis.collections[0].get_paths()[0].vertices
-    assert {round(y, 6) for x, y in band if x == 0} == {0.7, 0.9}, "quartiles of 0.6, 0.7, 0.8, 0.9, 1.0"
-    limit = next(line for line in axis.get_lines() if line.get_label() == "survival limit (0.4)")
-    assert set(limit.get_ydata()) == {0.4}
-    names = [label.get_text() for label in axis.get_xticklabels()]
-    assert names == ["logits", "conv4_block6_preact_relu", "conv1_conv"]
-    inside_the_page(figure)
-    inside_the_page(figures.randomisation(cascade(METHODS), limit=0.5))
-    inside_the_page(figures.randomisation(cascade(checkpoints=["before"]), limit=0.5))
+    assert [t.get_text() for axis in figure.axes for t in axis.texts] == ["n/a"]
+    inside_the_page(figures.map_checks(checked(["A"], ["gradcampp"], ["before"], [0])))
 
 
 def test_metrics_seen_keeps_one_colour_scale_and_outlines_what_sees():
