@@ -92,12 +92,16 @@ def test_known_overlaps_on_the_native_grid():
 
 def test_known_overlap_on_the_image_grid():
     # A lit top half against a lit left half of 2x2 cells, at 4x4: profiles 1, 0.75, 0.25, 0. The highest 30 % are
-    # round(4.8) = 5 pixels: the first row, and of those tied at 0.75 the lowest index, (1, 0); in the other map,
-    # the first column and (0, 1). Shared are (0, 0), (1, 0) and (0, 1), of 5 + 5 - 3.
+    # round(4.8) = 5 pixels: the first row, and one of the four tied at 0.75; in the other map, columns. Of the 7
+    # pixels in a first line, 1 is in both; of the 12 in a first or second line, 4: agreement 1/21. Shared are
+    # (0, 0); (0, 1) and (1, 0) with 1/4 each; (1, 1) with 1/4 in one order and 1/16 in two.
     top, left = np.array([[[1.0, 1.0], [0, 0]]]), np.array([[[1.0, 0.0], [1.0, 0]]])
     got = multiverse.score_variant(top, left, size=4)
-    assert got["overlap_q30@image"][0] == 3 / 7
-    assert got["overlap_q30@native"][0] == 1  # one cell, the tie to the lower index: (0, 0) in both
+    shared = 1 + 2 / 4 + 1 / 21 / 4 + 20 / 21 / 16
+    assert got["overlap_q30@image"][0] == pytest.approx(shared / (10 - shared), abs=1e-15)
+    # One cell of the two that are lit: they agree on one of three.
+    shared = 1 / 3 / 2 + 2 / 3 / 4
+    assert got["overlap_q30@native"][0] == pytest.approx(shared / (2 - shared), abs=1e-15)
 
 
 @pytest.mark.parametrize("side, size", [(4, 32), (8, 96), (7, (30, 41))])

@@ -74,7 +74,7 @@ def baselines(
     any position becomes equally likely (torus translation: Lotwick and Silverman 1982, J. R. Stat. Soc. B 44:406;
     Harms et al. 2001, J. Ecol. 89:947). The symmetries are the 8 of the square if both the grid and `size` are
     square, otherwise the 4 of the rectangle. On the map's own grid, the expected intersection of two top-q areas
-    is then exactly q^2 of all pixels. The expected IoU is q / (2 - q) for scattered areas, and higher for compact
+    is then exactly q^2 of all pixels (slightly more where values are tied at their edge: `overlap`). The expected IoU is q / (2 - q) for scattered areas, and higher for compact
     ones (IoU is convex in the intersection). It is therefore measured, not computed.
     """
     before, after = np.asarray(before), np.asarray(after)
