@@ -93,9 +93,8 @@ class Store:
             values = similarity.compare_maps(*pair, size=SIZE)
             artifacts = {}
             if full:
-                own = baselines.baselines(
-                    *pair, np.arange(len(IDS)) % 2, table["patient_id"].to_numpy(), size=SIZE, draws=1
-                )
+                who = np.arange(len(IDS)) % 2, table["patient_id"].to_numpy()
+                own = baselines.baselines(*pair, *who, size=SIZE, draws=1)
                 values |= own | regions.region_table(*pair, masks, size=SIZE)
                 steps = [
                     comparison.score_table(
@@ -111,8 +110,8 @@ class Store:
                     for checkpoint in ("before", "after")
                 ]
                 scored = {
-                    "default": multiverse.score_variant(*pair, size=SIZE),
-                    "layer-shallower": multiverse.score_variant(*other, size=SIZE),
+                    "default": multiverse.score_variant(*pair, *who, size=SIZE),
+                    "layer-shallower": multiverse.score_variant(*other, *who, size=SIZE),
                 }
                 layers = {"default": "conv4", "layer-shallower": "conv3", "layer-penultimate": "conv4"}
                 artifacts["course.parquet"] = pd.concat(steps)
