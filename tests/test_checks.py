@@ -1,5 +1,6 @@
 """Checks of data sets with known faults: each is found, and nothing is found where there is nothing."""
 
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -295,6 +296,40 @@ def test_few_patients_and_one_seed_are_warned_of():
     more = checklist.run(StudyParams.check({"phantom_images": 2000, "seed": [0, 1, 2, 3, 4]}, where="test"))
     assert not more.of("warning") and not more.of("error")
     assert found(more, "seeds", "note") and found(more, "phantom", "note")
+
+
+def test_splits_that_vary_are_checked_for_every_seed():
+    study = {"phantom_images": 600, "seed": [3, 0, 7]}
+    assert not found(checklist.run(StudyParams.check(study, where="test")), "vary_split", "note")
+    varied = StudyParams.check({**study, "vary_split": True}, where="test")
+    report = checklist.run(varied)
+    notes = found(report, "vary_split", "note")
+    assert "split_seed + seed (3 seeds)" in notes[0].text and "those of seed 3" in notes[0].text
+    test = {}
+    for seed in (3, 0, 7):
+        rows = data_manifest.build_manifest(varied, vary=seed)
+        test[seed] = set(rows.loc[rows["split"] == "test", "image_id"])
+    shared = [[a, b, len(test[a] & test[b])] for a, b in ((3, 0), (3, 7), (0, 7))]
+    assert notes[1].table.values.tolist() == shared
+    assert f"{min(n for *_, n in shared)} or more of {len(test[3])}" in notes[1].text
+    assert report.counts["test images"].sum() == len(test[3])
+    few = checklist.run(StudyParams.check({**study, "phantom_images": 60, "vary_split": True}, where="test"))
+    assert "too few: raise test_fraction" in found(few, "vary_split")[0].text
+
+
+def test_copies_that_the_splits_of_a_later_seed_tear_apart_are_errors(tmp_path):
+    folder = write_set(tmp_path / "set")
+    (folder / "clear" / "001-0.png").write_bytes((folder / "clear" / "000-0.png").read_bytes())
+    torn = {}
+    for seed in range(8):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the copies
+            rows = data_manifest.build_manifest(settings(folder, split_seed=seed))
+        torn[seed] = rows[rows["sha256"].duplicated(keep=False)]["split"].nunique() > 1
+    whole, apart = (next(seed for seed, is_torn in torn.items() if is_torn is wanted) for wanted in (False, True))
+    assert not checklist.run(settings(folder, split_seed=whole)).of("error")
+    (error,) = checklist.run(settings(folder, seed=[whole, apart], vary_split=True)).of("error")
+    assert error.text.startswith(f"with the splits of seed {apart}: 2 files show the same image")
 
 
 def test_power_agrees_with_the_simulation_of_docs_inference():

@@ -7,6 +7,7 @@ import pytest
 from cxr.attribution import maps
 from cxr.core import tables
 from cxr.core.errors import InputError
+from cxr.data.splits import assign_splits
 from cxr.metrics import similarity
 from cxr.metrics.metric_table import METRICS
 from cxr.report import comparison, headlines
@@ -156,6 +157,31 @@ def test_the_share_of_two_seeds():
 
 def map_set(values, ids):
     return maps.MapSet(np.array(list(ids)), np.zeros(len(ids), int), values, "after", "m", "l", ("a",), "")
+
+
+def test_two_seeds_use_no_image_that_either_training_may_have_seen():
+    """Where splits vary with the seed: images in the test sets of both, and none where they share none."""
+    rng = np.random.default_rng(0)
+    n = 400
+    labels, patients = np.arange(n) % 2, np.arange(n) // 2
+    who, fractions = (labels.astype(str), patients.astype(str)), {"val_fraction": 0.15, "test_fraction": 0.25}
+    split = {seed: assign_splits(*who, **fractions, seed=seed) for seed in (0, 1, 2)}
+    ids = np.array([f"i{k:03d}" for k in range(n)])
+    rows, sets = [], {}
+    for seed, own in split.items():
+        tested = np.flatnonzero(own == "test")
+        rows.append(pd.DataFrame({"image_id": ids[tested], "patient_id": patients[tested], "seed": seed}))
+        sets[seed] = map_set(rng.random((len(tested), 4, 4)), ids[tested])
+    images = pd.concat(rows)
+    options = {"architecture": "A", "method": "m", "size": 8, "names": ["overlap"]}
+    table = comparison.two_seeds_table(sets, images, **options)
+    assert len(table.groupby(["seed_a", "seed_b"])) == 3
+    for (a, b), pair in table.groupby(["seed_a", "seed_b"]):
+        both = ids[(split[a] == "test") & (split[b] == "test")]
+        assert sorted(pair["image_id"]) == sorted(both) and 0 < len(both) < 100
+    apart = images[(images["seed"] != 1) | ~images["image_id"].isin(images.loc[images["seed"] == 0, "image_id"])]
+    table = comparison.two_seeds_table({0: sets[0], 1: sets[1]}, apart, **options)
+    assert table.empty and {"seed_a", "seed_b", "image_id", "patient_id", "overlap"} <= set(table)
 
 
 def test_two_seeds_compare_the_images_that_count_under_both_seeds():

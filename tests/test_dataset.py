@@ -41,6 +41,18 @@ def test_images_labels_and_splits_are_those_of_the_manifest():
     assert sorted(np.concatenate([data.rows(split) for split in ("train", "val", "test")])) == list(range(60))
 
 
+def test_splits_are_those_of_the_seed_where_they_vary():
+    def test_ids(**more):
+        data = dataset.open(TrainParams(**FIELDS, **more))
+        return set(data.manifest["image_id"].iloc[data.rows("test")]), data.manifest_hash
+
+    (first, hash_of_first), (second, hash_of_second) = (test_ids(seed=seed) for seed in (0, 1))
+    assert first == second and hash_of_first == hash_of_second
+    (first, hash_of_first), (second, hash_of_second) = (test_ids(seed=seed, vary_split=True) for seed in (0, 1))
+    assert first != second and hash_of_first != hash_of_second
+    assert test_ids(seed=5, vary_split=True) == test_ids(split_seed=5)
+
+
 def test_images_are_read_when_they_are_asked_for_and_once(monkeypatch):
     calls = []
     monkeypatch.setattr(loading, "load_images", lambda rows, **how: calls.append(rows) or np.zeros((60, 32, 32)))

@@ -93,9 +93,8 @@ class Store:
             values = similarity.compare_maps(*pair, size=SIZE)
             artifacts = {}
             if full:
-                own = baselines.baselines(
-                    *pair, np.arange(len(IDS)) % 2, table["patient_id"].to_numpy(), size=SIZE, draws=1
-                )
+                who = np.arange(len(IDS)) % 2, table["patient_id"].to_numpy()
+                own = baselines.baselines(*pair, *who, size=SIZE, draws=1)
                 values |= own | regions.region_table(*pair, masks, size=SIZE)
                 steps = [
                     comparison.score_table(
@@ -111,8 +110,8 @@ class Store:
                     for checkpoint in ("before", "after")
                 ]
                 scored = {
-                    "default": multiverse.score_variant(*pair, size=SIZE),
-                    "layer-shallower": multiverse.score_variant(*other, size=SIZE),
+                    "default": multiverse.score_variant(*pair, *who, size=SIZE),
+                    "layer-shallower": multiverse.score_variant(*other, *who, size=SIZE),
                 }
                 layers = {"default": "conv4", "layer-shallower": "conv3", "layer-penultimate": "conv4"}
                 artifacts["course.parquet"] = pd.concat(steps)
@@ -299,15 +298,19 @@ def test_the_areas_are_those_that_the_overlaps_are_made_of(explorer):
             explorer.choose(image_id=image_id)
             view = explorer.view(q=q)
             assert view.overlap == pytest.approx(table.loc[image_id, name], abs=1e-12)
-            assert [top.sum() for top in view.tops] == [map_features.top_count(q, SIZE * SIZE)] * 2
+            k = map_features.top_count(q, SIZE * SIZE)
+            assert all(0.9 * k < top.sum() <= k for top in view.tops)  # without a few that are tied at the edge
             assert (view.after[view.tops[1]].min() >= view.after[~view.tops[1]].max()).all()
 
 
 def test_a_top_area_by_hand():
     values = np.array([[0.0, 1.0], [0.5, 0.5]], np.float32)
     assert explore_view.top_area(values, 0.25).tolist() == [[False, True], [False, False]]
-    assert explore_view.top_area(values, 0.5).tolist() == [[False, True], [True, False]], (
-        "ties: the lower index first"
+    assert explore_view.top_area(values, 0.5).tolist() == [[False, True], [False, False]], "a tie for one place"
+    assert explore_view.top_area(values, 0.75).tolist() == [[False, True], [True, True]]
+    assert explore_view.top_area(1 - values[::-1], 0.5).tolist() == [[False, False], [True, False]]
+    assert explore_view.top_area(np.float32(values > 0), 0.5).tolist() == [[False, True], [True, True]], (
+        "the maximum itself is tied"
     )
 
 

@@ -248,9 +248,10 @@ def analyses():
         (0.1, "native", (0.5, np.nan, 0.5)),  # unknown
     ):
         for name, value in zip(("A", "B", "C"), values, strict=True):
-            row = {"variant": "default", "grid": grid, "q": q, "images": "all", "architecture": name}
+            row = {"variant": "default", "grid": grid, "q": q, "images": "all", "scale": "raw"}
+            row |= {"architecture": name}
             row |= {"method": "layercam", "value": value, "complete": not (q == 0.1 and grid == "native")}
-            rows.append(row | {"is_default": q == 0.2 and grid == "image", "borrowed": False})
+            rows.append(row | {"is_default": q == 0.2 and grid == "image", "uses_default_maps": False})
     return pd.DataFrame(rows)
 
 
@@ -291,7 +292,7 @@ def test_specification_curve_sorts_by_the_difference_of_the_default_extremes():
 
 
 def test_specification_curve_marks_analyses_in_which_the_methods_disagree():
-    keys = ["variant", "grid", "q", "images"]
+    keys = ["variant", "grid", "q", "images", "scale"]
     rankings = analyses().drop_duplicates(keys)[keys].assign(method_a="gradcampp", method_b="layercam")
     rankings["reversal"] = pd.array([False, True, pd.NA, False], dtype="boolean")
     axis = figures.specification_curve(analyses(), rankings, method="layercam").axes[-1]
@@ -299,11 +300,11 @@ def test_specification_curve_marks_analyses_in_which_the_methods_disagree():
     assert list(axis.get_lines()[0].get_xdata()) == [0]
     other = rankings.assign(method_b="gradcam")
     axis = figures.specification_curve(analyses(), other, method="layercam").axes[-1]
-    assert axis.get_ylabel() == "images", "rankings of other methods say nothing here"
+    assert axis.get_ylabel() == "scale", "rankings of other methods say nothing here"
 
 
-def test_specification_curve_leaves_out_what_is_borrowed():
-    twice = pd.concat([analyses(), analyses().assign(variant="copy", is_default=False, borrowed=True)])
+def test_specification_curve_leaves_out_repeated_default_maps():
+    twice = pd.concat([analyses(), analyses().assign(variant="copy", is_default=False, uses_default_maps=True)])
     assert "4 analyses" in figures.specification_curve(twice, method="layercam").axes[0].get_title()
 
 
@@ -312,7 +313,7 @@ def test_specification_curve_holds_many_analyses():
     rows = [
         {"variant": f"variant-{v}", "grid": g, "q": q, "images": i, "architecture": a, "method": "layercam"}
         | {"value": rng.uniform(), "complete": True, "is_default": (v, g, q, i) == (0, "image", 0.2, "correct")}
-        | {"borrowed": False}
+        | {"uses_default_maps": False, "scale": "raw"}
         for v in range(8)
         for g in ("image", "native")
         for q in (0.05, 0.1, 0.2, 0.3)

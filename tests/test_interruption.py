@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -27,8 +28,8 @@ from cxr import tracking
 from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
-from cxr.core.params import StudyParams
-from cxr.data import manifest
+from cxr.core.params import StudyParams, TrainParams
+from cxr.data import dataset, manifest
 from cxr.study import grid, resuming, runner, study_run
 from cxr.study.session import Session, State
 from cxr.study.session import runner as own_identity
@@ -47,6 +48,23 @@ def session(tmp_path, *, steps=(), **values) -> Session:
     params = StudyParams(name="fake", phantom_images=60, **values)
     setup = grid.Setup(tmp_path / "x.yaml", {}, notebooks=tmp_path, out=tmp_path / "out")
     return Session(params, setup, steps, manifest.build_manifest(params), tracking_uri="", environment={})
+
+
+def test_each_training_has_the_fingerprint_of_its_own_splits(tmp_path):
+    """A run of other splits is never taken for done."""
+    plain = session(tmp_path, seed=[0, 1])
+    steps = grid.plan(plain.study)
+    one, two = (next(s for s in steps if s.stage == "train" and s.parameters["seed"] == seed) for seed in (0, 1))
+    assert plain.manifest_hash_of(one) == plain.manifest_hash_of(two) == plain.manifest_hash
+    study = plain.study.model_copy(update={"vary_split": True})
+    images = manifest.build_manifest(study, vary=0)
+    varied = replace(
+        plain, study=study, manifest=images, other_splits={1: manifest.with_splits_of(images, study, 1)}
+    )
+    assert varied.manifest_hash_of(one) == plain.manifest_hash != varied.manifest_hash_of(two)
+    settings = TrainParams(phantom_images=60, seed=1, vary_split=True)
+    assert varied.manifest_hash_of(two) == dataset.open(settings).manifest_hash
+    assert varied.fingerprint != plain.fingerprint
 
 
 def parent_of(tmp_path, runner: str, **tags) -> str:

@@ -51,6 +51,7 @@ def parameters(**changes):
     values |= {"optimizer": "adam", "fine_tune_learning_rate": "0.0003", "fine_tune_from": "", "batch_size": "32"}
     values |= {"batchnorm": "inference", "augmentation": "none", "extra_heads": "2", "image_size": "128"}
     values |= {"data": "phantom", "phantom_images": "2000", "phantom_seed": "0", "lesion_contrast": "2.5"}
+    values |= {"split_seed": "3", "vary_split": "False"}
     return values | {"shortcut": "none", "weights": "source", "architecture": "A", "seed": "0"} | changes
 
 
@@ -73,5 +74,10 @@ def test_methods_are_written_from_the_parameters():
     assert "test 500 (333 patients)" in plain and "seeds: 0, 1" in plain and "keras 3.15" in plain
     assert "over new trainings and new patients" in plain and "Banerjee" in plain and "at 95%" in plain
     assert "every layer trainable" in plain and "marker" not in plain
+    assert "All trainings have the same splits." in plain and "given these splits" in plain
+    varied = text(vary_split="True")
+    assert "test 500 (333 patients) in the training with seed 0" in varied
+    assert "drawn with the seed 3 + its training seed" in varied and "in the test sets of both" in varied
+    assert "new splits included" in varied and "same splits" not in varied
     assert "a marker tells the class" in text(shortcut="transfer")
     assert "images of `xrays`" in text(data="xrays") and "all up to `pool3` frozen" in text(fine_tune_from="pool3")

@@ -19,8 +19,8 @@ def test_type_default_and_description():
     assert params_page.lines(["split_seed", "image_size"]) == (
         "The images, their labels and their splits\n"
         "  split_seed: 0\n"
-        "      seed of the splits; they are the same for every seed of the grid [whole number, at least 0,\n"
-        "      less than 2147483648]\n"
+        "      seed of the splits; the same for every seed, unless vary_split [whole number, at least 0, less\n"
+        "      than 2147483648]\n"
         "  image_size: 128\n"
         "      side in pixels [whole number, at least 32, at most 2048]"
     )

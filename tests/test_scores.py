@@ -48,7 +48,7 @@ def store(monkeypatch):
     monkeypatch.setattr(tracking, "connect", lambda: None)
     monkeypatch.setattr(tracking, "find", lambda stage, *, experiment: list(RUNS.values()))
     monkeypatch.setattr(
-        tracking, "stored", lambda run_id: (RUNS | others).get(run_id) or SimpleNamespace(run_id=run_id)
+        tracking, "stored", lambda run_id: (RUNS | others).get(run_id) or SimpleNamespace(run_id=run_id, params={})
     )
     monkeypatch.setattr(StoredRun, "table", lambda run, name: pd.DataFrame({"run": [run.run_id], "name": name}))
 
@@ -110,3 +110,13 @@ def test_a_section_without_rows_says_why(capsys):
     evidence = SimpleNamespace(pairs=pd.DataFrame(columns=["n_patients", "estimate"]))
     assert sections.power(evidence).empty
     assert capsys.readouterr().out, "the sentence is shown"
+
+
+def test_trainings_with_and_without_varied_splits_are_not_pooled():
+    def run(name, **params):
+        return SimpleNamespace(name=name, params=params)
+
+    scores._check_splits({"a": run("one", vary_split="True"), "b": run("two", vary_split="True")})
+    scores._check_splits({"a": run("one", vary_split="False"), "b": run("earlier")})
+    with pytest.raises(InputError, match=r"in some trainings only \(two\)"):
+        scores._check_splits({"a": run("one", vary_split="False"), "b": run("two", vary_split="True")})

@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from data_files import FRACTIONS, grouped, split_table
+from data_files import FRACTIONS, grouped, params, split_table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cxr.core.errors import InputError
 from cxr.data.manifest import (
     build_manifest,
+    with_splits_of,
 )
 from cxr.data.splits import SPLITS, assign_splits, limit_per_class
 
@@ -122,3 +123,35 @@ def test_limit_in_a_manifest(folder):
     assert manifest["patient_id"].nunique() == 8
     others = [build_manifest(grouped(folder, max_images_per_class=8, split_seed=seed)) for seed in range(1, 6)]
     assert any(set(other["image_id"]) != set(manifest["image_id"]) for other in others)
+
+
+def test_varied_splits_differ_by_seed_and_the_images_do_not(folder):
+    options = grouped(folder, max_images_per_class=8)
+    plain = build_manifest(options)
+    pd.testing.assert_frame_equal(build_manifest(options, vary=0), plain)
+    own = {seed: build_manifest(options, vary=seed) for seed in range(1, 4)}
+    for seed, manifest in own.items():
+        same = [name for name in plain if name != "split"]
+        pd.testing.assert_frame_equal(manifest[same], plain[same])
+        assert manifest.groupby("patient_id")["split"].nunique().max() == 1
+        alone = assign_splits(
+            plain["label"], plain["patient_id"], val_fraction=0.15, test_fraction=0.25, seed=seed
+        )
+        assert manifest["split"].tolist() == alone.tolist()
+        pd.testing.assert_frame_equal(with_splits_of(plain, options, seed), manifest)
+        assert with_splits_of(plain, options, seed).attrs == manifest.attrs
+    test = {frozenset(rows.loc[rows["split"] == "test", "image_id"]) for rows in (plain, *own.values())}
+    assert len(test) > 1, "seeds differ in their test images"
+    shifted = build_manifest(grouped(folder, split_seed=4), vary=3)
+    assert shifted["split"].tolist() == build_manifest(grouped(folder, split_seed=7))["split"].tolist()
+
+
+def test_splits_that_the_data_give_do_not_vary(tmp_path, folder):
+    files = sorted(folder.rglob("*.png"))
+    rows = [f"{file},{file.parent.name},{file.name},{SPLITS[k % 3]}" for k, file in enumerate(files)]
+    table = tmp_path / "given.csv"
+    table.write_text("\n".join(["path,label,patient_id,split", *rows]) + "\n")
+    with pytest.raises(InputError, match="vary_split: .*gives splits.*set given_splits to ignore"):
+        build_manifest(params(table), vary=1)
+    ignored = params(table, given_splits="ignore")
+    assert build_manifest(ignored, vary=1)["split"].tolist() != build_manifest(ignored, vary=2)["split"].tolist()

@@ -94,6 +94,26 @@ def test_clear_effects_over_three_seeds_are_settled(clear):
     assert "InceptionV3 layercam" in found["beyond"].evidence and "two seeds" in found["beyond"].evidence
 
 
+def test_patients_of_one_seed_alone_contribute_no_covariance():
+    """Where splits vary with the seed, a patient is drawn with the same weight in each test set that has it."""
+    noise = {"before": 1.0, "after": 1.0}
+    one = predictions(seeds=(0,), noise=noise, names=["A"], n=240)
+
+    def var_patients(others):
+        both = {(name, seed, stage): table for (name, _, stage), table in one.items() for seed in (0, 1)}
+        for (name, seed, stage), table in both.items():
+            if seed == 1:
+                both[name, seed, stage] = table.assign(patient_id=others(table["patient_id"]))
+        auc, _ = report_evidence._performance(both, n_boot=2000, level=0.95)
+        return auc["A"].var_patients
+
+    same = var_patients(lambda patient: patient)
+    assert same > 0
+    assert var_patients(lambda patient: "other-" + patient) < 0.1 * same
+    half = var_patients(lambda patient: patient.where(np.arange(240) < 120, "other-" + patient))
+    assert 0.25 * same < half < 0.75 * same
+
+
 def test_a_reversal_is_found_with_its_pairs():
     found, _ = judge(scores(REVERSED, seeds=(0, 1, 2)))
     assert found["reversal"].verdict == judgement.SUPPORTED

@@ -187,7 +187,7 @@ class DataParams(Params):
     test_fraction: Fraction = Field(
         0.25, description="fraction of the images for the test; no patient is in two splits"
     )
-    split_seed: Seed = Field(0, description="seed of the splits; they are the same for every seed of the grid")
+    split_seed: Seed = Field(0, description="seed of the splits; the same for every seed, unless vary_split")
     image_size: ImageSize = Field(128, description="side in pixels")
     on_bad_image: Literal["stop", "skip"] = Field(
         "stop", description="a file that cannot be decoded: stop the study, or skip the file"
@@ -248,6 +248,10 @@ class _TrainFields(Params):
     """Training: a new head on the frozen backbone, then every layer."""
 
     weights: str = Field("source", description="'imagenet', 'source', 'none', or a file or folder")
+    vary_split: bool = Field(
+        False,
+        description="draw each training's splits with split_seed + seed: seeds differ in test images too",
+    )
     batch_size: Count = Field(32, description="images in each step of training, both stages")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="dropout before the last layer, in training"
@@ -432,7 +436,7 @@ class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _Com
         description="axis of the grid: the networks; `cxr models` lists them",
     )
     seed: Annotated[list[Seed], Field(min_length=1), AfterValidator(_once)] = Field(
-        [0, 1], description="axis of the grid: one training per seed; all use the same splits"
+        [0, 1], description="axis of the grid: one training per seed; all use the same splits, unless vary_split"
     )
     method: Methods = Field(list(DEFAULT_METHODS), description="axis of the grid: the methods that compute maps")
     jobs: Natural = Field(0, description="number of notebooks that run at once; 0: one for every two cores")

@@ -130,9 +130,11 @@ class Dataset:
 def open(settings: TrainParams) -> Dataset:
     """The data set that `settings` name, with its splits. No image is decoded yet.
 
+    With `vary_split`, the splits are those of the settings' seed.
+
     Raises InputError where `cxr.data.manifest.build_manifest` does: images are missing or cannot be split.
     """
-    manifest = data_manifest.build_manifest(settings)
+    manifest = data_manifest.build_manifest(settings, vary=settings.seed if settings.vary_split else None)
     classes = data_manifest.classes(manifest)
     return Dataset(
         settings=settings,

@@ -111,8 +111,11 @@ def extra_columns(settings: DataParams) -> pd.DataFrame | None:
 COLUMNS = ("image_id", "path", "label", "patient_id", "split", "sha256")
 
 
-def build_manifest(settings: DataParams) -> pd.DataFrame:
+def build_manifest(settings: DataParams, *, vary: int | None = None) -> pd.DataFrame:
     """The manifest of `settings.data`. The same settings and files give the identical frame.
+
+    `vary`: with `vary_split`, the seed of the training. It is added to `split_seed` for the splits. Which images
+    `max_images_per_class` chooses depends on `split_seed` alone: all trainings have the same images.
 
     `settings.data` is one of
     - "phantom": the synthetic data set. With a `shortcut` every path ends in "?marker=class": these are the images
@@ -136,27 +139,42 @@ def build_manifest(settings: DataParams) -> pd.DataFrame:
     Every file is read for its hash. No file is decoded unless bad ones are skipped: see `loading.check_images`.
 
     Returns a DataFrame with the columns `COLUMNS` and those of masks, all str, sorted by image_id, with a
-    RangeIndex. Raises InputError if data are missing or incomplete, or if the splits cannot all have every class.
+    RangeIndex. Raises InputError if data are missing or incomplete, if the splits cannot all have every class, or
+    if splits are to vary that the data give.
     """
     root, table, manifest, skipped = _listed(settings, labelled=True)
     if "split" in manifest:
+        if vary is not None:
+            raise InputError(
+                f"vary_split: {table or root} gives splits, and they are the same for every seed: set "
+                "given_splits to ignore, or vary_split to false"
+            )
         if table is None and "val" not in set(manifest["split"]):
             manifest["split"] = _val_from_train(manifest, root, settings)
         check_given_splits(manifest, where=str(table or root))
     else:
-        manifest["split"] = assign_splits(
-            manifest["label"],
-            manifest["patient_id"],
-            val_fraction=settings.val_fraction,
-            test_fraction=settings.test_fraction,
-            seed=settings.split_seed,
-        )
+        manifest["split"] = _made_splits(manifest, settings, vary or 0)
     manifest = _hashed(manifest, root)
     if root is not None:
         _warn_of_copies(manifest)
     manifest = manifest[_columns(manifest)].astype(str)
     manifest.attrs["skipped"] = skipped
     return manifest
+
+
+def with_splits_of(manifest: pd.DataFrame, settings: DataParams, seed: int) -> pd.DataFrame:
+    """`build_manifest(settings, vary=seed)` from that of another seed: only splits differ. Reads no file."""
+    return manifest.assign(split=_made_splits(manifest, settings, seed))
+
+
+def _made_splits(manifest: pd.DataFrame, settings: DataParams, vary: int) -> np.ndarray:
+    return assign_splits(
+        manifest["label"],
+        manifest["patient_id"],
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        seed=settings.split_seed + vary,
+    )
 
 
 def list_images(settings: DataParams, *, labelled: bool, hashed: bool = True) -> pd.DataFrame:

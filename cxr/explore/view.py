@@ -17,6 +17,7 @@ from cxr.explore import runs
 from cxr.metrics import map_features, regions, similarity
 from cxr.metrics.map_features import Features
 from cxr.metrics.metric_table import METRICS
+from cxr.metrics.overlap import overlap
 from cxr.tracking import StoredRun
 
 LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "chance"}
@@ -60,7 +61,7 @@ class View:
     after: np.ndarray
     q: float
     tops: tuple[np.ndarray, np.ndarray] | None  # bool [h, w]: the top-q areas; None if a map is empty
-    overlap: float  # their intersection over union
+    overlap: float  # their intersection over union (`cxr.metrics.overlap`)
     masks: Mapping[str, np.ndarray]  # regions of this image, bool [H, W]; only those that it has
     values: pd.DataFrame  # one row per metric: see `gather`
     scores: pd.Series  # the chosen metric of all scored images, by image_id; NaN for empty ones
@@ -123,7 +124,7 @@ def gather(run: StoredRun, choice: Mapping[str, str], *, q: float = 0.20, grid: 
         after=shown[1],
         q=q,
         tops=tops,
-        overlap=float("nan") if tops is None else float((tops[0] & tops[1]).sum() / (tops[0] | tops[1]).sum()),
+        overlap=float("nan") if tops is None else overlap(*map(Features, shown), q),
         masks={name: mask for name, mask in masks.items() if mask.any()},
         values=_values(run, variant, image_id, pair),
         scores=table[metric],
@@ -137,10 +138,15 @@ def gather(run: StoredRun, choice: Mapping[str, str], *, q: float = 0.20, grid: 
 
 
 def top_area(values: np.ndarray, q: float) -> np.ndarray:
-    """The top-q area of a map [h, w] as bool [h, w], as the overlaps take it (`map_features.top_count`)."""
-    top = np.zeros(values.size, bool)
-    top[Features(values).order[: map_features.top_count(q, values.size)]] = True
-    return top.reshape(values.shape)
+    """The top-q area of a map [h, w] as bool [h, w], as the overlaps take it (`map_features.top_count`).
+
+    Pixels that are tied for its last places are left out, as the map does not say which of them belong to it
+    (`cxr.metrics.overlap`). Only if the maximum itself is tied so, all of these are in.
+    """
+    edge = np.sort(values, axis=None)[-map_features.top_count(q, values.size)]
+    at_least, above = values >= edge, values > edge
+    exact = np.count_nonzero(at_least) == map_features.top_count(q, values.size)
+    return at_least if exact or not above.any() else above
 
 
 def empty_in_words(raw: np.ndarray) -> str:

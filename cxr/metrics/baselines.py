@@ -74,8 +74,9 @@ def baselines(
     any position becomes equally likely (torus translation: Lotwick and Silverman 1982, J. R. Stat. Soc. B 44:406;
     Harms et al. 2001, J. Ecol. 89:947). The symmetries are the 8 of the square if both the grid and `size` are
     square, otherwise the 4 of the rectangle. On the map's own grid, the expected intersection of two top-q areas
-    is then exactly q^2 of all pixels. The expected IoU is q / (2 - q) for scattered areas, and higher for compact
-    ones (IoU is convex in the intersection). It is therefore measured, not computed.
+    is then exactly q^2 of all pixels (slightly more where values are tied at their edge: `overlap`). The expected
+    IoU is q / (2 - q) for scattered areas, and higher for compact ones (IoU is convex in the intersection). It is
+    therefore measured, not computed.
     """
     before, after = np.asarray(before), np.asarray(after)
     empty_t = is_empty(before)
@@ -99,7 +100,7 @@ def baselines(
             others = (partner(j) for j in table[i].tolist() if j >= 0 and not empty_f[j])
             moved = (_features(_moved(after[i], *move), size) for move in moves[i].tolist())
             for level, features in (("two_patients", others), ("chance", moved)):
-                for name, value in _mean_scores(t, features, wanted).items():
+                for name, value in mean_scores(t, features, wanted).items():
                     values[f"{name}_{level}"][i] = value
 
     in_parts(fill, walk[~(empty_t | empty_f)[walk]], workers)
@@ -144,7 +145,7 @@ def two_heads(
                 for map_set, skip in zip(others, empty_others, strict=True)
                 if not skip[i]
             )
-            for name, value in _mean_scores(_features(before[i], size), features, wanted).items():
+            for name, value in mean_scores(_features(before[i], size), features, wanted).items():
                 values[f"{name}_two_heads"][i] = value
 
     in_parts(fill, np.flatnonzero(~empty), workers)
@@ -228,8 +229,8 @@ def _moved(raw: np.ndarray, symmetry: int, down: int, right: int) -> np.ndarray:
     return np.roll(raw, (down, right), (0, 1))
 
 
-def _mean_scores(t: Features, others: Iterable[Features], names: list[str]) -> dict[str, float]:
-    """Mean of each metric over `others`, taken one by one; of absolute values if signed; NaN if there are none."""
+def mean_scores(t: Features, others: Iterable[Features], names: list[str]) -> dict[str, float]:
+    """Mean of each metric of `t` over `others`, taken one by one; of absolute values if signed; NaN of none."""
     scores = [score(t, other, names) for other in others]
     if not scores:
         return dict.fromkeys(names, np.nan)

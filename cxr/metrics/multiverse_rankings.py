@@ -9,8 +9,13 @@ therefore describes how far a ranking depends on choices that could have been ma
 probability nor a test (Steegen et al. 2016, Perspectives on Psychological Science 11, on the multiverse;
 Simonsohn, Simmons and Nelson 2020, Nature Human Behaviour 4, on the specification curve).
 
-On a small native grid the top area is a handful of cells, one at 4x4 and q = 0.05
-(`cxr.metrics.map_features.top_count`): an image's IoU is then 0 or 1, so is the median, and architectures tie.
+A map has as much information as its layer's grid has cells. On a 4x4 grid, the top 5 % is one cell: the overlap
+asks where the peak is, and an image's IoU is 0 or 1. On the image's grid the same map has thousands of pixels. But
+they are interpolated from the 16 cells, and the top area is the surroundings of the peak cell. The IoU is between
+0 and 1, and still depends on that cell. Therefore an analysis counts, on either grid, if its top area has at least
+`LEAST_CELLS` cells of the layer's own grid in every run (`too_coarse` has the others). The study's own analysis is
+always there, as the others are compared with it.
+
 Ties are kept, and written "A = B".
 """
 
@@ -23,7 +28,21 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cxr.metrics.multiverse import AXES, DEFAULT, GRIDS, PAIR, QS, RUN, VALUES, borrows
+from cxr.metrics import baselines
+from cxr.metrics.map_features import top_count
+from cxr.metrics.multiverse import (
+    AXES,
+    DEFAULT,
+    GRIDS,
+    LEAST_CELLS,
+    PAIR,
+    QS,
+    RUN,
+    SCALES,
+    TWO_PATIENTS,
+    VALUES,
+    uses_default_maps,
+)
 from cxr.statistics import stability_ranks
 
 
@@ -39,21 +58,24 @@ def analyses(table: pd.DataFrame, *, images: str = "correct") -> pd.DataFrame:
     -------
     DataFrame, a row per analysis, architecture and method, in this order:
 
-    variant, grid ("image", "native"), q (0.05, 0.1, 0.2, 0.3), images ("correct", "all"): the analysis.
+    variant, grid ("image", "native"), q (0.05, 0.1, 0.2, 0.3), images ("correct", "all"), scale ("raw",
+                  "corrected"): the analysis.
     architecture, method
-    value         median IoU over the images, averaged over seeds, empty pairs left out; NaN if none is left.
+    value         raw: median IoU over the images, averaged over seeds, empty pairs left out; NaN if none is left.
+                  corrected: `baselines.corrected` of each seed's medians of the IoU and of that of two patients,
+                  averaged over seeds; as in `cxr.report.comparison.summarise`.
     n_images      number of images over all seeds, with those that have an empty map.
     n_empty       number of images with an empty map, before or after.
     is_default    bool, whether this is the study's own analysis.
-    borrowed      bool, whether this method has no maps of this variant and uses its default maps (`borrows`). Its
-                  order is then that of another analysis.
+    uses_default_maps  bool, whether this method has no maps of this variant and uses its default maps
+                  (`multiverse.uses_default_maps`). Its order is then that of another analysis.
     complete      bool, whether every architecture has this variant's maps under this method for every seed, and a
                   value. Incomplete analyses are shown, but not ranked.
 
-    A variant makes no analyses of its own if its maps are those of an earlier variant in every run that has it
-    (`layer-penultimate`, if the default is at that layer in all architectures): they would count twice. If both
-    checkpoints classify every image correctly, or only such images were explained, there is one level of images,
-    the study's own.
+    Analyses that are `too_coarse` are left out. A variant makes no analyses of its own if its maps are those of an
+    earlier variant in every run that has it (`layer-penultimate`, if the default is at that layer in all
+    architectures): they would count twice. If both checkpoints classify every image correctly, or only such images
+    were explained, there is one level of images, the study's own.
     """
     own = dict(tuple(table.groupby([*RUN, "variant"], sort=False)))
     runs = list(table[RUN].drop_duplicates().itertuples(index=False, name=None))
@@ -61,6 +83,7 @@ def analyses(table: pd.DataFrame, *, images: str = "correct") -> pd.DataFrame:
     subsets = [images] if table["both_correct"].all() else ["correct", "all"]
     cells = list(dict.fromkeys((architecture, method) for architecture, _, method in runs))
 
+    coarse = set(_coarse(own, sources))
     rows = []
     for variant, subset in product(sources, subsets):
         found = {}
@@ -75,26 +98,55 @@ def analyses(table: pd.DataFrame, *, images: str = "correct") -> pd.DataFrame:
             if subset == "correct":
                 part = part[part["both_correct"]]
             found[architecture, method] = {
-                "medians": {name: _median(part, name) for name in VALUES},
+                "values": _values(part),
                 "n_images": len(part),
                 "n_empty": int(part["empty"].sum()),
-                "borrowed": variant != "default" and any(key[-1] == "default" for key in keys),
+                "uses_default_maps": variant != "default" and any(key[-1] == "default" for key in keys),
                 "complete": len(parts) == len(keys),
             }
-        for grid, (q, name) in product(GRIDS, QS.items()):
+        for grid, (q, name), scale in product(GRIDS, QS.items(), SCALES):
+            analysis = {"variant": variant, "grid": grid, "q": q, "images": subset, "scale": scale}
+            is_default = analysis == {**DEFAULT, "images": images}
+            if (variant, q) in coarse and not is_default:
+                continue
             for (architecture, method), cell in found.items():
-                analysis = {"variant": variant, "grid": grid, "q": q, "images": subset}
-                value = cell["medians"][f"{name}@{grid}"]
+                value = cell["values"][f"{name}@{grid}", scale]
                 rows.append(
                     analysis
                     | {"architecture": architecture, "method": method, "value": value}
                     | {key: cell[key] for key in ("n_images", "n_empty")}
-                    | {"is_default": analysis == {**DEFAULT, "images": images}, "borrowed": cell["borrowed"]}
+                    | {"is_default": is_default, "uses_default_maps": cell["uses_default_maps"]}
                     | {"complete": cell["complete"] and not np.isnan(value)}
                 )
     frame = pd.DataFrame(rows)
     frame["complete"] = frame.groupby([*AXES, "method"], sort=False)["complete"].transform("all")
     return frame
+
+
+def too_coarse(table: pd.DataFrame) -> pd.DataFrame:
+    """The analyses that do not count: their top area has fewer than `LEAST_CELLS` cells of the layer's own grid.
+
+    Parameters
+    ----------
+    table : the `long_table`s of all runs, concatenated.
+
+    Returns
+    -------
+    DataFrame, a row per variant and q: variant, q, cells (of the top area, in the run with the fewest), n (number
+    of analyses of this variant and q; without the study's own, which is always there).
+    """
+    own = dict(tuple(table.groupby([*RUN, "variant"], sort=False)))
+    runs = list(table[RUN].drop_duplicates().itertuples(index=False, name=None))
+    sources = _sources(own, runs, list(dict.fromkeys(["default", *table["variant"]])))
+    each = len(GRIDS) * len(SCALES) * (1 if table["both_correct"].all() else 2)
+    is_own = {(DEFAULT["variant"], DEFAULT["q"])}
+    return pd.DataFrame(
+        [
+            {"variant": variant, "q": q, "cells": cells, "n": each - ((variant, q) in is_own)}
+            for (variant, q), cells in _coarse(own, sources).items()
+        ],
+        columns=["variant", "q", "cells", "n"],
+    )
 
 
 def rankings(analyses: pd.DataFrame, *, coincide: Collection[str] = ()) -> pd.DataFrame:
@@ -111,12 +163,12 @@ def rankings(analyses: pd.DataFrame, *, coincide: Collection[str] = ()) -> pd.Da
     -------
     DataFrame, a row per analysis that is complete under both methods, in the order of `analyses`; it may be empty:
 
-    variant, grid, q, images, is_default, method_a, method_b
+    variant, grid, q, images, scale, is_default, method_a, method_b
     order_a, order_b            text, "A > B = C": from most to least stable; ties in the order of the table.
     spread_a, spread_b          largest minus smallest value.
     same_order_as_default_a, _b boolean, ties included: "A > B = C" is another order than "A > B > C".
     tau_a, tau_b                Kendall's tau-b with the default analysis's values; NaN where either is all ties.
-    borrowed_a, borrowed_b      bool, as in `analyses`.
+    uses_default_maps_a, _b     bool, as in `analyses`.
     reversal                    boolean, whether some two architectures are ordered one way under method_a and the
                                 other way under method_b (ties are neither).
 
@@ -146,7 +198,7 @@ def rankings(analyses: pd.DataFrame, *, coincide: Collection[str] = ()) -> pd.Da
                 f"spread_{side}": values.max() - values.min(),
                 f"same_order_as_default_{side}": order == order_text(reference) if comparable else pd.NA,
                 f"tau_{side}": _tau(values, reference[values.index]) if comparable else np.nan,
-                f"borrowed_{side}": bool(cell["borrowed"].iloc[0]),
+                f"uses_default_maps_{side}": bool(cell["uses_default_maps"].iloc[0]),
             }
         values = group.pivot(index="architecture", columns="method", values="value")
         askable = len(values.dropna()) > 1 and row["variant"] not in coincide
@@ -159,7 +211,8 @@ def rankings(analyses: pd.DataFrame, *, coincide: Collection[str] = ()) -> pd.Da
 
 _RANKING_COLUMNS = [
     *AXES, "is_default", "method_a", "method_b", "order_a", "order_b", "spread_a", "spread_b",
-    "same_order_as_default_a", "same_order_as_default_b", "tau_a", "tau_b", "borrowed_a", "borrowed_b", "reversal",
+    "same_order_as_default_a", "same_order_as_default_b", "tau_a", "tau_b",
+    "uses_default_maps_a", "uses_default_maps_b", "reversal",
 ]  # fmt: skip
 
 
@@ -204,7 +257,7 @@ def summary(rankings: pd.DataFrame) -> pd.DataFrame:
         row = {"axis": axis, "level": level, "n": len(part)}
         for side in "ab":
             same = part.loc[
-                ~part["is_default"] & ~part[f"borrowed_{side}"], f"same_order_as_default_{side}"
+                ~part["is_default"] & ~part[f"uses_default_maps_{side}"], f"same_order_as_default_{side}"
             ].dropna()
             row |= {f"n_{side}": len(same), f"share_{side}": _share(same)}
         asked = part["reversal"].dropna()
@@ -231,8 +284,8 @@ def influence(rankings: pd.DataFrame) -> pd.DataFrame:
     which only one does. NaN without a pair.
     """
     questions = {
-        "a": rankings.loc[~rankings["borrowed_a"], [*AXES, "order_a"]],
-        "b": rankings.loc[~rankings["borrowed_b"], [*AXES, "order_b"]],
+        "a": rankings.loc[~rankings["uses_default_maps_a"], [*AXES, "order_a"]],
+        "b": rankings.loc[~rankings["uses_default_maps_b"], [*AXES, "order_b"]],
         "reversal": rankings.loc[rankings["reversal"].notna(), [*AXES, "reversal"]],
     }
     rows = []
@@ -265,7 +318,7 @@ def _sources(
             if (*run, variant) in own:
                 sources[run] = variant
             else:
-                sources[run] = "default" if borrows(variant, run[2]) else None
+                sources[run] = "default" if uses_default_maps(variant, run[2]) else None
         maps = {run: own[(*run, source)]["maps_of"].iloc[0] for run, source in sources.items() if source}
         if not any(maps.items() <= earlier.items() for earlier in seen):
             seen.append(maps)
@@ -273,10 +326,28 @@ def _sources(
     return out
 
 
-def _median(rows: pd.DataFrame, name: str) -> float:
-    """The mean over seeds of the median over images, as in `cxr.report.comparison.summarise`."""
-    medians = rows.groupby("seed")[name].median().dropna()
-    return float(medians.mean()) if len(medians) else float("nan")
+def _coarse(
+    own: Mapping[tuple, pd.DataFrame], sources: Mapping[str, Mapping[tuple, str | None]]
+) -> dict[tuple[str, float], int]:
+    """By variant and q: the cells in the top area, where they are fewer than `LEAST_CELLS` in some run."""
+    out = {}
+    for variant, found in sources.items():
+        cells = min(own[(*run, source)]["cells"].min() for run, source in found.items() if source)
+        out |= {(variant, q): n for q in QS if (n := top_count(q, int(cells))) < LEAST_CELLS}
+    return out
+
+
+def _values(rows: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """By column of `VALUES` and scale, the mean over seeds, as in `cxr.report.comparison.summarise`."""
+    medians = rows.groupby("seed")[[*VALUES, *TWO_PATIENTS.values()]].median()
+    out = {}
+    for name in VALUES:
+        raw = medians[name]
+        corrected = baselines.corrected(raw.to_numpy(), medians[TWO_PATIENTS[name]].to_numpy())
+        for scale, values in zip(SCALES, (raw, corrected), strict=True):
+            known = values[~np.isnan(values)]
+            out[name, scale] = float(known.mean()) if len(known) else float("nan")
+    return out
 
 
 def _tau(values: pd.Series, reference: pd.Series) -> float:

@@ -183,19 +183,22 @@ def two_seeds_table(
 
     Args:
         map_sets: per seed, maps after fine-tuning of one architecture by one method.
-        images: image_id, patient_id, seed of the images that count under each seed.
+        images: image_id, patient_id, seed of the images that count under each seed. With `vary_split` these are
+            images of that seed's test set: no image is compared that either training has seen.
         size: the image grid.
         names: metrics.
 
     Returns: architecture, method, seed_a, seed_b, image_id, patient_id, and a column a metric; one row for
         each pair of seeds and image that counts under both. Every seed is compared with the next one; with three
-        or more, also the last with the first. Empty with one seed.
+        or more, also the last with the first. Empty with one seed, and where no image counts under both.
     """
     seeds = sorted(map_sets)
     pairs = list(zip(seeds, seeds[1:] + seeds[:1], strict=True))[: len(seeds) if len(seeds) > 2 else 1]
     tables = []
     for a, b in pairs if len(seeds) > 1 else []:
         both = images[images["seed"] == a].merge(images[images["seed"] == b], on=["image_id", "patient_id"])
+        if both.empty:
+            continue
         first, second = (maps.take(map_sets[seed], both["image_id"].to_numpy()) for seed in (a, b))
         cell = {"architecture": architecture, "method": method, "seed_a": a, "seed_b": b}
         values = compare_maps(first.maps, second.maps, size=size, names=names)

@@ -113,7 +113,13 @@ def _performance(
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """AUC after fine-tuning, and its change, per architecture."""
     test = {key: table[table["split"] == "test"].sort_values("image_id") for key, table in predictions.items()}
-    draws = {key: _auc_draws(table, n_boot) for key, table in test.items()}
+    # One draw of all patients for all seeds: with `vary_split`, their test sets overlap in part.
+    everyone = np.unique(np.concatenate([table["patient_id"] for table in test.values()]))
+    weights = bootstrap.patient_weights(everyone, n_boot=n_boot)
+    draws = {
+        key: _auc_draws(table, weights[:, np.searchsorted(everyone, table["patient_id"])])
+        for key, table in test.items()
+    }
     patients = max(table["patient_id"].nunique() for table in test.values())
     auc, change = {}, {}
     for architecture in dict.fromkeys(architecture for architecture, _, _ in predictions):
@@ -127,10 +133,9 @@ def _performance(
     return auc, change
 
 
-def _auc_draws(table: pd.DataFrame, n_boot: int) -> np.ndarray:
-    """Macro AUC of predictions, and then its replicates over patients: float64 [1 + n_boot]."""
+def _auc_draws(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Macro AUC of predictions, and then its replicates with each row's `weights` [n_boot, n]: [1 + n_boot]."""
     labels = np.searchsorted(sorted(table["label"].unique()), table["label"])
-    weights = bootstrap.patient_weights(table["patient_id"].to_numpy(), n_boot=n_boot)
     p = table.filter(regex=r"^p_\d+$").to_numpy(float)
     return classification.auc_replicates(labels, p, np.vstack([np.ones(len(labels), int), weights]))
 

@@ -80,13 +80,21 @@ def methods_text(
     """
     counted = ", ".join(f"{row.split} {row.images} ({row.patients} patients)" for row in counts.itertuples())
     one = train[0]
+    varies = one.get("vary_split") == "True"
+    whose = f" in the training with seed {one['seed']}" if varies else ""
+    splits = (
+        f"Each training has splits of its own, drawn with the seed {one['split_seed']} + its training seed; the "
+        "baseline *two seeds* is measured on images that are in the test sets of both."
+        if varies
+        else "All trainings have the same splits."
+    )
     paragraphs = {
         "Data": f"{_images(one)}; {one['image_size']} px, grey, resized to a square. Splits are stratified by "
-        f"class and grouped by patient: {counted}.",
+        f"class and grouped by patient: {counted}{whose}. {splits}",
         "Networks": _training(train),
         "Attribution": _attribution(score),
         "Drift": _drift(one, score, str(compare["primary_metric"])),
-        "Inference": _inference(compare, n_seeds=len({run["seed"] for run in train})),
+        "Inference": _inference(compare, n_seeds=len({run["seed"] for run in train}), varies=varies),
         "Software": ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     }
     return "\n\n".join(f"**{title}.** {text}" for title, text in paragraphs.items())
@@ -146,12 +154,12 @@ def _drift(train: Mapping[str, str], score: Mapping[str, str], metric: str) -> s
     )
 
 
-def _inference(compare: Mapping[str, object], *, n_seeds: int) -> str:
+def _inference(compare: Mapping[str, object], *, n_seeds: int, varies: bool) -> str:
     level = float(compare["level"])
     draws = f"bootstrap over patients ({compare['n_boot']} replicates)"
     intervals = (
         f"Medians over images, averaged over seeds. Intervals at {level:.0%} are over new trainings and new "
-        f"patients, with a {draws}."
+        f"patients, with a {draws}; {'new splits included' if varies else 'given these splits'}."
         if n_seeds > 1
         else f"Medians over images. Percentile intervals at {level:.0%} by {draws}; they describe these networks "
         "only."

@@ -93,7 +93,7 @@ class Study:
         }
 
     def splits(self) -> pd.DataFrame:
-        """One row a split: split, images, patients; the same in all trainings."""
+        """One row a split of the first training: split, images, patients; of all, unless `vary_split`."""
         table = self.training_runs[self.runs["train_run"].iloc[0]].table("predictions_after.parquet")
         counts = table.groupby("split", sort=False)
         return counts.agg(images=("image_id", "size"), patients=("patient_id", "nunique")).reset_index()
@@ -133,16 +133,18 @@ def open(settings: CompareParams) -> Study:
 
     Raises:
         InputError: there is no such run; a named run is not a complete score run, or does not fit; two runs are of
-            one cell, or their target layers differ.
+            one cell, their target layers differ, or splits vary with the seed in some trainings only.
     """
     tracking.connect()
     runs = _named(settings) if settings.score_run_ids else _latest(settings)
     table = run_table(runs)
+    training_runs = {key: tracking.stored(key) for key in table["train_run"].unique()}
+    _check_splits(training_runs)
     return Study(
         score_runs=runs,
         runs=table,
         scores=pd.concat([run.table("drift.parquet") for run in runs], ignore_index=True),
-        training_runs={key: tracking.stored(key) for key in table["train_run"].unique()},
+        training_runs=training_runs,
         attribute_runs={key: tracking.stored(key) for key in table["attribute_run"].unique()},
     )
 
@@ -168,6 +170,17 @@ def _latest(settings: CompareParams) -> list[StoredRun]:
             f"architecture, seed and method. The newest {tracking.misfit(found[0], settings)}"
         )
     return [tracking.stored(run_id) for run_id in latest_cells(fitting)]
+
+
+def _check_splits(training_runs: Mapping[str, StoredRun]) -> None:
+    """Raise InputError where splits vary with the seed in some trainings and not in others."""
+    varied = {key: run.params.get("vary_split") == "True" for key, run in training_runs.items()}
+    if len(set(varied.values())) > 1:
+        names = ", ".join(training_runs[key].name for key, varies in varied.items() if varies)
+        raise InputError(
+            f"score_run_ids: splits vary with the seed (vary_split) in some trainings only ({names}): they cannot "
+            "be pooled with the others; name score runs of one kind, or choose them by architecture and seed"
+        )
 
 
 def run_table(runs: Sequence[StoredRun]) -> pd.DataFrame:

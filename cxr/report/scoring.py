@@ -170,15 +170,17 @@ def course(scored_maps: ScoredMaps, before: MapSet) -> pd.DataFrame:
 
 
 def multiverse_table(scored_maps: ScoredMaps) -> pd.DataFrame:
-    """Overlap of the default maps and of their variants (`cxr.metrics.multiverse.long_table`).
+    """Overlap, and that of two patients, of the default maps and of their variants (`multiverse.long_table`).
 
     Empty where 2_attribute made no variants of this method.
     """
     folders, layers = scored_maps.variants()
     if not folders:
         return pd.DataFrame()
-    scores = {}
+    scores, patient = {}, scored_maps.images["patient_id"]
     for variant, folder in folders.items():
-        pair = [scored_maps.read(checkpoint, folder).maps for checkpoint in ("before", "after")]
-        scores[variant] = multiverse.score_variant(*pair, size=scored_maps.size)
+        before, after = (scored_maps.read(checkpoint, folder) for checkpoint in ("before", "after"))
+        scores[variant] = multiverse.score_variant(
+            before.maps, after.maps, before.class_index, patient, size=scored_maps.size
+        )
     return multiverse.long_table(scores, scored_maps.images, layers=layers, **scored_maps.cell)

@@ -130,6 +130,8 @@ def multiverse(study: Study) -> Multiverse:
     orders = multiverse_rankings.rankings(analyses, coincide=same)
     shares = multiverse_rankings.summary(orders)
     total = shares.iloc[0]
+    if text := _left_out(rows, analyses):
+        say(text)
     say(
         f"There are {len(orders)} analyses. The order of this study holds in {total['share_a']:.0%} of them under "
         f"LayerCAM and in {total['share_b']:.0%} under Grad-CAM++. In {total['share_reversal']:.0%}, some two "
@@ -137,6 +139,26 @@ def multiverse(study: Study) -> Multiverse:
         "percentages are counts, not probabilities."
     )
     return Multiverse(analyses, orders, shares, multiverse_rankings.influence(orders), PAIR)
+
+
+def _left_out(rows: pd.DataFrame, analyses: pd.DataFrame) -> str:
+    """How many analyses do not count, and why; empty if all do."""
+    coarse = multiverse_rankings.too_coarse(rows)
+    if coarse.empty:
+        return ""
+    least, left = multiverse_rankings.LEAST_CELLS, coarse["n"].sum()
+    total = left + len(analyses.drop_duplicates(multiverse_rankings.AXES))
+    text = (
+        f"{left} of {total} analyses do not count, because their top area has fewer than {least} cells of the "
+        "layer's own grid: such an overlap shows whether the peak stays, not how an area does."
+    )
+    own = coarse[(coarse["variant"] == "default") & (coarse["q"] == multiverse_rankings.DEFAULT["q"])]
+    if len(own):
+        text += (
+            f" This study's own analysis has {own['cells'].iloc[0]} cells only. It stays, as the others are "
+            "compared with it; larger images or a shallower `target_layer` give it more."
+        )
+    return text
 
 
 def regions(study: Study) -> pd.DataFrame:

@@ -41,7 +41,7 @@ class Job:
         recorded: the run of this step when the study last ended; "" for none.
         fresh: whether only runs of this study count as done.
         environment: further environment variables of the notebook.
-        manifest_hash: of the study's images.
+        manifest_hash: of the images and splits of the step's training.
     """
 
     step: Step

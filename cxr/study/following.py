@@ -100,7 +100,7 @@ def _submit(
             recorded=state.recorded.get(step.key, ""),
             fresh=session.fresh,
             environment=environment,
-            manifest_hash=session.manifest_hash,
+            manifest_hash=session.manifest_hash_of(step),
         )
         needs = {key: futures[key] if key in futures else Done(state.runs[key], again=True) for key in step.needs}
         futures[step.key] = where.client.submit(

@@ -42,10 +42,13 @@ def plan_and_check(study: StudyParams, setup: Setup) -> list[Step]:
 def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> findings.Report:
     """Find what would fail after hours: unreadable images, wrong labels, missing weights or layers.
 
-    Args: architectures: the networks that will be trained; each is built once.
+    Args:
+        manifest: the images; with `vary_split`, with the splits of the first seed.
+        architectures: the networks that will be trained; each is built once.
 
     Returns:
-        The findings of `cxr check` in the images' headers. Its warnings are printed.
+        The findings of `cxr check` in the images' headers. Its warnings, and what it says of splits that vary with
+        the seed, are printed.
 
     Raises:
         InputError: the first error.
@@ -60,7 +63,7 @@ def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) 
         named = f": {', '.join(map(repr, errors[0].files[:3]))}" if errors[0].files else ""
         named += ", ..." if len(errors[0].files) > 3 else ""
         raise InputError(f"data: {errors[0].text}{named}{more}. `cxr check PARAMS.yaml` shows all")
-    for finding in report.of("warning"):
+    for finding in (*report.of("warning"), *(one for one in report.of("note") if one.check == "vary_split")):
         say(f"  {finding.check}: {finding.text}")
     loading.check_images(manifest, data_manifest.data_root(study))
     if architectures:

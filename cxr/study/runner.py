@@ -102,14 +102,17 @@ def _session(
     uri = tracking.resolve(tracking_uri)
     if new_store or not tracking.is_new(uri):
         tracking.connect(uri)
+    first, *others = study.seed
+    images = manifest.build_manifest(study, vary=first if study.vary_split else None)
     return Session(
         study=study,
         setup=setup,
         steps=steps,
-        manifest=manifest.build_manifest(study),
+        manifest=images,
         tracking_uri=uri,
         environment=sessions.environment(setup.notebooks, cluster.embedded_slots(study.jobs, study.devices)),
         fresh=fresh,
+        other_splits={seed: manifest.with_splits_of(images, study, seed) for seed in others if study.vary_split},
     )
 
 

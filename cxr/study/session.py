@@ -28,10 +28,12 @@ class Session:
         study: the validated parameters.
         setup: what the notebooks have in common.
         steps: all steps, as `grid.plan` gives them.
-        manifest: the images, from `cxr.data.manifest.build_manifest`.
+        manifest: the images, from `cxr.data.manifest.build_manifest`; with `vary_split`, with the splits of the
+            first seed.
         tracking_uri: of the MLflow store.
         environment: further environment variables of the notebooks on this machine.
         fresh: run all steps, whether or not they are done.
+        other_splits: with `vary_split`, the manifest of every other seed.
     """
 
     study: StudyParams
@@ -41,12 +43,24 @@ class Session:
     tracking_uri: str
     environment: Mapping[str, str]
     fresh: bool = False
+    other_splits: Mapping[int, pd.DataFrame] = field(default_factory=dict)
 
     @cached_property
     def manifest_hash(self) -> str:
+        """The hash of `manifest`. With the settings it stands for the splits of other seeds too."""
         from cxr.data import manifest as data_manifest
 
         return data_manifest.manifest_hash(self.manifest)
+
+    @cached_property
+    def _other_hashes(self) -> dict[int, str]:
+        from cxr.data import manifest as data_manifest
+
+        return {seed: data_manifest.manifest_hash(manifest) for seed, manifest in self.other_splits.items()}
+
+    def manifest_hash_of(self, step: Step) -> str:
+        """The hash of the images and splits that a step is trained on."""
+        return self._other_hashes.get(step.parameters.get("seed"), self.manifest_hash)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -56,7 +70,7 @@ class Session:
 
     def fingerprint_of(self, step: Step, runs: Mapping[str, str]) -> str:
         """The fingerprint of the run of a step. `runs`: the runs of the steps that it needs, by key."""
-        return self.setup.fingerprint(step, runs, self.manifest_hash)
+        return self.setup.fingerprint(step, runs, self.manifest_hash_of(step))
 
 
 @dataclass

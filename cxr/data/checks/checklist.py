@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +33,10 @@ def run(settings: StudyParams | DataParams, *, full: bool = False, manifest: pd.
     Args:
         settings: of a study (then the class counts are also compared with its margins), or of the data alone.
         full: decode every file. This finds damage inside files, near duplicates and images that show nothing.
-        manifest: of `manifest.build_manifest(settings)`, if you have it. Otherwise it is made here, which reads
-            every byte.
+        manifest: of `manifest.build_manifest(settings)`, if you have it (with `vary_split`, that of the first
+            seed). Otherwise it is made here, which reads every byte.
 
+    With `vary_split`, what concerns splits is checked for the first seed, and copies in two splits for every seed.
     Returns the report. Raises InputError like `build_manifest` if there is no data set to check.
     """
     began = time.perf_counter()
@@ -48,6 +51,8 @@ def run(settings: StudyParams | DataParams, *, full: bool = False, manifest: pd.
         else:
             found += _files(manifest, root, settings, full)
         found += class_counts(manifest, settings)
+        if isinstance(settings, StudyParams) and settings.vary_split:
+            found += varied_splits(manifest, settings)
     order = ("error", "warning", "note")
     found.sort(key=lambda finding: order.index(finding.severity))
     patients = 0 if manifest is None else manifest["patient_id"].nunique()
@@ -59,7 +64,8 @@ def _manifest(settings: DataParams) -> tuple[pd.DataFrame | None, list[Finding]]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            manifest = data_manifest.build_manifest(settings)
+            vary = isinstance(settings, StudyParams) and settings.vary_split
+            manifest = data_manifest.build_manifest(settings, vary=settings.seed[0] if vary else None)
         except InputError as error:
             if not error.items:
                 raise
@@ -139,6 +145,42 @@ def class_counts(manifest: pd.DataFrame, settings: DataParams) -> list[Finding]:
     )
     found.append(Finding("class counts", "note", text, None if few.size else table))
     found.append(_seeds(int(patients.sum()), settings))
+    return found
+
+
+FEW_SHARED = 30  # images in the test sets of two seeds; warn of fewer
+
+
+def varied_splits(manifest: pd.DataFrame, settings: StudyParams) -> list[Finding]:
+    """How many test images seeds share if each has splits of its own, and copies that these splits tear apart.
+
+    `manifest`: with the splits of the first seed. Raises InputError if those of a seed cannot have every class.
+    """
+    first, *others = settings.seed
+    found = [
+        Finding(
+            "vary_split",
+            "note",
+            f"each training draws its splits with split_seed + seed ({len(settings.seed)} seeds): counts by split "
+            f"are those of seed {first}",
+        )
+    ]
+    by_seed = {first: manifest} | {seed: data_manifest.with_splits_of(manifest, settings, seed) for seed in others}
+    for seed in others:
+        torn = [finding for finding in exact_duplicates(by_seed[seed]) if finding.severity == "error"]
+        found += [replace(finding, text=f"with the splits of seed {seed}: {finding.text}") for finding in torn]
+    test = {seed: set(rows.loc[rows["split"] == "test", "image_id"]) for seed, rows in by_seed.items()}
+    pairs = [(a, b, len(test[a] & test[b])) for a, b in combinations(settings.seed, 2)]
+    if pairs:
+        table = pd.DataFrame(pairs, columns=["seed", "other seed", "shared test images"])
+        fewest = min(shared for *_, shared in pairs)
+        text = (
+            f"the baseline two seeds needs images in the test sets of both seeds: they share {fewest} or more of "
+            f"{len(test[first])}"
+        )
+        few = fewest < FEW_SHARED
+        advice = ": too few: raise test_fraction, or set vary_split to false" if few else ""
+        found.append(Finding("vary_split", "warning" if few else "note", text + advice, table))
     return found
 
 

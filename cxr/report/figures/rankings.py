@@ -13,7 +13,7 @@ from cxr.report.figures.layout import place_legend
 from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, plain
 
 # the choices of an analysis, in the order of the rows under a specification curve
-_CHOICES = {"variant": "variant", "q": "area q", "grid": "grid", "images": "images"}
+_CHOICES = {"variant": "variant", "q": "area q", "grid": "grid", "images": "images", "scale": "scale"}
 
 
 def ranking(ranks: pd.DataFrame, *, title: str = "") -> Figure:
@@ -48,16 +48,16 @@ def specification_curve(
     rankings: pd.DataFrame | None = None,
     *,
     method: str,
-    label: str = "median overlap (IoU)",
+    label: str = "overlap (IoU), raw or corrected",
 ) -> Figure:
     """Specification curve (Simonsohn, Simmons and Nelson 2020) of the architectures' stability under one method.
 
     Parameters
     ----------
-    analyses : one row an analysis x architecture x method: variant, q, grid, images (the choices of an
-        analysis), architecture, method, value (higher is more stable; NaN where missing), complete (bool),
-        is_default (bool, one analysis a method), borrowed (bool: the variant exists for another method only; these
-        rows are left out, as they repeat those of the default variant).
+    analyses : one row an analysis x architecture x method: variant, q, grid, images, scale (the choices of
+        an analysis), architecture, method, value (higher is more stable; NaN where missing), complete (bool),
+        is_default (bool, one analysis a method), uses_default_maps (bool: the variant exists for another method
+        only; these rows are left out, as they repeat those of the default variant).
     rankings : `multiverse.rankings`: the choices, method_a, method_b and reversal (bool, missing where it
         cannot be asked). Where `method` is one of the two, a last row marks the analyses in which the two methods
         rank some pair of architectures in opposite ways. None: no such row.
@@ -69,7 +69,7 @@ def specification_curve(
     values come last. The upper panel has a point for each architecture, hollow where the analysis is incomplete.
     Below are the difference and the choices.
     """
-    table = analyses[(analyses["method"] == method) & ~analyses["borrowed"]]
+    table = analyses[(analyses["method"] == method) & ~analyses["uses_default_maps"]]
     keys = list(_CHOICES)
     codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     names = list(dict.fromkeys(table["architecture"]))
