@@ -270,17 +270,17 @@ def test_corrected_values_are_of_each_seeds_medians():
 def test_top_areas_of_few_cells_make_no_analysis():
     # 5, 10, 20, 30 % of 64 cells: 3, 6, 13, 19; of 36: 2, 4, 7, 11. A top area has 8 in every run.
     rows = images(3, wrong=[0])
-    coarse = {"default": {"cells": 64}, "layer-final": {"cells": 36}, "score-softmax": {"cells": 64}}
-    table = pd.concat([run(coarse, "A", rows=rows), run({**coarse, "score-softmax": 0.4}, "B", rows=rows)])
+    coarse = {"default": {"cells": 64}, "layer-final": {"cells": 36}, "score-logit": {"cells": 64}}
+    table = pd.concat([run(coarse, "A", rows=rows), run({**coarse, "score-logit": 0.4}, "B", rows=rows)])
     frame = multiverse_rankings.analyses(table)
     kept = frame.groupby("variant")["q"].unique().map(list).to_dict()
-    assert kept == {"default": [0.2, 0.3], "layer-final": [0.3], "score-softmax": [0.2, 0.3]}
+    assert kept == {"default": [0.2, 0.3], "layer-final": [0.3], "score-logit": [0.2, 0.3]}
     assert set(frame["grid"]) == {"image", "native"}, "a grid of pixels holds no more than its cells"
     left = multiverse_rankings.too_coarse(table)
     assert left.values.tolist() == [
         *(["default", 0.05, 3, 8], ["default", 0.1, 6, 8]),
         *(["layer-final", 0.05, 2, 8], ["layer-final", 0.1, 4, 8], ["layer-final", 0.2, 7, 8]),
-        *(["score-softmax", 0.05, 3, 8], ["score-softmax", 0.1, 6, 8]),
+        *(["score-logit", 0.05, 3, 8], ["score-logit", 0.1, 6, 8]),
     ]
     assert len(frame.drop_duplicates(multiverse.AXES)) + left["n"].sum() == 3 * 2 * 4 * 2 * 2
     assert multiverse_rankings.too_coarse(run({"default": 0.5})).empty
