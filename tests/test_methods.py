@@ -71,4 +71,5 @@ def test_methods_are_written_from_the_parameters():
     assert "over new trainings and new patients" in plain and "Banerjee" in plain and "at 95%" in plain
     assert "every layer trainable" in plain and "marker" not in plain
     assert "a marker tells the class" in text(shortcut="transfer")
+    assert "matched null" not in plain + text(placebo="False") and "matched null" in text(placebo="True")
     assert "images of `xrays`" in text(data="xrays") and "all up to `pool3` frozen" in text(fine_tune_from="pool3")

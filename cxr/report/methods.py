@@ -136,9 +136,9 @@ def _attribution(score: Mapping[str, str]) -> str:
 
 def _drift(train: Mapping[str, str], score: Mapping[str, str], metric: str) -> str:
     matched_null = (
-        " *As many epochs again* is the matched null: the checkpoint after against the same one, trained on for as "
-        "many epochs as it took from before to after, with the same images and settings, a new optimizer and another "
-        "order of batches."
+        " *As many epochs again* is the matched null: the checkpoint after against the same one, trained on for "
+        "as many epochs as it took from before to after, with the same images and settings, a new optimizer and "
+        "another order of batches."
     )
     return (
         f"The primary metric, declared beforehand, is `{metric}`: {METRICS[metric].label}. Baselines: *chance* "

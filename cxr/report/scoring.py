@@ -101,8 +101,8 @@ class ScoredMaps:
         Raises:
             InputError: a file that is missing or changed, or holds other maps than its name says.
         """
-        # The parameters of the train run have the hashes of checkpoints that a stage ended with. Those of heads and
-        # of checkpoints during fine-tuning are in checkpoints.json, and 2_attribute has checked them.
+        # The parameters of the train run have the hashes of the checkpoints that a stage ended with. Those of the
+        # heads and of epochs during fine-tuning are in checkpoints.json, and 2_attribute has checked them.
         known = self.train.params.get(f"checkpoint_sha256_{checkpoint}", "")
         found = maps.load((folder or self.folder) / f"{checkpoint}.npz")
         maps.verify(found, self.images, checkpoint=checkpoint, method=self.method, checkpoint_sha256=known)
