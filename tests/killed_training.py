@@ -34,6 +34,8 @@ def arm(moment):
         arm_batch("transfer", epoch=3)
     elif moment == "in epoch 2":
         arm_batch("fine_tuning", epoch=2)
+    elif moment == "in more training":
+        arm_batch("more_training", epoch=2)
     elif moment == "while writing":
         atomic = checkpointing.atomic
 
@@ -124,11 +126,11 @@ def train(folder, settings, moment):
     before = training.transfer()
     if moment == "between the stages":
         kill()
-    after = training.fine_tune()
+    results = [before, training.fine_tune(), *([training.more_training()] if settings.placebo else [])]
     return {
         "seeds": [np.asarray(v).tolist() for v in training.model.variables if "seed" in v.path],
-        "weights": [training.hashes[name]["weights_sha256"] for name in ("before", "after")],
-        "probabilities": [result.probabilities.tolist() for result in (before, after)],
+        "weights": [training.hashes[result.checkpoint]["weights_sha256"] for result in results],
+        "probabilities": [result.probabilities.tolist() for result in results],
         "performance": training.side_by_side().to_dict(),
         "metrics": run.metrics_logged,
         "tables": run.tables,

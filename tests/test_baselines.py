@@ -1,4 +1,4 @@
-"""Baselines: partners by rule, brute force over all pairs, the torus null, and two heads."""
+"""Baselines: partners by rule, brute force over all pairs, the torus null, two heads, and more training."""
 
 import weakref
 
@@ -346,6 +346,34 @@ def test_two_heads_of_the_same_maps_is_identity():
     got = baselines.two_heads(t, [t, 2 * t], size=8)
     for name, metric in metric_table.METRICS.items():
         np.testing.assert_allclose(got[f"{name}_two_heads"], metric.identical, atol=1e-12)
+
+
+def test_more_training_compares_after_with_continued_on_the_images_of_the_metric():
+    before, after, continued = (relu_maps(5, 4, 4, seed=k) for k in range(3))
+    before[0], after[1], continued[2] = 0, np.nan, 0
+    got = baselines.more_training(before, after, continued, size=9)
+    assert list(got) == [f"{name}_more_training" for name in metric_table.METRICS]
+    for name in metric_table.METRICS:
+        pairs = [features(each[3], 9) for each in (after, continued)]
+        expected = similarity.score(*pairs, [name])[name]
+        expected = abs(expected) if name in SIGNED else expected
+        values = got[f"{name}_more_training"]
+        assert np.isnan(values[:3]).all() and np.isfinite(values[3:]).all()
+        assert values[3] == pytest.approx(expected, abs=1e-12)
+    assert list(baselines.more_training(before, after, continued, size=9, names=["overlap"])) == [
+        "overlap_more_training"
+    ]
+
+
+def test_more_training_by_hand():
+    # the strongest 20 % of 5 x 5 cells are 5: the upper row, and a row that shares two cells with it
+    after, continued = np.zeros((2, 1, 5, 5))
+    after[0, 0], continued[0, 0, :2], continued[0, 1, 2:] = 1, 1, 1
+    found = baselines.more_training(after, after, continued, size=5, names=["overlap", "gini_change"])
+    assert found["overlap_more_training"] == pytest.approx(2 / 8)
+    assert found["gini_change_more_training"] == pytest.approx(0)
+    same = baselines.more_training(after, after, 3 * after + 1, size=5, names=["overlap"])
+    assert same["overlap_more_training"] == 1
 
 
 def test_corrected_by_hand():

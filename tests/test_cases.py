@@ -21,11 +21,14 @@ class Stored:
         settings = TrainParams(phantom_images=60, image_size=SIDE)
         self.manifest = manifest.build_manifest(settings)
         manifest.write_manifest(self.manifest, folder / "manifest.csv")
-        self.folder, self.wrong = folder, wrong
+        self.folder, self.wrong, self.continued = folder, wrong, False
         self.params = {"data_root": "", "image_size": str(SIDE), "lesion_contrast": "2.5"}
 
     def file(self, name):
         return self.folder / name
+
+    def has(self, name):
+        return name == "predictions_continued.parquet" and self.continued
 
     def table(self, name):
         table = self.manifest[["image_id", "patient_id", "split", "label"]].copy()
@@ -68,6 +71,19 @@ def test_the_images_of_the_split_are_explained_and_those_that_both_classify_are_
     assert set(found.regions) == {"lesion", "lung", "marker"}
     assert (found.regions["lesion"].any(axis=(1, 2)) == (found.table["label"] != "normal")).all()
     assert set(found.predictions) == {"before", "after"} and (found.predictions["after"]["split"] == "test").all()
+
+
+def test_what_the_continued_checkpoint_says_is_known_but_chooses_no_image(chosen, monkeypatch, tmp_path):
+    found, train, _ = chosen
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path))
+    monkeypatch.setattr(train, "continued", True)
+    tables = train.table
+    monkeypatch.setattr(train, "table", lambda name: tables(name).assign(correct="continued" not in name))
+    monkeypatch.setattr(train, "wrong", ())
+    again = cases.choose(train, AttributeParams())
+    assert again.table["scored"].all() and not again.predictions["continued"]["correct"].any()
+    assert (again.predictions["continued"]["split"] == "test").all()
+    assert len(again.table) == len(found.table)
 
 
 def test_another_split_and_all_images(chosen, monkeypatch, tmp_path):

@@ -35,7 +35,7 @@ def trained(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (70, SIDE, SIDE), dtype=np.uint8)
-    models = {name: network(seed) for seed, name in enumerate(("before", "after", "epoch_001"))}
+    models = {name: network(seed) for seed, name in enumerate(("before", "after", "epoch_001", "continued"))}
     logged, predictions = {}, {}
     table = pd.DataFrame({"image_id": [f"i{k:02d}" for k in range(70)], "scored": True})
     table["label"] = np.where(np.arange(70) % 2, "b", "a")
@@ -57,12 +57,15 @@ def trained(tmp_path):
 def test_checkpoints_are_loaded_by_name(trained):
     train, cases, models = trained
     found = Checkpoints(train, cases, batch_size=16)
-    assert found.during == ["epoch_001"] and found.heads() == []
+    assert found.during == ["epoch_001"] and found.heads() == [] and found.continued
     for name, model in models.items():
         loaded = found.load(name)
         for own, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
             np.testing.assert_array_equal(own, other)
     assert found.sha256("head_1") == found.sha256("before") != found.sha256("after")
+    assert len({found.sha256(name) for name in models}) == len(models)
+    train.json("checkpoints.json").pop("continued")
+    assert not Checkpoints(train, cases).continued
 
 
 def test_extra_heads_are_those_of_the_run(trained):
@@ -88,8 +91,9 @@ def test_other_images_are_refused(trained):
     train, cases, _ = trained
     cases.pixels[:] //= 4
     found = Checkpoints(train, cases)
-    with pytest.raises(InputError, match=r"run 0f1e \(train small s0\), before: the model does not say of"):
-        found.load("before")
+    for name in ("before", "continued"):
+        with pytest.raises(InputError, match=rf"run 0f1e \(train small s0\), {name}: the model does not say of"):
+            found.load(name)
     found.load("epoch_001")  # the train run logged no predictions of it
 
 

@@ -10,7 +10,7 @@ from cxr.core.errors import InputError
 from cxr.data.splits import assign_splits
 from cxr.metrics import similarity
 from cxr.metrics.metric_table import METRICS
-from cxr.report import comparison, headlines
+from cxr.report import comparison, headlines, sections
 from cxr.report import scores as report_scores
 from cxr.statistics.bootstrap import paired_replicates
 from cxr.statistics.score_rows import Scores
@@ -136,6 +136,41 @@ def test_baselines_and_the_corrected_overlap():
     assert out["overlap_corrected_median"] == pytest.approx((0.6 - 0.2) / (1 - 0.2))
     assert out["overlap_corrected_ci_low"] == pytest.approx(0.5) == out["overlap_corrected_ci_high"]
     assert "centroid_shift_corrected_median" not in out, "its value for identical maps is not 1"
+
+
+@pytest.fixture
+def said(monkeypatch):
+    texts = []
+    monkeypatch.setattr(sections, "say", texts.append)
+    return texts
+
+
+def test_the_matched_null_is_pooled_and_said_beside_the_drift(said):
+    centres = {("A", "layercam"): 0.5, ("A", "gradcampp"): 0.7, ("B", "layercam"): 0.8}
+    table = scores(centres, spread=0.0)
+    summary = comparison.pooled(table, runs(centres), n_boot=50)
+    assert sections.matched_null(summary, "overlap").empty and "set `placebo`" in said.pop()
+    table["overlap_more_training"] = np.where(table["seed"] == 0, 0.6, 0.8)
+    table["centroid_shift_more_training"] = 0.4
+    summary = comparison.pooled(table, runs(centres), n_boot=50)
+    assert summary["overlap_more_training_median"].tolist() == pytest.approx([0.7] * 3)
+    found = sections.matched_null(summary.assign(overlap_median=[0.5, 0.75, 0.8]), "overlap")
+    assert found["further"].tolist() == [True, False, False]
+    assert "in 1 of 3 cells**; not in A under gradcampp (0.750, matched null 0.700); B under layercam" in said[0]
+    assert sections.matched_null(summary, "centroid_shift")["further"].all(), "a longer way is further"
+    assert said[1].endswith("in 3 of 3 cells**.")
+
+
+def test_the_report_shows_the_headline_in_tables_of_at_most_eight_columns():
+    table = scores(PLAIN).assign(overlap_two_patients=0.2, overlap_two_heads=0.9, overlap_more_training=0.8)
+    again = table[["architecture", "method", "image_id", "patient_id"]].assign(seed_a=0, seed_b=1, overlap=0.7)
+    headline = headlines.headline(comparison.pooled(table, runs(PLAIN), two_seeds=again, n_boot=50))
+    result, beside, images = headlines.in_tables(headline)
+    run_ids = runs(PLAIN).assign(run_id="abc")
+    shown = [tables.readable(each) for each in (headlines.with_runs(result, run_ids), beside, images)]
+    assert [len(each.columns) for each in shown] == [8, 8, 5] and {len(each) for each in shown} == {len(PLAIN)}
+    assert "as many epochs again" in shown[1] and "score runs" in shown[0]
+    assert {name for each in shown for name in each} >= set(tables.readable(headline)) - {"seeds"}
 
 
 def test_map_check_counts_the_runs_that_pass():

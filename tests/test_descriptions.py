@@ -52,7 +52,10 @@ def test_every_text_says_whether_images_are_synthetic(data):
 def test_what_a_run_says_of_its_numbers():
     settings = {"architecture": "A", "seed": 1, "weights": "source", "image_size": 64, "data": "phantom"}
     text = descriptions.train(settings, {"before": {"auc_macro": 0.9, "ece": 0.1}, "after": {"auc_macro": 1.0}})
-    assert "| before | 0.900 | 0.100 |" in text and "| after | 1.000 |" in text
+    assert "| before | 0.900 | 0.100 |" in text and "| after | 1.000 |" in text and "matched null" not in text
+    assert "matched null" in descriptions.train(
+        settings, {"after": {"auc_macro": 1.0}, "continued": {"auc_macro": 0.9}}
+    )
     maps = pd.DataFrame({"method": ["layercam"], "checkpoint": ["after"], "maps": [5], "empty": [1]})
     checks = pd.DataFrame({"method": ["layercam"], "checkpoint": ["after"], "passes_checks": [False]})
     options = {"layer": "relu", "grid": "4x4", "score": "logit", "maps": maps, "scored": 4, "of": 5}

@@ -80,4 +80,5 @@ def test_methods_are_written_from_the_parameters():
     assert "drawn with the seed 3 + its training seed" in varied and "in the test sets of both" in varied
     assert "new splits included" in varied and "same splits" not in varied
     assert "a marker tells the class" in text(shortcut="transfer")
+    assert "matched null" not in plain + text(placebo="False") and "matched null" in text(placebo="True")
     assert "images of `xrays`" in text(data="xrays") and "all up to `pool3` frozen" in text(fine_tune_from="pool3")

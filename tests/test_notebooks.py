@@ -96,7 +96,7 @@ def test_a_person_finds_runs_maps_reports_and_models_in_the_ui(store):
 def test_the_train_run_holds_what_it_should(store):
     info = only("train")
     assert info.params["architecture"] == "CompactResNetV2" and info.params["seed"] == "0"
-    for checkpoint in ("before", "after"):
+    for checkpoint in ("before", "after", "continued"):
         assert 0 <= info.metrics[f"auc_macro_{checkpoint}"] <= 1
         names = ("accuracy", "balanced_accuracy", "ece", "auc_normal", "sensitivity_normal", "specificity_normal")
         assert {f"{name}_{checkpoint}" for name in names} <= set(info.metrics)
@@ -113,7 +113,8 @@ def test_the_train_run_holds_what_it_should(store):
     assert recorded["before"]["weights_sha256"] != recorded["after"]["weights_sha256"]
     kept = {path.name for path in info.file("checkpoints").iterdir()}
     assert kept == {
-        *("before.keras", "after.keras", "heads.npz", "epoch_001.keras", "epoch_002.keras", "MLmodel"),
+        *("before.keras", "after.keras", "continued.keras", "heads.npz", "epoch_001.keras", "epoch_002.keras"),
+        "MLmodel",
     }
     course = info.table("course.parquet")
     assert course["epoch"].tolist() == [0, 1, 2]
@@ -125,7 +126,7 @@ def test_maps_come_from_the_checkpoints_and_the_images_of_the_train_run(store):
     recorded = only("train").json("checkpoints.json")
     images = info.table("images.parquet")
     for method in ("layercam", "gradcampp"):
-        for checkpoint in ("before", "after"):
+        for checkpoint in ("before", "after", "continued"):
             map_set = maps.load(info.file(f"maps/{method}/{checkpoint}.npz"))
             assert (map_set.method, map_set.checkpoint, map_set.layer) == (
                 method,
@@ -184,7 +185,7 @@ def test_the_comparison_judges_every_claim(store):
         "analyses.parquet",
         "multiverse.csv",
     }
-    tables |= {"regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "map_checks.csv"}
+    tables |= {"matched_null.csv", "regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "map_checks.csv"}
     figures = {"drift.png", "corrected.png", "specification_curve_layercam.png", "regions.png", "course.png"}
     assert tables | figures <= held and "examples/" in held
     analyses = info.table("analyses.parquet")
@@ -200,7 +201,7 @@ def test_score_runs_share_one_set_of_metric_names(store):
         assert set(METRICS) <= set(table.columns) and len(table) == info.metrics["n_images"]
         assert info.metrics["overlap_median"] == pytest.approx(table["overlap"].median())
         assert info.metrics["overlap_ci_low"] <= info.metrics["overlap_median"] <= info.metrics["overlap_ci_high"]
-        for level in ("chance", "two_patients", "two_heads"):
+        for level in ("chance", "two_patients", "two_heads", "more_training"):
             assert info.metrics[f"overlap_{level}_median"] == pytest.approx(table[f"overlap_{level}"].median())
         assert info.metrics["lesion_energy_change"] == pytest.approx(
             table["lesion_energy_change"].mean(), abs=1e-9

@@ -19,8 +19,8 @@ SETTINGS = {
 }
 VARIANTS = {
     "features": (
-        {"extra_heads": 1, "fine_tune_patience": 1},
-        ["in stage 1", "while writing", "after the last epoch"],
+        {"extra_heads": 1, "fine_tune_patience": 1, "placebo": True},
+        ["in stage 1", "while writing", "after the last epoch", "in more training"],
     ),
     "augmented": (
         {"extra_heads": 0, "augmentation": "light", "batchnorm": "training", "checkpoint_every": 0},
@@ -46,7 +46,8 @@ def test_killed_training_ends_as_it_would_have(variant, tmp_path):
     undisturbed = train(tmp_path / "undisturbed", settings, ["never"])
     killed = train(tmp_path / "killed", settings, [*moments, "to the end"])
     assert [code for _, code, _ in killed.pop("ends")] == [-9] * len(moments) + [0]
-    assert killed.pop("resumed")["fine_tuning"] >= 1
+    resumed = killed.pop("resumed")
+    assert resumed["fine_tuning"] >= 1 and resumed.get("more_training", 0) == int(settings.get("placebo", False))
     undisturbed.pop("ends")
     undisturbed.pop("resumed")
     assert killed == undisturbed

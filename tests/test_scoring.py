@@ -10,14 +10,14 @@ import pytest
 
 from cxr.attribution import maps
 from cxr.core.errors import InputError
-from cxr.metrics import regions, similarity
+from cxr.metrics import baselines, regions, similarity
 from cxr.metrics.metric_table import METRICS
 from cxr.report import comparison, score_summary, scoring
 
 IDS = ["a", "b", "c", "d", "e"]
 SCORED = [True, True, False, True, True]
 SIZE = 16
-SHA = {"before": "1" * 64, "after": "2" * 64}
+SHA = {"before": "1" * 64, "after": "2" * 64, "continued": "4" * 64}
 
 
 @dataclass
@@ -80,7 +80,7 @@ def attribute(tmp_path):
     )
     images.to_parquet(tmp_path / "images.parquet")
     folder = tmp_path / "maps" / "layercam"
-    for seed, checkpoint in enumerate(("before", "after", "head_1", "epoch_001", "epoch_002")):
+    for seed, checkpoint in enumerate(("before", "after", "head_1", "epoch_001", "epoch_002", "continued")):
         save(folder / f"{checkpoint}.npz", checkpoint, seed)
     tags = {
         "image_size": SIZE,
@@ -125,6 +125,16 @@ def test_maps_are_joined_by_image_and_reduced_to_the_scored(scored_maps):
     epochs = scored_maps.epochs()
     assert list(epochs) == [1, 2]
     np.testing.assert_array_equal(epochs[2], raw(4)[[0, 1, 3, 4]])
+    np.testing.assert_array_equal(scored_maps.continued(), raw(5)[[0, 1, 3, 4]])
+
+
+def test_without_more_training_there_are_no_maps_of_it(scored_maps, attribute):
+    path = attribute.folder / "maps/layercam/continued.npz"
+    save(path, "continued", 5, checkpoint_sha256="9" * 64)
+    with pytest.raises(InputError, match="made from another checkpoint"):
+        scored_maps.continued()
+    path.unlink()
+    assert scored_maps.continued() is None
 
 
 def test_a_map_of_another_checkpoint_is_refused(scored_maps, attribute):
@@ -269,6 +279,19 @@ def test_the_overview_has_a_row_a_metric_and_a_column_a_measured_baseline(table)
     ]
     row = found.set_index("metric").loc["overlap"]
     assert row["median"] == table["overlap"].median() and row["chance"] == pytest.approx(0.1)
+
+
+def test_the_matched_null_is_a_baseline_of_every_metric(scored_maps, table):
+    before, after = (scored_maps.keep_scored(each).maps for each in scored_maps.pair())
+    null = baselines.more_training(before, after, scored_maps.continued(), size=SIZE)
+    assert list(null) == [f"{name}_more_training" for name in METRICS]
+    summary = comparison.summarise(table.assign(**null), n_boot=20)
+    expected = similarity.compare_maps(raw(1), raw(5), size=SIZE, rows=scored_maps.rows)["overlap"]
+    assert summary["overlap_more_training_median"] == np.median(expected)
+    assert summary["gini_change_more_training_median"] >= 0
+    found = score_summary.overview(summary)
+    assert found.columns.tolist()[-2:] == ["chance", "more_training"]
+    assert score_summary.headline(scored_maps, summary).loc[0, "as many epochs again"] != "-"
 
 
 def test_the_headline_is_one_row_of_text(scored_maps, table):

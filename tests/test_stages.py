@@ -11,6 +11,7 @@ from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.data import loading
 from cxr.data import manifest as data_manifest
+from cxr.metrics import baselines
 from cxr.models import build, targets, weights
 from cxr.models import foreign as models_foreign
 from cxr.training import features, fitting, stages
@@ -287,6 +288,65 @@ def test_weights_in_on_epoch_are_those_of_that_epoch_and_the_best_are_kept(sets)
     best = history["val_loss"].idxmin()
     assert best != len(history) - 1, "this learning rate must overshoot"
     assert weights.sha256_weights(model) == hashes[best]
+    assert fitting.best_epoch(history) == best + 1
+
+    # More training has neither a patience nor a choice: the last weights count. Wrong labels make the loss rise.
+    impatient = settings.model_copy(update={"fine_tune_patience": 1})
+    wrong = images, (labels + 1) % 3
+    more = stages.more_training(model, sets[0], wrong, impatient, epochs=4, on_epoch=on_epoch)
+    assert more["epoch"].tolist() == [1, 2, 3, 4] and len(set(hashes)) == 8
+    assert fitting.best_epoch(more) < 3, "it must look worse for two epochs"
+    assert weights.sha256_weights(model) == hashes[-1]
+
+
+def test_more_training_is_fine_tuning_again_from_the_weights_after(sets):
+    # One batch holds all images, so that its order does not matter. Adam would take the sign, even of noise.
+    settings = TrainParams(
+        **{**BASE, "fine_tune_epochs": 2, "fine_tune_learning_rate": 0.2, "batch_size": 24}, optimizer="sgd"
+    )
+    model = make(settings)
+    stages.fine_tune(model, *sets, settings)
+    after = model.get_weights()
+    more = stages.more_training(model, *sets, settings, epochs=2)
+    continued = model.get_weights()
+    model.set_weights(after)
+    again = stages.fine_tune(model, *sets, settings)
+    np.testing.assert_allclose(more["loss"], again["loss"], rtol=1e-4)
+    assert np.ptp(more["loss"]) > 0.005
+    assert max(np.abs(a - b).max() for a, b in zip(after, continued, strict=True)) > 1e-3
+    assert fitting.best_epoch(again) == 2, "else it ends with the weights of another epoch"
+    for own, other in zip(continued, model.get_weights(), strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-4)
+
+    # It begins with exactly these weights: a rate that changes nothing leaves them, and the maps.
+    explain = explaining.explainer(model, layer="penultimate", methods=["layercam"])
+    left, maps = model.get_weights(), explain(*sets[1])["layercam"]
+    still = settings.model_copy(update={"fine_tune_learning_rate": 1e-30})
+    stages.more_training(model, *sets, still, epochs=1)
+    for own, other in zip(model.get_weights(), left, strict=True):
+        np.testing.assert_allclose(own, other, rtol=0, atol=1e-28)
+    null = baselines.more_training(maps, maps, explain(*sets[1])["layercam"], size=SIZE, names=["overlap"])
+    assert np.nanmin(null["overlap_more_training"]) == 1
+
+
+def test_more_training_has_an_order_of_batches_of_its_own():
+    arrays = np.arange(24, dtype=np.float32)[:, None], np.arange(24)
+    settings = TrainParams(**BASE, seed=3)
+    orders = [
+        np.concatenate([y for _, y in fitting.dataset(arrays, settings, training=True, seed=seed)]).tolist()
+        for seed in (3, stages.more_training_seed(3))
+    ]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+    assert stages.more_training_seed(0) != stages.more_training_seed(1)
+    assert 0 <= stages.more_training_seed(2**31 - 1) < 2**31
+
+
+def test_the_best_epoch_is_the_first_of_the_lowest():
+    def best(*losses):
+        return fitting.best_epoch(pd.DataFrame({"epoch": range(1, len(losses) + 1), "val_loss": losses}))
+
+    assert best(3, 1, 2) == 2 and best(2, 1, 1) == 2 and best(1, 2) == 1
+    assert best(np.nan, 5, 6) == 2 and best(np.nan, np.nan) == 1
 
 
 def test_augmentation_sees_other_pixels_keeps_the_backbone_and_has_no_extra_heads(sets, capsys):

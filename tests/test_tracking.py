@@ -338,7 +338,8 @@ def test_fingerprint_is_of_what_matters(notebooks, tmp_path):
     base = of()
     assert len(base) == 64 and of() == base
     assert of(name="other") == base
-    for change in ({"seed": 1}, {"image_size": 96}, {"phantom_images": 900}, {"weights": "none"}):
+    changes = [{"seed": 1}, {"image_size": 96}, {"phantom_images": 900}, {"weights": "none"}, {"placebo": True}]
+    for change in changes:
         assert of(**change) != base
     assert of(inputs={"manifest": "abd"}) != base
     assert of("pretrain") != base

@@ -8,6 +8,7 @@ from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.metrics import classification
 from cxr.training import two_stages
+from cxr.training.fitting import best_epoch
 
 SETTINGS = TrainParams(
     weights="none",
@@ -18,6 +19,7 @@ SETTINGS = TrainParams(
     extra_heads=1,
     checkpoint_every=1,
     shortcut="transfer",
+    placebo=True,
 )
 
 
@@ -58,7 +60,10 @@ def trained(tmp_path_factory):
             with pytest.raises(InputError, match="in this order"):
                 step()
         results = stages.transfer(), stages.fine_tune()
-        for step in (stages.transfer, stages.fine_tune):
+        with pytest.raises(InputError, match="in this order"):
+            stages.finish(overview=None)
+        results += (stages.more_training(),)
+        for step in (stages.transfer, stages.fine_tune, stages.more_training):
             with pytest.raises(InputError, match="in this order"):
                 step()
         folder = stages.backup.folder
@@ -69,38 +74,44 @@ def trained(tmp_path_factory):
 
 
 def test_each_stage_gives_its_checkpoint(trained):
-    dataset, _, stages, (before, after) = trained
+    dataset, _, stages, (before, after, continued) = trained
     assert (before.stage, before.checkpoint) == ("transfer", "before")
     assert (after.stage, after.checkpoint) == ("fine_tuning", "after")
+    assert (continued.stage, continued.checkpoint) == ("more_training", "continued")
     test = dataset.rows("test")
-    for result in (before, after):
-        assert result.history["epoch"].tolist() == [1, 2] and result.seconds > 0
+    for result in (before, after, continued):
+        epochs = [1, 2] if result is not continued else list(range(1, best_epoch(after.history) + 1))
+        assert result.history["epoch"].tolist() == epochs and result.seconds > 0
         np.testing.assert_array_equal(result.predictions.filter(regex=r"^p_\d$").to_numpy(), result.probabilities)
         expected = classification.performance(dataset.labels[test], result.probabilities[test], dataset.classes)
         assert {key: result.performance[key] for key in expected} == expected
         assert result.confusion.sum() == len(test) and result.reliability["n"].sum() == len(test)
         assert 0 <= result.performance["auc_macro_random_markers"] <= 1
     assert not np.array_equal(before.probabilities, after.probabilities)
+    assert not np.array_equal(after.probabilities, continued.probabilities)
     assert stages.side_by_side()["after"].to_dict() == after.performance
 
 
 def test_what_is_logged(trained):
-    dataset, run, stages, (before, after) = trained
+    dataset, run, stages, (before, after, continued) = trained
     assert set(run.files) == {
         *("manifest.csv", "before.keras", "after.keras", "heads.npz", "epoch_001.keras", "epoch_002.keras"),
-        "checkpoints.json",
+        *("continued.keras", "checkpoints.json"),
     }
     assert set(run.tables) == {
-        *("predictions_before.parquet", "predictions_after.parquet", "course.parquet"),
-        *("history_transfer.parquet", "history_fine_tuning.parquet"),
+        *("predictions_before.parquet", "predictions_after.parquet", "predictions_continued.parquet"),
+        *("history_transfer.parquet", "history_fine_tuning.parquet", "history_more_training.parquet"),
+        "course.parquet",
     }
     assert run.files["checkpoints.json"] == stages.hashes
-    for name in ("before", "after"):
+    for name in ("before", "after", "continued"):
         assert run.files[f"{name}.keras"] == stages.hashes[name]["weights_sha256"]
         assert run.values[f"checkpoint_sha256_{name}"] == stages.hashes[name]["sha256"]
     logged = {(key, step): value for key, value, step in run.metrics_logged}
     assert logged["auc_macro_before", None] == before.performance["auc_macro"]
     assert logged["auc_macro_after", None] == after.performance["auc_macro"]
+    assert logged["auc_macro_continued", None] == continued.performance["auc_macro"]
+    assert logged["more_training/val_loss", 1] == continued.history["val_loss"].iloc[0]
     assert logged["transfer/val_loss", 2] == before.history["val_loss"].iloc[1]
     assert logged["fine_tuning/val_loss", 2] == after.history["val_loss"].iloc[1]
     course = run.tables["course.parquet"]
@@ -110,9 +121,24 @@ def test_what_is_logged(trained):
 
 
 def test_models_are_logged_and_the_run_is_closed_last(trained):
-    _, run, stages, (_, after) = trained
-    assert [run.models[name]["loadable"] for name in ("before", "after")] == [False, True]
+    _, run, stages, (_, after, _) = trained
+    assert {name: model["loadable"] for name, model in run.models.items()} == {"before": False, "after": True}
     assert run.models["after"]["sha256"] == stages.hashes["after"]["sha256"]
     assert run.models["after"]["metrics"]["auc_macro"] == after.performance["auc_macro"]
     assert run.ends == [("described", "figure"), ("registered", None), ("finished", None)]
     assert "resumed" not in run.values
+
+
+def test_without_the_matched_null_both_checkpoints_are_the_same(trained, tmp_path, monkeypatch):
+    dataset, _, with_null, _ = trained
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path))
+    monkeypatch.setattr(two_stages.tracking, "log_dataset", lambda **about: None)
+    settings = SETTINGS.model_copy(update={"placebo": False})
+    stages = two_stages.TwoStages(dataset, settings, Logged())
+    stages.transfer(), stages.fine_tune()
+    names = ["before", "after", "epoch_001", "epoch_002"]
+    assert set(stages.hashes) == set(names)
+    for name in ("before", "after"):
+        assert stages.hashes[name]["weights_sha256"] == with_null.hashes[name]["weights_sha256"]
+    with pytest.raises(InputError, match="set placebo to true"):
+        stages.more_training()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cxr.tracking import StoredRun
 
 CHECKPOINTS = ("before", "after")
+_CONTINUED = "predictions_continued.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +75,17 @@ class Example(NamedTuple):
 def choose(train: StoredRun, settings: AttributeParams) -> Cases:
     """The images of `settings.attribute_split`, decoded, with what both checkpoints of a train run said of them.
 
-    All images of the split are explained. Which ones are scored: see `cxr.attribution.maps.select`.
+    All images of the split are explained. Which ones are scored: see `cxr.attribution.maps.select`. What the
+    checkpoint `continued` says of them, where there is one, does not matter for that.
 
     Raises: InputError when no image is scored, and when the images cannot be read or have changed.
     """
-    predictions = {}
-    for checkpoint in CHECKPOINTS:
-        table = train.table(f"predictions_{checkpoint}.parquet")
-        predictions[checkpoint] = table[table["split"] == settings.attribute_split]
+    tables = {checkpoint: train.table(f"predictions_{checkpoint}.parquet") for checkpoint in CHECKPOINTS}
+    predictions = {name: table[table["split"] == settings.attribute_split] for name, table in tables.items()}
     selected = maps.select(**predictions, images=settings.images, explain=settings.explain)
+    if train.has(_CONTINUED):  # of no weight in which images are scored
+        table = train.table(_CONTINUED)
+        predictions["continued"] = table[table["split"] == settings.attribute_split]
 
     manifest = data_manifest.read_manifest(train.file("manifest.csv"))
     classes = data_manifest.classes(manifest)

@@ -22,7 +22,7 @@ _VERIFIED = 64  # images on which a loaded model has to predict what the train r
 
 
 class Checkpoints:
-    """The checkpoints that a train run kept: `before` and `after`, and those during fine-tuning.
+    """The checkpoints that a train run kept: `before` and `after`, those during fine-tuning, and `continued`.
 
     Args:
         train: the run.
@@ -40,6 +40,11 @@ class Checkpoints:
         """The names of the checkpoints during fine-tuning, `epoch_001` and so on; none if the run kept none."""
         return [name for name in self._logged if name.startswith("epoch_")]
 
+    @property
+    def continued(self) -> bool:
+        """Whether the run trained on from `after` (`placebo`), and so has the checkpoint `continued`."""
+        return "continued" in self._logged
+
     def sha256(self, name: str) -> str:
         """Of a checkpoint's file, as the train run logged it. Extra heads belong to `before`."""
         return self._logged.get(name, self._logged["before"])["sha256"]
@@ -47,8 +52,9 @@ class Checkpoints:
     def load(self, name: str) -> keras.Model:
         """A checkpoint by its name.
 
-        Raises: InputError when its file is not the one that was trained, or when the model, `before` or `after`,
-            does not predict for these images what the train run logged (see `maps.verify_predictions`).
+        Raises: InputError when its file is not the one that was trained, or when the model, if it is not one
+            during fine-tuning, does not predict for these images what the train run logged (see
+            `maps.verify_predictions`).
         """
         path = self._folder / f"{name}.keras"
         if not path.is_file() or sha256_file(path) != self.sha256(name):

@@ -282,6 +282,9 @@ class _TrainFields(Params):
     extra_heads: Natural = Field(
         2, description="extra heads for stage 1 that differ only by seed, for the baseline two heads"
     )
+    placebo: bool = Field(
+        False, description="after stage 2, train on for as many epochs again: the matched null of the drift"
+    )
     batchnorm: Literal["inference", "training"] = Field(
         "inference", description="mode of BatchNorm layers in fine-tuning: keep their statistics, or train them"
     )

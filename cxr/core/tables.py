@@ -17,6 +17,7 @@ HEADINGS = {
     "overlap_two_patients_median": "two patients",
     "overlap_two_heads_median": "two heads",
     "overlap_two_seeds_median": "two seeds",
+    "overlap_more_training_median": "as many epochs again",
     "overlap_corrected_median": "corrected overlap",
     "overlap_corrected_ci_low": "low",
     "overlap_corrected_ci_high": "high",

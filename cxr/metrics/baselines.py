@@ -1,6 +1,6 @@
-"""What a drift metric is compared with: two patients, chance, two heads. Pure NumPy on `similarity`.
+"""What a drift metric is compared with: two patients, chance, two heads, more training. NumPy on `similarity`.
 
-An overlap of 0.5 says nothing by itself. Three baselines give it a scale:
+An overlap of 0.5 says nothing by itself. Four baselines give it a scale:
 
 chance        the map before against the same image's map after, moved to a random place. Maps of this shape and
               concentration share so much if their positions have nothing to do with each other.
@@ -8,10 +8,13 @@ two patients  the map before against maps after of other patients of the same cl
               habit of the network) gives so much, without any evidence from the image itself.
 two heads     the map before against that of a checkpoint that differs by its seed only. This is the
               overlap that training noise leaves.
+more training the map after against that of a checkpoint that was trained on from there, for as many epochs as it
+              took from before to after. The same training leaves so much when it has nothing new to learn: the
+              matched null.
 
 `corrected` puts a value on the scale from two patients (0) to identical maps (1).
 
-Signed metrics (`metric_table.Metric.signed`): all three baselines are means of the ABSOLUTE value. Signed values
+Signed metrics (`metric_table.Metric.signed`): all baselines are means of the ABSOLUTE value. Signed values
 would average out to about zero, and the question is how large a change such a comparison gives. Compare them with
 the absolute value of the metric. Signed metrics hardly depend on where a map lies: moving a map changes them only
 through bilinear upsampling at the edges. Their chance baseline is therefore about the absolute change itself, and
@@ -28,7 +31,7 @@ import pandas as pd
 from cxr.metrics.map_features import Features
 from cxr.metrics.map_grids import is_empty, prepare
 from cxr.metrics.metric_table import METRICS, wanted_metrics
-from cxr.metrics.similarity import in_parts, score
+from cxr.metrics.similarity import compare_maps, in_parts, score
 
 
 def baselines(
@@ -150,6 +153,41 @@ def two_heads(
 
     in_parts(fill, np.flatnonzero(~empty), workers)
     return values
+
+
+def more_training(
+    before: np.ndarray,
+    after: np.ndarray,
+    continued: np.ndarray,
+    *,
+    size: int | tuple[int, int],
+    names: Iterable[str] | None = None,
+    workers: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Every metric between the maps after, and those after as many epochs again: the matched null.
+
+    Parameters
+    ----------
+    before, after, continued : arrays of raw maps; row i of all is the same image, of the same class, method and
+        layer. Of `before` only the empty maps matter.
+    size, names, workers : as for `cxr.metrics.similarity.compare_maps`.
+
+    Returns
+    -------
+    dict of float64 [n], `<metric>_more_training`: metric(after_i, continued_i), absolute for signed metrics (see
+    the module). NaN where any of the three maps is empty, so that baseline and metric are about the same images.
+
+    Raises
+    ------
+    InputError : as `compare_maps`.
+    """
+    values = compare_maps(after, continued, size=size, names=names, workers=workers)
+    unknown = is_empty(np.asarray(before))
+    found = {}
+    for name in wanted_metrics(names):
+        value = np.abs(values[name]) if METRICS[name].signed else values[name]
+        found[f"{name}_more_training"] = np.where(unknown, np.nan, value)
+    return found
 
 
 def corrected(

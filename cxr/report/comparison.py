@@ -31,6 +31,7 @@ LEVELS = {
     "two_patients": "two patients of one class",
     "two_heads": "two transfer heads that differ by seed only",
     "two_seeds": "two fine-tuned checkpoints that differ by seed only",
+    "more_training": "the checkpoint after, and the same after as many further epochs on the same data",
 }
 
 PARTS = ("median", "q25", "q75", "ci_low", "ci_high")

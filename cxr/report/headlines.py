@@ -20,6 +20,7 @@ HEADLINE = (
     "overlap_two_patients_median",
     "overlap_two_heads_median",
     "overlap_two_seeds_median",
+    "overlap_more_training_median",
     "overlap_corrected_median",
     "overlap_corrected_ci_low",
     "overlap_corrected_ci_high",
@@ -30,6 +31,18 @@ HEADLINE = (
 )
 
 
+# What the report shows of them: tables that are narrow enough to read.
+_OF_THE_RESULT = ("auc_macro_before", "auc_macro_after", "overlap", "overlap_corrected", "map_check")
+_OF_THE_BASELINES = (
+    "overlap",
+    "overlap_two_patients",
+    "overlap_two_heads",
+    "overlap_two_seeds",
+    "overlap_more_training",
+    "overlap_share_of_two_seeds",
+)
+_OF_THE_IMAGES = ("centroid_shift", "n_images", "n_empty")
+
 # those that need several score runs
 OF_SEVERAL_RUNS = frozenset({"overlap_two_seeds_median", "overlap_share_of_two_seeds", "map_check"})
 
@@ -37,6 +50,18 @@ OF_SEVERAL_RUNS = frozenset({"overlap_two_seeds_median", "overlap_share_of_two_s
 def headline(summary: pd.DataFrame) -> pd.DataFrame:
     """The columns of `cxr.report.comparison.pooled` that the study prints."""
     return summary[["architecture", "method", "seeds", *(name for name in HEADLINE if name in summary)]]
+
+
+def in_tables(headline: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """`headline` as the report shows it: the result, the overlap beside its baselines, and the images.
+
+    Each is a part of its columns, at most eight where an interval stands with its median, and has all its rows.
+    """
+    parts = (_OF_THE_RESULT, _OF_THE_BASELINES, _OF_THE_IMAGES)
+    ends = ("", "_median", "_ci_low", "_ci_high")
+    wanted = [["architecture", "method", *(f"{name}{end}" for name in part for end in ends)] for part in parts]
+    wanted[0].append("seeds")
+    return tuple(headline[[name for name in headline if name in names]] for names in wanted)
 
 
 def headline_first(values: Mapping[str, float]) -> dict[str, float]:

@@ -144,12 +144,18 @@ def _attribution(score: Mapping[str, str]) -> str:
 
 
 def _drift(train: Mapping[str, str], score: Mapping[str, str], metric: str) -> str:
+    matched_null = (
+        " *As many epochs again* is the matched null: the checkpoint after against the same one, trained on for "
+        "as many epochs as it took from before to after, with the same images and settings, a new optimizer and "
+        "another order of batches."
+    )
     return (
         f"The primary metric, declared beforehand, is `{metric}`: {METRICS[metric].label}. Baselines: *chance* "
         "(the map after is moved by a random translation on the torus), *two patients* (the map before against "
         "the map after of another patient's image of the same class: what anatomy alone gives; "
         f"{score['baseline_draws']} draws an image), *two heads* (transfer heads on the same features that differ "
-        f"by seed; {train['extra_heads']} each) and *two seeds* (fine-tuned checkpoints of two training seeds). "
+        f"by seed; {train['extra_heads']} each) and *two seeds* (fine-tuned checkpoints of two training seeds)."
+        f"{matched_null if train.get('placebo') == 'True' else ''} "
         "Corrected overlap = (overlap - two patients) / (1 - two patients)."
     )
 

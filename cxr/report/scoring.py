@@ -93,7 +93,7 @@ class ScoredMaps:
         return self.attribute.file(f"maps/{self.method}")
 
     def read(self, checkpoint: str, folder: Path | None = None) -> MapSet:
-        """The maps of one checkpoint (before, after, head_1, epoch_002), of all `images`, in their order.
+        """The maps of one checkpoint (before, after, continued, head_1, epoch_002): all `images`, in their order.
 
         Args:
             folder: of a variant (`variants`); default `folder`.
@@ -101,8 +101,8 @@ class ScoredMaps:
         Raises:
             InputError: a file that is missing or changed, or holds other maps than its name says.
         """
-        # The train run logs the hashes of the two final checkpoints only. Those of heads and of checkpoints during
-        # fine-tuning are in checkpoints.json, and 2_attribute has checked them.
+        # The parameters of the train run have the hashes of the checkpoints that a stage ended with. Those of the
+        # heads and of epochs during fine-tuning are in checkpoints.json, and 2_attribute has checked them.
         known = self.train.params.get(f"checkpoint_sha256_{checkpoint}", "")
         found = maps.load((folder or self.folder) / f"{checkpoint}.npz")
         maps.verify(found, self.images, checkpoint=checkpoint, method=self.method, checkpoint_sha256=known)
@@ -119,6 +119,12 @@ class ScoredMaps:
     def heads(self) -> list[np.ndarray]:
         """Raw maps [m, h, w] of the extra transfer heads, which differ from `before` by their seed only."""
         return [self.read(name).maps[self.rows] for name in self._names("head")]
+
+    def continued(self) -> np.ndarray | None:
+        """Raw maps [m, h, w] of the checkpoint `continued`; None where the training went on for no more epochs."""
+        if not (self.folder / "continued.npz").is_file():
+            return None
+        return self.read("continued").maps[self.rows]
 
     def epochs(self) -> dict[int, np.ndarray]:
         """Raw maps [m, h, w] of the checkpoints during fine-tuning, by epoch from 1."""

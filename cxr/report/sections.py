@@ -14,7 +14,7 @@ from cxr.core.errors import InputError
 from cxr.core.methods import SCORES
 from cxr.metrics import multiverse_rankings
 from cxr.metrics import regions as places
-from cxr.metrics.metric_table import METRICS
+from cxr.metrics.metric_table import METRICS, sign_of_stability
 from cxr.metrics.multiverse import PAIR
 from cxr.report import comparison
 from cxr.report.evidence import Evidence, power_table
@@ -49,6 +49,34 @@ def random_markers(study: Study) -> pd.DataFrame:
             "Where the marker betrays the class (`shortcut`), the AUC with markers drawn at random shows how much "
             "each checkpoint relies on them, whatever its maps say:"
         )
+    return table
+
+
+def matched_null(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The drift beside the matched null (`cxr.metrics.baselines.more_training`), and a sentence about it.
+
+    Args:
+        summary: of `comparison.pooled`.
+        metric: with a direction of stability.
+
+    Returns: the columns of `summary` that name the cell, the metric's median and that of the null, and `further`:
+        whether the maps before and after are less alike than the null's. Without rows where no training went on.
+    """
+    names = [f"{metric}_median", f"{metric}_more_training_median"]
+    if names[1] not in summary:
+        say("There is no matched null: set `placebo` to train on for as many epochs again.")
+        return pd.DataFrame()
+    table = summary[[*comparison.CELL, *names]].dropna()
+    own, null = (sign_of_stability(metric) * table[name] for name in names)
+    table = table.assign(further=own < null)
+    rest = "; ".join(
+        f"{row[0]} under {row[1]} ({row[2]:.3f}, matched null {row[3]:.3f})"
+        for row in table[~table["further"]].itertuples(index=False)
+    )
+    say(
+        f"**By median {metric}, fine-tuning moved the evidence further than as many epochs again did in "
+        f"{int(table['further'].sum())} of {len(table)} cells**{f'; not in {rest}' if rest else ''}."
+    )
     return table
 
 

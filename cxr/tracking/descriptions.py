@@ -97,7 +97,8 @@ def train(settings: Mapping[str, Any], performances: Mapping[str, Mapping[str, f
 
     Args:
         settings: its parameters: architecture, seed, weights, image_size, data.
-        performances: before and after to measures, as `cxr.metrics.classification.performance` has them.
+        performances: before, after (and continued, where training went on) to measures, as
+            `cxr.metrics.classification.performance` has them.
     """
     rows = [
         {
@@ -113,8 +114,11 @@ def train(settings: Mapping[str, Any], performances: Mapping[str, Mapping[str, f
             f"(transfer), then every layer (fine-tuning); pretrained weights: `{plain(settings['weights'])}`, "
             f"{settings['image_size']} px, {images_used(settings['data'])}.",
             table(rows),
-            "Both checkpoints are under *Artifacts*, `checkpoints`; what they look at is in the attribute and "
+            "The checkpoints are under *Artifacts*, `checkpoints`; what they look at is in the attribute and "
             "score runs of the same architecture and seed.",
+            "*continued* is the checkpoint after, trained on for as many epochs again: the matched null."
+            if "continued" in performances
+            else "",
         ]
     )
 

@@ -24,6 +24,7 @@ from cxr.training.optimisation import compile_model, graph_optimizers
 Images = features.Images
 Arrays = tuple[Images, np.ndarray]  # images or features, and labels int [n]
 _ITERATORS_PER_EPOCH = 2  # `fit` opens one to read, and one at the end of the epoch, which it drops
+_SETTINGS_OF = STAGES | {"more_training": STAGES["fine_tuning"]}  # the prefix of a stage's parameters
 
 
 def augmentation_layers(side: int, seed: int) -> keras.Sequential:
@@ -85,6 +86,7 @@ def fit(
     settings: TrainParams,
     *,
     seed: int | None = None,
+    exactly: int | None = None,
     on_epoch: OnEpoch | None = None,
     backup: Backup | None = None,
     part: str = "",
@@ -94,16 +96,21 @@ def fit(
     """Fit `model`, in place, and end with its best weights. Returns the history.
 
     Args:
-        stage: "transfer" or "fine_tuning": whose epochs, learning rate and patience `settings` say.
+        stage: "transfer", "fine_tuning" or "more_training": whose epochs, learning rate and patience `settings`
+            say. More training has those of fine-tuning.
         seed: of the order of images and of the augmentation; None: the settings'.
+        exactly: train so many epochs, and end with the weights of the last one; None: at most as many as the
+            settings say, until their patience is over, and end with the weights of the best one (`best_epoch`).
         backup: the state is saved there as `part`, at most every `every` seconds and at the end.
         part: of the stage; "": the stage itself, which prints its progress.
         start: hash of what the training begins with (`start_hash`). A state with another hash is not used. By
             default it is computed from the weights now, the settings and the data.
     """
     epochs, learning_rate, patience = (
-        getattr(settings, f"{STAGES[stage]}_{name}") for name in ("epochs", "learning_rate", "patience")
+        getattr(settings, f"{_SETTINGS_OF[stage]}_{name}") for name in ("epochs", "learning_rate", "patience")
     )
+    if exactly is not None:
+        epochs = patience = exactly  # so patience is never over
     seed = settings.seed if seed is None else seed
     own = model.variables  # before `compile` adds the metrics' variables
     compile_model(model, learning_rate, settings)
@@ -114,7 +121,9 @@ def fit(
     augmented = train[0].ndim == 3 and settings.augmentation != "none"
     augment = augmentation_layers(train[0].shape[1], seed) if augmented else None
     log = EpochLog("" if part else stage, epochs, on_epoch)
-    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience, restore_best_weights=True)
+    stopping = keras.callbacks.EarlyStopping(
+        monitor="val_loss", patience=patience, restore_best_weights=exactly is None
+    )
     callbacks = [log, keras.callbacks.TerminateOnNaN(raise_error=True), stopping]
     skip, saver = 0, None
     if backup and backup.folder:
@@ -148,6 +157,11 @@ def fit(
     if saver:
         saver.save_end()
     return log.table()
+
+
+def best_epoch(history: pd.DataFrame) -> int:
+    """The epoch (from 1) whose weights `fit` ends with: the first of those with the lowest validation loss."""
+    return int(history["epoch"].iloc[history["val_loss"].fillna(np.inf).argmin()])
 
 
 def start_hash(variables: Sequence[keras.Variable], train: Arrays, val: Arrays, settings: TrainParams) -> str:
@@ -205,7 +219,8 @@ class Saver(keras.callbacks.Callback):
         best = self.state.notes["best"]
         self.stopping.best, self.stopping.best_epoch = best["value"], best["epoch"]
         self.stopping.wait = best["wait"]
-        self.stopping.best_weights = self._best() or self.model.get_weights()
+        if self.stopping.restore_best_weights:
+            self.stopping.best_weights = self._best() or self.model.get_weights()
 
     def on_epoch_end(self, epoch, logs=None):
         if time.monotonic() - self.saved < self.every:
@@ -215,7 +230,8 @@ class Saver(keras.callbacks.Callback):
             for group, variables in self.variables.items()
             for k, variable in enumerate(variables)
         }
-        if self.stopping.best_epoch != epoch:  # else the best weights are the current ones
+        # those of the best epoch, unless they are the current ones, or the last ones count
+        if self.stopping.restore_best_weights and self.stopping.best_epoch != epoch:
             arrays |= {f"best_{k}": weight for k, weight in enumerate(self.stopping.best_weights)}
         stop = bool(self.model.stop_training) or epoch + 1 == self.log.epochs
         best = {
@@ -248,7 +264,7 @@ class Saver(keras.callbacks.Callback):
                 variable.assign(self.state.arrays[f"{group}_{k}"])
 
     def _best(self) -> list[np.ndarray] | None:
-        """Weights of the best epoch. None if it is the last one: the model has its weights."""
+        """Weights of the best epoch. None if it is the last one, or the last one counts: the model has those."""
         found = [name for name in self.state.arrays if name.startswith("best_")]
         return [self.state.arrays[f"best_{k}"] for k in range(len(found))] or None
 

@@ -1,4 +1,4 @@
-"""The two stages of training: a new head on a frozen backbone, then every layer."""
+"""The two stages of training: a new head on a frozen backbone, then every layer. And more of the second."""
 
 from __future__ import annotations
 
@@ -140,12 +140,62 @@ def fine_tune(
 
     Returns the history, with columns as for `transfer`. Raises InputError as `targets.frozen_layers` does.
     """
+    return _fit_layers(model, train, val, settings, "fine_tuning", on_epoch=on_epoch, backup=backup)
+
+
+def more_training(
+    model: keras.Model,
+    train: Arrays,
+    val: Arrays,
+    settings: TrainParams,
+    *,
+    epochs: int,
+    on_epoch: OnEpoch | None = None,
+    backup: Backup | None = None,
+) -> pd.DataFrame:
+    """Fine-tuning once more, in place, from the checkpoint after: the matched null.
+
+    It repeats what `fine_tune` did, from where that ended: the same images, learning rate, optimizer (which begins
+    anew, as it did there), BatchNorm mode, frozen layers and augmentation. Only the order of the batches and the
+    draws of the augmentation are others (`more_training_seed`). There is no early stopping and no choice of an
+    epoch: the model ends with the weights of the last one. So the evidence moves as far as this operator moves it
+    when the images have nothing new to teach. (The matched-operator null of yoadjei/uec-research, a public
+    repository, 2026, trains on fresh images of the same source instead: here there are none.)
+
+    Args:
+        model: as `fine_tune` left it. The other arguments as there.
+        epochs: as many as `fine_tune` took to reach the weights that it ended with (`fitting.best_epoch`), at
+            least 1.
+
+    Returns the history, with columns as for `transfer`.
+    """
+    seed = more_training_seed(settings.seed)
+    options = {"seed": seed, "exactly": epochs, "on_epoch": on_epoch, "backup": backup}
+    return _fit_layers(model, train, val, settings, "more_training", **options)
+
+
+def more_training_seed(seed: int) -> int:
+    """The seed of the order of batches in `more_training`: (seed + 2^30) mod 2^31, with the run's own `seed`."""
+    return (seed + 2**30) % 2**31
+
+
+def _fit_layers(
+    model: keras.Model,
+    train: Arrays,
+    val: Arrays,
+    settings: TrainParams,
+    stage: str,
+    *,
+    on_epoch: OnEpoch | None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Fit every layer that `settings` leave trainable (`fine_tune`). `options`: of `fitting.fit`."""
     frozen = targets.frozen_layers(model, settings.fine_tune_from)
     if settings.batchnorm == "inference":
         frozen += [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     with _frozen(frozen), build.computing(model, settings.precision):
         on_epoch = _in_float32(model, on_epoch)
-        return fit(_to_logits(model), train, val, "fine_tuning", settings, on_epoch=on_epoch, backup=backup)
+        return fit(_to_logits(model), train, val, stage, settings, on_epoch=on_epoch, **options)
 
 
 def predict(model: keras.Model, images: Images, batch_size: int) -> np.ndarray:

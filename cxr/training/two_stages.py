@@ -27,11 +27,12 @@ from cxr.metrics import classification
 from cxr.models import build, description, weights
 from cxr.tracking import descriptions
 from cxr.training import checkpointing, stages
+from cxr.training.fitting import best_epoch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHECKPOINTS = {"transfer": "before", "fine_tuning": "after"}
+CHECKPOINTS = {"transfer": "before", "fine_tuning": "after", "more_training": "continued"}
 """The checkpoint that each stage ends with."""
 
 
@@ -39,9 +40,11 @@ CHECKPOINTS = {"transfer": "before", "fine_tuning": "after"}
 class StageResult:
     """What one stage of training gave, at the weights of the epoch with the lowest validation loss.
 
+    More training gives the weights of its last epoch instead.
+
     Attributes:
-        stage: "transfer" or "fine_tuning".
-        checkpoint: "before" or "after".
+        stage: "transfer", "fine_tuning" or "more_training".
+        checkpoint: "before", "after" or "continued".
         history: one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss, val_accuracy, seconds.
         probabilities: float32 [n, n_classes] of all images, in the order of the manifest.
         predictions: the same as a table (`cxr.training.stages.prediction_table`).
@@ -66,6 +69,8 @@ class StageResult:
 class TwoStages:
     """One network, trained in two stages: call `transfer`, then `fine_tune`, then `finish`.
 
+    With `placebo`, call `more_training` between the last two.
+
     Making one logs the data set (`manifest.csv`, and `skipped.csv` if files were skipped), seeds all random
     numbers, builds the network and loads its pretrained weights. It also opens the backup, a folder of the cache
     that is named after the run's fingerprint. After an interruption, a training with the same settings, data and
@@ -81,7 +86,7 @@ class TwoStages:
         network: what was found of it (`cxr.models.description.describe`).
         pretrained: where its weights came from (`cxr.models.weights.load_backbone`).
         backup: what an interrupted training resumes from (`cxr.training.checkpointing.Backup`).
-        hashes: of each checkpoint: `sha256` of its file; for "before" and "after" also `weights_sha256`.
+        hashes: of each checkpoint: `sha256` of its file; for those that a stage ended with also `weights_sha256`.
 
     Raises:
         InputError: the network cannot be built, or its weights cannot be had or do not fit.
@@ -156,23 +161,47 @@ class TwoStages:
             self.run.table(pd.DataFrame(self._course), "course.parquet", show=False)
         return result
 
+    def more_training(self) -> StageResult:
+        """The matched null: fine-tune on from the checkpoint after (`cxr.training.stages.more_training`).
+
+        It takes as many epochs as fine-tuning took from before to after, which is at least one. Logs
+        `checkpoints/continued.keras`, `predictions_continued.parquet`, `history_more_training.parquet` and
+        metrics. The checkpoint is no result of the training: it is neither logged as a model nor registered.
+
+        Raises: InputError: the settings do not ask for it, or it is not its turn.
+        """
+        if not self.settings.placebo:
+            raise InputError("more_training: the parameters do not ask for the matched null: set placebo to true")
+        self._require("more_training", done=["before", "after"])
+        started = time.perf_counter()
+        history = stages.more_training(
+            self.model,
+            *self.dataset.for_stage("fine_tuning"),
+            self.settings,
+            epochs=best_epoch(self._results["after"].history),
+            on_epoch=self._log_epoch("more_training"),
+            backup=self.backup,
+        )
+        return self._conclude("more_training", history, started)
+
     def side_by_side(self) -> pd.DataFrame:
         """Measures on the test set: one row a measure, one column a checkpoint."""
         return pd.DataFrame({name: result.performance for name, result in self._results.items()})
 
     def finish(self, *, overview: Figure) -> None:
-        """Log what identifies the checkpoints, register the model, close the run, and delete the backup.
+        """Log what identifies the checkpoints, register the model after, close the run, and delete the backup.
 
         Args:
             overview: the figure below the run's description in the MLflow UI.
         """
-        self._require("finish", done=["before", "after"])
+        self._require("finish", done=["before", "after", *(["continued"] if self.settings.placebo else [])])
         settings, run = self.settings, self.run
         run.json(self.hashes, "checkpoints.json")
         run.params({f"checkpoint_sha256_{name}": self.hashes[name]["sha256"] for name in self._results})
         if self.backup.resumed:  # how many epochs of each part came from the backup
             run.params({"resumed": json.dumps(self.backup.resumed)})
-        for name, result in self._results.items():
+        for name in ("before", "after"):
+            result = self._results[name]
             tracking.log_model(
                 name,
                 params={key: getattr(settings, key) for key in ("architecture", "seed", "weights", "image_size")},
@@ -191,8 +220,8 @@ class TwoStages:
     def _require(self, step: str, *, done: list[str]) -> None:
         if list(self._results) != done:
             raise InputError(
-                f"{step}: call transfer(), fine_tune() and finish() once each and in this order; to train again, "
-                "make a new TwoStages (restart the notebook)"
+                f"{step}: call transfer(), fine_tune(), with placebo more_training(), and finish() once each and "
+                "in this order; to train again, make a new TwoStages (restart the notebook)"
             )
 
     def _log_dataset(self) -> None:

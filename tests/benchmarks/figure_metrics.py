@@ -297,6 +297,7 @@ def correlation_figure(table: pd.DataFrame, what: str) -> Figure:
 def levels_table(cell: Cell) -> pd.DataFrame:
     """Median over images of every metric and of its baselines; absolute for signed metrics' levels."""
     columns = {"this cell": "", "chance": "_chance", "two patients": "_two_patients", "two heads": "_two_heads"}
+    columns["as many epochs again"] = "_more_training"
     rows = {}
     for name, metric in metric_table.METRICS.items():
         own, parts = cell.table[name], {title: cell.table[name + suffix] for title, suffix in columns.items()}

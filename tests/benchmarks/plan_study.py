@@ -174,9 +174,11 @@ def main() -> None:
     val = round(images * study.val_fraction)
     train = images - test - val
     side, methods, heads = study.image_size, len(study.method), study.extra_heads
+    null = int(study.placebo)  # at most: it takes the epochs up to the best one
     print(
         f"{len(study.architecture)} architectures x {seeds} seeds x {methods} methods, {images:,} images of "
-        f"{side} pixels ({train:,} to train, {val:,}, {test:,} to test), {options.epochs} epochs of fine-tuning, "
+        f"{side} pixels ({train:,} to train, {val:,}, {test:,} to test), {options.epochs} epochs of fine-tuning"
+        f"{', and as many again at most' if null else ''}, "
         f"{os.cpu_count()} cores\n"
     )
     costs, rows = {}, []
@@ -184,9 +186,9 @@ def main() -> None:
         costs[name] = own = fresh("network", name, side, study.batch_size)
         hours = {
             "transfer, first seed": own["forward"] * images,
-            "fine-tuning": options.epochs * (own["fine-tune"] * train + own["forward"] * val),
-            "predictions": 2 * own["forward"] * images,
-            "attribution": test * (2 * own["explain"] + heads * own["explain a head"]),
+            "fine-tuning": (1 + null) * options.epochs * (own["fine-tune"] * train + own["forward"] * val),
+            "predictions": (2 + null) * own["forward"] * images,
+            "attribution": test * (2 * own["explain"] + (heads + null) * own["explain a head"]),
         }
         per_network = sum(hours.values()) - hours["transfer, first seed"]
         rows.append({
@@ -219,12 +221,14 @@ def main() -> None:
 
     sizes = {
         "images, decoded, in each worker's cache": images * side**2,
-        "checkpoints": seeds * sum(2 * own["checkpoint bytes"] for own in costs.values()),
+        "checkpoints": seeds * sum((2 + null) * own["checkpoint bytes"] for own in costs.values()),
         "backups, while trainings run": options.workers * max(own["backup bytes"] for own in costs.values()),
         "maps of both stages, with variants": seeds
         * test
         * sum(2 * own["bytes of a checkpoint's maps"] for own in costs.values()),
-        "maps of heads": seeds * test * sum(heads * methods * own["bytes of a map set"] for own in costs.values()),
+        "maps of heads and of the matched null": seeds
+        * test
+        * sum((heads + null) * methods * own["bytes of a map set"] for own in costs.values()),
         "thumbnails": len(rows) * seeds * test * min(side, 128) ** 2,
     }
     for name, size in sizes.items():

@@ -48,7 +48,8 @@ def drift(summary: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95)
         `<name>_ci_low`, `<name>_ci_high`. Optional baselines, each with `_median`, `_ci_low` and `_ci_high`, are
         drawn as bands behind the point of their cell: `<name>_two_patients` (the map before of one patient against
         the map after of another of the same class), `<name>_two_heads` (heads of two seeds), `<name>_two_seeds`
-        (fine-tuned checkpoints of two seeds). `<name>_chance_median` (independent maps) is a dotted line.
+        (fine-tuned checkpoints of two seeds), `<name>_more_training` (the checkpoint after, and the same after as
+        many epochs again). `<name>_chance_median` (independent maps) is a dotted line.
     metrics : names in `cxr.metrics.metric_table.METRICS`.
     level : of the intervals, for the axis label.
     """

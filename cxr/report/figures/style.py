@@ -30,6 +30,7 @@ BASELINES = {
     "two_patients": ("two patients (same class)", "#BDBDBD", "#8A8A8A", None),
     "two_heads": ("two heads", "#56B4E9", "#2E8BC0", None),
     "two_seeds": ("two seeds", "#E69F00", "#B37B00", "/////"),
+    "more_training": ("as many epochs again", "#009E73", "#006B4F", "....."),
 }
 
 
