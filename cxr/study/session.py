@@ -19,6 +19,8 @@ from cxr.study.grid import Setup, Step
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cxr.report.declared.plan_file import Plan
+
 
 @dataclass(frozen=True)
 class Session:
@@ -32,6 +34,7 @@ class Session:
         tracking_uri: of the MLflow store.
         environment: further environment variables of the notebooks on this machine.
         fresh: run all steps, whether or not they are done.
+        plan: the frozen plan that the study keeps to; None without one.
     """
 
     study: StudyParams
@@ -41,6 +44,7 @@ class Session:
     tracking_uri: str
     environment: Mapping[str, str]
     fresh: bool = False
+    plan: Plan | None = None
 
     @cached_property
     def manifest_hash(self) -> str:
@@ -50,9 +54,10 @@ class Session:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The fingerprint of the study's own run: its settings and images."""
-        values = self.study.model_dump(mode="json", exclude={"name", "data", "jobs"})
-        return tracking.sha256(json.dumps([values, self.manifest_hash], sort_keys=True))
+        """The fingerprint of the study's own run: its settings, its images and its plan."""
+        values = self.study.model_dump(mode="json", exclude={"name", "data", "jobs", "plan"})
+        parts = [values, self.manifest_hash, *([self.plan.sha256] if self.plan else [])]
+        return tracking.sha256(json.dumps(parts, sort_keys=True))
 
     def fingerprint_of(self, step: Step, runs: Mapping[str, str]) -> str:
         """The fingerprint of the run of a step. `runs`: the runs of the steps that it needs, by key."""
