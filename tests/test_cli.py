@@ -129,7 +129,8 @@ def test_options_reach_the_study(params, dry, monkeypatch):
     words += ["--plan", "plan.yaml"] + (["--dry-run"] if dry else [])
     assert main.main(words) == 1
     (((settings, path, overrides), options),) = seen
-    assert path == params and overrides == {"seed": [4], "n_boot": 200, "weights": "none", "jobs": 0, "plan": "plan.yaml"}
+    given = {"seed": [4], "n_boot": 200, "weights": "none", "jobs": 0, "plan": "plan.yaml"}
+    assert path == params and overrides == given
     assert (settings.name, settings.seed, settings.weights, settings.jobs) == ("demo", [4], "none", 0)
     places = {"tracking_uri": "sqlite:////x", "out": "there", "scheduler": "tcp://there:8786"}
     assert options == {**places, "fresh": True, "dry_run": dry}

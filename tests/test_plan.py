@@ -671,3 +671,42 @@ def test_planning_the_embedded_study_is_quick_and_needs_no_tensorflow(tmp_path):
     assert done.stdout.splitlines()[-1] == "0 []"
     assert time.monotonic() - began < 10  # under two seconds on an idle machine
     assert plan_file.read(tmp_path / "p.yaml").values["design"]["images"]["counted"]
+
+
+@pytest.mark.slow
+def test_another_plan_makes_another_report_and_trains_nothing_again(tmp_path, store, monkeypatch, capsys):
+    from test_study import write_notebooks, write_params
+
+    from cxr.study import runner
+
+    monkeypatch.setattr(preflight, "check", lambda *_: None)  # networks are built in other tests
+    notebooks = write_notebooks(tmp_path / "notebooks", compare="print('cites', settings.plan)")
+    compare = notebooks / "4_compare.ipynb"
+    compare.write_text(compare.read_text().replace("# Parameters\\n", "# Parameters\\nplan = ''\\n"))
+    params = write_params(tmp_path / "study.yaml", method=["layercam"])
+
+    def go(**overrides) -> str:
+        study = StudyParams.read(params, overrides)
+        options = {"out": tmp_path / "out", "notebooks": notebooks, "tracking_uri": store}
+        assert runner.run(study, params, overrides, **options) == 0
+        return capsys.readouterr().out
+
+    def plan_of(name: str, **values) -> str:
+        study = StudyParams.read(params, values)
+        text = contents.text(study, data_manifest.build_manifest(study), question=name)
+        plan_file.write(tmp_path / f"{name}.yaml", text)
+        return str(tmp_path / f"{name}.yaml")
+
+    first, second = plan_of("first"), plan_of("second")
+    out = go(plan=first)
+    assert f"plan {first}: sha256 " in out and "the study keeps to the plan" in out
+    assert out.index("the study keeps to the plan") < out.index("train CompactDenseNet s0: started")
+    (study,) = tracking.find("study", experiment="fake")
+    assert study.tags["cxr.plan"] == plan_file.read(first).short and study.has("plan.yaml")
+    assert f"cites {first}" in tracking.find("compare", experiment="fake")[0].file("notebook.ipynb").read_text()
+    assert "4 done already, 0 to run" in go(plan=first)
+    assert "3 done already, 1 to run" in go(plan=second)
+    stages = ("train", "attribute", "score", "compare", "study")
+    assert [len(tracking.find(stage, experiment="fake")) for stage in stages] == [1, 1, 1, 2, 2]
+    out = go()
+    assert out.count("CAUTION: an earlier run of this study cites the plan") == 2

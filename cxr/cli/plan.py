@@ -26,7 +26,7 @@ before, and what was looked at afterwards.""",
         """\
 examples:
   cxr plan params/study.yaml
-  cxr plan params/study.yaml --output plans/first.yaml --question 'Do maps move?'
+  cxr plan params/study.yaml --output plans/a.yaml --question 'Do maps move?'
   cxr plan params/paper.yaml --set data=/data/xrays name=mine --pilot my-pilot
   cxr study params/study.yaml --plan plans/phantom.yaml
 
