@@ -426,6 +426,16 @@ def test_a_plan_is_part_of_the_comparisons_fingerprint_and_of_no_others(path, tm
         assert "plan" not in model.model_fields
 
 
+def test_workers_get_the_plan_by_its_absolute_path_and_check_it(path, plan, tmp_path, images):
+    from cxr.study import shared_files
+
+    study = StudyParams(**SMALL, plan=str(path))
+    (tmp_path / "study.yaml").touch()
+    assert shared_files.absolute(study) == {"plan": str(path)} and shared_files.absolute(TWO) == {}
+    shared = shared_files.used_by(session_of(study, tmp_path, images, plan), [])
+    assert shared.files[str(path)] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @pytest.fixture
 def store(tmp_path, monkeypatch, new_store):
     uri = new_store(tmp_path / "store")
