@@ -10,7 +10,7 @@ import pytest
 
 from cxr.cli import main
 
-COMMANDS = ("check", "study", "drift", "ui", "models", "params", "completion")
+COMMANDS = ("check", "plan", "study", "drift", "ui", "models", "params", "completion")
 
 
 @pytest.fixture
@@ -126,10 +126,11 @@ def test_options_reach_the_study(params, dry, monkeypatch):
     monkeypatch.setattr(runner, "run", lambda *words, **options: seen.append((words, options)) or 1)
     words = ["study", params, "--set", "seed=[4]", "n_boot=200", "--set", "weights=none", "--jobs", "0"]
     words += ["--tracking-uri", "sqlite:////x", "--out", "there", "--fresh", "--scheduler", "tcp://there:8786"]
-    words += ["--dry-run"] if dry else []
+    words += ["--plan", "plan.yaml"] + (["--dry-run"] if dry else [])
     assert main.main(words) == 1
     (((settings, path, overrides), options),) = seen
-    assert path == params and overrides == {"seed": [4], "n_boot": 200, "weights": "none", "jobs": 0}
+    given = {"seed": [4], "n_boot": 200, "weights": "none", "jobs": 0, "plan": "plan.yaml"}
+    assert path == params and overrides == given
     assert (settings.name, settings.seed, settings.weights, settings.jobs) == ("demo", [4], "none", 0)
     places = {"tracking_uri": "sqlite:////x", "out": "there", "scheduler": "tcp://there:8786"}
     assert options == {**places, "fresh": True, "dry_run": dry}

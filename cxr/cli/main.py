@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import metadata
 
-from cxr.cli import check, completion, drift, models, params, study, ui
+from cxr.cli import check, completion, drift, models, params, plan, study, ui
 from cxr.core.errors import InputError
 
 _OVERVIEW = """\
@@ -23,16 +23,18 @@ Does the visual evidence behind a chest X-ray classifier change under
 fine-tuning, even where its accuracy does not?
 
 Use the commands in this order: `cxr check` finds what is wrong with the images
-and labels before anything is trained on them. `cxr study` trains, explains,
-scores and compares; it ends with a table and a report. `cxr ui` shows all runs
-in the browser. `cxr drift` compares two models that were trained elsewhere; it
-needs no study. One parameter file describes a study, such as params/study.yaml:
-`cxr params` lists the parameters, and `cxr models` the networks."""
+and labels before anything is trained on them. `cxr plan` freezes what will be
+tested. `cxr study` trains, explains, scores and compares; it ends with a table
+and a report. `cxr ui` shows all runs in the browser. `cxr drift` compares two
+models that were trained elsewhere; it needs no study. One parameter file
+describes a study, such as params/study.yaml: `cxr params` lists the parameters,
+and `cxr models` the networks."""
 
 _OVERVIEW_END = """\
 examples:
   cxr check params/study.yaml
-  cxr study params/study.yaml
+  cxr plan params/study.yaml
+  cxr study params/study.yaml --plan plans/phantom.yaml
   cxr study params/paper.yaml --set data=/data/my-xrays name=mine
   cxr drift before.keras after.keras images/
   cxr ui
@@ -76,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--version", action="version", version=f"cxr {metadata.version('cxr')}")
     commands = found.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for command in (check, study, drift, ui, models, params):
+    for command in (check, plan, study, drift, ui, models, params):
         command.add(commands)
     completion.add(commands, found)
     return found

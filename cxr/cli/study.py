@@ -29,6 +29,7 @@ lists them. Quote what the shell would read: brackets, braces, spaces.
 examples:
   cxr study params/study.yaml
   cxr study params/study.yaml --dry-run
+  cxr study params/study.yaml --plan plans/phantom.yaml
   cxr study params/study.yaml --set 'method=[layercam,gradcampp,hirescam]'
   cxr study params/paper.yaml --set data=/data/my-xrays name=mine --jobs 2
   cxr study params/paper.yaml --tracking-uri http://server:5000
@@ -51,6 +52,12 @@ examples:
         help="where notebooks run: local (default), the address of a Dask scheduler (tcp://host:8786), or the "
         "YAML file of a cluster (params/clusters)",
     ).complete = shtab.FILE
+    study.add_argument(
+        "--plan",
+        metavar="PLAN",
+        help="the frozen plan of this study (see `cxr plan`): deviations are printed and reported; a study that "
+        "contradicts it, or a changed plan, is refused",
+    ).complete = shtab.FILE
     study.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     study.add_argument("--fresh", action="store_true", help="run all steps again, also those that are done")
 
@@ -61,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = read_overrides(arguments.set)
     if arguments.jobs is not None:
         overrides["jobs"] = arguments.jobs
+    if arguments.plan is not None:
+        overrides["plan"] = arguments.plan
     params = StudyParams.read(arguments.params, overrides)
     from cxr.study import runner  # loads MLflow, which takes seconds: only after the parameters are checked
 

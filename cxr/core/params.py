@@ -405,6 +405,7 @@ class _CompareFields(Params):
     overlap_margin: Fraction = Field(
         0.05, description="a difference of the primary metric up to this counts as none"
     )
+    plan: str = Field("", description="file of the frozen plan that the report cites (`cxr plan`); empty: none")
 
 
 class CompareParams(_IntervalFields, _CompareFields, _CellFilter):

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
+from cxr.report.declared import deviations, plan_file
 from cxr.study.console import killed, say
 from cxr.study.grid import Setup, Step, plan
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cxr.data.checks import findings
+    from cxr.report.declared.plan_file import Plan
+    from cxr.study.session import Session
 
 
 def plan_and_check(study: StudyParams, setup: Setup) -> list[Step]:
@@ -37,6 +41,39 @@ def plan_and_check(study: StudyParams, setup: Setup) -> list[Step]:
                     f"{ours[name]!r}, as it is not in {setup.params_file}: add it there"
                 )
     return steps
+
+
+def read_plan(study: StudyParams) -> Plan | None:
+    """The frozen plan of a study; None without one.
+
+    Raises:
+        InputError: it cannot be read, was changed after it was frozen, or the study contradicts it.
+    """
+    if not study.plan:
+        return None
+    plan = plan_file.read(study.plan)
+    deviations.refuse(plan, deviations.find(plan, study.model_dump(mode="json")))
+    return plan
+
+
+def about_plan(session: Session, cited: Mapping[str, str]) -> list[str]:
+    """Which plan a study keeps to, and how it deviates from it, in lines; printed before anything is trained.
+
+    `cited`: plans that runs of a study of this name cite (`tracking.plans_cited`).
+    """
+    plan = session.plan
+    if plan is None:
+        return [
+            f"CAUTION: an earlier run of this study cites the plan {short} of {date[:10]}, and this one cites "
+            "none: give it with --plan"
+            for short, date in cited.items()
+        ]
+    lines = [f"plan {plan.path}: sha256 {plan.short}, of {plan.written:%Y-%m-%d %H:%M} UTC"]
+    if not plan.values["design"]["images"]["counted"]:
+        lines.append("  the images cannot be compared: they were not counted when the plan was written")
+    found = deviations.find(plan, session.study.model_dump(mode="json"), manifest_hash=session.manifest_hash)
+    lines += [f"  deviates from the plan: {deviation.line}" for deviation in found]
+    return lines if found else [*lines, "  the study keeps to the plan"]
 
 
 def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> findings.Report:

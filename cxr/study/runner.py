@@ -57,8 +57,8 @@ def run(
         The exit code: 0, 1 if a step failed, 130 if interrupted.
 
     Raises:
-        InputError: a check before the first notebook failed (a parameter, the data, weights, a layer, the store,
-            the scheduler, a worker), or the scheduler does not answer any more.
+        InputError: a check before the first notebook failed (a parameter, the plan, the data, weights, a layer,
+            the store, the scheduler, a worker), or the scheduler does not answer any more.
     """
     cluster.check(scheduler)
     setup = Setup(
@@ -72,6 +72,8 @@ def run(
     if dry_run:
         _print_commands(session, state)
         return 0
+    for line in preflight.about_plan(session, tracking.plans_cited(study.name)):
+        say(line)
     if earlier := tracking.count_earlier(study.name):
         runs = f"{earlier} run{'s' * (earlier > 1)}"
         say(f"experiment {study.name}: {runs} of an earlier version of cxr, which this study does not use")
@@ -98,6 +100,7 @@ def _session(
     """
     from cxr.data import manifest
 
+    plan = preflight.read_plan(study)
     steps = preflight.plan_and_check(study, setup)
     uri = tracking.resolve(tracking_uri)
     if new_store or not tracking.is_new(uri):
@@ -113,6 +116,7 @@ def _session(
         environment=sessions.environment(setup.notebooks, cluster.embedded_slots(study.jobs, study.devices)),
         fresh=fresh,
         other_splits={seed: manifest.with_splits_of(images, study, seed) for seed in others if study.vary_split},
+        plan=plan,
     )
 
 
@@ -123,6 +127,8 @@ def _print_commands(session: Session, state: State) -> None:
     step's run.
     """
     setup = session.setup
+    for line in preflight.about_plan(session, {}):
+        print(f"# {line}")
     if not tracking.is_new(session.tracking_uri):
         resuming.find_done(session, state)
     for name, value in {"MLFLOW_TRACKING_URI": session.tracking_uri, **session.environment}.items():

@@ -19,6 +19,8 @@ from cxr.study.grid import Setup, Step
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cxr.report.declared.plan_file import Plan
+
 
 @dataclass(frozen=True)
 class Session:
@@ -34,6 +36,7 @@ class Session:
         environment: further environment variables of the notebooks on this machine.
         fresh: run all steps, whether or not they are done.
         other_splits: with `vary_split`, the manifest of every other seed.
+        plan: the frozen plan that the study keeps to; None without one.
     """
 
     study: StudyParams
@@ -44,6 +47,7 @@ class Session:
     environment: Mapping[str, str]
     fresh: bool = False
     other_splits: Mapping[int, pd.DataFrame] = field(default_factory=dict)
+    plan: Plan | None = None
 
     @cached_property
     def manifest_hash(self) -> str:
@@ -64,9 +68,10 @@ class Session:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The fingerprint of the study's own run: its settings and images."""
-        values = self.study.model_dump(mode="json", exclude={"name", "data", "jobs"})
-        return tracking.sha256(json.dumps([values, self.manifest_hash], sort_keys=True))
+        """The fingerprint of the study's own run: its settings, its images and its plan."""
+        values = self.study.model_dump(mode="json", exclude={"name", "data", "jobs", "plan"})
+        parts = [values, self.manifest_hash, *([self.plan.sha256] if self.plan else [])]
+        return tracking.sha256(json.dumps(parts, sort_keys=True))
 
     def fingerprint_of(self, step: Step, runs: Mapping[str, str]) -> str:
         """The fingerprint of the run of a step. `runs`: the runs of the steps that it needs, by key."""

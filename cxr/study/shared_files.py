@@ -57,6 +57,7 @@ def used_by(session: Session, waiting: Sequence[Step]) -> Shared:
     notebooks = sorted({setup.notebooks / f"{step.notebook}.ipynb" for step in waiting})
     images = _images(session.study, session.manifest)
     files = [setup.params_file, *notebooks, *images, *_weights(session.study.weights)]
+    files += [Path(session.study.plan)] if session.study.plan else []
     return Shared(
         host=socket.gethostname(),
         runner=sessions.runner(),
@@ -69,8 +70,8 @@ def used_by(session: Session, waiting: Sequence[Step]) -> Shared:
 
 def absolute(study: StudyParams) -> dict[str, str]:
     """The parameters of a study that are paths, made absolute, since workers run in other folders."""
-    given = {"data": study.data, "weights": study.weights}
-    words = ("phantom", "imagenet", "source", "none")
+    given = {"data": study.data, "weights": study.weights, "plan": study.plan}
+    words = ("phantom", "imagenet", "source", "none", "")
     return {name: str(Path(path).expanduser().absolute()) for name, path in given.items() if path not in words}
 
 

@@ -21,9 +21,10 @@ _ALIVE = "cxr.alive"
 def open_parent(session: Session) -> str:
     """Open the study's own run, and return its id.
 
-    It is the run of this name with these settings and images, or a new one if there is none or with `fresh`.
+    It is the run of this name with these settings, images and plan, or a new one if there is none or with `fresh`.
     """
-    runner = {"cxr.runner": sessions.runner(), _ALIVE: _now()}
+    cites = session.plan.tags if session.plan else {}
+    runner = {"cxr.runner": sessions.runner(), _ALIVE: _now(), **cites}
     if not session.fresh:
         for run in find(session):
             tracking.reopen_run(run.run_id)
@@ -37,11 +38,13 @@ def open_parent(session: Session) -> str:
     )
     text = yaml.safe_dump(session.study.model_dump(mode="json"), sort_keys=False)
     tracking.log_text(parent, text, "parameters.yaml")
+    if session.plan:
+        tracking.log_text(parent, session.plan.text, "plan.yaml")
     return parent
 
 
 def find(session: Session, *, complete: bool = False) -> list[tracking.StoredRun]:
-    """The runs of this very study: same name, settings and images; the newest first."""
+    """The runs of this very study: same name, settings, images and plan; the newest first."""
     return tracking.find(
         "study", experiment=session.study.name, fingerprint=session.fingerprint, complete=complete
     )

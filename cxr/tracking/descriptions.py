@@ -254,8 +254,8 @@ def study(
 
 
 def difference(settings: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Settings that are not what they were: {name: (before, now)}, as text; `name`, `jobs` are not compared."""
-    names = [name for name in settings if name not in ("name", "jobs")]
+    """Settings that are not what they were: {name: (before, now)}, as text; without `name`, `jobs` and `plan`."""
+    names = [name for name in settings if name not in ("name", "jobs", "plan")]
     return {
         name: (str(before.get(name, "")), str(settings[name]))
         for name in names

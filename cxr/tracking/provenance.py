@@ -7,12 +7,12 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cxr.core import architectures
+from cxr.core import architectures, git
+from cxr.core.errors import InputError
 from cxr.core.execution import STAGES
 from cxr.core.params import Params
 from cxr.tracking.connection import notebooks_folder, project
@@ -32,14 +32,17 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
 
     That is the settings that matter to it (not the names of things, paths or run ids), its inputs, and
     `code_version` of its notebook; where what is shown is the product (`4_compare`), how it looks counts. Where
-    `weights` stands for files, their contents count, not their path; where `architecture` is a function of the
-    user's, so does the file that it is in. Versions of packages are not part of it: they are logged with each run.
+    `weights` or `plan` stands for files, their contents count, not their path; where `architecture` is a function
+    of the user's, so does the file that it is in. Versions of packages are not part of it: they are logged with
+    each run.
     """
     values = settings.model_dump(mode="json")
     left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | _OF_PHANTOM
     values = {key: value for key, value in values.items() if key not in left_out | settings.filters}
     if "weights" in values:
         values["weights"] = _weights(values["weights"], values["architecture"])
+    if "plan" in values:
+        values["plan"] = _plan(values["plan"])
     if architectures.is_entry_point(str(values.get("architecture"))):
         values["architecture_source"] = architectures.source_hash(values["architecture"])
     notebook = (notebooks or notebooks_folder()) / f"{STAGES[stage]}.ipynb"
@@ -63,17 +66,19 @@ def environment() -> dict[str, Any]:
 
 def git_tags() -> dict[str, str]:
     """The project's commit and whether tracked files differ from it; empty outside of a git repository."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        dirty = _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
+    found = git.commit(project())
+    if found is None:
         return {}
-    return {"mlflow.source.git.commit": commit, "cxr.git.dirty": str(bool(dirty)).lower()}
+    commit, changed = found
+    return {"mlflow.source.git.commit": commit, "cxr.git.dirty": str(changed).lower()}
 
 
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(project()), *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+def _plan(path: str) -> str:
+    """`plan` as the fingerprint has it: the contents of the file, not its path. Raises InputError."""
+    try:
+        return contents(Path(path)) if path else ""
+    except OSError as error:
+        raise InputError(f"plan: cannot read {path} ({error.strerror}): correct the path") from None
 
 
 def _weights(weights: str, architecture: str) -> str:

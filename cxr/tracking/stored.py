@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,11 @@ def stored(run_id: str) -> StoredRun:
     return found
 
 
+def started(run_id: str) -> datetime:
+    """When a run began, in UTC, by the clock of the machine that opened it."""
+    return datetime.fromtimestamp(mlflow_client().get_run(run_id).info.start_time / 1000, UTC)
+
+
 def run_url(run_id: str) -> str:
     """Where the run's page is: on the tracking server, or, for a store on this machine, where `cxr ui` shows
     it."""
@@ -162,6 +168,12 @@ def find(
             conditions.append(f"tags.`{tag}` = '{value}'")
     runs = _search(experiment, *conditions, *([_COMPLETE] if complete else []))
     return [run for run in runs if fingerprint is None or run.tags.get("cxr.edited") != "true"]
+
+
+def plans_cited(experiment: str) -> dict[str, str]:
+    """Frozen plans that the studies of an experiment cite: the first digits of the hash to the date."""
+    tags = [run.tags for run in find("study", experiment=experiment, complete=False)]
+    return {own["cxr.plan"]: own["cxr.plan_date"] for own in tags if "cxr.plan" in own}
 
 
 def count_earlier(experiment: str) -> int:
