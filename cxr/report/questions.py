@@ -1,0 +1,371 @@
+"""What the study itself asks, whatever the number of its networks: an answer to each question.
+
+The paper's claims are about three families of networks (`cxr.report.verdicts`). These questions can be asked of
+any study, also of one network that was trained once:
+
+1. Did accuracy stay?
+2. Did the evidence move? Compared with identical maps, with two patients of one class, and with chance.
+3. Further than another seed moves it? (two seeds, or two heads)
+4. Further than the same training again moves it? (the matched null)
+5. Towards the disease, or away from it? (where masks are known)
+6. Does the drift depend on the network? 7. On the method? 8. On the class?
+9. Do the maps pass their checks?
+
+Most questions are asked in every cell (a network under a method). Cells whose maps fail their checks, or were not
+checked, are left out, and the answer says so. The tests are those of the verdicts: one-sided at `Margins.alpha`.
+"Yes" and "no" need every cell (intersection-union, Berger 1982); an answer about some cells needs Holm's
+correction over all of them.
+
+To add a question, write a function from `Asked` to `Judgement` and add it to `QUESTIONS`, at the end of this
+module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from cxr.metrics.metric_table import sign_of_stability
+from cxr.report import verdicts
+from cxr.report.evidence import CELL, TWIN, Cells, Evidence, primary_scores
+from cxr.report.judgement import CONTRADICTED, FRAGILE, MORE_SEEDS, OPEN, SUPPORTED, Judgement, finds, number
+from cxr.statistics import bootstrap, contrasts, estimates
+from cxr.statistics.estimates import Estimate, holm, p_value
+from cxr.statistics.score_rows import Cell, Scores
+
+YES, NO, SOME = "yes", "no", "in part"
+"""Answers; besides, FRAGILE and OPEN of `cxr.report.judgement`."""
+DISEASE = "lesion"  # the region of the disease, where masks are known
+_MORE_TRAINING = "more_training"  # the baseline of the matched null
+_AS_ANSWERS = {SUPPORTED: YES, CONTRADICTED: NO}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the answers rest on; made by `gather`.
+
+    evidence: of `cxr.report.evidence`.
+    drift: per cell, the primary metric in the form that is tested.
+    chance: per cell, the metric before/after minus that of chance, as stability (above 0: more alike than chance).
+    null: per cell, the primary metric of the matched null minus that of before/after, as stability; empty without.
+    disease: per cell, the change of the share of energy in the lesion; empty without masks.
+    methods: per architecture and pair of methods, the difference of the primary metric.
+    classes: differences between a class and the others: architecture, method, value (the class), difference, p;
+        no rows where they were not tested.
+    checks: `cxr.report.scores.Study.map_checks`.
+    """
+
+    evidence: Evidence
+    drift: Cells
+    chance: Cells
+    null: Cells
+    disease: Cells
+    methods: Mapping[tuple[str, str, str], Estimate]
+    classes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    checks: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def alpha(self) -> float:
+        return self.evidence.margins.alpha
+
+
+def gather(
+    evidence: Evidence,
+    scores: pd.DataFrame,
+    *,
+    checks: pd.DataFrame,
+    classes: pd.DataFrame | None = None,
+    n_boot: int = 2000,
+) -> Asked:
+    """Every estimate that an answer needs.
+
+    Args:
+        evidence: of the same study.
+        scores: per-image rows of all cells (`cxr.report.comparison.score_table`).
+        checks: `cxr.report.scores.Study.map_checks`; without rows where no map was checked.
+        classes: `cxr.report.groups.differences`; its rows of the group `label` count.
+    """
+    metric, options = evidence.metric, {"n_boot": n_boot, "level": evidence.margins.level}
+    primary = primary_scores(scores, metric, **options)
+    classes = pd.DataFrame() if classes is None else classes
+    if len(classes):
+        classes = classes[(classes["group"] == "label") & (classes["method"] != "")]
+    return Asked(
+        evidence=evidence,
+        drift={cell: contrasts.contrast(primary, {cell: 1}) for cell in primary.values},
+        chance=_against(scores, metric, "chance", **options),
+        null=_against(scores, metric, _MORE_TRAINING, baseline_first=True, **options),
+        disease=_disease(scores, **options),
+        methods=_between_methods(primary),
+        classes=classes,
+        checks=checks,
+    )
+
+
+def _against(
+    scores: pd.DataFrame, metric: str, baseline: str, *, n_boot: int, level: float, baseline_first: bool = False
+) -> dict[Cell, Estimate]:
+    """The metric minus its baseline, or the other way round, as stability, in every cell that has both."""
+    name = f"{metric}_{baseline}"
+    if name not in scores or scores[name].isna().all():
+        return {}
+    sign = sign_of_stability(metric) * (-1 if baseline_first else 1)
+    other = scores.assign(method=scores["method"] + " baseline", **{metric: scores[name]})
+    both = pd.concat([scores, other[other[metric].notna()]], ignore_index=True)
+    if baseline == "chance":  # as it is: two patients are no scale for chance
+        values = Scores.of(both, metric, n_boot=n_boot, level=level)
+    else:
+        values = primary_scores(both, metric, n_boot=n_boot, level=level)
+    cells = [cell for cell in values.values if (cell[0], f"{cell[1]} baseline") in values.values]
+    return {(a, m): contrasts.contrast(values, {(a, m): sign, (a, f"{m} baseline"): -sign}) for a, m in cells}
+
+
+def _disease(scores: pd.DataFrame, *, n_boot: int, level: float) -> dict[Cell, Estimate]:
+    """The mean change of the share of a map's energy in the lesion (`cxr.metrics.regions`), in every cell."""
+    name = f"{DISEASE}_energy_change"
+    if name not in scores:
+        return {}
+    found = {}
+    for cell, rows in scores[scores[name].notna()].groupby(CELL, sort=False):
+        by_seed = rows.pivot(index=["image_id", "patient_id"], columns="seed", values=name)
+        draws = bootstrap.patient_replicates(by_seed, n_boot=n_boot, statistic="mean").to_numpy()
+        patients = rows["patient_id"].nunique()
+        found[cell] = estimates.estimate(by_seed.mean().to_numpy(), draws, n_patients=patients, level=level)
+    return found
+
+
+def _between_methods(primary: Scores) -> dict[tuple[str, str, str], Estimate]:
+    """Differences between two methods on the same networks, without those between a method and its `TWIN`."""
+    twins = [twin for method, twin in TWIN.items() if {method, twin} <= set(primary.methods)]
+    asked = [method for method in primary.methods if method not in twins]
+    return {
+        (name, a, b): contrasts.contrast(primary, {(name, a): 1, (name, b): -1})
+        for a, b in combinations(asked, 2)
+        for name in primary.architectures(a, b)
+    }
+
+
+def answers(asked: Asked) -> dict[str, Judgement]:
+    """The answer to each of `QUESTIONS`, by the question, in their order."""
+    return {question: answer(asked) for question, answer in QUESTIONS.items()}
+
+
+def table(answered: Mapping[str, Judgement]) -> pd.DataFrame:
+    """One row a question: question, answer, numbers, limits (what an open answer lacks)."""
+    rows = [(question, *judgement) for question, judgement in answered.items()]
+    return pd.DataFrame(rows, columns=["question", "answer", "numbers", "limits"])
+
+
+def tags(answered: Mapping[str, Judgement]) -> dict[str, str]:
+    """The answers as tags of the compare run: cxr.answer.1, ..."""
+    return {
+        f"cxr.answer.{number}": f"{judgement.verdict}: {question}"
+        for number, (question, judgement) in enumerate(answered.items(), start=1)
+    }
+
+
+def per_cell(
+    asked: Asked,
+    cells: Cells,
+    yes: Sequence[float],
+    no: Sequence[float],
+    numbers: str,
+    *,
+    words: tuple[str, str] = (YES, NO),
+) -> Judgement:
+    """An answer about all cells, or about some of them.
+
+    Args:
+        cells: estimates by cell.
+        yes, no: for each of them, the one-sided p-values for the answers `words[0]` and `words[1]`.
+        numbers: the estimates as text.
+
+    Returns: `words[0]` or `words[1]` where every cell that counts shows it, `SOME` where some cells do after
+        Holm's correction, else OPEN. Cells whose maps do not pass their checks do not count.
+    """
+    unsound = [cell for cell in cells if cell in asked.evidence.unsound]
+    sound = np.array([cell not in unsound for cell in cells], dtype=bool)
+    why = _of_unsound(asked, unsound)
+    if not sound.any():
+        return Judgement(OPEN, numbers, why or "needs maps")
+    found = [est for est, counts in zip(cells.values(), sound, strict=True) if counts]
+    one = " (one seed: these networks only)" if found[0].n_seeds == 1 else ""
+    sides = [np.asarray(p, dtype=float)[sound] for p in (yes, no)]
+    n, alpha = int(sound.sum()), asked.alpha
+    left_out = f"; {len(unsound)} cells left out: their maps do not pass" if unsound else ""
+    for word, p in zip(words, sides, strict=True):
+        if (p < alpha).all():
+            return Judgement(word, f"{numbers}{left_out}{one}", why)
+    some = [int((holm(p) < alpha).sum()) for p in sides]
+    if any(some):
+        counted = " and ".join(f"{word} in {k}" for word, k in zip(words, some, strict=True) if k)
+        return Judgement(SOME, f"{counted} of {n} cells. {numbers}{left_out}{one}", why)
+    return Judgement(OPEN, f"{numbers}{left_out}{one}", why or finds(found, alpha))
+
+
+def _of_unsound(asked: Asked, cells: Sequence[Cell]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for cell in cells:
+        by_reason.setdefault(asked.evidence.unsound[cell], []).append(" ".join(cell))
+    return "; ".join(f"the maps of {', '.join(names)} {reason}" for reason, names in by_reason.items())
+
+
+def span(cells: Mapping[tuple[str, ...], Estimate], *, sign: bool = False) -> str:
+    """The lowest and the highest of several estimates, as text with their cells; one estimate alone."""
+    known = {cell: est for cell, est in cells.items() if np.isfinite(est.value)}
+    if not known:
+        return "no value"
+    low, high = (pick(known, key=lambda cell: known[cell].value) for pick in (min, max))
+    ends = [f"{number(known[cell], sign=sign)} ({' '.join(cell)})" for cell in dict.fromkeys((low, high))]
+    return " to ".join(ends)
+
+
+def accuracy(asked: Asked) -> Judgement:
+    """The change of macro AUC is within the margin in every network: `verdicts.stable_performance`."""
+    return _as_answer(verdicts.stable_performance(asked.evidence))
+
+
+def moved(asked: Asked) -> Judgement:
+    """The primary metric is further from identical maps than the margin, in every cell."""
+    evidence, sign = asked.evidence, sign_of_stability(asked.evidence.metric)
+    identical = 1.0 if sign > 0 else 0.0
+    null, found = identical - sign * evidence.margins.overlap, list(asked.drift.values())
+    away, alike = ("less", "greater") if sign > 0 else ("greater", "less")
+    text = f"{evidence.metric_text.capitalize()} {span(asked.drift)}, where identical maps have {identical:g}"
+    if evidence.corrected:
+        text += " and maps of two patients 0"
+        none_left = [cell for cell, est in asked.drift.items() if not p_value(est, 0, "greater") < asked.alpha]
+        text += f". In {len(none_left)} of {len(found)} cells no more is left than two patients share"
+    if asked.chance:
+        lost = sum(not p_value(est, 0, "greater") < asked.alpha for est in asked.chance.values())
+        text += f", in {lost} no more than chance"
+    yes, no = ([p_value(est, null, side) for est in found] for side in (away, alike))
+    return per_cell(asked, asked.drift, yes, no, text)
+
+
+def beyond_seeds(asked: Asked) -> Judgement:
+    """Fine-tuning moves the evidence further than another seed does, in every cell."""
+    evidence = asked.evidence
+    if not evidence.excess:
+        needed = "needs three seeds (two make one pair, which shows no spread), or extra_heads"
+        return Judgement(OPEN, "Not measured", needed)
+    text = f"{evidence.metric_text.capitalize()} of {evidence.against} minus that of before/after: "
+    return _above_zero(asked, evidence.excess, text)
+
+
+def beyond_null(asked: Asked) -> Judgement:
+    """Fine-tuning moves the evidence further than as many epochs again do, in every cell."""
+    if not asked.null:
+        return Judgement(OPEN, "Not measured", "needs placebo: true")
+    text = f"{asked.evidence.metric_text.capitalize()} of as many epochs again minus that of before/after: "
+    return _above_zero(asked, asked.null, text)
+
+
+def _above_zero(asked: Asked, cells: Cells, text: str) -> Judgement:
+    yes, no = ([p_value(est, 0, side) for est in cells.values()] for side in ("greater", "less"))
+    return per_cell(asked, cells, yes, no, text + span(cells, sign=True))
+
+
+def towards_disease(asked: Asked) -> Judgement:
+    """The share of the maps' energy in the lesion rises, or falls, in every cell."""
+    if not asked.disease:
+        return Judgement(OPEN, "Not asked: no masks of lesions", "needs masks (docs/data.md)")
+    yes, no = ([p_value(est, 0, side) for est in asked.disease.values()] for side in ("greater", "less"))
+    text = f"Share of the maps' sum in the lesion, change: {span(asked.disease, sign=True)}"
+    return per_cell(asked, asked.disease, yes, no, text, words=("towards", "away"))
+
+
+def by_network(asked: Asked) -> Judgement:
+    """Some two networks differ: `verdicts.depends_on_architecture`."""
+    return _as_answer(verdicts.depends_on_architecture(asked.evidence))
+
+
+def by_method(asked: Asked) -> Judgement:
+    """Under some two methods the same networks drift differently; Holm over networks and pairs of methods."""
+    unsound = asked.evidence.unsound
+    kept = {
+        key: est for key, est in asked.methods.items() if not {(key[0], key[1]), (key[0], key[2])} & set(unsound)
+    }
+    if not asked.methods:
+        return Judgement(OPEN, "Not asked: one method", "needs two methods")
+    text = f"{asked.evidence.metric_text.capitalize()}, widest difference: "
+    if not kept:
+        return Judgement(OPEN, "No network has two methods whose maps pass", _of_unsound(asked, list(unsound)))
+    widest = max(kept, key=lambda key: abs(np.nan_to_num(kept[key].value)))
+    text += f"{widest[0]}, {widest[1]} - {widest[2]} {number(kept[widest], sign=True)}"
+    p = holm([p_value(est) for est in kept.values()])
+    return _some_differ(asked, p, list(kept.values()), text)
+
+
+def by_class(asked: Asked) -> Judgement:
+    """The drift of some class differs from that of the others; Holm over all cells and classes."""
+    if asked.classes.empty:
+        return Judgement(OPEN, "Not tested", "needs groups with label, and ten patients of two classes")
+    unsound = asked.evidence.unsound
+    rows = asked.classes
+    sound = [cell not in unsound for cell in zip(rows["architecture"], rows["method"], strict=True)]
+    rows = rows[np.array(sound, dtype=bool)].dropna(subset=["p"])
+    if rows.empty:
+        return Judgement(OPEN, "No cell has maps that pass", _of_unsound(asked, list(unsound)))
+    widest = rows.loc[rows["difference"].abs().idxmax()]
+    text = (
+        f"Widest difference: {widest['value']} against the other classes {widest['difference']:+.2f} "
+        f"({widest['architecture']} {widest['method']})"
+    )
+    p = holm(rows["p"].astype(float).to_numpy())
+    shown = int((p < 2 * asked.alpha).sum())
+    one = " (one seed: these networks only)" if rows["n_seeds"].max() == 1 else ""
+    text += f"; {shown} of {len(rows)} differences are significant{one}"
+    return Judgement(YES, text) if shown else Judgement(OPEN, text, "no difference is shown; none is excluded")
+
+
+def _some_differ(asked: Asked, p: np.ndarray, found: Sequence[Estimate], text: str) -> Judgement:
+    """YES where some two-sided p of a Holm family is below the level; NO where all are within the margin."""
+    one = " (one seed: these networks only)" if found[0].n_seeds == 1 else ""
+    shown = int((p < 2 * asked.alpha).sum())
+    text += f"; {shown} of {len(p)} differences are significant{one}"
+    if shown:
+        return Judgement(YES, text)
+    margin = asked.evidence.margins.overlap
+    if all(estimates.equivalence(est, margin) < asked.alpha for est in found):
+        return Judgement(NO, f"{text}; all within ±{margin:g}")
+    return Judgement(OPEN, text, MORE_SEEDS if one else finds(found, asked.alpha / len(found)))
+
+
+def checks(asked: Asked) -> Judgement:
+    """All maps pass all their checks, before and after."""
+    rows = asked.checks
+    if rows.empty:
+        return Judgement(OPEN, "Not checked", "needs map_check_images above 0")
+    passed = rows["passes_checks"].astype(bool)
+    cells = rows.assign(passed=passed).groupby(["architecture", "method"], sort=False)["passed"].all()
+    text = f"{passed.sum()} of {len(rows)} maps (a network, seed, method and checkpoint) pass"
+    if passed.all():
+        return Judgement(YES, text)
+    fails = ", ".join(" ".join(cell) for cell in cells.index[~cells])
+    return Judgement(SOME if cells.any() else NO, f"{text}. Cells with a map that fails: {fails}")
+
+
+def _as_answer(judgement: Judgement) -> Judgement:
+    return judgement._replace(verdict=_AS_ANSWERS.get(judgement.verdict, judgement.verdict))
+
+
+QUESTIONS: Mapping[str, Callable[[Asked], Judgement]] = {
+    "Did accuracy stay?": accuracy,
+    "Did the evidence move?": moved,
+    "Further than another seed moves it?": beyond_seeds,
+    "Further than the same training again moves it?": beyond_null,
+    "Towards the disease?": towards_disease,
+    "Does the drift depend on the network?": by_network,
+    "Does it depend on the method?": by_method,
+    "Does it depend on the class?": by_class,
+    "Do the maps pass their checks?": checks,
+}
+"""What the report opens with: a question, and the function that answers it."""
+
+ANSWERS = (YES, SOME, NO, "towards", "away", FRAGILE, OPEN)
+"""All words that an answer can be."""
