@@ -176,7 +176,7 @@ def differences(
 
 
 class _Drift:
-    """The scores of one cell, none of them NaN: medians over some images, by seed, with replicates over patients."""
+    """The scores of one cell, none NaN: medians over some images, by seed, with replicates over patients."""
 
     def __init__(self, cell: pd.DataFrame, metric: str, n_boot: int) -> None:
         other = f"{metric}_two_patients"
