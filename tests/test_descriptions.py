@@ -8,6 +8,7 @@ import pytest
 from cxr.tracking import descriptions, views
 
 CLAIMS = pd.DataFrame({"claim": ["All is well"], "verdict": ["cannot tell"], "evidence": ["none"]})
+ANSWERS = pd.DataFrame({"question": ["Is all well?"], "answer": ["cannot tell"], "numbers": ["none"]})
 HEADLINE = pd.DataFrame({"architecture": ["A"], "method": ["layercam"], "corrected overlap": ["0.5 [0.4, 0.6]"]})
 
 
@@ -39,8 +40,8 @@ def test_every_text_says_whether_images_are_synthetic(data):
         descriptions.train(settings, {"before": {"auc_macro": 0.5}}),
         descriptions.attribute(settings, layer="relu", grid="4x4", score="log_odds", maps=maps, scored=4, of=5),
         descriptions.score({"architecture": "A", "seed": 1, "method": "layercam"}, HEADLINE, data=data),
-        descriptions.compare(HEADLINE, CLAIMS, run_id="abc", data=data),
-        descriptions.study("s", data=data, headline=None, claims=None, runs=[], experiment_id="1"),
+        descriptions.compare(HEADLINE, ANSWERS, CLAIMS, run_id="abc", data=data),
+        descriptions.study("s", data=data, headline=None, answers=None, runs=[], experiment_id="1"),
         descriptions.experiment("1", data=data),
         descriptions.model_version("A", 1, experiment_id="1", train_run="abc", data=data),
     ]
@@ -72,7 +73,7 @@ def test_a_study_tells_its_verdicts_failures_and_runs():
         "s",
         data="phantom",
         headline=HEADLINE,
-        claims=CLAIMS,
+        answers=ANSWERS,
         runs=[("train A s0", "r1")],
         experiment_id="1",
         report_run="c1",
@@ -80,7 +81,7 @@ def test_a_study_tells_its_verdicts_failures_and_runs():
         failures={"score/A/s0/x": "no | map"},
     )
     for words in (
-        "All is well",
+        "Is all well?",
         "cannot tell",
         "0.5",
         "no &#124; map",

@@ -101,7 +101,7 @@ def test_what_is_logged(trained):
     assert set(run.tables) == {
         *("predictions_before.parquet", "predictions_after.parquet", "predictions_continued.parquet"),
         *("history_transfer.parquet", "history_fine_tuning.parquet", "history_more_training.parquet"),
-        "course.parquet",
+        *("course.parquet", "course_predictions.parquet"),
     }
     assert run.files["checkpoints.json"] == stages.hashes
     for name in ("before", "after", "continued"):
@@ -116,6 +116,10 @@ def test_what_is_logged(trained):
     assert logged["fine_tuning/val_loss", 2] == after.history["val_loss"].iloc[1]
     course = run.tables["course.parquet"]
     assert course["epoch"] == [0, 1, 2] and course["auc_macro"][0] == before.performance["auc_macro"]
+    predicted = run.tables["course_predictions.parquet"]
+    test = before.predictions["split"] == "test"
+    assert predicted["epoch"] == [epoch for epoch in (0, 1, 2) for _ in range(test.sum())]
+    assert predicted["p_0"][: test.sum()] == before.predictions.loc[test, "p_0"].tolist()
     assert run.values["dataset"]["digest"] == dataset.manifest_hash
     assert run.values["cxr.preprocessing"] == "tf" and run.values["weights_sha256"] == ""
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
+from cxr.data import groups
 
 
 @dataclass(frozen=True)
@@ -168,16 +169,17 @@ def select(before: pd.DataFrame, after: pd.DataFrame, *, images: str, explain: s
 
     Args:
         before, after: predictions of both checkpoints on one split (`stages.prediction_table`):
-            image_id, patient_id, split, label, predicted, correct.
+            image_id, patient_id, split, label, predicted, correct, groups (`cxr.data.groups`).
         images: which ones are scored: `correct` (those that both checkpoints classify correctly) or `all`.
         explain: `true` (the label's logit) or `predicted` (that of the class that the checkpoint after predicts).
             It is the same class in both maps: evidence for one class is compared.
 
     Returns: image_id, patient_id, split, label, predicted_before, predicted_after, both_correct, scored,
-        explained (the class' name), of all images, sorted by image_id.
+        explained (the class' name), and the groups, of all images, sorted by image_id.
     Raises: InputError when no image is scored.
     """
-    key = ["image_id", "patient_id", "split", "label"]
+    own = groups.columns(before)
+    key = ["image_id", "patient_id", "split", "label", *own]
     both = before.merge(after, on=key, suffixes=("_before", "_after"), validate="one_to_one")
     if not len(both) == len(before) == len(after):
         raise InputError("the two checkpoints' predictions are not of the same images: train again")
@@ -189,8 +191,8 @@ def select(before: pd.DataFrame, after: pd.DataFrame, *, images: str, explain: s
             "set images: all"
         )
     both["explained"] = both["label"] if explain == "true" else both["predicted_after"]
-    columns = [*key, "predicted_before", "predicted_after", "both_correct", "scored", "explained"]
-    return both[columns].sort_values("image_id", ignore_index=True)
+    found = ["predicted_before", "predicted_after", "both_correct", "scored", "explained"]
+    return both[[*key[:4], *found, *own]].sort_values("image_id", ignore_index=True)
 
 
 def take(map_set: MapSet, image_id: np.ndarray) -> MapSet:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Mapping
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -167,6 +169,13 @@ class DataParams(Params):
     label_column: str = Field("label", description="the table's column with the labels")
     patient_column: str = Field("patient_id", description="the table's column with the patients; empty: none")
     split_column: str = Field("split", description="the table's column with train, val or test; may be missing")
+    groups: Annotated[list[str], AfterValidator(_once)] = Field(
+        ["label"],
+        description="what drift and performance are compared by: label (the classes), and columns of the table",
+    )
+    bands: dict[str, list[float]] = Field(
+        {}, description="where the bands of a column of numbers begin: {age: [40, 60]}"
+    )
     path_template: str = Field(
         "", description="where the files of a table are, such as 'images_*/images/{}'; {}: the path column"
     )
@@ -219,6 +228,15 @@ class DataParams(Params):
                 f"give each label a class: neither may be empty, got {empty[0]!r}: {value[empty[0]]!r}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _banded(self) -> Self:
+        for name, edges in self.bands.items():
+            if name not in self.groups or name == "label":
+                raise ValueError(f"bands: '{name}' is no column of numbers in groups, which are {self.groups}")
+            if not edges or any(not low < high for low, high in pairwise([-inf, *edges, inf])):
+                raise ValueError(f"bands: {name}: give ascending numbers, at least one, got {edges}")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -511,6 +529,12 @@ class DriftParams(DataParams, _ScoreFields):
     batch_size: Count = 32
     seed: Seed = Field(0, description="seed of the bootstrap and of the draws for the baselines")
     gate: list[str] = Field([], description="conditions on metrics, such as 'overlap_median>=0.5'")
+
+    @model_validator(mode="after")
+    def _ungrouped(self) -> Self:
+        if self.groups != ["label"]:
+            raise ValueError(f"groups: only a study compares groups, got {self.groups}: leave it at [label]")
+        return self
 
 
 NOTEBOOKS: dict[str, type[Params]] = {

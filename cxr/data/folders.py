@@ -11,6 +11,7 @@ import pandas as pd
 
 from cxr.core.errors import InputError, some
 from cxr.core.params import DataParams
+from cxr.data import groups
 from cxr.data.formats import FORMATS, SUFFIXES
 from cxr.data.labels import assign_classes, compiled_pattern, identities
 
@@ -48,6 +49,7 @@ def refuse_table_options(root: Path, settings: DataParams) -> None:
     for name in ("path_template", "label_separator"):
         if getattr(settings, name):
             raise InputError(f"{name}: it is for tables, but {root} is read as folders of classes: leave it empty")
+    groups.refuse(settings, where=str(root))
 
 
 def subfolders(parent: Path) -> list[Path]:

@@ -11,6 +11,7 @@ A manifest is a DataFrame with the columns `COLUMNS`, one row an image, sorted b
 
 If the source has masks, there are also `lesion_mask` or `lung_mask` or both: paths like `path`, empty if an image
 has no mask. After each follows the hash of the masks' bytes, `lesion_mask_sha256` and `lung_mask_sha256`.
+Last come the columns that the parameter `groups` declares, as `group_<name>` (`cxr.data.groups`).
 
 The manifest says which bytes a study used. `cxr.data.loading.load_images` refuses files that changed since.
 """
@@ -28,6 +29,7 @@ import pandas as pd
 
 from cxr.core.errors import InputError, some
 from cxr.core.params import DataParams
+from cxr.data import groups
 from cxr.data.folders import folder_rows, images_below, refuse_table_options, subfolders
 from cxr.data.formats import FORMATS, SUFFIXES
 from cxr.data.labels import identities
@@ -35,7 +37,7 @@ from cxr.data.loading import drop_unusable
 from cxr.data.phantom.rows import phantom_rows
 from cxr.data.reading import for_each, read_file
 from cxr.data.splits import assign_splits, check_given_splits, limit_per_class, val_from_train
-from cxr.data.tables import MASKS, PARQUET, file_paths, read_csv, read_parquet, read_table, table_rows
+from cxr.data.tables import MASKS, OWN, PARQUET, file_paths, read_csv, read_parquet, read_table, table_rows
 
 
 def source(settings: Any) -> tuple[Path | None, Path | None]:
@@ -104,8 +106,7 @@ def extra_columns(settings: DataParams) -> pd.DataFrame | None:
     frame, _ = read_table(table, settings)
     frame = frame[frame["path"].str.strip() != ""]
     paths = file_paths(frame["path"].str.strip(), table, settings)
-    own = {"path", "label", "patient_id", "split", "line", "", *MASKS}
-    return frame[[name for name in frame if name not in own]].set_axis(pd.Index(paths, name="path"))
+    return frame[[name for name in frame if name not in OWN]].set_axis(pd.Index(paths, name="path"))
 
 
 COLUMNS = ("image_id", "path", "label", "patient_id", "split", "sha256")
@@ -122,7 +123,8 @@ def build_manifest(settings: DataParams, *, vary: int | None = None) -> pd.DataF
       of the stage that has the shortcut, and of the test. `cxr.data.phantom.rows.with_random_markers` gives those
       of the other stage;
     - a table (CSV or Parquet), or a folder with a `manifest.csv`: columns path (relative to the table's folder, or
-      absolute), label, patient_id, and optionally split, lesion_mask and lung_mask. Other columns are ignored.
+      absolute), label, patient_id, and optionally split, lesion_mask and lung_mask. Other columns are ignored,
+      except those that `groups` declares.
       `path_column`, `label_column`, `patient_column` and `split_column` give other names;
     - a folder with one sub-folder per class. All image files (`cxr.data.formats.SUFFIXES`) at any depth of a
       sub-folder belong to its class; hidden files are ignored. The first group of `patient_pattern` in a file's
@@ -138,9 +140,9 @@ def build_manifest(settings: DataParams, *, vary: int | None = None) -> pd.DataF
 
     Every file is read for its hash. No file is decoded unless bad ones are skipped: see `loading.check_images`.
 
-    Returns a DataFrame with the columns `COLUMNS` and those of masks, all str, sorted by image_id, with a
-    RangeIndex. Raises InputError if data are missing or incomplete, if the splits cannot all have every class, or
-    if splits are to vary that the data give.
+    Returns a DataFrame with the columns `COLUMNS`, those of masks and of groups, all str, sorted by image_id, with
+    a RangeIndex. Raises InputError if data are missing or incomplete, if the splits cannot all have every class,
+    or if splits are to vary that the data give.
     """
     root, table, manifest, skipped = _listed(settings, labelled=True)
     if "split" in manifest:
@@ -212,6 +214,7 @@ def _listed(
             "set shortcut to none, or data to phantom"
         )
     if root is None:
+        groups.refuse(settings, where="the phantom")
         rows = phantom_rows(settings) if labelled else phantom_rows(settings).assign(label="")
     elif not labelled:
         rows = unlabelled_rows(root, table, settings)
@@ -268,7 +271,7 @@ def class_index(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
 
 
 def manifest_text(manifest: pd.DataFrame) -> str:
-    """The manifest as CSV: `COLUMNS` and columns of masks in this order, rows as they are, newline "\\n"."""
+    """The manifest as CSV: `COLUMNS`, columns of masks and of groups, rows as they are, newline "\\n"."""
     return manifest[_columns(manifest)].to_csv(index=False, lineterminator="\n")
 
 
@@ -297,10 +300,10 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
 
 
 def _columns(present: Iterable[str]) -> list[str]:
-    """The columns of a manifest in order, with those of masks that are `present`."""
-    present = set(present)
-    masks = [name for name in MASKS if name in present]
-    return [*COLUMNS, *(column for name in masks for column in (name, f"{name}_sha256"))]
+    """The columns of a manifest in order, with those of masks and groups that are `present`."""
+    present = list(present)
+    masks = [column for name in MASKS if name in present for column in (name, f"{name}_sha256")]
+    return [*COLUMNS, *masks, *groups.columns(present)]
 
 
 def _val_from_train(manifest: pd.DataFrame, root: Path, settings: DataParams) -> np.ndarray:

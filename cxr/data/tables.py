@@ -13,18 +13,21 @@ import pyarrow.parquet
 
 from cxr.core.errors import InputError, some
 from cxr.core.params import DataParams
+from cxr.data import groups
 from cxr.data.folders import is_hidden
 from cxr.data.labels import assign_classes, identities, image_ids, normalised
 
 MASKS = ("lesion_mask", "lung_mask")
 PARQUET = (".parquet", ".pq")
+OWN = frozenset({"path", "label", "patient_id", "split", "line", "", *MASKS})
+"""Columns of `read_table` that have a meaning of their own; all others are the user's."""
 
 
 def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> pd.DataFrame:
     """image_id, path, label and patient_id of the images that a table lists, str.
 
-    Also split, lesion_mask and lung_mask, if the table has them. If not `labelled`, every label is "". Raises
-    InputError.
+    Also split, lesion_mask and lung_mask, if the table has them, and the columns of `groups.of_table`. If not
+    `labelled`, every label is "", and there are no groups. Raises InputError.
     """
     if settings.patient_pattern and settings.patient_column:
         raise InputError(
@@ -43,7 +46,10 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
         if missing:
             hint = " (or leave the whole column out)" if name == "split" else ""
             raise InputError(f"{table}: no {found[name]} in line {some(missing)}: fill it in{hint}", items=missing)
+    others = [name for name in frame if name not in OWN]
     frame = assign_classes(frame, settings, where=str(table)) if labelled else frame.assign(label="")
+    if labelled:
+        frame = frame.join(groups.of_table(frame, settings, among=others, where=str(table)))
     frame["path"] = file_paths(frame["path"], table, settings)
     twice = frame["path"][frame["path"].duplicated()].unique().tolist()
     if twice:
@@ -66,7 +72,8 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
             )
     paths = frame["path"].tolist()
     own = {"image_id": image_ids(paths)} if settings.patient_column else identities(paths, settings, table)
-    return frame.assign(**own)[[*dict.fromkeys([*wanted, "label", "patient_id"]), *masks, "image_id"]]
+    kept = [*dict.fromkeys([*wanted, "label", "patient_id"]), *masks, *groups.columns(frame)]
+    return frame.assign(**own)[[*kept, "image_id"]]
 
 
 def _is_file(path: Path) -> bool:

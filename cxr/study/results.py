@@ -61,7 +61,7 @@ def describe(session: Session, state: State) -> None:
         name,
         data=data,
         headline=headline,
-        claims=compare.table("claims.csv") if "claims.csv" in artifacts else None,
+        answers=compare.table("questions.csv") if "questions.csv" in artifacts else None,
         runs=[(step.name, done[step.key]) for step in session.steps if step.key in done],
         experiment_id=experiment,
         report_run=compare.run_id if compare else "",
@@ -76,7 +76,7 @@ def describe(session: Session, state: State) -> None:
 
 
 def show(session: Session, state: State) -> None:
-    """Print the table, where the report and the runs are, and what failed. Writes `report.html`."""
+    """Print the table, the answers, where the report and the runs are, and what failed. Writes `report.html`."""
     from cxr.core import tables
 
     headline = table(_in_order(session, state))
@@ -85,6 +85,8 @@ def show(session: Session, state: State) -> None:
     if "compare" in state.runs:
         html = session.setup.out / "report.html"
         report_page.fetch(state.runs["compare"], html)
+        answers = tracking.stored(state.runs["compare"]).table("questions.csv")
+        say("\n" + tables.text(answers[["question", "answer"]]))
         say(f"\nreport: {from_here(html)}")
     say(f"runs:   {tracking.ui_command(session.tracking_uri)}  (experiment '{session.study.name}')")
     if state.failures:

@@ -189,12 +189,15 @@ def score(
     )
 
 
-def compare(headline: pd.DataFrame, claims: pd.DataFrame, *, run_id: str, data: str) -> str:
+def compare(
+    headline: pd.DataFrame, answers: pd.DataFrame, claims: pd.DataFrame, *, run_id: str, data: str
+) -> str:
     """Of a compare run.
 
     Args:
         headline: of `cxr.core.tables.readable`, one row an architecture and method.
-        claims: claim and verdict (and more), one row a claim.
+        answers: question and answer (and more), one row a question of the study.
+        claims: claim and verdict (and more), one row a claim of the paper.
         run_id: its own.
         data: the study's parameter.
     """
@@ -203,9 +206,11 @@ def compare(headline: pd.DataFrame, claims: pd.DataFrame, *, run_id: str, data: 
         [
             f"**Does the evidence move under fine-tuning?** {report} (or *Artifacts*, `report.html`). "
             f"{_sentence(images_used(data))}",
-            table(claims[["claim", "verdict"]]),
+            table(answers[["question", "answer"]]),
             "**Numbers**",
             table(headline),
+            "**The paper's claims**",
+            table(claims[["claim", "verdict"]]),
         ]
     )
 
@@ -218,7 +223,7 @@ def study(
     *,
     data: str,
     headline: pd.DataFrame | None,
-    claims: pd.DataFrame | None,
+    answers: pd.DataFrame | None,
     runs: Sequence[tuple[str, str]],
     experiment_id: str,
     report_run: str = "",
@@ -230,7 +235,7 @@ def study(
 
     Args:
         name, data: of the study.
-        headline, claims: as for `compare`; None where the study has none.
+        headline, answers: as for `compare`; None where the study has none.
         runs: names and ids of the runs that are done.
         experiment_id: where they are.
         report_run, figure_run: the id of the one that has the report, and the figure (`FIGURE`).
@@ -245,7 +250,7 @@ def study(
             f"**Study {plain(name)}: does the evidence move under fine-tuning?** {report}",
             f"{_sentence(images_used(data))} {differs}",
             table(failed),
-            table(claims[["claim", "verdict"]]) if claims is not None else "",
+            table(answers[["question", "answer"]]) if answers is not None else "",
             f"**Numbers**\n\n{table(headline)}" if headline is not None else "",
             image(figure_run) if figure_run else "",
             f"Runs: {links}",

@@ -16,6 +16,7 @@ from keras import layers
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
+from cxr.data import groups
 from cxr.models import build, graph, targets
 from cxr.models.weights import Head
 from cxr.training import features
@@ -206,8 +207,9 @@ def predict(model: keras.Model, images: Images, batch_size: int) -> np.ndarray:
 def prediction_table(manifest: pd.DataFrame, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """One row an image, in the manifest's order.
 
-    Columns: image_id, patient_id, split, label, predicted, correct, and the probability of class k as `p_<k>`.
-        These columns have numbers, since names of classes may hold any character.
+    Columns: image_id, patient_id, split, label, predicted, correct, the probability of class k as `p_<k>`, and the
+        groups of the manifest (`cxr.data.groups`). The classes have numbers, since their names may hold any
+        character.
     """
     predicted = np.array(classes)[probabilities.argmax(1)]
     table = manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
@@ -215,7 +217,7 @@ def prediction_table(manifest: pd.DataFrame, probabilities: np.ndarray, classes:
     table["correct"] = table["label"].to_numpy() == predicted
     for k in range(len(classes)):
         table[f"p_{k}"] = probabilities[:, k]
-    return table
+    return table.join(manifest[groups.columns(manifest)].reset_index(drop=True))
 
 
 @contextlib.contextmanager

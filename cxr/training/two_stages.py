@@ -112,6 +112,7 @@ class TwoStages:
         self._results: dict[str, StageResult] = {}  # of each checkpoint
         self.hashes: dict[str, dict[str, str]] = {}
         self._course: list[dict[str, float]] = []
+        self._predicted: list[pd.DataFrame] = []
 
     def __str__(self) -> str:
         return f"{self.network.lines()}\n  weights          {self.pretrained}"
@@ -143,7 +144,8 @@ class TwoStages:
 
         Logs `checkpoints/after.keras`, `predictions_after.parquet`, `history_fine_tuning.parquet` and metrics.
         With `checkpoint_every` it also logs checkpoints during fine-tuning, as `checkpoints/epoch_<epoch>.keras`,
-        and their performance on the test set, as `course.parquet`.
+        their performance on the test set, as `course.parquet`, and what they predict for it, as
+        `course_predictions.parquet`: `cxr.training.stages.prediction_table` with `epoch` (0: before).
         """
         self._require("fine_tune", done=["before"])
         started = time.perf_counter()
@@ -159,6 +161,7 @@ class TwoStages:
         result = self._conclude("fine_tuning", history, started)
         if self._course:
             self.run.table(pd.DataFrame(self._course), "course.parquet", show=False)
+            self.run.table(pd.concat(self._predicted), "course_predictions.parquet", show=False)
         return result
 
     def more_training(self) -> StageResult:
@@ -296,14 +299,11 @@ class TwoStages:
 
     def _note_performance(self, epoch: int) -> None:
         """Add the performance on the test set after an epoch of fine-tuning to the course, and log its AUC."""
-
-        def write(path: Path) -> None:
-            test = self.dataset.rows("test")
-            measured = classification.performance(
-                self.dataset.labels[test], self._predict(test), self.dataset.classes
-            )
-            path.write_text(json.dumps({"epoch": epoch, **measured}))
-
-        row = json.loads(self.backup.keep(f"course_{epoch:03d}.json", write).read_text())
-        self._course.append(row)
-        self.run.metrics({"course/auc_macro": row["auc_macro"]}, step=epoch)
+        dataset, test = self.dataset, self.dataset.rows("test")
+        path = self.backup.keep(f"course_{epoch:03d}.npy", lambda path: np.save(path, self._predict(test)))
+        probabilities = np.load(path, allow_pickle=False)
+        measured = classification.performance(dataset.labels[test], probabilities, dataset.classes)
+        table = stages.prediction_table(dataset.manifest.iloc[test], probabilities, dataset.classes)
+        self._course.append({"epoch": epoch, **measured})
+        self._predicted.append(table.assign(epoch=epoch))
+        self.run.metrics({"course/auc_macro": measured["auc_macro"]}, step=epoch)

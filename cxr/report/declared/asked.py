@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cxr.core.params import CompareParams, StudyParams
-from cxr.report import verdicts
+from cxr.report import questions, verdicts
 
-TABLES: Mapping[str, Mapping[str, Callable[..., Any]]] = {"claims": verdicts.CLAIMS}
-"""The tables of what is judged, by what they hold. Each maps a text to the function that judges it. Another table
-of this shape, such as one of questions, is one more entry here."""
+TABLES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "questions": questions.QUESTIONS,
+    "claims": verdicts.CLAIMS,
+}
+"""The tables of what is judged, by what they hold. Each maps a text to the function that judges it."""
 
 
 def texts(settings: StudyParams | CompareParams) -> dict[str, dict[str, str]]:
     """What is judged with these margins: for each of `TABLES`, the name of the function to the text."""
-    margins = {"auc": settings.auc_margin, "centroid": settings.centroid_margin}
+    margins = {"auc": settings.auc_margin, "centroid": f"{settings.centroid_margin:.0%}"}
     return {
         kind: {judge.__name__: text.format(**margins) for text, judge in table.items()}
         for kind, table in TABLES.items()

@@ -8,10 +8,13 @@ Every function takes tables or arrays and returns a Matplotlib figure, at most 9
 """
 
 from cxr.core.display import show_figure as show
+from cxr.report.figures.certainty import answers
 from cxr.report.figures.checks import map_checks
+from cxr.report.figures.consistencies import consistency, consistency_course
 from cxr.report.figures.drifts import corrected, drift, drift_by_class, pair
 from cxr.report.figures.epochs import course
 from cxr.report.figures.example_images import examples
+from cxr.report.figures.forest import groups
 from cxr.report.figures.maps import overlay, regions, tiles
 from cxr.report.figures.output import pixels
 from cxr.report.figures.rankings import ranking, specification_curve
@@ -23,13 +26,17 @@ __all__ = [
     "CHECKPOINT_LABELS",
     "COLOURS",
     "METHOD_LABELS",
+    "answers",
     "confusion",
+    "consistency",
+    "consistency_course",
     "contact_sheet",
     "corrected",
     "course",
     "drift",
     "drift_by_class",
     "examples",
+    "groups",
     "history",
     "map_checks",
     "metrics_seen",

@@ -1,0 +1,343 @@
+"""Drift and performance of groups of images: classes, and any column that the study declared (`groups`).
+
+A pooled median can hide that one group drifts and another does not. Each group is compared with all other images:
+with two groups this is their difference, with more it asks which group differs from the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cxr.data import groups as data_groups
+from cxr.metrics import baselines, classification
+from cxr.metrics.metric_table import METRICS
+from cxr.report.comparison import CELL, LOCATED
+from cxr.report.scores import Study
+from cxr.statistics import bootstrap, estimates, resampling
+
+FEW = 10  # patients; a group with fewer has no interval and is not tested
+NO_VALUE = "no value"
+MEASURES = ("macro AUC", "accuracy")
+INDEX = ["image_id", "patient_id"]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What a study says of its groups; made by `of_study`.
+
+    drift: of `drift`. performance: of `performance`. differences: of `differences`.
+    metric: the primary metric.
+    level: of the intervals; tests are at 1 - level.
+    """
+
+    drift: pd.DataFrame
+    performance: pd.DataFrame
+    differences: pd.DataFrame
+    metric: str
+    level: float
+
+
+def of_study(study: Study, metric: str, *, level: float = 0.95, n_boot: int = 2000) -> Groups:
+    """All groups that the study declared, in all cells."""
+    names = declared(study)
+    options = {"level": level, "n_boot": n_boot}
+    predictions = study.predictions()
+    return Groups(
+        drift=drift(study.scores, names, metric, **options),
+        performance=performance(predictions, names, **options),
+        differences=differences(study.scores, predictions, names, metric, **options),
+        metric=metric,
+        level=level,
+    )
+
+
+def declared(study: Study) -> list[str]:
+    """The names of the groups: the parameter `groups` of the train runs; the classes alone in earlier versions."""
+    label = "label" in study.training_params.get("groups", "label").split(", ")
+    found = data_groups.columns(study.scores.columns)
+    return ["label"] * label + [name.removeprefix(data_groups.PREFIX) for name in found]
+
+
+def drift(
+    scores: pd.DataFrame, names: list[str], metric: str, *, level: float = 0.95, n_boot: int = 2000
+) -> pd.DataFrame:
+    """Drift of every group.
+
+    Args:
+        scores: per-image rows of all score runs (`comparison.score_table`), with the columns of the groups.
+        names: of groups, such as "label" and "sex".
+        metric: the primary metric.
+
+    Returns: architecture, method, group, value, n_images (over all seeds; with a value of the metric), n_patients,
+        <metric>_median, <metric>_ci_low, <metric>_ci_high, and the same of <metric>_corrected where it is known
+        (`baselines.corrected` of the group's medians). Intervals are those of `estimates.located`, NaN with fewer
+        than `FEW` patients. Images without a value of the group are the last one, `NO_VALUE`.
+    """
+    rows = []
+    for (architecture, method), cell in scores.dropna(subset=[metric]).groupby(CELL, sort=False):
+        found = _Drift(cell, metric, n_boot)
+        for name, value, members in _members(found.values.index, cell, names):
+            row = {"architecture": architecture, "method": method, "group": name, "value": value}
+            row |= found.counts(members)
+            for measure in found.measures:
+                per_seed, draws = found.statistic(measure, members)
+                location = _located(per_seed, draws, row["n_patients"], level)
+                row |= {f"{measure}_{part}": x for part, x in zip(LOCATED, location, strict=True)}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def performance(
+    predictions: Mapping[tuple[str, int, str], pd.DataFrame],
+    names: list[str],
+    *,
+    level: float = 0.95,
+    n_boot: int = 2000,
+) -> pd.DataFrame:
+    """Performance of every group on the test set.
+
+    Args:
+        predictions: per architecture, seed and checkpoint, `cxr.training.stages.prediction_table`.
+        names: of groups.
+
+    Returns: architecture, group, value, n_images, n_patients, measure ("macro AUC" if every class occurs in the
+        group, else "accuracy"), and for before and after: <checkpoint>_median, <checkpoint>_ci_low,
+        <checkpoint>_ci_high (over seeds, as in `drift`).
+    """
+    rows = []
+    for architecture in dict.fromkeys(architecture for architecture, _, _ in predictions):
+        ends = {
+            checkpoint: _Performance(predictions, architecture, checkpoint, n_boot)
+            for checkpoint in ("before", "after")
+        }
+        table = ends["after"].table
+        for name, value, members in _members(table.set_index(INDEX).index, table, names):
+            row = {"architecture": architecture, "group": name, "value": value}
+            row |= {"n_images": int(members.sum()), "n_patients": table["patient_id"][members].nunique()}
+            row["measure"] = ends["after"].measure(members)
+            for checkpoint, end in ends.items():
+                location = _located(*end.statistic(row["measure"], members), row["n_patients"], level)
+                row |= {f"{checkpoint}_{part}": x for part, x in zip(LOCATED, location, strict=True)}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def differences(
+    scores: pd.DataFrame,
+    predictions: Mapping[tuple[str, int, str], pd.DataFrame],
+    names: list[str],
+    metric: str,
+    *,
+    level: float = 0.95,
+    n_boot: int = 2000,
+) -> pd.DataFrame:
+    """Does a group differ from all other images?
+
+    The quantities are the corrected primary metric (or the metric itself, if it has no corrected form) and the
+    performance after fine-tuning; not that of a class, which is another question. A difference is taken under each
+    seed, and resampled over patients: where patients are in several groups, it is within patients. Of two groups
+    in a column only the first is listed: the other has the same difference with the other sign. Groups with fewer
+    than `FEW` patients are not tested, nor do they count among the others.
+
+    Args: as for `drift` and `performance`.
+
+    Returns: measure, architecture, method ("" for performance), group, value, difference (the group minus the
+        others), difference_ci_low, difference_ci_high, p (`estimates.estimate`, `p_value`), p_holm (over all
+        rows), n_seeds, n_patients (of the smaller side).
+    """
+    rows = []
+    for (architecture, method), cell in scores.dropna(subset=[metric]).groupby(CELL, sort=False):
+        found = _Drift(cell, metric, n_boot)
+        index = found.values.index
+        for name, value, inside, outside in _contrasts(index, cell, names):
+            measure = found.measures[-1]
+            sides = [found.statistic(measure, side) for side in (inside, outside)]
+            cells = {"measure": measure, "architecture": architecture, "method": method}
+            counts = [index[side].unique("patient_id").size for side in (inside, outside)]
+            rows.append(cells | {"group": name, "value": value} | _difference(*sides, min(counts), level))
+    for architecture in dict.fromkeys(architecture for architecture, _, _ in predictions):
+        found = _Performance(predictions, architecture, "after", n_boot)
+        index = found.table.set_index(INDEX).index
+        for name, value, inside, outside in _contrasts(index, found.table, [n for n in names if n != "label"]):
+            measure = max((found.measure(side) for side in (inside, outside)), key=MEASURES.index)
+            sides = [found.statistic(measure, side) for side in (inside, outside)]
+            cells = {"measure": measure, "architecture": architecture, "method": ""}
+            counts = [index[side].unique("patient_id").size for side in (inside, outside)]
+            rows.append(cells | {"group": name, "value": value} | _difference(*sides, min(counts), level))
+    columns = ["measure", "architecture", "method", "group", "value", "difference"]
+    columns += ["difference_ci_low", "difference_ci_high", "p", "n_seeds", "n_patients"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(columns.index("p") + 1, "p_holm", estimates.holm(table["p"].astype(float)))
+    return table
+
+
+class _Drift:
+    """The scores of one cell, none NaN: medians over some images, by seed, with replicates over patients."""
+
+    def __init__(self, cell: pd.DataFrame, metric: str, n_boot: int) -> None:
+        other = f"{metric}_two_patients"
+        corrects = METRICS[metric].identical == 1 and other in cell
+        self.metric, self._other = metric, other
+        self.measures = [metric, *([f"{metric}_corrected"] if corrects else [])]
+        self.values = cell.pivot(
+            index=INDEX, columns="seed", values=[metric, other] if corrects else [metric]
+        ).astype(float)
+        patients = self.values.index.get_level_values("patient_id")
+        self._draws = resampling.counts_by_row(bootstrap.patient_weights(patients, n_boot=n_boot))
+
+    def counts(self, members: np.ndarray) -> dict[str, int]:
+        own = self.values.loc[members, self.metric]
+        return {"n_images": int(own.count().sum()), "n_patients": own.index.unique("patient_id").size}
+
+    def statistic(self, measure: str, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The measure of these images: float [k], of the seeds; and [n_boot, k]. NaN under a seed without any."""
+        if measure == self.metric:
+            return self._medians(measure, members)
+        point, two_patients = (self._medians(name, members) for name in (self.metric, self._other))
+        return tuple(map(baselines.corrected, point, two_patients))
+
+    def _medians(self, name: str, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        medians, replicates = [], []
+        for column in self.values[name].to_numpy().T:
+            rows = np.flatnonzero(members & ~np.isnan(column))
+            medians.append(np.median(column[rows]) if len(rows) else np.nan)
+            blocks = np.array_split(self._draws[rows], max(1, self._draws[rows].size // resampling.BLOCK), axis=1)
+            found = [resampling.weighted("median", column[rows], block.T) for block in blocks] if len(rows) else []
+            replicates.append(np.concatenate(found) if found else np.full(self._draws.shape[1], np.nan))
+        return np.array(medians), np.stack(replicates, axis=1)
+
+
+class _Performance:
+    """Predictions of one architecture and checkpoint for the test set: AUC or accuracy of some images, by seed."""
+
+    def __init__(
+        self,
+        predictions: Mapping[tuple[str, int, str], pd.DataFrame],
+        architecture: str,
+        checkpoint: str,
+        n_boot: int,
+    ) -> None:
+        self._tables = [
+            table[table["split"] == "test"]
+            for (a, _, c), table in predictions.items()
+            if (a, c) == (architecture, checkpoint)
+        ]
+        # the test images of all seeds; they are the same unless the splits vary
+        self.table = pd.concat(self._tables).drop_duplicates("image_id").sort_values("image_id", ignore_index=True)
+        self._classes = sorted(self.table["label"].unique())
+        weights = bootstrap.patient_weights(self.table["patient_id"].to_numpy(), n_boot=n_boot)
+        self._weights = np.vstack([np.ones(len(self.table), weights.dtype), weights])
+
+    def measure(self, members: np.ndarray) -> str:
+        return MEASURES[self.table["label"][members].nunique() < len(self._classes)]
+
+    def statistic(self, measure: str, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The measure of these images: float [k], of the seeds; and its replicates [n_boot, k]. NaN: no value."""
+        columns = []
+        for table in self._tables:
+            place = pd.Index(self.table["image_id"]).get_indexer(table["image_id"])
+            own, weights = table[members[place]], self._weights[:, place[members[place]]]
+            with np.errstate(invalid="ignore"):
+                if measure == MEASURES[0]:
+                    labels = np.searchsorted(self._classes, own["label"])
+                    p = own.filter(regex=r"^p_\d+$").to_numpy(float)
+                    columns.append(classification.auc_replicates(labels, p, weights))
+                else:
+                    columns.append(weights @ own["correct"].to_numpy(float) / weights.sum(1))
+        values = np.stack(columns, axis=1)
+        return values[0], values[1:]
+
+
+def _members(index: pd.MultiIndex, rows: pd.DataFrame, names: list[str]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Group, value and its images, bool [n] by the rows of `index`; images without a value last."""
+    by_image = rows.drop_duplicates("image_id").set_index("image_id")
+    for name in names:
+        column = "label" if name == "label" else data_groups.PREFIX + name
+        values = by_image.loc[index.get_level_values("image_id"), column].to_numpy(str)
+        for value in data_groups.ordered(values[values != ""]):
+            yield name, value, values == value
+        if (values == "").any():
+            yield name, NO_VALUE, values == ""
+
+
+def _contrasts(
+    index: pd.MultiIndex, rows: pd.DataFrame, names: list[str]
+) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Group, value, its images and all others, among the groups of a column that have enough patients."""
+    for name in names:
+        found = [(value, members) for _, value, members in _members(index, rows, [name]) if value != NO_VALUE]
+        large = [(v, members) for v, members in found if index[members].unique("patient_id").size >= FEW]
+        everyone = np.any([members for _, members in large], axis=0) if large else None
+        for value, members in large if len(large) > 2 else large[:1] * (len(large) == 2):
+            yield name, value, members, everyone & ~members
+
+
+def _located(per_seed: np.ndarray, draws: np.ndarray, n_patients: int, level: float) -> tuple[float, float, float]:
+    """Value and interval over the seeds that have a value; no interval with fewer than `FEW` patients."""
+    known = np.isfinite(per_seed)
+    if n_patients < FEW or not known.any():
+        return (float(per_seed[known].mean()) if known.any() else np.nan), np.nan, np.nan
+    draws = _complete(draws[:, known])
+    found = estimates.located(per_seed[known], draws, n_patients=n_patients, level=level)
+    return tuple(np.clip(found, None, 1))  # the highest value of overlap, AUC and accuracy
+
+
+def _complete(draws: np.ndarray) -> np.ndarray:
+    """The replicates that have a value under every seed, if most have: one may lack a rare class."""
+    whole = np.isfinite(draws).all(axis=1)
+    return draws[whole] if whole.mean() > 0.95 else draws
+
+
+def _difference(
+    inside: tuple[np.ndarray, np.ndarray], outside: tuple[np.ndarray, np.ndarray], n_patients: int, level: float
+) -> dict[str, float]:
+    per_seed, draws = (first - second for first, second in zip(inside, outside, strict=True))
+    known = np.isfinite(per_seed)
+    found = estimates.NOTHING
+    if known.any():
+        found = estimates.estimate(per_seed[known], _complete(draws[:, known]), n_patients=n_patients, level=level)
+    return {
+        "difference": found.value,
+        "difference_ci_low": found.low,
+        "difference_ci_high": found.high,
+        "p": estimates.p_value(found),
+        "n_seeds": found.n_seeds,
+        "n_patients": n_patients,
+    }
+
+
+def sentence(found: Groups) -> str:
+    """What was found, in a few sentences, for the report."""
+    tested = found.differences.dropna(subset=["p"])
+    if found.drift.empty:
+        return "Not asked: no groups were declared (`groups`)."
+    small = found.drift.loc[found.drift["n_patients"] < FEW, ["group", "value"]].drop_duplicates()
+    left = ", ".join(f"{row.group} {row.value}" for row in small.itertuples())
+    left = f" Too small to be tested (fewer than {FEW} patients in a cell): {left}." if left else ""
+    column = f"{found.metric}_corrected_median"
+    column = column if column in found.drift else f"{found.metric}_median"
+    large = found.drift[(found.drift["n_patients"] >= FEW) & (found.drift["value"] != NO_VALUE)]
+    spans = large.groupby([*CELL, "group"], sort=False)[column].agg(["min", "max", "idxmin", "idxmax"])
+    spans = spans[spans["idxmin"] != spans["idxmax"]]
+    if spans.empty:
+        return f"No group of the study can be compared with another.{left}"
+    architecture, method, name = (spans["max"] - spans["min"]).idxmax()
+    widest = spans.loc[(architecture, method, name)]
+    low, high = (large.at[widest[end], "value"] for end in ("idxmin", "idxmax"))
+    what = "corrected overlap" if column == "overlap_corrected_median" else column.removesuffix("_median")
+    text = (
+        f"The widest range is that of {name} in {architecture} under {method}: {what} from {widest['min']:.2f} "
+        f"({low}) to {widest['max']:.2f} ({high}). "
+    )
+    sure = tested[tested["p_holm"] < 1 - found.level]
+    text += f"{len(sure)} of {len(tested)} tests find that a group differs from the other images (Holm over all)"
+    listed = [
+        f"{row.group} {row.value}: {row.difference:+.2f} in {row.measure.replace('_', ' ')}, {row.architecture}"
+        + (f" under {row.method}" if row.method else "")
+        for row in sure.sort_values("p_holm").head(3).itertuples()
+    ]
+    return text + (f", such as {'; '.join(listed)}." if listed else ".") + left
