@@ -10,7 +10,7 @@ from cxr.core.errors import InputError
 from cxr.data.splits import assign_splits
 from cxr.metrics import similarity
 from cxr.metrics.metric_table import METRICS
-from cxr.report import comparison, headlines, sections
+from cxr.report import comparison, headlines
 from cxr.report import scores as report_scores
 from cxr.statistics.bootstrap import paired_replicates
 from cxr.statistics.score_rows import Scores
