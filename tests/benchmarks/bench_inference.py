@@ -236,7 +236,8 @@ def first_of(found: list[Estimate], edge: float, others: float) -> dict[str, Est
 
 
 def crossed(s: dict, leads: dict[tuple[int, int, int], float]) -> Evidence:
-    return evidence(crossings=crossings(pairs_table(s["pairs"], leads)))
+    table = pairs_table(s["pairs"], leads)
+    return evidence(pairs=table, crossings=crossings(table))
 
 
 PAIRS = list(combinations(range(3), 2))
