@@ -44,7 +44,7 @@ def scores(centres, *, seeds, shift=0.01, two_heads=None, n=120, two_patients=No
     return pd.concat(tables, ignore_index=True)
 
 
-def predictions(*, seeds, noise, names=NAMES, n=120):
+def predictions(*, seeds, noise, names=NAMES, n=600):
     """`noise` of the scores of both stages: 0 is a perfect classifier."""
     rng = np.random.default_rng(2)
     out = {}
@@ -90,7 +90,7 @@ def checks(table, *, failing=(), reason="no better than random"):
 
 
 def judge(table, *, seeds=(0, 1, 2), again=None, noise=None, map_checks=None, **options):
-    noise = noise or {"before": 0.25, "after": 0.25}
+    noise = noise or {"before": 0.3, "after": 0.3}
     evidence = report_evidence.gather(
         table,
         pd.DataFrame() if again is None else again,
@@ -102,6 +102,11 @@ def judge(table, *, seeds=(0, 1, 2), again=None, noise=None, map_checks=None, **
         **options,
     )
     return dict(zip(KEYS, verdicts.claims(evidence).values(), strict=True)), evidence
+
+
+def again(evidence, **changes):
+    """The claims on the same evidence with some parts changed."""
+    return dict(zip(KEYS, verdicts.claims(replace(evidence, **changes)).values(), strict=True))
 
 
 def analyses(centres, *, other=None, n=8, turned=0, variant="score-softmax"):
@@ -217,7 +222,9 @@ def test_clear_effects_over_three_seeds_are_settled(clear):
     expected = {key: SUPPORTED for key in found} | {"reversal": CONTRADICTED}
     assert {key: item.verdict for key, item in found.items()} == expected
     assert "keeps its order under both methods" in found["reversal"].evidence
-    assert "InceptionV3 layercam" in found["beyond"].evidence and "two seeds" in found["beyond"].evidence
+    # 0.95 minus 0.4, 0.6 and 0.8: ResNet is nearest to 0.
+    assert "0.15 to 0.55 in 6 cells; least sure: ResNet50V2" in found["beyond"].evidence
+    assert found["beyond"].evidence.startswith("Overlap of two seeds minus that of before/after: ")
     for key in ("depends", "extremes", "reversal"):
         assert "not checked in other analyses" in found[key].evidence
 
@@ -370,12 +377,12 @@ def test_auc_is_that_of_the_test_set_and_its_change_is_paired(clear):
     _, evidence = clear
     by_hand = []
     for seed in (0, 1, 2):
-        table = predictions(seeds=(0, 1, 2), noise={"before": 0.25, "after": 0.25})["ResNet50V2", seed, "after"]
+        table = predictions(seeds=(0, 1, 2), noise={"before": 0.3, "after": 0.3})["ResNet50V2", seed, "after"]
         p = table[["p_0", "p_1", "p_2"]].to_numpy()
         labels = table["label"].map({"a": 0, "b": 1, "c": 2})
         by_hand.append(np.mean([roc_auc_score(labels == k, p[:, k]) for k in range(3)]))
     assert evidence.auc["ResNet50V2"].value == pytest.approx(np.mean(by_hand))
-    assert evidence.auc["ResNet50V2"].n_patients == 60 and METRICS["overlap"].higher_is_more_stable
+    assert evidence.auc["ResNet50V2"].n_patients == 300 and METRICS["overlap"].higher_is_more_stable
 
 
 def test_power_grows_with_seeds_and_effect_and_one_seed_plans_nothing(clear):
@@ -439,15 +446,17 @@ UPSIDE_DOWN = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.6, 0.4
 
 
 @pytest.mark.parametrize(("turned", "verdict"), [(0, SUPPORTED), (2, SUPPORTED), (3, FRAGILE), (8, FRAGILE)])
-def test_an_order_needs_the_declared_majority_of_analyses(turned, verdict):
-    table = scores(PLAIN, seeds=(0, 1, 2))
-    found, _ = judge(table, analyses=analyses(PLAIN, other=UPSIDE_DOWN, turned=turned))
+def test_an_order_needs_the_declared_majority_of_analyses(clear, turned, verdict):
+    _, evidence = clear
+    found = again(evidence, analyses=analyses(PLAIN, other=UPSIDE_DOWN, turned=turned))
     assert found["extremes"].verdict == found["depends"].verdict == verdict
     assert f"holds in {8 - turned} of 8 other analyses" in found["extremes"].evidence
     if verdict == FRAGILE:
         assert "supported here, but" in found["extremes"].evidence and "75%" in found["extremes"].evidence
-    found, _ = judge(
-        table, analyses=analyses(PLAIN, other=UPSIDE_DOWN, turned=3), margins=replace(MARGINS, majority=0.6)
+    found = again(
+        evidence,
+        analyses=analyses(PLAIN, other=UPSIDE_DOWN, turned=3),
+        margins=replace(MARGINS, majority=0.6),
     )
     assert found["extremes"].verdict == SUPPORTED
 
@@ -458,10 +467,10 @@ def test_a_contradicted_order_needs_the_majority_too():
 
 
 def test_a_reversal_needs_the_majority():
-    table = scores(REVERSED, seeds=(0, 1, 2))
-    found, _ = judge(table, analyses=analyses(REVERSED, other=PLAIN, turned=1))
+    _, evidence = judge(scores(REVERSED, seeds=(0, 1, 2)))
+    found = again(evidence, analyses=analyses(REVERSED, other=PLAIN, turned=1))
     assert found["reversal"].verdict == SUPPORTED and "7 of 8" in found["reversal"].evidence
-    found, _ = judge(table, analyses=analyses(REVERSED, other=PLAIN, turned=6))
+    found = again(evidence, analyses=analyses(REVERSED, other=PLAIN, turned=6))
     assert found["reversal"].verdict == FRAGILE
 
 
@@ -481,15 +490,15 @@ def test_which_analyses_count():
     assert robustness.agreement(tied, lead) == (8, 0)
 
 
-def test_both_layers_must_agree():
-    table = scores(PLAIN, seeds=(0, 1, 2))
+def test_both_layers_must_agree(clear):
+    _, evidence = clear
     for layer, verdict in (("layer-penultimate_cut", FRAGILE), ("layer-final", SUPPORTED)):
         others = analyses(PLAIN, other=UPSIDE_DOWN, n=9, turned=1)
         others["variant"] = others["variant"].replace("score-softmax9", layer)
-        found, _ = judge(table, analyses=others)
+        found = again(evidence, analyses=others)
         assert found["extremes"].verdict == verdict
-    found, _ = judge(
-        table, analyses=others.assign(variant=others["variant"].replace("layer-final", "layer-penultimate"))
+    found = again(
+        evidence, analyses=others.assign(variant=others["variant"].replace("layer-final", "layer-penultimate"))
     )
     assert "turns round at penultimate" in found["extremes"].evidence
 
