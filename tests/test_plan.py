@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from math import inf, isnan, sqrt
+from math import isnan, sqrt
 from types import SimpleNamespace
 
 import numpy as np
@@ -196,7 +196,9 @@ def test_a_primary_metric_that_cannot_be_judged_is_refused(metric, message):
 
 def of_seeds_alone(variance, seeds=3):
     """A difference whose only variance is between seeds."""
-    return Estimate(0.0, sqrt(variance / seeds), seeds - 1.0, 0.0, 0.0, 0.95, seeds, 100, variance, 0.0, 0.0)
+    return Estimate(
+        0.0, sqrt(variance / seeds), seeds - 1.0, 0.0, 0.0, 0.95, seeds, 100, variance, 0.0, 0.0, seeds - 1.0
+    )
 
 
 @pytest.mark.parametrize(("seeds", "alpha"), [(2, 0.05), (3, 0.05), (5, 0.05), (5, 0.01)])
@@ -208,7 +210,7 @@ def test_the_smallest_difference_is_that_of_the_noncentral_t_test(seeds, alpha):
         return stats.ncf.sf(critical**2, 1, seeds - 1, (effect / sd) ** 2 * seeds)  # the square of t is F
 
     expected = optimize.brentq(lambda effect: power(effect) - 0.8, 1e-4, 2)
-    found = effects.smallest(of_seeds_alone(sd**2), seeds=seeds, patients=100, alpha=alpha, most=2.0)
+    found = planning.smallest_effect(of_seeds_alone(sd**2), seeds=seeds, patients=100, alpha=alpha)
     assert found == pytest.approx(expected, rel=0.01)
 
 
@@ -216,16 +218,16 @@ def test_the_smallest_difference_is_that_of_the_noncentral_t_test(seeds, alpha):
 @settings(max_examples=25, deadline=None)
 def test_it_has_the_power_and_nothing_smaller_has(sd, seeds, patients):
     est = effects.assumed(sd, seeds=seeds, patients=patients, level=0.95)
-    found = effects.smallest(est, seeds=seeds, patients=patients, most=20.0)
-    assert planning.power(est, effect=found) >= planning.POWER > planning.power(est, effect=found - 2e-4)
-    more = effects.smallest(est, seeds=seeds + 1, patients=2 * patients, most=20.0)
+    found = planning.smallest_effect(est, seeds=seeds, patients=patients)
+    assert planning.power(est, effect=found) == pytest.approx(planning.POWER)
+    assert planning.power(est, effect=0.99 * found) < planning.POWER
+    more = planning.smallest_effect(est, seeds=seeds + 1, patients=2 * patients)
     assert more < found
 
 
 def test_where_nothing_is_found_it_says_so():
-    assert effects.smallest(of_seeds_alone(1.0), seeds=2, patients=100) == inf
-    assert isnan(effects.smallest(of_seeds_alone(0.01), seeds=1, patients=100))
-    assert isnan(effects.smallest(of_seeds_alone(0.0), seeds=3, patients=100))
+    assert planning.smallest_effect(of_seeds_alone(1.0), seeds=2, patients=100) > 1
+    assert isnan(planning.smallest_effect(of_seeds_alone(0.0), seeds=3, patients=100))
     assert "one seed" in effects.declared(StudyParams(seed=[0]), 100)
     assert "one architecture" in effects.declared(StudyParams(architecture=["CompactDenseNet"]), 100)
     assert "not counted" in effects.declared(StudyParams(), 0)
@@ -285,7 +287,7 @@ def test_a_pilot_gives_its_own_variances(pilot):
     (row,) = found["smallest"]
     assert row["rests_on"].startswith("the pilot 'small', layercam: A - B (3 seeds, 40 patients")
     (est,) = contrasts.compare_architectures(Scores.of(pilot_scores(), "overlap"))["estimate"]
-    expected = effects.smallest(est, seeds=5, patients=80)
+    expected = planning.smallest_effect(est, seeds=5, patients=80)
     assert row["in_one_comparison"] == round(expected, 3) == row["in_the_strictest_of_1"]
 
 

@@ -62,16 +62,27 @@ def power(
     return float(np.mean(special.ndtr((shift - half) / spread) + special.ndtr((-shift - half) / spread)))
 
 
-def smallest_effect(est: Estimate, *, wanted: float = POWER, alpha: float = 0.05) -> float:
-    """The smallest difference that a study like this one, with the same seeds and patients, finds with a chance
-    of `wanted`: where `power` reaches it, two-sided at alpha. NaN if est has no variance.
+def smallest_effect(
+    est: Estimate,
+    *,
+    seeds: int | None = None,
+    patients: int | None = None,
+    wanted: float = POWER,
+    alpha: float = 0.05,
+) -> float:
+    """The smallest difference that a study finds with a chance of `wanted`: where `power` reaches it, two-sided at
+    alpha. The study has the seeds and patients of est, or as many as given. NaN where `power` is.
     """
-    if not est.se > 0:
-        return nan
+
+    def lacking(effect: float) -> float:
+        return power(est, effect=effect, seeds=seeds, patients=patients, alpha=alpha) - wanted
+
     high = est.se
-    while power(est, effect=high, alpha=alpha) < wanted:
+    if np.isnan(lacking(high)):
+        return nan
+    while lacking(high) < 0:
         high *= 2
-    return float(optimize.brentq(lambda effect: power(est, effect=effect, alpha=alpha) - wanted, 0, high))
+    return float(optimize.brentq(lacking, 0, high))
 
 
 def _middles(number: int) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import combinations
-from math import inf, nan, pi, sqrt
+from math import nan, pi, sqrt
 from typing import Any
 
 from cxr.core.errors import InputError
 from cxr.core.params import CompareParams, StudyParams
+from cxr.report.evidence import TWIN, primary_scores
 from cxr.statistics import planning
 from cxr.statistics.estimates import Estimate
 
@@ -22,45 +23,17 @@ _ASSUMED = (
 )
 
 
-def smallest(
-    est: Estimate, *, seeds: int, patients: int, alpha: float = 0.05, most: float = 1.0, precision: float = 1e-4
-) -> float:
-    """The smallest difference that so many seeds and patients find with `planning.POWER`, two-sided at alpha.
-
-    By bisection of `planning.power`, which grows with the effect.
-
-    Args:
-        est: an estimate of such a difference, with its variance components.
-        most: the largest difference that the metric allows.
-
-    Returns: the difference, within `precision` and never too small; infinity if even `most` has less power; NaN if
-        `est` has one seed or no variance.
-    """
-
-    def power(effect: float) -> float:
-        return planning.power(est, effect=effect, seeds=seeds, patients=patients, alpha=alpha)
-
-    if seeds < 2 or power(most) != power(most):
-        return nan
-    if power(most) < planning.POWER:
-        return inf
-    low, high = 0.0, most
-    while high - low > precision:
-        middle = (low + high) / 2
-        low, high = (low, middle) if power(middle) >= planning.POWER else (middle, high)
-    return high
-
-
 def assumed(seed_sd: float, *, seeds: int, patients: int, level: float) -> Estimate:
     """A difference between the medians of two architectures, with the variances that `SEED_SDS` assume.
 
-    The variance of a median is pi / 2 times that of a mean.
+    The variance of a median is pi / 2 times that of a mean. Both architectures have seeds of their own, which
+    gives 2 (seeds - 1) degrees of freedom.
     """
     residual = 2 * pi / 2 * IMAGE_SD**2 / patients
     between = 2 * seed_sd**2 + residual
     return Estimate(
-        *(0.0, sqrt(between / seeds), seeds - 1.0, nan, nan, level),
-        *(seeds, patients, between, 0.0, residual),
+        *(0.0, sqrt(between / seeds), 2.0 * (seeds - 1), nan, nan, level),
+        *(seeds, patients, between, 0.0, residual, 2.0 * (seeds - 1)),
     )
 
 
@@ -74,7 +47,8 @@ def declared(study: StudyParams, patients: int, *, pilot: str = "", tracking_uri
     Raises: InputError: there is no such pilot, or it has one seed.
     """
     seeds, pairs = len(study.seed), len(list(combinations(study.architecture, 2)))
-    tests = pairs * len(study.method)
+    twins = [twin for method, twin in TWIN.items() if {method, twin} <= set(study.method)]  # not in Holm's family
+    tests = pairs * (len(study.method) - len(twins))
     estimates = of_pilot(pilot, study, tracking_uri) if pilot else {}  # a mistyped pilot is refused in any case
     if not pairs:
         return "not asked: there is one architecture"
@@ -92,7 +66,7 @@ def declared(study: StudyParams, patients: int, *, pilot: str = "", tracking_uri
     for basis, est in estimates.items():
         row: dict[str, Any] = {"rests_on": basis}
         for name, tested in (("in_one_comparison", 1), (f"in_the_strictest_of_{tests}", tests)):
-            found = smallest(est, seeds=seeds, patients=patients, alpha=alpha / tested)
+            found = planning.smallest_effect(est, seeds=seeds, patients=patients, alpha=alpha / tested)
             row[name] = _in_words(found)
         rows.append(row)
     return {
@@ -106,7 +80,7 @@ def declared(study: StudyParams, patients: int, *, pilot: str = "", tracking_uri
 
 
 def _in_words(found: float) -> float | str:
-    if found == inf:
+    if found > 1:
         return "none: even a difference of 1 is found with less power"
     return round(found, 3) if found == found else "not known: the values do not vary"
 
@@ -119,7 +93,6 @@ def of_pilot(name: str, study: StudyParams, tracking_uri: str | None = None) -> 
     from cxr import tracking  # loads MLflow, which takes seconds
     from cxr.report import scores
     from cxr.statistics import contrasts
-    from cxr.statistics.score_rows import Scores
 
     uri = tracking.resolve(tracking_uri)
     if tracking.is_new(uri):
@@ -127,7 +100,7 @@ def of_pilot(name: str, study: StudyParams, tracking_uri: str | None = None) -> 
     tracking.connect(uri)
     try:
         pilot = scores.open(CompareParams(name=name))
-        values = Scores.of(pilot.scores, study.primary_metric, level=study.level)
+        values = primary_scores(pilot.scores, study.primary_metric, level=study.level)
     except InputError as error:
         raise InputError(f"--pilot {name}: {error}") from None
     pairs = contrasts.compare_architectures(values)
