@@ -487,8 +487,10 @@ def test_both_normalisations_of_gradcampp_must_agree():
     cells = {("DenseNet201", "gradcampp"): 0.7, ("ResNet50V2", "gradcampp"): 0.4}
     same = {(name, "gradcampp_authors"): value for (name, _), value in cells.items()}
     level = {(name, "gradcampp_authors"): 0.5 for name, _ in cells}
+    found, _ = judge(scores(cells, seeds=(0, 1, 2)))
+    assert "not checked under gradcampp_authors" in found["depends"].evidence
     found, _ = judge(scores(cells | same, seeds=(0, 1, 2)))
-    assert found["depends"].verdict == SUPPORTED
+    assert found["depends"].verdict == SUPPORTED and "not checked under" not in found["depends"].evidence
     found, _ = judge(scores(cells | level, seeds=(0, 1, 2)))
     assert found["depends"].verdict == FRAGILE
     assert "gradcampp_authors does not show it" in found["depends"].evidence
