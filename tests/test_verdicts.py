@@ -365,6 +365,19 @@ def test_auc_is_that_of_the_test_set_and_its_change_is_paired(clear):
     assert evidence.auc["ResNet50V2"].n_patients == 300 and METRICS["overlap"].higher_is_more_stable
 
 
+def test_test_sets_of_seeds_may_differ():
+    # Seed 1 has other patients than seed 0: nothing in common, so patients contribute no covariance.
+    own = predictions(seeds=(0, 1), noise={"before": 0.9, "after": 0.9}, names=("DenseNet201",))
+    for (_, seed, _), table in own.items():
+        table["patient_id"] = f"s{seed}" + table["patient_id"]
+    auc, _ = report_evidence._performance(own, n_boot=400, level=0.95)
+    assert auc["DenseNet201"].n_patients == 600
+    alone, _ = report_evidence._performance(
+        {key: table for key, table in own.items() if key[1] == 0}, n_boot=400, level=0.95
+    )
+    assert auc["DenseNet201"].var_patients < 0.2 * alone["DenseNet201"].var_patients
+
+
 def test_power_grows_with_seeds_and_effect_and_one_seed_plans_nothing(clear):
     _, evidence = clear
     power = report_evidence.power_table(evidence.pairs)

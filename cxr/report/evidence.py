@@ -221,8 +221,12 @@ def _performance(
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """AUC after fine-tuning, and its change, per architecture."""
     test = {key: table[table["split"] == "test"].sort_values("image_id") for key, table in predictions.items()}
-    draws = {key: _auc_draws(table, n_boot) for key, table in test.items()}
-    patients = max(table["patient_id"].nunique() for table in test.values())
+    patients = pd.Index(pd.concat([table["patient_id"] for table in test.values()]).unique())
+    weights = bootstrap.patient_weights(patients, n_boot=n_boot)  # of one draw, should test sets differ
+    draws = {
+        key: _auc_draws(table, weights[:, patients.get_indexer(table["patient_id"])])
+        for key, table in test.items()
+    }
     auc, change = {}, {}
     for architecture in dict.fromkeys(architecture for architecture, _, _ in predictions):
         before, after = (
@@ -231,15 +235,14 @@ def _performance(
         )
         for out, values in ((auc, after), (change, after - before)):
             kept = values[1:][np.isfinite(values[1:]).all(axis=1)]  # a replicate may lack a small class
-            out[architecture] = estimates.estimate(values[0], kept, n_patients=patients, level=level)
+            out[architecture] = estimates.estimate(values[0], kept, n_patients=len(patients), level=level)
         auc[architecture] = estimates.proportion(auc[architecture])
     return auc, change
 
 
-def _auc_draws(table: pd.DataFrame, n_boot: int) -> np.ndarray:
-    """Macro AUC of predictions, and then its replicates over patients: float64 [1 + n_boot]."""
+def _auc_draws(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Macro AUC of predictions, and then its replicates with these weights [n_boot, n]: float64 [1 + n_boot]."""
     labels = np.searchsorted(sorted(table["label"].unique()), table["label"])
-    weights = bootstrap.patient_weights(table["patient_id"].to_numpy(), n_boot=n_boot)
     p = table.filter(regex=r"^p_\d+$").to_numpy(float)
     return classification.auc_replicates(labels, p, np.vstack([np.ones(len(labels), int), weights]))
 
