@@ -385,6 +385,19 @@ def test_auc_is_that_of_the_test_set_and_its_change_is_paired(clear):
     assert evidence.auc["ResNet50V2"].n_patients == 300 and METRICS["overlap"].higher_is_more_stable
 
 
+def test_test_sets_of_seeds_may_differ():
+    # Seed 1 has other patients than seed 0: nothing in common, so patients contribute no covariance.
+    own = predictions(seeds=(0, 1), noise={"before": 0.9, "after": 0.9}, names=("DenseNet201",))
+    for (_, seed, _), table in own.items():
+        table["patient_id"] = f"s{seed}" + table["patient_id"]
+    auc, _ = report_evidence._performance(own, n_boot=400, level=0.95)
+    assert auc["DenseNet201"].n_patients == 600
+    alone, _ = report_evidence._performance(
+        {key: table for key, table in own.items() if key[1] == 0}, n_boot=400, level=0.95
+    )
+    assert auc["DenseNet201"].var_patients < 0.2 * alone["DenseNet201"].var_patients
+
+
 def test_power_grows_with_seeds_and_effect_and_one_seed_plans_nothing(clear):
     _, evidence = clear
     power = report_evidence.power_table(evidence.pairs)
@@ -507,8 +520,10 @@ def test_both_normalisations_of_gradcampp_must_agree():
     cells = {("DenseNet201", "gradcampp"): 0.7, ("ResNet50V2", "gradcampp"): 0.4}
     same = {(name, "gradcampp_authors"): value for (name, _), value in cells.items()}
     level = {(name, "gradcampp_authors"): 0.5 for name, _ in cells}
+    found, _ = judge(scores(cells, seeds=(0, 1, 2)))
+    assert "not checked under gradcampp_authors" in found["depends"].evidence
     found, _ = judge(scores(cells | same, seeds=(0, 1, 2)))
-    assert found["depends"].verdict == SUPPORTED
+    assert found["depends"].verdict == SUPPORTED and "not checked under" not in found["depends"].evidence
     found, _ = judge(scores(cells | level, seeds=(0, 1, 2)))
     assert found["depends"].verdict == FRAGILE
     assert "gradcampp_authors does not show it" in found["depends"].evidence

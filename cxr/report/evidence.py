@@ -221,14 +221,12 @@ def _performance(
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """AUC after fine-tuning, and its change, per architecture."""
     test = {key: table[table["split"] == "test"].sort_values("image_id") for key, table in predictions.items()}
-    # One draw of all patients for all seeds: with `vary_split`, their test sets overlap in part.
-    everyone = np.unique(np.concatenate([table["patient_id"] for table in test.values()]))
-    weights = bootstrap.patient_weights(everyone, n_boot=n_boot)
+    patients = pd.Index(pd.concat([table["patient_id"] for table in test.values()]).unique())
+    weights = bootstrap.patient_weights(patients, n_boot=n_boot)  # of one draw, should test sets differ
     draws = {
-        key: _auc_draws(table, weights[:, np.searchsorted(everyone, table["patient_id"])])
+        key: _auc_draws(table, weights[:, patients.get_indexer(table["patient_id"])])
         for key, table in test.items()
     }
-    patients = max(table["patient_id"].nunique() for table in test.values())
     auc, change = {}, {}
     for architecture in dict.fromkeys(architecture for architecture, _, _ in predictions):
         before, after = (
@@ -237,13 +235,13 @@ def _performance(
         )
         for out, values in ((auc, after), (change, after - before)):
             kept = values[1:][np.isfinite(values[1:]).all(axis=1)]  # a replicate may lack a small class
-            out[architecture] = estimates.estimate(values[0], kept, n_patients=patients, level=level)
+            out[architecture] = estimates.estimate(values[0], kept, n_patients=len(patients), level=level)
         auc[architecture] = estimates.proportion(auc[architecture])
     return auc, change
 
 
 def _auc_draws(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-    """Macro AUC of predictions, and then its replicates with each row's `weights` [n_boot, n]: [1 + n_boot]."""
+    """Macro AUC of predictions, and then its replicates with these weights [n_boot, n]: float64 [1 + n_boot]."""
     labels = np.searchsorted(sorted(table["label"].unique()), table["label"])
     p = table.filter(regex=r"^p_\d+$").to_numpy(float)
     return classification.auc_replicates(labels, p, np.vstack([np.ones(len(labels), int), weights]))
