@@ -1,4 +1,4 @@
-"""Bootstrap, intervals, ranks and reversals: tiny cases by hand, SciPy as oracle, coverage by simulation."""
+"""Bootstrap, intervals and reversals: tiny cases by hand, SciPy as oracle, coverage by simulation."""
 
 from itertools import product
 
@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cxr.core.errors import InputError
 from cxr.statistics import bootstrap, resampling, stability_ranks
 
 
@@ -23,20 +22,9 @@ def table(values, *, patients=None, seeds=None, images=None):
     return pd.Series(values, index, dtype=float)
 
 
-def side_by_side(tables):
-    """Cells as `Scores.values`: {(architecture, method): `table`}."""
-    return pd.concat(tables, axis=1, names=["architecture", "method"]).sort_index()
-
-
 def stability(values):
     """{(architecture, method): value} as architectures x methods."""
     return pd.Series(values).unstack()
-
-
-def replicates(columns):
-    frame = pd.DataFrame(columns)
-    frame.columns = pd.MultiIndex.from_tuples(frame.columns, names=["architecture", "method"])
-    return frame
 
 
 # ---------------------------------------------------------------- weighted statistics
@@ -76,40 +64,22 @@ def test_weighted_medians_are_those_of_repeated_values_however_many_there_are(re
 # ---------------------------------------------------------------- the resampling scheme
 
 
-def all_weights(seed, patient, n_boot=4000):
-    rng = np.random.default_rng(0)
-    blocks = resampling.row_weights(np.array(seed), np.array(patient), n_boot=n_boot, rng=rng)
-    return np.concatenate(list(blocks))
-
-
-def test_replicates_have_as_many_units_as_the_data_on_every_level():
-    # Balanced: 2 seeds x 3 patients x 2 images. Every replicate holds 12 images and whole patients.
-    seed, patient = np.repeat([0, 1], 6), np.tile(np.repeat([0, 1, 2], 2), 2)
-    w = all_weights(seed, patient)
-    assert w.shape == (4000, 12) and (w >= 0).all()
-    assert (w.sum(1) == 12).all()
-    assert (w.reshape(-1, 6, 2).sum(2) % 2 == 0).all()  # a patient drawn m times brings 2 m images
-    assert (w.reshape(-1, 2, 6).sum(2) % 6 == 0).all()  # a seed drawn c times brings 6 c
-    np.testing.assert_allclose(w.mean(0), 1, atol=0.1)
-    draws = np.bincount(w[:, :6].sum(1) // 6, minlength=3) / len(w)  # how often seed 0: 0, 1 or 2 times
-    np.testing.assert_allclose(draws, [0.25, 0.5, 0.25], atol=0.03)
-
-
 def test_patients_are_drawn_with_all_their_images():
-    # Patients of 1 and 3 images: draws (2, 0), (1, 1), (0, 2) with 1/4, 1/2, 1/4.
-    w = all_weights([0] * 4, [0, 1, 1, 1])
-    first, second = w[:, 0], w[:, 1:].sum(1)
-    np.testing.assert_array_equal(second, 3 * (2 - first))
-    np.testing.assert_allclose(np.bincount(first) / len(w), [0.25, 0.5, 0.25], atol=0.03)
-    # Within the second, drawn once, its images are drawn with replacement: all three alike in 3/27.
-    once = w[first == 1, 1:]
-    assert (once.max(1) == 3).mean() == pytest.approx(3 / 27, abs=0.03)
+    # Patients of 1 and 3 images: the second one is drawn not, once or twice, with 1/4, 1/2, 1/4.
+    draws = bootstrap.bootstrap([0, 1, 2, 6], [0, 1, 1, 1], statistic="mean", n_boot=4000)
+    means = {0: 0.0, 1: 9 / 4, 2: 3.0}
+    for times, share in ((0, 0.25), (1, 0.5), (2, 0.25)):
+        assert np.isclose(draws, means[times]).mean() == pytest.approx(share, abs=0.03)
+    assert np.isclose(draws[:, None], list(means.values())).any(axis=1).all(), "images are not drawn again"
 
 
-def test_a_patient_is_drawn_alike_under_every_seed():
-    w = all_weights(np.repeat([0, 1], 3), np.tile([0, 1, 2], 2))
-    both = w[(w[:, :3].sum(1) > 0) & (w[:, 3:].sum(1) > 0)]  # both seeds drawn once
-    np.testing.assert_array_equal(both[:, :3], both[:, 3:])
+def test_variance_is_that_between_patients():
+    # Mean of equal numbers of images: (n - 1) / n of the variance of patients' means over n; a second stage within
+    # patients would make it 1.35 times as large here.
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=40)[:, None] * 0.5 + rng.normal(size=(40, 2))
+    draws = bootstrap.bootstrap(values.ravel(), np.repeat(np.arange(40), 2), statistic="mean", n_boot=20_000)
+    assert draws.var() == pytest.approx(values.mean(1).var() / 40, rel=0.04)
 
 
 def test_exact_distribution_of_a_tiny_bootstrap():
@@ -142,18 +112,12 @@ def test_exact_distribution_of_the_median():
         assert (got <= k).mean() == pytest.approx(stats.binom.sf(30, 61, k / 61), abs=0.012)
 
 
-def test_blocks_hold_the_asked_number(monkeypatch):
-    monkeypatch.setattr(resampling, "BLOCK", 50)
-    got = bootstrap.bootstrap(np.arange(20.0), np.arange(20), n_boot=7)  # blocks of 2
-    assert got.shape == (7,) and len(set(got)) > 2
-
-
-def test_reproducible_and_label_blind():
+def test_reproducible_and_blind_to_what_patients_are_called():
     values, patient = np.random.default_rng(4).normal(size=30), np.arange(30) // 2
     first = bootstrap.bootstrap(values, patient, n_boot=50, rng_seed=5)
     np.testing.assert_array_equal(first, bootstrap.bootstrap(values, patient, n_boot=50, rng_seed=5))
     assert (first != bootstrap.bootstrap(values, patient, n_boot=50, rng_seed=6)).any()
-    named = [f"patient {p}" for p in patient]
+    named = [f"patient {p:02}" for p in patient]
     np.testing.assert_array_equal(first, bootstrap.bootstrap(values, named, n_boot=50, rng_seed=5))
 
 
@@ -190,18 +154,6 @@ def test_coverage_with_several_images_a_patient():
         low, high = bootstrap.interval(draws)
         hits += low <= 0 <= high
     assert 0.88 <= hits / 200 <= 0.99
-
-
-def test_coverage_over_crossed_seeds_and_patients():
-    hits = 0
-    for i in range(200):
-        rng = np.random.default_rng(i)
-        patients, seeds = np.tile(np.arange(40), 3), np.repeat(np.arange(3), 40)
-        values = rng.normal(size=40)[patients] + 0.3 * rng.normal(size=120)
-        tables = {("A", "L"): table(values, patients=patients, seeds=seeds, images=patients)}
-        low, high = bootstrap.interval(bootstrap.paired_replicates(side_by_side(tables), n_boot=200)["A", "L"])
-        hits += low <= 0 <= high
-    assert 0.87 <= hits / 200 <= 0.99
 
 
 def test_ignoring_patients_would_undercover():
@@ -251,24 +203,12 @@ POINT = {("A", "L"): 0.7, ("B", "L"): 0.6, ("C", "L"): 0.1, ("A", "G"): 0.3, ("B
 
 
 def test_reversals_by_hand():
-    draws = replicates(
-        {
-            ("A", "L"): [7.0, 7, 5, 6],
-            ("B", "L"): [6.0, 6, 6, 6],
-            ("A", "G"): [3.0, 5, 3, 3],
-            ("B", "G"): [5.0, 4, 5, 5],
-        }
-    )
-    (found,) = stability_ranks.reversals(stability(POINT), "L", "G", replicates=draws)
+    (found,) = stability_ranks.reversals(stability(POINT), "L", "G")
     assert (found["stabler_a"], found["stabler_b"]) == ("A", "B")
     assert (found["margin_a"], found["margin_b"]) == pytest.approx((0.1, 0.2))
-    # A leads under L in draws 1 and 2 and ties in 4; B under G in 1, 3, 4; both strictly in 1 alone.
-    assert (found["p_order_a"], found["p_order_b"], found["p_reversal"]) == (2.5 / 4, 3 / 4, 1 / 4)
 
 
-def test_reversals_without_replicates_ties_and_gaps():
-    (found,) = stability_ranks.reversals(stability(POINT), "L", "G")
-    assert np.isnan([found["p_order_a"], found["p_order_b"], found["p_reversal"]]).all()
+def test_ties_and_gaps_are_no_reversal():
     assert stability_ranks.reversals(stability(POINT | {("B", "G"): 0.3}), "L", "G") == []  # a tie
     assert stability_ranks.reversals(stability(POINT | {("B", "G"): np.nan}), "L", "G") == []
     assert stability_ranks.reversals(stability(POINT), "L", "L") == []
@@ -278,94 +218,6 @@ def test_reversals_come_widest_first():
     values = {("A", "L"): 3, ("B", "L"): 2, ("C", "L"): 1, ("A", "G"): 1, ("B", "G"): 2, ("C", "G"): 3.5}
     found = stability_ranks.reversals(stability(values), "L", "G")
     assert [(f["stabler_a"], f["stabler_b"]) for f in found] == [("A", "C"), ("A", "B"), ("B", "C")]
-
-
-def test_rank_probabilities_by_hand():
-    draws = replicates({("A", "L"): [3.0, 1, 2, 1], ("B", "L"): [2.0, 2, 2, 1], ("C", "L"): [1.0, 3, 1, 1]})
-    got = stability_ranks.rank_probabilities(draws)
-    assert got.index.tolist() == [("L", "A"), ("L", "B"), ("L", "C")] and got.columns.tolist() == [1, 2, 3]
-    third = 1 / 3
-    # Ranks of A: 1, 3, 1 or 2, any; of B: 2, 2, 1 or 2, any; of C: 3, 1, 3, any.
-    expected = np.array(
-        [
-            [1.5 + third, 0.5 + third, 1 + third],
-            [0.5 + third, 2.5 + third, third],
-            [1 + third, third, 2 + third],
-        ]
-    )
-    np.testing.assert_allclose(got, expected / 4)
-
-
-def test_rank_probabilities_and_order_agree_for_two():
-    rng = np.random.default_rng(0)
-    draws = replicates({cell: rng.integers(0, 3, 200).astype(float) for cell in (("A", "L"), ("B", "L"))})
-    got = stability_ranks.rank_probabilities(draws)
-    assert got.loc[("L", "A"), 1] == pytest.approx(stability_ranks.p_order(draws, "L", "A", "B"))
-    assert stability_ranks.p_order(draws, "L", "A", "B") + stability_ranks.p_order(
-        draws, "L", "B", "A"
-    ) == pytest.approx(1)
-
-
-def test_nan_replicates_give_no_probability():
-    draws = replicates(
-        {("A", "L"): [1.0, np.nan], ("B", "L"): [0.0, 0], ("A", "G"): [0.0, 0], ("B", "G"): [1.0, 1]}
-    )
-    assert np.isnan(stability_ranks.p_order(draws, "L", "A", "B"))
-    assert np.isnan(stability_ranks.p_reversal(draws, "L", "G", "A", "B"))
-    got = stability_ranks.rank_probabilities(draws)
-    assert got.loc["L"].isna().all(axis=None) and got.loc[("G", "B"), 1] == 1
-
-
-# ---------------------------------------------------------------- paired replicates
-
-
-def test_pairing_cancels_what_cells_share():
-    rng = np.random.default_rng(0)
-    patients, seeds = np.tile(np.arange(30), 2), np.repeat([1, 2], 30)
-    images = [f"x{p}" for p in patients]
-    hard = rng.normal(size=30)[patients]
-    a = table(hard, patients=patients, seeds=seeds, images=images)
-    draws = bootstrap.paired_replicates(side_by_side({("A", "L"): a, ("B", "L"): a - 0.01}), n_boot=300)
-    assert draws.columns.tolist() == [("A", "L"), ("B", "L")] and len(draws) == 300
-    assert draws["A", "L"].std() > 0.05
-    np.testing.assert_allclose(draws["A", "L"] - draws["B", "L"], 0.01)  # in every single replicate
-    assert stability_ranks.p_order(draws, "L", "A", "B") == 1
-
-
-def test_one_cell_is_a_plain_bootstrap():
-    values, patients = np.random.default_rng(1).normal(size=12), np.arange(12) // 2
-    draws = bootstrap.paired_replicates(side_by_side({("A", "L"): table(values, patients=patients)}), n_boot=80)
-    np.testing.assert_array_equal(draws["A", "L"], bootstrap.bootstrap(values, patients, n_boot=80))
-
-
-def test_cells_may_lack_images():
-    # B lacks two patients and has NaN for a third; what it keeps is drawn as in A.
-    a, b = table(np.arange(8.0)), table(np.arange(8.0)).iloc[:6].copy()
-    b.iloc[3] = np.nan
-    draws = bootstrap.paired_replicates(side_by_side({("A", "L"): a, ("B", "L"): b}), n_boot=2000)
-    kept = a.iloc[[0, 1, 2, 4, 5]]
-    same = bootstrap.paired_replicates(side_by_side({("A", "L"): a, ("B", "L"): kept}), n_boot=2000)
-    pd.testing.assert_frame_equal(draws, same)
-    assert draws["B", "L"].max() == 5 and draws["A", "L"].mean() == pytest.approx(3.5, abs=0.1)
-
-
-def test_the_order_of_rows_and_cells_carries_no_meaning():
-    rng = np.random.default_rng(2)
-    forth = side_by_side({("A", "L"): table(rng.normal(size=9)), ("B", "L"): table(rng.normal(size=9))})
-    draws = bootstrap.paired_replicates(forth, n_boot=40)
-    back = bootstrap.paired_replicates(forth.iloc[::-1, ::-1], n_boot=40)
-    pd.testing.assert_frame_equal(draws, back[draws.columns.tolist()])
-
-
-def test_paired_with_one_patient_is_nan():
-    draws = bootstrap.paired_replicates(side_by_side({("A", "L"): table([1.0, 2], patients=["p", "p"])}), n_boot=5)
-    assert draws.shape == (5, 1) and draws.isna().all(axis=None)
-
-
-@pytest.mark.parametrize("other", [table([1.0, 2], seeds=[0, 1]), table([np.nan, np.nan])])
-def test_cells_without_the_same_seeds_are_refused(other):
-    with pytest.raises(InputError, match="same run seeds.* 'A', 'L'|same run seeds.* 'B', 'L'"):
-        bootstrap.paired_replicates(side_by_side({("A", "L"): table([1.0, 2]), ("B", "L"): other}))
 
 
 # ---------------------------------------------------------------- patients alone
@@ -415,6 +267,8 @@ def test_patient_replicates_covary_by_what_patients_share():
 def test_patient_replicates_with_too_little_are_nan():
     one = bootstrap.patient_replicates(table([1.0, 2], patients=["p", "p"]).to_frame(), n_boot=5)
     assert one.shape == (5, 1) and one.isna().all(axis=None)
+    empty = pd.concat({"A": table([1.0, 2, 3]), "B": table([np.nan] * 3)}, axis=1)
+    assert bootstrap.patient_replicates(empty, n_boot=5).isna().all().tolist() == [False, True]
     # A column of one patient among three: NaN exactly where that patient was not drawn.
     values = pd.concat({"A": table([1.0, 2, 3]), "B": table([4.0])}, axis=1)
     draws = bootstrap.patient_replicates(values, n_boot=200)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cxr.core.errors import InputError
+from cxr.metrics import baselines
 from cxr.statistics import bootstrap, contrasts, estimates, planning, rank_tests
 from cxr.statistics.score_rows import Scores
 
@@ -45,7 +46,7 @@ def grid(values, *, architectures="ABCD", methods="LGS", patients=None):
 
 def components(value, seeds, patients, residual=0.0, *, k=3, n=100, level=0.95):
     se = sqrt(seeds / k + patients)
-    return estimates.Estimate(value, se, nan, nan, nan, level, k, n, seeds, patients, residual)
+    return estimates.Estimate(value, se, nan, nan, nan, level, k, n, seeds, patients, residual, k - 1.0)
 
 
 # ---------------------------------------------------------------- the engine
@@ -159,7 +160,98 @@ def test_replicates_all_alike_prove_nothing():
     assert np.isnan(
         [est.low, est.high, estimates.p_value(est), estimates.p_value(est, 1), estimates.equivalence(est, 1)]
     ).all()
-    assert planning.seeds_needed(est, effect=1) is None
+    assert isnan(planning.power(est, effect=1)) and isnan(planning.smallest_effect(est))
+
+
+# ---------------------------------------------------------------- several kinds of network
+
+
+def test_a_total_adds_independent_seeds_and_shares_patients():
+    # Group a: S2 of 1, 3 is 2. Group b: S2 of 0, 3, 6 is 9. Replicates: a's two columns, and b's three.
+    a, b = np.array([[0, 0], [2, 1], [4, 5]]), np.array([[1, 0, 0], [0, 0, 3], [0, 3, 0]])
+    got = estimates.total([([1, 3], a), ([0, 3, 6], b)], n_patients=10, level=0.9)
+    assert (got.value, got.n_seeds, got.n_patients) == (2 + 3, 2, 10)
+    sources = (2 / 2, 9 / 3)
+    assert got.var_seeds / got.n_seeds == pytest.approx(4)
+    assert got.df_seeds == pytest.approx(4**2 / (sources[0] ** 2 / 1 + sources[1] ** 2 / 2))  # Welch
+    whole = np.cov(np.hstack([a, b]).T)
+    within_b = (whole[2, 3] + whole[2, 4] + whole[3, 4]) / 3
+    common = whole[0, 1] + within_b + 2 * whole[:2, 2:].mean()
+    assert got.var_patients == pytest.approx(max(common, 0))
+    half = sqrt(stats.t.ppf(0.95, got.df_seeds) ** 2 * 4 + stats.t.ppf(0.95, 9) ** 2 * got.var_patients)
+    assert (got.low, got.high) == pytest.approx((5 - half, 5 + half))
+
+
+def test_equal_spread_gives_twice_the_degrees_of_freedom_of_a_pair():
+    theta = np.array([0.1, 0.4, 0.3])
+    got = estimates.total([(theta, OPPOSED), (-theta[::-1], -OPPOSED)], n_patients=50)
+    assert got.df_seeds == pytest.approx(2 * (3 - 1)) and got.value == pytest.approx(0)
+    assert got.var_seeds == pytest.approx(2 * theta.var(ddof=1))
+    expected = stats.ttest_ind(theta + 0.2, theta, equal_var=False)
+    got = estimates.total([(theta + 0.2, OPPOSED), (-theta, 0 * OPPOSED)], n_patients=50)
+    assert estimates.p_value(got) == pytest.approx(expected.pvalue)
+
+
+def test_one_seed_on_either_side_is_about_these_networks():
+    draws = np.random.default_rng(0).normal(0, 0.1, (500, 4))
+    got = estimates.total([([0.1, 0.2, 0.3], draws[:, :3]), ([0.0], -draws[:, 3:])], n_patients=40)
+    assert got.n_seeds == 1 and got.df_seeds == 0 and isnan(got.var_seeds)
+    assert got.se == pytest.approx((draws[:, :3].mean(1) - draws[:, 3]).std(ddof=1))
+
+
+def test_what_patients_do_alike_to_two_architectures_cancels():
+    rng = np.random.default_rng(1)
+    hard = rng.normal(0, 1, (4000, 1))
+    a, b = hard + rng.normal(0, 0.1, (4000, 3)), hard + rng.normal(0, 0.1, (4000, 3))
+    theta = rng.normal(0, 0.1, 3)
+    assert estimates.total([(theta, a), (-theta, -b)], n_patients=50).var_patients < 0.002
+    assert estimates.total([(theta, a), (theta, b)], n_patients=50).var_patients == pytest.approx(4, rel=0.1)
+
+
+def test_a_jackknife_over_seeds_by_hand():
+    # Pairs 01, 02, 12 of 1, 2, 6: mean 3; without seed 0, 1, 2: 6, 2, 1. Pseudo-values 9 - 2 x that: -3, 5, 7.
+    draws = np.array([[0.0, 0, 0], [1, 2, 3], [5, 3, 4]])
+    got = estimates.over_pairs([(0, 1), (0, 2), (1, 2)], [1, 2, 6], draws, n_patients=9, level=0.95)
+    assert got.value == pytest.approx(3) and got.var_seeds == pytest.approx(np.var([-3, 5, 7], ddof=1))
+    pseudo = 3 * draws.mean(1, keepdims=True) - 2 * draws[:, [2, 1, 0]]
+    assert got == estimates.estimate([-3, 5, 7], pseudo, n_patients=9)
+
+
+def test_the_jackknife_of_sums_is_the_variance_of_seeds():
+    # Where a pair is the sum of two seeds' effects, the mean over pairs is twice their mean.
+    effect = np.random.default_rng(2).normal(size=5)
+    pairs = [(a, b) for a in range(5) for b in range(a + 1, 5)]
+    values = [effect[a] + effect[b] for a, b in pairs]
+    got = estimates.over_pairs(pairs, values, np.zeros((4, len(pairs))), n_patients=9, level=0.95)
+    assert got.value == pytest.approx(2 * effect.mean())
+    assert got.var_seeds == pytest.approx(4 * effect.var(ddof=1)) and got.df_seeds == pytest.approx(4)
+
+
+def test_treating_pairs_as_independent_would_be_too_sure():
+    covered, naive = 0, 0
+    for i in range(400):
+        effect = np.random.default_rng(i).normal(size=4)
+        pairs = [(a, b) for a in range(4) for b in range(a + 1, 4)]
+        values = np.array([effect[a] + effect[b] for a, b in pairs])
+        got = estimates.over_pairs(pairs, values, np.zeros((4, 6)), n_patients=9, level=0.95)
+        covered += got.low <= 0 <= got.high
+        naive += stats.ttest_1samp(values, 0).pvalue > 0.05
+    assert 0.925 < covered / 400 < 0.975 and naive / 400 < 0.9
+
+
+def test_logit_scale_by_hand():
+    # One source: df 2, se 0.01 at 0.9. On the logit scale se is 0.01 / 0.09.
+    est = components(0.9, 3 * 0.01**2, 0.0)
+    got = estimates.on_logit(est)
+    assert got.value == pytest.approx(np.log(9)) and got.se == pytest.approx(0.01 / 0.09)
+    half = stats.t.ppf(0.975, 2) * 0.01 / 0.09
+    back = estimates.proportion(est)
+    assert (back.low, back.high) == pytest.approx((1 / (1 + np.exp(half) / 9), 1 / (1 + np.exp(-half) / 9)))
+    assert back.high - 0.9 < 0.9 - back.low and back.value == 0.9 and back.se == est.se
+    assert estimates.p_value(got, np.log(back.low / (1 - back.low))) == pytest.approx(0.05)
+    for edge in (0.0, 1.0):
+        none = estimates.proportion(components(edge, 0.01, 0.0))
+        assert none.value == edge and isnan(none.low) and isnan(estimates.p_value(estimates.on_logit(none), 4.6))
 
 
 # ---------------------------------------------------------------- Holm, reversals
@@ -234,8 +326,7 @@ def test_compare_architectures(crossing):
     assert got["difference"].tolist() == pytest.approx(
         [medians[ord(a) - 65, m] - medians[ord(b) - 65, m] for m in (0, 1) for a, b in pairs]
     )
-    for method, part in got.groupby("method"):
-        np.testing.assert_allclose(part["p_holm"], estimates.holm(part["p"].to_numpy()), err_msg=method)
+    np.testing.assert_allclose(got["p_holm"], estimates.holm(got["p"].to_numpy()))  # one family
     assert (got["n_seeds"] == 3).all() and (got["n_patients"] == 40).all()
     first = got.iloc[0]
     assert first["low"] < 0.2 < first["high"] and first["p_holm"] < 0.01
@@ -247,12 +338,35 @@ def test_compare_architectures(crossing):
         index=["image_id", "patient_id"], columns=["architecture", "seed"], values="overlap"
     )
     draws = bootstrap.patient_replicates(by_seed, n_boot=200)
-    same = estimates.estimate(
-        [np.median(values[0, 0, s]) - np.median(values[1, 0, s]) for s in range(3)],
-        (draws["A"] - draws["B"]).to_numpy(),
-        n_patients=40,
-    )
-    assert (est.value, est.se) == pytest.approx((same.value, same.se))
+    medians = [[np.median(values[a, 0, s]) for s in range(3)] for a in (0, 1)]
+    groups = [(medians[0], draws["A"].to_numpy()), (-np.array(medians[1]), -draws["B"].to_numpy())]
+    same = estimates.total(groups, n_patients=40)
+    assert (est.value, est.se, est.df_seeds) == pytest.approx((same.value, same.se, same.df_seeds))
+    assert 2 <= est.df_seeds <= 4
+
+
+def test_methods_are_paired_by_seed(crossing):
+    values, scores = crossing
+    est = contrasts.contrast(Scores.of(scores, "overlap", n_boot=200), {("A", "L"): 1, ("A", "G"): -1})
+    change = np.median(values[0, 0], axis=1) - np.median(values[0, 1], axis=1)
+    assert est.var_seeds == pytest.approx(change.var(ddof=1)) and est.df_seeds == 2
+
+
+def test_combined_statistics_are_of_medians_on_the_same_draws(crossing):
+    values, scores = crossing
+    rng = np.random.default_rng(5)
+    scores = scores.assign(reference=rng.uniform(0.1, 0.3, len(scores)))
+    own = Scores.of(scores, "overlap", n_boot=200, against="reference", combine=baselines.corrected)
+    est = contrasts.contrast(own, {("A", "L"): 1})
+    rows = scores[(scores["architecture"] == "A") & (scores["method"] == "L")]
+    medians = rows.groupby("seed")[["overlap", "reference"]].median()
+    by_hand = (medians["overlap"] - medians["reference"]) / (1 - medians["reference"])
+    assert est.value == pytest.approx(by_hand.mean()) and est.var_seeds == pytest.approx(by_hand.var(ddof=1))
+    wide = rows.pivot(index=["image_id", "patient_id"], columns="seed", values=["overlap", "reference"])
+    draws = bootstrap.patient_replicates(wide, n_boot=200)
+    replicates = baselines.corrected(draws["overlap"].to_numpy(), draws["reference"].to_numpy())
+    same = estimates.estimate(by_hand, replicates, n_patients=40)
+    assert (est.se, est.low) == pytest.approx((same.se, same.low))
 
 
 def test_order_of_rows_carries_no_meaning(crossing):
@@ -269,7 +383,8 @@ def test_only_shared_images_and_seeds_count():
     table = pd.concat([a, b.assign(architecture="B"), other])
     scores = Scores.of(table, "overlap", n_boot=50)
     est = contrasts.contrast(scores, {("A", "L"): 1, ("B", "L"): -1})
-    assert (est.value, est.n_seeds, est.n_patients) == (2, 1, 3)
+    # A: medians 2 and 5.5 of the images that B has, too; B has one seed, so this is about these networks.
+    assert (est.value, est.n_seeds, est.n_patients) == ((2 + 5.5) / 2, 1, 3)
     assert contrasts.contrast(scores, {("A", "L"): 1}).value == (3 + 5.5) / 2
 
 
@@ -320,7 +435,7 @@ def test_crossover(crossing):
     got = contrasts.crossover(Scores.of(scores, "overlap", n_boot=200), "L", "G")
     assert got.columns.tolist() == [
         "a", "b", "difference_a", "low_a", "high_a", "difference_b", "low_b", "high_b",
-        "p", "p_holm", "p_reversal", "n_seeds", "n_patients",
+        "p", "p_holm", "p_same_order", "n_seeds", "n_patients", "estimate_a", "estimate_b",
     ]  # fmt: skip
     ab, ac = got.iloc[0], got.iloc[1]
     each = contrasts.compare_architectures(Scores.of(scores, "overlap", n_boot=200)).set_index(
@@ -328,12 +443,12 @@ def test_crossover(crossing):
     )
     assert ab["p"] == pytest.approx(max(each.loc[("L", "A", "B"), "p"], each.loc[("G", "A", "B"), "p"]))
     assert (ab["difference_a"], ab["difference_b"]) == pytest.approx((0.2, -0.2), abs=0.05)
-    assert ab["p_holm"] < 0.01 and ab["p_reversal"] == 1
+    assert ab["p_holm"] < 0.01 and ab["p_same_order"] == 1
+    assert ab["p"] == estimates.reversal_p(ab["estimate_a"], ab["estimate_b"])
     assert ac["p"] > 0.2  # A leads C under L, but not the other way round under G
     np.testing.assert_allclose(got["p_holm"], estimates.holm(got["p"].to_numpy()))
     turned = contrasts.crossover(Scores.of(scores, "overlap", n_boot=200), "G", "L").iloc[0]
     assert (turned["difference_a"], turned["p"]) == pytest.approx((ab["difference_b"], ab["p"]))
-    assert turned["p_reversal"] == 1
 
 
 def test_paired_tests_against_scipy(crossing):
@@ -394,40 +509,48 @@ def test_power_is_the_noncentral_t_where_patients_contribute_nothing():
         expected = stats.nct.sf(critical, k - 1, shift) + stats.nct.cdf(-critical, k - 1, shift)
         assert planning.power(est, effect=effect, seeds=k) == pytest.approx(expected, abs=1e-3)
     assert planning.power(est, effect=0) == pytest.approx(0.05, abs=1e-3)
-    assert planning.power(est) == planning.power(est, effect=-0.5, seeds=3, patients=100)
+    assert planning.power(est, effect=0.5) == planning.power(est, effect=-0.5, seeds=3, patients=100)
 
 
 def test_power_grows_with_seeds_and_patients_up_to_a_limit():
     est = components(0.05, 0.0008, 0.0002, 0.0005, k=3, n=100)
-    by_seeds = [planning.power(est, seeds=k) for k in (2, 3, 5, 10, 50)]
-    by_patients = [planning.power(est, patients=n) for n in (20, 100, 1000, 100_000)]
+    by_seeds = [planning.power(est, effect=0.05, seeds=k) for k in (2, 3, 5, 10, 50)]
+    by_patients = [planning.power(est, effect=0.05, patients=n) for n in (20, 100, 1000, 100_000)]
     assert by_seeds == sorted(by_seeds) and by_patients == sorted(by_patients)
     # With endless seeds the patients' variance is left, with endless patients the training's (0.0008 - 0.0005).
-    assert planning.power(est, seeds=10_000) == pytest.approx(
+    assert planning.power(est, effect=0.05, seeds=10_000) == pytest.approx(
         stats.norm.sf(1.984 - 0.05 / sqrt(0.0002)), abs=0.005
     )
-    endless = planning.power(components(0.05, 0.0003, 0, k=3), seeds=3)
+    endless = planning.power(components(0.05, 0.0003, 0, k=3), effect=0.05, seeds=3)
     assert by_patients[-1] == pytest.approx(endless, abs=0.01)
 
 
-def test_seeds_and_patients_needed():
-    est = components(0.05, 0.0008, 0.0001, 0.0002, k=2, n=100)
-    k = planning.seeds_needed(est)
-    assert planning.power(est, seeds=k) >= 0.8 > planning.power(est, seeds=k - 1) and 2 < k < 10
-    assert planning.seeds_needed(est, effect=0.1) < k < planning.seeds_needed(est, alpha=0.005)
-    assert planning.seeds_needed(est, at_most=k) == k and planning.seeds_needed(est, at_most=k - 1) is None
-    # Cov alone is too much: patients are missing.
-    crowded = components(0.05, 0.0008, 0.001, 0.0002, k=5, n=100)
-    assert planning.seeds_needed(crowded, at_most=1000) is None
-    n = planning.patients_needed(crowded, seeds=10)
-    assert planning.power(crowded, seeds=10, patients=n) >= 0.8 > planning.power(crowded, seeds=10, patients=n - 1)
-    assert n > 100
-    # The training's own variance is too much: seeds are missing.
-    assert planning.patients_needed(components(0.05, 0.01, 0.0001, k=2)) is None
-    # One seed says nothing of how seeds vary.
+def test_unpaired_seeds_have_more_power():
+    paired = components(0.0, 0.0008, 0.0)
+    welch = replace(paired, df_seeds=4.0)
+    assert planning.power(welch, effect=0.06) > planning.power(paired, effect=0.06) + 0.1
+    critical, shift = stats.t.ppf(0.975, 4), 0.06 / sqrt(0.0008 / 3)
+    expected = stats.nct.sf(critical, 4, shift) + stats.nct.cdf(-critical, 4, shift)
+    assert planning.power(welch, effect=0.06) == pytest.approx(expected, abs=1e-3)
+    # Five seeds have twice the degrees of freedom of three, in either design.
+    critical, shift = stats.t.ppf(0.975, 8), 0.06 / sqrt(0.0008 / 5)
+    expected = stats.nct.sf(critical, 8, shift) + stats.nct.cdf(-critical, 8, shift)
+    assert planning.power(welch, effect=0.06, seeds=5) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_smallest_effect_does_not_depend_on_what_was_observed():
+    est = components(0.05, 0.0008, 0.0001, 0.0002, k=3, n=100)
+    smallest = planning.smallest_effect(est)
+    assert planning.power(est, effect=smallest) == pytest.approx(0.8)
+    assert planning.smallest_effect(replace(est, value=0.5)) == smallest
+    assert smallest < planning.smallest_effect(est, alpha=0.01) and smallest < planning.smallest_effect(
+        est, wanted=0.9
+    )
+    # One seed: over patients alone. Two-sided t of 19 df; power takes the variance as known.
     single = estimates.estimate([0.3], np.random.default_rng(0).normal(size=(50, 1)), n_patients=20)
-    assert planning.seeds_needed(single) is None and planning.patients_needed(single) is None
-    assert isnan(planning.power(single))
+    expected = (stats.t.ppf(0.975, 19) + stats.norm.ppf(0.8)) * single.se
+    assert planning.smallest_effect(single) == pytest.approx(expected, rel=1e-3)
+    assert isnan(planning.power(single, effect=1, seeds=3)), "one seed says nothing of how seeds vary"
 
 
 # ---------------------------------------------------------------- simulation

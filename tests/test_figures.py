@@ -96,7 +96,7 @@ def test_confusion_shares_are_of_the_true_class():
 
 
 def test_ranking_and_performance_and_reliability():
-    ranks = pd.DataFrame({"layercam": [1, 2], "gradcampp": [2, 1], "P(layercam)": [0.9, 0.9]}, index=["A", "B"])
+    ranks = pd.DataFrame({"layercam": [1, 2], "gradcampp": [2, 1]}, index=["A", "B"])
     axis = figures.ranking(ranks).axes[0]
     assert axis.get_ylim()[0] > axis.get_ylim()[1], "rank 1 is on top"
     assert [list(line.get_ydata()) for line in axis.get_lines()] == [[1, 2], [2, 1]]

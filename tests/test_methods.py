@@ -60,7 +60,7 @@ def test_methods_are_written_from_the_parameters():
             [parameters(**changes), parameters(**{"seed": "1", **changes})],
             {"images": "correct", "explain": "true", "target_layer": "penultimate", "baseline_draws": "4"},
             compare={"level": 0.95, "n_boot": 2000, "primary_metric": "overlap"}
-            | {"auc_margin": 0.02, "centroid_margin": 0.05, "overlap_margin": 0.05},
+            | {"auc_margin": 0.02, "centroid_margin": 0.5, "overlap_margin": 0.1, "majority": 0.75},
             counts=pd.DataFrame({"split": ["test"], "images": [500], "patients": [333]}),
             versions={"keras": "3.15"},
         )

@@ -383,13 +383,21 @@ class ScoreParams(_ScoreFields, _CellFilter):
 class _CompareFields(Params):
     """Comparison: what the verdicts test."""
 
-    primary_metric: str = Field("overlap", description="metric that the verdicts test; see docs/metrics.md")
+    primary_metric: str = Field(
+        "overlap",
+        description="metric that the verdicts test, in its corrected form if it has one; see docs/metrics.md",
+    )
     auc_margin: Fraction = Field(0.02, description="a change of the macro AUC up to this counts as stable")
     centroid_margin: Fraction = Field(
-        0.05, description="a centroid shift up to this fraction of the image's diagonal counts as no shift"
+        0.5, description="a centroid shift up to this fraction of that between two patients counts as no shift"
     )
     overlap_margin: Fraction = Field(
-        0.05, description="a difference of the primary metric up to this counts as none"
+        0.1,
+        description="a difference of the primary metric up to this counts as none; of a corrected metric in units "
+        "of the distance between two patients (0) and identical maps (1)",
+    )
+    majority: Fraction = Field(
+        0.75, description="share of the multiverse's analyses that must agree with a verdict on an order"
     )
     plan: str = Field("", description="file of the frozen plan that the report cites (`cxr plan`); empty: none")
 

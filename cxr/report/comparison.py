@@ -67,6 +67,9 @@ def summarise(
 
     Intervals are those of `cxr.statistics.estimates.located`, cut at the bounds of the metric's values.
 
+    Of overlap also worst cases for pairs with an empty map, which have no value: `overlap_median_if_empty_0` and
+    `overlap_median_if_empty_1`, the median if all of them counted as 0, or as 1.
+
     Counts: n_images, n_scored (neither map empty), n_empty, n_empty_before, n_empty_after, n_patients (of all
     images), n_seeds. Rows with an empty map count as images, but in no median.
     """
@@ -103,6 +106,10 @@ def summarise(
             replicates = baselines.corrected(draws[point].to_numpy(), draws[two_patients].to_numpy())
             found = np.clip(located(index, replicates, **options), None, 1)
             out |= {f"{name}_corrected_{part}": value for part, value in zip(LOCATED, found, strict=True)}
+    if "overlap" in table:
+        for worst in (0, 1):
+            filled = table["overlap"].mask(flags.any(axis=1), worst)
+            out[f"overlap_median_if_empty_{worst}"] = float(filled.groupby(table["seed"]).median().mean())
     return out
 
 
@@ -188,13 +195,10 @@ def two_seeds_table(
         names: metrics.
 
     Returns: architecture, method, seed_a, seed_b, image_id, patient_id, and a column a metric; one row for
-        each pair of seeds and image that counts under both. Every seed is compared with the next one; with three
-        or more, also the last with the first. Empty with one seed.
+        each pair of seeds (seed_a < seed_b; all pairs) and image that counts under both. Empty with one seed.
     """
-    seeds = sorted(map_sets)
-    pairs = list(zip(seeds, seeds[1:] + seeds[:1], strict=True))[: len(seeds) if len(seeds) > 2 else 1]
     tables = []
-    for a, b in pairs if len(seeds) > 1 else []:
+    for a, b in combinations(sorted(map_sets), 2):
         both = images[images["seed"] == a].merge(images[images["seed"] == b], on=["image_id", "patient_id"])
         first, second = (maps.take(map_sets[seed], both["image_id"].to_numpy()) for seed in (a, b))
         cell = {"architecture": architecture, "method": method, "seed_a": a, "seed_b": b}
@@ -246,41 +250,28 @@ def sensitivity(scores: pd.DataFrame, *, region: str = "") -> pd.DataFrame:
     return out.assign(sees=out["p"] < 0.05)
 
 
-def ranking(
-    summary: pd.DataFrame, metric: str, draws: pd.DataFrame | None
-) -> tuple[pd.DataFrame, list[dict[str, str | float]]]:
-    """Ranks (1: most stable) and reversals between each two methods.
+def ranking(summary: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[dict[str, str | float]]]:
+    """Ranks (1: most stable) and reversals between each two methods, by the point estimates.
 
     Args:
-        summary: `pooled`.
+        summary: `pooled`. Where it has `<metric>_corrected_median`, that is what is ranked.
         metric: a metric with a direction.
-        draws: `cxr.statistics.bootstrap.paired_replicates` of the metric; None: no probabilities.
 
-    Returns: (one row an architecture; a column a method, and `P(<method>)`, the bootstrap probability of that
-        rank), and the reversals of `cxr.statistics.stability_ranks.reversals` with `method_a`, `method_b` added.
-        Ties share their mean rank. A cell that is missing or NaN has rank NaN, and does not count among the
-        others.
+    Returns: (one row an architecture; a column a method), and the reversals of
+        `cxr.statistics.stability_ranks.reversals` with `method_a`, `method_b` added. Ties share their mean rank. A
+        cell that is missing or NaN has rank NaN, and does not count among the others.
     Raises: InputError for a metric without a direction.
     """
     sign = sign_of_stability(metric)
-    values = summary.pivot(index="architecture", columns="method", values=f"{metric}_median")
+    column = f"{metric}_corrected_median" if f"{metric}_corrected_median" in summary else f"{metric}_median"
+    values = summary.pivot(index="architecture", columns="method", values=column)
     stability = sign * values.loc[summary["architecture"].unique(), summary["method"].unique()]
-    draws = None if draws is None else sign * draws
-    methods = list(stability.columns)
-    ranks = stability.rank(ascending=False)
-    if draws is not None:
-        probability = stability_ranks.rank_probabilities(draws)
-        for method in methods:
-            ranks[f"P({method})"] = [
-                probability.at[(method, name), int(rank)] if rank == rank and rank == int(rank) else np.nan
-                for name, rank in ranks[method].items()
-            ]
     found = [
         {"method_a": method_a, "method_b": method_b, **row}
-        for method_a, method_b in combinations(methods, 2)
-        for row in stability_ranks.reversals(stability, method_a, method_b, replicates=draws)
+        for method_a, method_b in combinations(stability.columns, 2)
+        for row in stability_ranks.reversals(stability, method_a, method_b)
     ]
-    return ranks, found
+    return stability.rank(ascending=False), found
 
 
 def course(

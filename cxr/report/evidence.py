@@ -2,55 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from cxr.metrics import classification
-from cxr.metrics.metric_table import sign_of_stability
+from cxr.metrics import baselines, classification
+from cxr.metrics.metric_table import METRICS, sign_of_stability
 from cxr.metrics.multiverse import PAIR
 from cxr.statistics import bootstrap, contrasts, estimates, planning
 from cxr.statistics.estimates import Estimate, equivalence
-from cxr.statistics.score_rows import KEYS, Scores
+from cxr.statistics.score_rows import Cell, Scores
 
-Cells = Mapping[tuple[str, str], Estimate]
+Cells = Mapping[Cell, Estimate]
+CELL = ["architecture", "method"]
+
+# The same method with another normalisation: a verdict about the one must hold under the other, too.
+TWIN = {"gradcampp": "gradcampp_authors"}
 
 
 @dataclass(frozen=True)
 class Margins:
-    """The largest differences that count as none, set before anyone looks, and the level of the intervals.
+    """What counts as no difference and what as a majority, set before anyone looks, and the intervals' level.
 
-    auc: change of macro AUC. centroid: centroid shift, as a fraction of the image's diagonal. overlap: difference
-        in the primary metric. level: of all intervals; tests are at 1 - level.
+    auc: change of macro AUC. centroid: centroid shift, as a fraction of what two patients of one class differ by.
+        overlap: difference in the primary metric; of corrected metrics in units of the distance between two
+        patients (0) and identical maps (1). majority: share of the multiverse's analyses that must agree with a
+        verdict on an order. level: of all intervals.
     """
 
     auc: float
     centroid: float
     overlap: float
+    majority: float = 0.75
     level: float = 0.95
 
     @property
     def alpha(self) -> float:
-        return 1 - self.level
+        """The level of every one-sided test, (1 - level) / 2. Two-sided tests have two such halves: 1 - level.
+
+        So a claim is shown exactly where the interval lies on its side, apart from Holm's correction.
+        """
+        return (1 - self.level) / 2
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the verdicts rest on; made by `gather`.
 
-    auc, auc_change: per architecture, macro AUC after fine-tuning, and minus that before.
-    shift: per architecture and method, the median centroid shift.
-    excess: the median overlap of two checkpoints that differ by seed only, minus the overlap before/after.
-    against: which baseline that is, "two seeds" or "two heads"; empty without either.
-    pairs: `contrasts.compare_architectures` with `p_equivalent`.
-    crossings: `contrasts.crossover` of LayerCAM and Grad-CAM++ with method_a, method_b; `estimate_a` and
-        `estimate_b`, those of `pairs` under either method; and `p_same_order`, the p value of the same order.
+    metric: the primary metric's name. corrected: whether its corrected form is tested.
+    auc, auc_change: per architecture, macro AUC after fine-tuning (interval of `estimates.proportion`), and minus
+        that before.
+    shift: per architecture and method, the median centroid shift divided by that of two patients; empty without
+        that baseline.
+    excess: what noise leaves minus what fine-tuning leaves, in the primary metric. Above 0, fine-tuning moves
+        more.
+    against: what that noise is, "two seeds" or "two heads"; empty without either.
+    pairs: `contrasts.compare_architectures` with p_equivalent and difference_raw. Holm's family leaves out the
+        `TWIN`s, which are asked only whether they agree.
+    crossings: `contrasts.crossover` of LayerCAM and Grad-CAM++, with method_a, method_b.
+    unsound: per cell whose maps fail their checks, or were not checked, the reason.
+    analyses: of `cxr.metrics.multiverse_rankings`; without rows where there is no multiverse.
     coincide: whether LayerCAM and Grad-CAM++ are the same map at the layer of this study.
     """
 
     metric: str
+    corrected: bool
     margins: Margins
     auc: Mapping[str, Estimate]
     auc_change: Mapping[str, Estimate]
@@ -59,7 +77,29 @@ class Evidence:
     against: str
     pairs: pd.DataFrame
     crossings: pd.DataFrame
-    coincide: bool
+    unsound: Mapping[Cell, str]
+    analyses: pd.DataFrame = field(default_factory=pd.DataFrame)
+    coincide: bool = False
+
+    @property
+    def metric_text(self) -> str:
+        return f"corrected {self.metric}" if self.corrected else self.metric
+
+
+def primary_scores(scores: pd.DataFrame, metric: str, *, n_boot: int = 2000, level: float = 0.95) -> Scores:
+    """The primary metric of all networks, in the form that verdicts test.
+
+    A metric that is 1 for identical maps and has the baseline two patients is corrected for it: a network's
+    statistic is `baselines.corrected` of its two medians. Other metrics stay as they are.
+
+    Args:
+        scores: per-image rows of all cells (`cxr.report.comparison.score_table`).
+    """
+    options = {"n_boot": n_boot, "level": level}
+    against = f"{metric}_two_patients"
+    if METRICS[metric].identical != 1 or against not in scores or scores[against].isna().all():
+        return Scores.of(scores, metric, **options)
+    return Scores.of(scores, metric, against=against, combine=baselines.corrected, **options)
 
 
 def gather(
@@ -69,6 +109,8 @@ def gather(
     *,
     metric: str,
     margins: Margins,
+    map_checks: pd.DataFrame,
+    analyses: pd.DataFrame | None = None,
     n_boot: int = 2000,
     coincide: bool = False,
 ) -> Evidence:
@@ -76,36 +118,102 @@ def gather(
 
     Args:
         scores: per-image rows of all cells (`cxr.report.comparison.score_table`).
-        two_seeds: `comparison.two_seeds_table` of all cells; without rows, the baseline two heads
-            (`<metric>_two_heads` of `scores`) takes its place.
+        two_seeds: `comparison.two_seeds_table` of all cells. With fewer than three seeds the baseline two heads
+            (`<metric>_two_heads` of `scores`) takes its place: two seeds make one pair, which shows no spread.
         predictions: per architecture, seed and checkpoint, `cxr.training.stages.prediction_table`.
         metric: the primary metric, with a direction of stability.
+        map_checks: `cxr.report.scores.Study.map_checks`: architecture, seed, method, checkpoint, passes_checks,
+            reason; without rows where no map was checked.
+        analyses: `cxr.metrics.multiverse_rankings.analyses`; None, or no rows: not checked in other analyses.
         coincide: whether LayerCAM and Grad-CAM++ are the same map at the layer of this study.
     """
     options = {"n_boot": n_boot, "level": margins.level}
-    primary = Scores.of(scores, metric, **options)
-    shift = Scores.of(scores, "centroid_shift", **options)
+    sign_of_stability(metric)  # refuses a metric without a direction
+    primary = primary_scores(scores, metric, **options)
     auc, change = _performance(predictions, **options)
-    sign = sign_of_stability(metric)
-    noise = _noise(scores, two_seeds, metric)
-    drift_and_noise = Scores.of(noise, "value", **options) if len(noise) else None
-    pairs = contrasts.compare_architectures(primary)
+    excess, against = _excess(scores, two_seeds, primary, metric)
     return Evidence(
         metric=metric,
+        corrected=primary.combine is not None,
         margins=margins,
         auc=auc,
         auc_change=change,
-        shift={cell: contrasts.contrast(shift, {cell: 1}) for cell in shift.values},
-        excess={
-            (a, m): contrasts.contrast(drift_and_noise, {(a, f"{m} noise"): sign, (a, m): -sign})
-            for a, m in primary.values
-            if drift_and_noise and f"{m} noise" in drift_and_noise.methods
-        },
-        against="two seeds" if len(two_seeds) else "two heads" if len(noise) else "",
-        pairs=pairs.assign(p_equivalent=[equivalence(est, margins.overlap) for est in pairs["estimate"]]),
-        crossings=_crossings(primary, pairs),
+        shift=_shift(scores, **options),
+        excess=excess,
+        against=against,
+        pairs=_pairs(primary, margins),
+        crossings=_crossings(primary),
+        unsound=unsound(map_checks, scores),
+        analyses=pd.DataFrame() if analyses is None else analyses,
         coincide=coincide,
     )
+
+
+def unsound(map_checks: pd.DataFrame, scores: pd.DataFrame) -> dict[Cell, str]:
+    """The cells of `scores` whose maps fail their checks under some seed, or were not checked, with the reason."""
+    out = {}
+    for (architecture, method), rows in scores.groupby(CELL, sort=False):
+        own = map_checks
+        if len(own):
+            own = own[(own["architecture"] == architecture) & (own["method"] == method)]
+            own = own[own["checkpoint"].isin(["before", "after"])]
+        checked = set(zip(own["seed"].astype(int), own["checkpoint"], strict=True)) if len(own) else set()
+        wanted = {(int(seed), checkpoint) for seed in rows["seed"].unique() for checkpoint in ("before", "after")}
+        failed = own[~own["passes_checks"].astype(bool)] if len(own) else own
+        if len(failed):
+            first = failed.iloc[0]
+            reason = str(first.get("reason", "")) or "no reason logged"
+            out[architecture, method] = f"fail in {len(failed)} of {len(own)} checks ({reason})"
+        elif wanted - checked:
+            out[architecture, method] = "were not checked" if not checked else "were not checked under every seed"
+    return out
+
+
+def _pairs(primary: Scores, margins: Margins) -> pd.DataFrame:
+    """Differences of the methods that are asked, in one family of Holm's, and then those of their twins."""
+    twins = [twin for method, twin in TWIN.items() if {method, twin} <= set(primary.methods)]
+    asked = [method for method in primary.methods if method not in twins]
+    tables = [contrasts.compare_architectures(of_methods(primary, asked))]
+    if twins:
+        own = contrasts.compare_architectures(of_methods(primary, twins))
+        tables.append(own.assign(p_holm=np.nan))
+    table = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+    raw = Scores(primary.values, n_boot=2, level=primary.level)  # the value alone
+    return table.assign(
+        p_equivalent=[equivalence(est, margins.overlap) for est in table["estimate"]],
+        difference_raw=[
+            contrasts.contrast(raw, {(row.a, row.method): 1, (row.b, row.method): -1}).value
+            for row in table.itertuples()
+        ],
+    )
+
+
+def of_methods(scores: Scores, methods: Sequence[str]) -> Scores:
+    """The cells of some methods."""
+    cells = [cell for cell in scores.values if cell[1] in methods]
+    reference = None if scores.reference is None else scores.reference[cells]
+    return Scores(scores.values[cells], scores.n_boot, scores.level, reference, scores.combine)
+
+
+def _crossings(primary: Scores) -> pd.DataFrame:
+    if not set(PAIR) <= set(primary.methods):
+        return pd.DataFrame()
+    return contrasts.crossover(primary, *PAIR).assign(method_a=PAIR[0], method_b=PAIR[1])
+
+
+def _shift(scores: pd.DataFrame, *, n_boot: int, level: float) -> dict[Cell, Estimate]:
+    """Centroid shift as a share of that between two patients."""
+    against = "centroid_shift_two_patients"
+    if against not in scores or scores[against].isna().all():
+        return {}
+    own = Scores.of(scores, "centroid_shift", against=against, combine=_share, n_boot=n_boot, level=level)
+    return {cell: contrasts.contrast(own, {cell: 1}) for cell in own.values}
+
+
+def _share(value: float | np.ndarray, reference: float | np.ndarray) -> float | np.ndarray:
+    """value / reference; NaN where the reference is 0."""
+    reference = np.asarray(reference, dtype=float)
+    return (value / np.where(reference > 0, reference, np.nan))[()]
 
 
 def _performance(
@@ -124,6 +232,7 @@ def _performance(
         for out, values in ((auc, after), (change, after - before)):
             kept = values[1:][np.isfinite(values[1:]).all(axis=1)]  # a replicate may lack a small class
             out[architecture] = estimates.estimate(values[0], kept, n_patients=patients, level=level)
+        auc[architecture] = estimates.proportion(auc[architecture])
     return auc, change
 
 
@@ -135,38 +244,71 @@ def _auc_draws(table: pd.DataFrame, n_boot: int) -> np.ndarray:
     return classification.auc_replicates(labels, p, np.vstack([np.ones(len(labels), int), weights]))
 
 
-def _noise(scores: pd.DataFrame, two_seeds: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Drift and noise as rows for `contrasts.contrast`; the method of noise is called "<method> noise".
+def _excess(
+    scores: pd.DataFrame, two_seeds: pd.DataFrame, primary: Scores, metric: str
+) -> tuple[dict[Cell, Estimate], str]:
+    """Noise minus drift of every cell, and what the noise is."""
+    sign = sign_of_stability(metric)
+    pairs = two_seeds.drop_duplicates([*CELL, "seed_a", "seed_b"]) if len(two_seeds) else two_seeds
+    if len(pairs) and pairs.groupby(CELL).size().min() > 2:
+        found = {
+            cell: _beyond_two_seeds(primary, two_seeds, cell, metric, sign)
+            for cell in primary.values
+            if ((two_seeds["architecture"] == cell[0]) & (two_seeds["method"] == cell[1])).any()
+        }
+        return found, "two seeds"
+    noise = f"{metric}_two_heads"
+    if noise not in scores or scores[noise].isna().all():
+        return {}, ""
+    heads = scores.assign(method=scores["method"] + " noise", **{metric: scores[noise]})
+    both = pd.concat([scores, heads[heads[metric].notna()]], ignore_index=True)
+    both = primary_scores(both, metric, n_boot=primary.n_boot, level=primary.level)
+    cells = [cell for cell in primary.values if (cell[0], f"{cell[1]} noise") in both.values]
+    return {
+        (a, m): contrasts.contrast(both, {(a, f"{m} noise"): sign, (a, m): -sign}) for a, m in cells
+    }, "two heads"
 
-    Noise is the overlap of two seeds, or without it that of two heads. A pair of seeds (a, b) is stored as seed a;
-    with two seeds, also as seed b. The interval then leaves out how much another pair would differ.
+
+def _beyond_two_seeds(primary: Scores, two_seeds: pd.DataFrame, cell: Cell, metric: str, sign: int) -> Estimate:
+    """Two seeds minus drift, by a jackknife over seeds.
+
+    For a pair of seeds: the metric between their two checkpoints, minus the mean of its two values before/after,
+    on the images of both. All are corrected by the mean of the two seeds' medians of two patients.
     """
-    own = scores[KEYS].assign(value=scores[metric])
-    if len(two_seeds):
-        noise = two_seeds.rename(columns={"seed_a": "seed"}).assign(value=two_seeds[metric])
-        if two_seeds.groupby(["architecture", "method"])["seed_b"].nunique().max() == 1:
-            noise = pd.concat([noise, noise.assign(seed=two_seeds["seed_b"])])
-    elif f"{metric}_two_heads" in scores:
-        noise = scores.assign(value=scores[f"{metric}_two_heads"])
-    else:
-        return own.iloc[:0]
-    noise = noise.assign(method=noise["method"] + " noise")[[*KEYS, "value"]].dropna(subset=["value"])
-    return pd.concat([own, noise], ignore_index=True)
+    own = two_seeds[(two_seeds["architecture"] == cell[0]) & (two_seeds["method"] == cell[1])]
+    drift = primary.values[cell].unstack("seed")
+    reference = None if primary.reference is None else primary.reference[cell].unstack("seed")
+    columns, pairs = {}, list(dict.fromkeys(zip(own["seed_a"], own["seed_b"], strict=True)))
+    for a, b in pairs:
+        rows = own[(own["seed_a"] == a) & (own["seed_b"] == b)].set_index(["image_id", "patient_id"])[metric]
+        rows = rows[rows.notna()].rename("noise").to_frame().join(drift[[a, b]].dropna(), how="inner")
+        columns |= {(a, b, "noise"): rows["noise"], (a, b, "a"): rows[a], (a, b, "b"): rows[b]}
+        if reference is not None:
+            columns |= {
+                (a, b, f"{end} two patients"): reference[s].reindex(rows.index)
+                for end, s in zip("ab", (a, b), strict=True)
+            }
+    wide = pd.concat(columns, axis=1)
+    draws, medians = bootstrap.patient_replicates(wide, n_boot=primary.n_boot), wide.median()
 
+    def excess(of: Callable[[tuple], float | np.ndarray], pair: tuple[int, int]) -> float | np.ndarray:
+        noise, *moved = (of((*pair, name)) for name in ("noise", "a", "b"))
+        if reference is not None:
+            shared = (of((*pair, "a two patients")) + of((*pair, "b two patients"))) / 2
+            noise, *moved = (primary.combine(value, shared) for value in (noise, *moved))
+        return sign * (noise - (moved[0] + moved[1]) / 2)
 
-def _crossings(scores: Scores, pairs: pd.DataFrame) -> pd.DataFrame:
-    if not set(PAIR) <= set(scores.methods) or pairs.empty:
-        return pd.DataFrame()
-    table = contrasts.crossover(scores, *PAIR).assign(method_a=PAIR[0], method_b=PAIR[1])
-    known = pairs.set_index(["method", "a", "b"])["estimate"]
-    for end, method in zip("ab", PAIR, strict=True):
-        table[f"estimate_{end}"] = [known[method, row.a, row.b] for row in table.itertuples()]
-    same = map(estimates.same_order_p, table["estimate_a"], table["estimate_b"])
-    return table.assign(p_same_order=list(same))
+    return estimates.over_pairs(
+        pairs,
+        np.array([excess(medians.__getitem__, pair) for pair in pairs]),
+        np.stack([excess(lambda name: draws[name].to_numpy(), pair) for pair in pairs], axis=1),
+        n_patients=wide.index.unique("patient_id").size,
+        level=primary.level,
+    )
 
 
 def power_table(
-    pairs: pd.DataFrame, *, effects: Sequence[float] = (0.02, 0.05, 0.1), seeds: Sequence[int] = (2, 3, 5, 10)
+    pairs: pd.DataFrame, *, effects: Sequence[float] = (0.05, 0.1, 0.2), seeds: Sequence[int] = (2, 3, 5, 10)
 ) -> pd.DataFrame:
     """The power of studies with the variances of this one, for more seeds and more patients.
 

@@ -1,28 +1,29 @@
-"""A judgement about one claim: how estimates become supported, contradicted or open, and their wording."""
+"""A judgement about one claim: how estimates become supported, contradicted, fragile or open, and the wording."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from cxr.report.evidence import Cells
 from cxr.statistics import planning
-from cxr.statistics.estimates import Estimate
+from cxr.statistics.estimates import Estimate, holm
 
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "cannot tell"
-MORE_SEEDS = "at least two training seeds: with one, a difference may be the luck of that training"
-NO_SPREAD = "values that differ: without any spread no interval and no test exist"
-_MOST_PATIENTS = 20_000  # nobody can plan a study with more
+FRAGILE = "fragile"
+"""Supported or contradicted here, but not in the declared majority of analyses, or not in an analysis that must
+agree."""
+MORE_SEEDS = "needs two training seeds or more: with one, a difference may be the luck of that training"
+NO_SPREAD = "needs values that differ: without any spread no interval and no test exist"
 
 
 class Judgement(NamedTuple):
     """What the estimates say about one claim.
 
-    verdict: SUPPORTED, CONTRADICTED or OPEN.
+    verdict: SUPPORTED, CONTRADICTED, FRAGILE or OPEN.
     evidence: the numbers behind it, as text.
-    needed: what it would take to settle an open claim; empty otherwise.
+    needed: what limits an open claim: the smallest difference that this design finds, or what is missing.
     """
 
     verdict: str
@@ -30,67 +31,88 @@ class Judgement(NamedTuple):
     needed: str = ""
 
 
-def judge_all(
-    yes: Sequence[bool], no: Sequence[bool], evidence: str, estimates: Sequence[Estimate], null: float
-) -> Judgement:
-    """Judge a claim about every one of several estimates.
+def settle(yes: Sequence[float], no: Sequence[float], alpha: float) -> tuple[str, list[int]]:
+    """The verdict on a claim about all of several members, and the members that decide it.
 
     Args:
-        yes, no: for each estimate, whether a test supports the claim, and whether one contradicts it.
+        yes, no: for each member, the one-sided p-values for the claim and against it; NaN where there is no test.
+        alpha: the one-sided level.
+
+    Returns: SUPPORTED where every member is shown, each at the level (intersection-union, Berger 1982): all
+        members decide. CONTRADICTED where some member is refuted after Holm's correction over all members: these
+        decide. Else OPEN: the members that are not shown.
+    """
+    shown = [p < alpha for p in yes]
+    if len(shown) and all(shown):
+        return SUPPORTED, list(range(len(shown)))
+    refuted = np.flatnonzero(holm(no) < alpha).tolist()
+    if refuted:
+        return CONTRADICTED, refuted
+    return OPEN, [member for member, sure in enumerate(shown) if not sure]
+
+
+def judge_all(
+    yes: Sequence[float],
+    no: Sequence[float],
+    evidence: str,
+    estimates: Sequence[Estimate],
+    alpha: float,
+    *,
+    missing: str = "",
+) -> Judgement:
+    """Judge a claim about every one of several estimates, by `settle`.
+
+    Args:
+        yes, no, alpha: as for `settle`.
         evidence: the estimates as text.
         estimates: in the same order.
-        null: the value that the tests compare with.
-
-    Returns: SUPPORTED where all say yes, CONTRADICTED where one says no, else OPEN with what the hardest of the
-        open estimates needs.
+        missing: what the claim lacks, if you know; without it an open judgement says what this design can find.
     """
-    suffix = " (one seed: these networks only)" if estimates and estimates[0].n_seeds == 1 else ""
-    if all(yes):
-        return Judgement(SUPPORTED, evidence + suffix)
-    if any(no):
-        return Judgement(CONTRADICTED, evidence + suffix)
-    open_ones = [est for est, sure in zip(estimates, yes, strict=True) if not sure]
-    if open_ones[0].n_seeds == 1:
-        return Judgement(OPEN, evidence + suffix, MORE_SEEDS)
-    hardest = min(open_ones, key=lambda est: abs(est.value - null) / est.se if est.se else 0.0)
-    return Judgement(OPEN, evidence, seeds_for(hardest, null))
+    verdict, members = settle(yes, no, alpha)
+    here = " (one seed: these networks only)" if estimates and estimates[0].n_seeds == 1 else ""
+    if verdict != OPEN:
+        return Judgement(verdict, evidence + here)
+    return Judgement(OPEN, evidence + here, missing or finds([estimates[member] for member in members], alpha))
 
 
-def seeds_for(est: Estimate, null: float, *, tests: int = 1) -> str:
-    """How many seeds or patients show the observed distance from `null`, as text.
-
-    With 80 % power, at 5 % over `tests` tests (the first step of Holm's correction, which is the strictest).
-    """
-    effect = abs(est.value - null)
-    if not est.se > 0:
+def finds(estimates: Iterable[Estimate], alpha: float) -> str:
+    """The smallest difference that this design finds with 80 % power, for the hardest of some estimates: text."""
+    found = list(estimates)
+    if not found or not all(est.se > 0 for est in found):
         return NO_SPREAD
-    alpha = 0.05 / tests
-    seeds = planning.seeds_needed(est, effect=effect, alpha=alpha)
-    if seeds is not None:
-        seeds = max(seeds, est.n_seeds + 1)  # the seeds of this study did not show it
-        return f"about {seeds} training seeds on these patients (80 % power to see {effect:.3f})"
-    patients = planning.patients_needed(est, effect=effect, alpha=alpha, at_most=_MOST_PATIENTS)
-    if patients is not None:
-        return f"about {patients} patients in the test set: more seeds alone would not show {effect:.3f}"
-    return f"no realistic sample would settle this: an effect of {effect:.3f} is too small"
+    if found[0].n_seeds == 1:
+        return MORE_SEEDS
+    smallest = [planning.smallest_effect(est, alpha=2 * alpha) for est in found]
+    hardest = found[int(np.argmax(smallest))]
+    return (
+        f"finds {_rounded(max(smallest))} or more with {planning.POWER:.0%} power ({hardest.n_seeds} seeds, "
+        f"{hardest.n_patients} patients)"
+    )
 
 
-def cells_text(cells: Cells, *, sign: bool = False, bounds: tuple[float, float] = (-1, 1)) -> str:
+def cells_text(
+    cells: Mapping[tuple[str, str], Estimate],
+    *,
+    sign: bool = False,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> str:
     """The estimates of all cells, with their intervals cut at `bounds`."""
     return "; ".join(
         f"{name} {method} {number(est, sign=sign, bounds=bounds)}" for (name, method), est in cells.items()
     )
 
 
-def number(est: Estimate, *, sign: bool = False, bounds: tuple[float, float] = (-1, 1)) -> str:
+def number(
+    est: Estimate, *, sign: bool = False, bounds: tuple[float, float] = (-np.inf, np.inf), digits: int = 2
+) -> str:
     """An estimate with its interval, cut at `bounds`; `sign`: also write a plus."""
-    return interval_text(est.value, *np.clip([est.low, est.high], *bounds), sign=sign)
+    return interval_text(est.value, *np.clip([est.low, est.high], *bounds), sign=sign, digits=digits)
 
 
-def interval_text(value: float, low: float, high: float, *, sign: bool) -> str:
+def interval_text(value: float, low: float, high: float, *, sign: bool, digits: int = 2) -> str:
     """A value with its interval, or with "(no interval)" where that is not finite."""
-    limits = f"[{low:.3f}, {high:.3f}]" if np.isfinite([low, high]).all() else "(no interval)"
-    return f"{value:{'+' if sign else ''}.3f} {limits}"
+    limits = f"[{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite([low, high]).all() else "(no interval)"
+    return f"{value:{'+' if sign else ''}.{digits}f} {limits}"
 
 
 def pair_text(row) -> str:
@@ -101,9 +123,8 @@ def pair_text(row) -> str:
 def crossing_text(row) -> str:
     """A row of `Evidence.crossings` as text: the difference between two architectures under two methods."""
     return (
-        f"{row.a} against {row.b}: {interval_text(row.difference_a, row.low_a, row.high_a, sign=True)} under "
-        f"{row.method_a}, {interval_text(row.difference_b, row.low_b, row.high_b, sign=True)} under "
-        f"{row.method_b}, P(reversal) {row.p_reversal:.2f}, p {p_text(row.p_holm)}"
+        f"{row.a} - {row.b}: {number(row.estimate_a, sign=True)} under {row.method_a}, "
+        f"{number(row.estimate_b, sign=True)} under {row.method_b}, p {p_text(row.p_holm)}"
     )
 
 
@@ -112,3 +133,8 @@ def p_text(value: float) -> str:
     if value != value:
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _rounded(value: float) -> str:
+    """Two decimals, or one significant digit of smaller numbers."""
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"

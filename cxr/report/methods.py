@@ -136,7 +136,8 @@ def _attribution(score: Mapping[str, str]) -> str:
 
 def _drift(train: Mapping[str, str], score: Mapping[str, str], metric: str) -> str:
     return (
-        f"The primary metric, declared beforehand, is `{metric}`: {METRICS[metric].label}. Baselines: *chance* "
+        f"The primary metric, declared beforehand, is `{metric}`: {METRICS[metric].label}"
+        f"{'; tests are of its corrected form' if METRICS[metric].identical == 1 else ''}. Baselines: *chance* "
         "(the map after is moved by a random translation on the torus), *two patients* (the map before against "
         "the map after of another patient's image of the same class: what anatomy alone gives; "
         f"{score['baseline_draws']} draws an image), *two heads* (transfer heads on the same features that differ "
@@ -158,8 +159,14 @@ def _inference(compare: Mapping[str, object], *, n_seeds: int) -> str:
     return (
         f"{intervals} Tests treat training seeds and patients as crossed sources of chance: variance of "
         "Obuchowski and Rockette (1995), each source with its own degrees of freedom (Banerjee 1960), "
-        "covariances by bootstrap over patients. Stability is shown by equivalence tests (TOST) within margins "
-        f"declared beforehand (AUC ±{compare['auc_margin']}, centroid {compare['centroid_margin']} of the "
-        f"diagonal, overlap ±{compare['overlap_margin']}). A reversal needs two orders that are both significant, "
-        "with opposite signs. Holm's correction is over pairs of architectures."
+        "covariances by bootstrap over patients. Seeds are paired between methods, which explain the same "
+        "networks, and independent between architectures (Welch's degrees of freedom). Pairs of seeds have a "
+        f"jackknife over seeds. Every test is one-sided at {(1 - level) / 2:g}, or has two such halves. A "
+        "claim about all cells is supported where each cell shows it, and contradicted where one refutes it after "
+        "Holm's correction over all. Differences between architectures are one family of Holm's, over methods and "
+        "pairs. Stability is shown by equivalence tests (TOST) within margins declared beforehand (AUC "
+        f"±{compare['auc_margin']}, centroid shift {compare['centroid_margin']} of that of two patients, primary "
+        f"metric ±{compare['overlap_margin']}). A verdict on an order is fragile if fewer than "
+        f"{float(str(compare['majority'])):.0%} of the other analyses agree with it. Intervals of AUC are "
+        "symmetric on the logit scale."
     )

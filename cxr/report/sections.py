@@ -10,16 +10,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cxr.core.errors import InputError
 from cxr.metrics import multiverse_rankings
 from cxr.metrics import regions as places
 from cxr.metrics.metric_table import METRICS
 from cxr.metrics.multiverse import PAIR
 from cxr.report import comparison
-from cxr.report.evidence import Evidence, power_table
+from cxr.report.evidence import Evidence, power_table, primary_scores
 from cxr.report.scores import Study
 from cxr.statistics import contrasts
-from cxr.statistics.bootstrap import paired_replicates
 from cxr.statistics.rank_tests import paired_tests
 from cxr.statistics.score_rows import Scores
 
@@ -51,25 +49,32 @@ def random_markers(study: Study) -> pd.DataFrame:
     return table
 
 
-def ranking(study: Study, summary: pd.DataFrame, metric: str, *, n_boot: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Ranks and reversals (`comparison.ranking`), with bootstrap probabilities where cells share enough images.
+def empty_pairs(summary: pd.DataFrame) -> None:
+    """Say where pairs with an empty map could move the median overlap by more than 0.02. `summary`: `pooled`."""
+    low, high = (summary[f"overlap_median_if_empty_{worst}"] for worst in (0, 1))
+    wide = [
+        f"{row.architecture} under {row.method} ({row.n_empty} of {row.n_images} pairs): "
+        f"{row.overlap_median_if_empty_0:.2f} to {row.overlap_median_if_empty_1:.2f}"
+        for row in summary[high - low > 0.02].itertuples()
+    ]
+    if wide:
+        say(
+            "**Empty maps matter here.** Pairs with an empty map have no overlap and enter no median. The median "
+            f"would lie between these values, if all of them counted as 0 or as 1: {'; '.join(wide)}."
+        )
 
-    Returns: one row an architecture, with its name as the index; one row a reversal.
-    """
-    values = Scores.of(study.scores, metric).values
-    try:
-        draws = paired_replicates(values, n_boot=n_boot)
-    except InputError as error:
-        draws = None
-        say(f"**No bootstrap of the ranking:** {error}")
-    ranks, reversals = comparison.ranking(summary, metric, draws)
+
+def ranking(summary: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ranks and reversals (`comparison.ranking`): one row an architecture, its name as the index; one row a
+    reversal."""
+    ranks, reversals = comparison.ranking(summary, metric)
     return ranks, pd.DataFrame(reversals)
 
 
 def differences(evidence: Evidence) -> pd.DataFrame:
     """Differences between architectures, under each method: the columns of `Evidence.pairs` that are numbers."""
-    columns = ["method", "a", "b", "difference", "low", "high", "p", "p_holm", "n_seeds", "n_patients"]
-    table = evidence.pairs[columns]
+    columns = ["method", "a", "b", "difference", "low", "high", "p", "p_holm", "difference_raw", "n_seeds"]
+    table = evidence.pairs[[*columns, "n_patients"]]
     if table.empty:
         say("Not asked: there is one architecture.")
     return table
@@ -77,7 +82,7 @@ def differences(evidence: Evidence) -> pd.DataFrame:
 
 def interactions(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
     """Whether a difference between architectures depends on the method (`contrasts.interaction`)."""
-    table = contrasts.interaction(Scores.of(study.scores, metric, n_boot=n_boot, level=level))
+    table = contrasts.interaction(primary_scores(study.scores, metric, n_boot=n_boot, level=level))
     if table.empty:
         say("Not asked: it needs two architectures and two methods.")
     return table
@@ -114,18 +119,24 @@ class Multiverse:
     methods: Sequence[str]
 
 
-def multiverse(study: Study) -> Multiverse:
-    """All analyses that another analyst may have chosen, and what each of them finds."""
+def analyses(study: Study) -> pd.DataFrame:
+    """`multiverse_rankings.analyses` of all runs; without rows where it cannot be asked."""
     rows = study.score_tables("multiverse.parquet")
     asked = set(PAIR) <= set(study.runs["method"]) and study.runs["architecture"].nunique() > 1
     if rows.empty or not asked:
+        return pd.DataFrame()
+    return multiverse_rankings.analyses(rows, images=study.params["images"])
+
+
+def multiverse(study: Study, analyses: pd.DataFrame) -> Multiverse:
+    """What each analysis finds that another analyst may have chosen. `analyses`: of the function of this name."""
+    if analyses.empty:
         say(
             "Not asked: it needs two architectures, the methods LayerCAM and Grad-CAM++, and `multiverse` in "
             "`2_attribute`."
         )
         return Multiverse(*(pd.DataFrame() for _ in range(4)), methods=())
     same = {"layer-final", *(["default", "score-softmax", "norm-positive"] if study.methods_coincide else [])}
-    analyses = multiverse_rankings.analyses(rows, images=study.params["images"])
     orders = multiverse_rankings.rankings(analyses, coincide=same)
     shares = multiverse_rankings.summary(orders)
     total = shares.iloc[0]

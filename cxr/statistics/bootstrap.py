@@ -1,13 +1,10 @@
-"""Replicates and intervals of per-image values by bootstrap. NumPy and pandas only.
+"""Replicates and intervals of per-image values by a bootstrap over patients. NumPy and pandas only.
 
-There are two schemes, for two questions (`cxr.statistics.resampling` draws for both):
-
-- `patient_replicates` and `patient_weights` draw patients only. The covariance between seeds is then what the
-  patients contribute, which `cxr.statistics.estimates.estimate` needs.
-- `bootstrap` and `paired_replicates` also draw images within a patient (a hierarchical bootstrap: Davison and
-  Hinkley 1997, section 3.8), and seeds, if there are several. The same patients occur under every seed (one test
-  set, several trainings), so the patients are drawn once a replicate, and this draw holds under every seed (Owen
-  2007, the pigeonhole bootstrap). With a draw of its own for each seed, intervals would be too short.
+Patients are drawn with replacement, each with all of its images: the cluster bootstrap. Images are not drawn again
+within a patient: for the mean of clustered values, that second stage makes the variance too large (Davison and
+Hinkley 1997, section 3.8; Field and Welsh 2007, J. R. Stat. Soc. B 69:369). Seeds are not drawn either:
+two or three are too few to draw from. How seeds vary is the business of `cxr.statistics.estimates`, which needs
+from here the covariance that patients contribute.
 """
 
 from collections.abc import Sequence
@@ -15,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError
 from cxr.statistics import resampling
 from cxr.statistics.resampling import Statistic
 
@@ -28,32 +24,23 @@ def bootstrap(
     n_boot: int = 2000,
     rng_seed: int = 0,
 ) -> np.ndarray:
-    """Replicates of a statistic under hierarchical resampling of patients and their images.
+    """Replicates of a statistic under resampling of patients, each with all of its images.
 
     Parameters
     ----------
     values : float [n], one per image; NaN (empty maps, say) are dropped first.
-    patient : [n], labels. Images of one patient are drawn together with that patient.
+    patient : [n], labels.
     statistic : "median" (`np.median` of the resampled values) or "mean".
     n_boot : number of replicates.
     rng_seed : the replicates are a function of the arguments and this.
 
     Returns
     -------
-    float64 [n_boot]. All NaN with fewer than two patients: the spread between patients is then unknown, and the
-    spread within one patient must not replace it.
+    float64 [n_boot]. All NaN with fewer than two patients: the spread between patients is then unknown.
     """
-    values, patient = np.asarray(values, dtype=np.float64), np.asarray(patient)
-    keep = ~np.isnan(values)
-    values, patient = values[keep], patient[keep]
-    if len(pd.unique(patient)) < 2:
-        return np.full(n_boot, np.nan)
-    weights = resampling.row_weights(
-        np.zeros(len(values), int), patient, n_boot=n_boot, rng=np.random.default_rng(rng_seed)
-    )
-    return np.concatenate(
-        [resampling.weighted(statistic, values, resampling.counts_by_row(block).T) for block in weights]
-    )
+    rows = pd.DataFrame({"value": np.asarray(values, dtype=np.float64)}, pd.Index(patient, name="patient_id"))
+    draws = patient_replicates(rows, n_boot=n_boot, rng_seed=rng_seed, statistic=statistic)
+    return draws["value"].to_numpy()
 
 
 def interval(replicates: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -86,51 +73,6 @@ def summarise(
         "ci_low": low,
         "ci_high": high,
     }
-
-
-def paired_replicates(values: pd.DataFrame, *, n_boot: int = 2000, rng_seed: int = 0) -> pd.DataFrame:
-    """Replicates of every cell's median from the same draws of seeds, patients and images.
-
-    Effects that cells share (difficult patients, unusual seeds) then change them together and cancel in
-    differences.
-
-    Parameters
-    ----------
-    values : of `cxr.statistics.score_rows.Scores`. Cells may lack some of the others' images, but must hold the
-        same seeds.
-    n_boot, rng_seed : as for `bootstrap`.
-
-    Returns
-    -------
-    float64 DataFrame, n_boot rows, the columns of `values`. All NaN with fewer than two patients; a replicate that
-    drew no row of a cell is NaN there.
-
-    Raises
-    ------
-    InputError : a cell has no value under a seed that others have.
-    """
-    values = values.dropna(how="all").sort_index(level=["seed", "patient_id", "image_id"])
-    held = values.notna().groupby(level="seed").any()
-    if not held.all(axis=None):
-        held = held.stack(["architecture", "method"], future_stack=True)
-        raise InputError(
-            "paired_replicates: the cells do not hold the same run seeds once NaN is dropped (no value of seed, "
-            f"architecture and method {held.index[~held].tolist()}); complete the missing runs, or leave those "
-            "seeds out."
-        )
-    patient = values.index.get_level_values("patient_id")
-    if patient.nunique() < 2:
-        return pd.DataFrame(np.nan, index=range(n_boot), columns=values.columns)
-    weights = resampling.row_weights(
-        values.index.get_level_values("seed"), patient, n_boot=n_boot, rng=np.random.default_rng(rng_seed)
-    )
-    cells = [(column[~np.isnan(column)], np.flatnonzero(~np.isnan(column))) for column in values.to_numpy().T]
-    blocks = []
-    for block in weights:
-        by_row = resampling.counts_by_row(block)
-        drawn = [resampling.weighted("median", present, by_row[rows].T) for present, rows in cells]
-        blocks.append(np.stack(drawn, axis=1))
-    return pd.DataFrame(np.concatenate(blocks), columns=values.columns)
 
 
 def patient_weights(patient: Sequence, *, n_boot: int = 2000, rng_seed: int = 0) -> np.ndarray:
@@ -166,7 +108,7 @@ def patient_replicates(
     Returns
     -------
     float64 DataFrame, n_boot rows, the columns of `values`. All NaN with fewer than two patients in all; a
-    replicate that drew no row of a column is NaN there.
+    replicate that drew no row of a column is NaN there, and so is a column without values.
     """
     values = values.dropna(how="all")
     index, patients = pd.factorize(values.index.get_level_values("patient_id"), sort=True)
@@ -175,6 +117,8 @@ def patient_replicates(
         draws = resampling.counts_by_row(resampling.patient_draws(len(patients), n_boot, rng_seed))
         for number, column in enumerate(values.to_numpy(float).T):
             rows = np.flatnonzero(~np.isnan(column))
+            if not len(rows):
+                continue
             block = max(1, resampling.BLOCK // len(rows))
             for start in range(0, n_boot, block):
                 part = slice(start, start + block)

@@ -33,17 +33,24 @@ patients contribute nothing, that of t over patients where seeds are all alike, 
 tests/benchmarks/bench_inference.py measures by how much. A p-value is the level at which the interval, or its
 one-sided half, touches the null.
 
+**Several kinds of network** (`total`): trainings of two architectures have nothing in common, even under one seed
+number; their patients are the same. The variance of a difference of means is then the sum of S2 / k over the
+architectures plus the variance that patients contribute to the difference. The sum of S2 / k has Welch's (1947)
+degrees of freedom, which reach 2 (k - 1) where both architectures vary alike. One pooled variance would have
+2 (k - 1) always, but rejects up to 15 % at 5 % if only one of the two varies.
+
 With one seed only the patients vary, and every statement is about these networks only; n_seeds says so.
 
 References: Obuchowski and Rockette (1995) Commun. Stat. Simul. Comput. 24:285. Hillis (2007) Stat. Med. 26:596.
-Banerjee (1960) Sankhya 22:357. Schuirmann (1987) J. Pharmacokinet. Biopharm. 15:657 (TOST). Holm (1979) Scand.
-J. Stat. 6:65. Berger (1982) Technometrics 24:295 (intersection-union). Gail and Simon (1985) Biometrics 41:361
-(qualitative interaction). Kerby (2014) Compr. Psychol. 3:1 (rank-biserial).
+Banerjee (1960) Sankhya 22:357. Welch (1947) Biometrika 34:28. Efron and Stein (1981) Ann. Stat. 9:586 (jackknife).
+Schuirmann (1987) J. Pharmacokinet. Biopharm. 15:657 (TOST). Holm (1979) Scand. J. Stat. 6:65. Berger (1982)
+Technometrics 24:295 (intersection-union). Gail and Simon (1985) Biometrics 41:361 (qualitative interaction). Kerby
+(2014) Compr. Psychol. 3:1 (rank-biserial).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import exp, log, nan, sqrt
+from dataclasses import dataclass, replace
+from math import comb, exp, log, nan, sqrt
 from typing import Literal
 
 import numpy as np
@@ -63,13 +70,16 @@ class Estimate:
     ----------
     value : mean over seeds.
     se : sqrt(var_seeds / n_seeds + var_patients).
+    n_seeds : seeds of each kind of network; the fewest, if kinds have different numbers.
     df : Satterthwaite's degrees of freedom of se^2, for description only. Interval and tests use those of each
         source (see the module).
     low, high : interval of the given level.
-    var_seeds : S2, the variance between seeds; NaN with one seed.
+    var_seeds : S2, the variance between seeds (of several kinds of network: n_seeds times the sum of their
+        S2 / k); NaN with one seed.
     var_patients : max(Cov, 0) between seeds; with one seed the whole bootstrap variance.
     var_residual : the part of var_seeds that comes from patients under one network alone. It shrinks with more
         patients. NaN with one seed.
+    df_seeds : degrees of freedom of var_seeds; 0 with one seed.
 
     What the data cannot give is NaN: everything except value with one patient or with a replicate without a
     value; df, low and high where se is 0. (Replicates and seeds are then all alike, from many ties or a perfect
@@ -87,9 +97,11 @@ class Estimate:
     var_seeds: float
     var_patients: float
     var_residual: float
+    df_seeds: float
 
 
-NOTHING = Estimate(nan, nan, nan, nan, nan, nan, 0, 0, nan, nan, nan)
+NOTHING = Estimate(nan, nan, nan, nan, nan, nan, 0, 0, nan, nan, nan, 0.0)
+Group = tuple[Sequence[float], np.ndarray]
 
 
 def estimate(
@@ -105,24 +117,110 @@ def estimate(
     n_patients : number of patients resampled.
     level : of the interval.
     """
-    theta, draws = np.asarray(per_seed, dtype=float), np.asarray(replicates, dtype=float)
-    k, value = len(theta), float(theta.mean())
-    if n_patients < 2 or not (np.isfinite(theta).all() and np.isfinite(draws).all()):
-        return Estimate(value, nan, nan, nan, nan, level, k, n_patients, nan, nan, nan)
+    return total([(per_seed, replicates)], n_patients=n_patients, level=level)
+
+
+def total(groups: Sequence[Group], *, n_patients: int, level: float = 0.95) -> Estimate:
+    """Sum of the means of several kinds of network, trained independently and examined on the same patients.
+
+    Parameters
+    ----------
+    groups : for each kind, the arguments `per_seed` [k] and `replicates` [n_boot, k] of `estimate`. Numbers of
+        seeds may differ. Signs are part of the values: a difference of two architectures is the total of one and
+        of the other times -1. The replicates of all kinds must come from the same draws of patients.
+    n_patients, level : as for `estimate`.
+    """
+    thetas = [np.asarray(theta, dtype=float) for theta, _ in groups]
+    draws = [np.asarray(replicates, dtype=float) for _, replicates in groups]
+    value, k = float(sum(theta.mean() for theta in thetas)), min(map(len, thetas))
+    if n_patients < 2 or not all(np.isfinite(values).all() for values in (*thetas, *draws)):
+        return Estimate(value, nan, nan, nan, nan, level, k, n_patients, nan, nan, nan, 0.0)
     if k == 1:
-        between, patients, residual = nan, float(draws.var(ddof=1)), nan
-    else:
-        covariance = np.cov(draws, rowvar=False)
-        common = (covariance.sum() - np.trace(covariance)) / (k * (k - 1))
-        between, patients = float(theta.var(ddof=1)), max(float(common), 0.0)
-        residual = max(float(np.trace(covariance)) / k - patients, 0.0)
-    a = 0.0 if k == 1 else between / k
+        whole = float(sum(own.mean(axis=1) for own in draws).var(ddof=1))
+        return _estimate(value, nan, 0.0, whole, nan, k, n_patients, level)
+    covariance = np.cov(np.hstack(draws), rowvar=False)
+    kind = np.repeat(np.arange(len(draws)), [len(theta) for theta in thetas])
+    kinds, residual = range(len(draws)), []
+    common = np.array([[covariance[np.ix_(kind == g, kind == h)].mean() for h in kinds] for g in kinds])
+    for g, theta in enumerate(thetas):  # within a kind, networks do not share E_s with themselves
+        own, size = np.diag(covariance)[kind == g].mean(), len(theta)
+        common[g, g] = (size * common[g, g] - own) / (size - 1)
+        residual.append(max(own - max(common[g, g], 0.0), 0.0) / size)
+    sources = np.array([theta.var(ddof=1) / len(theta) for theta in thetas])
+    shares = sum(source**2 / (len(theta) - 1) for source, theta in zip(sources, thetas, strict=True))
+    df = float(sources.sum() ** 2 / shares) if shares > 0 else float(sum(map(len, thetas)) - len(thetas))
+    patients = max(float(common.sum()), 0.0)
+    return _estimate(value, k * float(sources.sum()), df, patients, k * float(sum(residual)), k, n_patients, level)
+
+
+def _estimate(
+    value: float,
+    between: float,
+    df_seeds: float,
+    patients: float,
+    residual: float,
+    k: int,
+    n_patients: int,
+    level: float,
+) -> Estimate:
+    """An `Estimate` with what follows from its components."""
+    a = between / k if df_seeds else 0.0
     se = sqrt(a + patients)
-    share = (a**2 / (k - 1) if k > 1 else 0) + patients**2 / (n_patients - 1)
+    share = (a**2 / df_seeds if df_seeds else 0) + patients**2 / (n_patients - 1)
     df = se**4 / share if share > 0 else nan
-    half = half_width(a, k - 1, patients, n_patients - 1, 1 - level) if se > 0 else nan
+    half = half_width(a, df_seeds, patients, n_patients - 1, 1 - level) if se > 0 else nan
     low, high = float(value - half), float(value + half)
-    return Estimate(value, se, df, low, high, level, k, n_patients, between, patients, residual)
+    return Estimate(value, se, df, low, high, level, k, n_patients, between, patients, residual, df_seeds)
+
+
+def over_pairs(
+    pairs: Sequence[tuple[int, int]], values: np.ndarray, replicates: np.ndarray, *, n_patients: int, level: float
+) -> Estimate:
+    """Mean of a quantity of pairs of networks, over new trainings and new patients, by a jackknife over seeds.
+
+    Pairs that share a seed are not independent. With k seeds the mean over all pairs has one pseudo-value a seed:
+    k times the mean minus (k - 1) times the mean without the pairs of this seed. They take the place of
+    independent values in `estimate`. The jackknife's variance is too large rather than too small on average (Efron
+    and Stein 1981), most where pairs vary by themselves.
+
+    Parameters
+    ----------
+    pairs : [m], all pairs of three seeds or more.
+    values : float [m], the quantity of each pair.
+    replicates : float [n_boot, m], the same under one common bootstrap over patients.
+    n_patients, level : as for `estimate`.
+    """
+    seeds = sorted({seed for pair in pairs for seed in pair})
+    k = len(seeds)
+    weights = [[k / len(pairs) - (s not in pair) * (k - 1) / comb(k - 1, 2) for pair in pairs] for s in seeds]
+    own = np.array(weights).T  # pairs x seeds
+    return estimate(np.asarray(values) @ own, np.asarray(replicates) @ own, n_patients=n_patients, level=level)
+
+
+def on_logit(est: Estimate) -> Estimate:
+    """An estimate of a proportion, such as an AUC, on the logit scale, by the delta method.
+
+    An AUC near 1 varies less upwards than downwards. On this scale its interval is symmetric, and back on its own
+    scale it stays between 0 and 1 (Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2). Variances
+    are those of the estimate times 1 / (value (1 - value))^2: single seeds or replicates may be 1, their mean may
+    not. A value of 0 or 1 has no interval and no test.
+    """
+    slope = est.value * (1 - est.value)
+    if not (0 < est.value < 1 and est.se > 0):
+        edge = float(special.logit(np.clip(est.value, 0, 1)))
+        return replace(est, value=edge, se=nan, low=nan, high=nan)
+    parts = (part / slope**2 for part in (est.var_seeds, est.var_patients, est.var_residual))
+    between, patients, residual = parts
+    return _estimate(
+        float(special.logit(est.value)), between, est.df_seeds, patients, residual, est.n_seeds, est.n_patients,
+        est.level,
+    )  # fmt: skip
+
+
+def proportion(est: Estimate) -> Estimate:
+    """The same estimate with the interval of `on_logit`, back on its own scale: asymmetric, in (0, 1)."""
+    found = on_logit(est)
+    return replace(est, low=float(special.expit(found.low)), high=float(special.expit(found.high)))
 
 
 def located(
@@ -159,8 +257,8 @@ def p_value(est: Estimate, null: float = 0.0, alternative: Alternative = "two-si
     if not est.se > 0:
         return nan
     distance = abs(est.value - null)
-    a = 0.0 if est.n_seeds == 1 else est.var_seeds / est.n_seeds
-    p = _touching(distance, a, est.n_seeds - 1, est.var_patients, est.n_patients - 1)
+    a = est.var_seeds / est.n_seeds if est.df_seeds else 0.0
+    p = _touching(distance, a, est.df_seeds, est.var_patients, est.n_patients - 1)
     if alternative == "two-sided":
         return p
     return p / 2 if (est.value > null) == (alternative == "greater") else 1 - p / 2
@@ -211,13 +309,13 @@ def holm(p: Sequence[float] | pd.Series) -> np.ndarray | pd.Series:
     return pd.Series(out, index=p.index, name=p.name) if isinstance(p, pd.Series) else out
 
 
-def half_width(a: float | np.ndarray, df_a: int, c: float, df_c: int, alpha: float) -> float | np.ndarray:
+def half_width(a: float | np.ndarray, df_a: float, c: float, df_c: int, alpha: float) -> float | np.ndarray:
     """Banerjee's half-width for two independent variances with their degrees of freedom (df_a 0: without a)."""
     seeds = a * special.stdtrit(df_a, alpha / 2) ** 2 if df_a else 0.0
     return np.sqrt(seeds + c * special.stdtrit(df_c, alpha / 2) ** 2)
 
 
-def _touching(distance: float, a: float, df_a: int, c: float, df_c: int) -> float:
+def _touching(distance: float, a: float, df_a: float, c: float, df_c: int) -> float:
     """The alpha at which `half_width` equals the distance: between the alphas of t with either source's df."""
     t = distance / sqrt(a + c)
     by_patients = 2 * special.stdtr(df_c, -t)

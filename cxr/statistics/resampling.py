@@ -1,63 +1,24 @@
-"""How often each row, patient or seed is drawn, and statistics of values that count so often.
+"""How often each patient is drawn, and statistics of values that count so often.
 
 A bootstrap replicate is not a resampled table but a count per row: how often that row was drawn. Thousands of
 replicates are then a few array operations, and tables that share rows can be resampled alike.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 Statistic = Literal["median", "mean"]
-# Rows x replicates in memory at a time. Draws are made block by block, so the results of an rng_seed depend on it.
-BLOCK = 2_000_000
+BLOCK = 2_000_000  # rows x replicates in memory at a time
 _MANY = 128  # from so many replicates on, summing all of them at once is faster
-
-
-def row_weights(
-    seed: np.ndarray, patient: np.ndarray, *, n_boot: int, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """How often each row is drawn: blocks of int64 [replicates, n], n_boot replicates in all.
-
-    Seeds and patients are drawn independently of each other: a patient of a seed counts as often as the product.
-    Draws with replacement from P units are a multinomial vector of counts, and so is the sum of several such
-    draws. A patient that is drawn m times therefore draws its k images by one multinomial of m k.
-    """
-    seed_of_row, seeds = pd.factorize(seed)
-    patient_of_row, patients = pd.factorize(patient)
-    groups, group_of_row = np.unique(seed_of_row * len(patients) + patient_of_row, return_inverse=True)
-    seed_of_group, patient_of_group = np.divmod(groups, len(patients))
-    sizes = np.bincount(group_of_row)
-    rows_by_group = np.argsort(group_of_row, kind="stable")
-    first = np.cumsum(sizes) - sizes
-
-    block = max(1, BLOCK // len(seed_of_row))
-    for start in range(0, n_boot, block):
-        b = min(block, n_boot - start)
-        seed_draws = _draw(rng, np.full(b, len(seeds)), len(seeds))
-        patient_draws = _draw(rng, np.full(b, len(patients)), len(patients))
-        group_draws = seed_draws[:, seed_of_group] * patient_draws[:, patient_of_group]
-        weights = np.empty((b, len(seed_of_row)), dtype=np.int64)
-        for size in np.unique(sizes):
-            these = np.flatnonzero(sizes == size)
-            rows = rows_by_group[first[these][:, None] + np.arange(size)]  # [groups, size]
-            weights[:, rows] = _draw(rng, group_draws[:, these] * size, size)
-        yield weights
 
 
 def patient_draws(patients: int, n_boot: int, rng_seed: int) -> np.ndarray:
     """int64 [n_boot, patients]: how often each is among so many draws with replacement."""
-    return _draw(np.random.default_rng(rng_seed), np.full(n_boot, patients), patients)
-
-
-def _draw(rng: np.random.Generator, draws: np.ndarray, units: int) -> np.ndarray:
-    """Counts [..., units] of `draws` [...] even draws with replacement from so many units."""
-    if units == 1:
-        return draws[..., None]
-    return rng.multinomial(draws, np.full(units, 1 / units))
+    if patients == 1:
+        return np.ones((n_boot, 1), dtype=np.int64)
+    return np.random.default_rng(rng_seed).multinomial(patients, np.full(patients, 1 / patients), size=n_boot)
 
 
 def counts_by_row(weights: np.ndarray) -> np.ndarray:

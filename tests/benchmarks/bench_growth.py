@@ -121,7 +121,7 @@ def score(folder: Path):
 def compare(folder: Path):
     from cxr.metrics import metric_table
     from cxr.report import comparison
-    from cxr.statistics import bootstrap, contrasts, rank_tests
+    from cxr.statistics import contrasts, rank_tests
     from cxr.statistics.score_rows import Scores
 
     images = _identities(folder)
@@ -141,7 +141,7 @@ def compare(folder: Path):
     def run() -> None:
         summary = comparison.pooled(scores, runs)
         values = Scores.of(scores, "overlap")
-        comparison.ranking(summary, "overlap", bootstrap.paired_replicates(values.values))
+        comparison.ranking(summary, "overlap")
         contrasts.compare_architectures(values)
         contrasts.interaction(values)
         rank_tests.paired_tests(values)

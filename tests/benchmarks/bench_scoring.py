@@ -24,7 +24,7 @@ import pandas as pd
 
 from cxr.metrics import baselines, metric_table, similarity
 from cxr.report import comparison
-from cxr.statistics.bootstrap import paired_replicates
+from cxr.statistics.bootstrap import patient_replicates
 from cxr.statistics.score_rows import Scores
 
 GRID, DRAWS = 14, 4
@@ -110,11 +110,11 @@ def scores(images: int, patients: int, seeds: int = 3) -> pd.DataFrame:
 
 def bootstrap(images: int, patients: int, n_boot: int) -> None:
     table = scores(images, patients)
-    overlap = Scores.of(table, "overlap").values
+    overlap = Scores.of(table, "overlap").values.unstack("seed")
     runs = table[["architecture", "method", "seed"]].drop_duplicates()
     runs = runs.assign(auc_macro_before=0.9, auc_macro_after=0.9, passes_checks="True")
     calls = {
-        "one metric, draws of all cells alike": lambda: paired_replicates(overlap, n_boot=n_boot),
+        "one metric, draws of all cells alike": lambda: patient_replicates(overlap, n_boot=n_boot),
         "every metric and level, all cells": lambda: comparison.pooled(table, runs, n_boot=n_boot),
     }
     print(f"\n{n_boot} replicates, 6 cells x 3 seeds x {images} images of {patients} patients")

@@ -36,7 +36,7 @@ from cxr.core.params import StudyParams, TrainParams
 from cxr.metrics import baselines, metric_table, similarity
 from cxr.models import build
 from cxr.report import comparison
-from cxr.statistics import bootstrap, contrasts, rank_tests
+from cxr.statistics import contrasts, rank_tests
 from cxr.statistics.score_rows import Scores
 from cxr.training import optimisation, stages
 
@@ -134,7 +134,7 @@ def comparing(n: str, architectures: str, seeds: str) -> dict:
     began = time.process_time()
     summary = comparison.pooled(scores, runs)
     values = Scores.of(scores, "overlap")
-    comparison.ranking(summary, "overlap", bootstrap.paired_replicates(values.values))
+    comparison.ranking(summary, "overlap")
     contrasts.compare_architectures(values)
     contrasts.interaction(values)
     rank_tests.paired_tests(values)

@@ -169,7 +169,7 @@ def _seeds(patients: int, settings: StudyParams) -> Finding:
     between = 2 * 0.02**2 + residual
     plan = estimates.Estimate(
         *(0.0, math.sqrt(between / seeds), seeds - 1.0, math.nan, math.nan, 0.95),
-        *(seeds, max(patients, 2), between, 0.0, residual),
+        *(seeds, max(patients, 2), between, 0.0, residual, 2.0 * (seeds - 1)),
     )
     chances = {effect: planning.power(plan, effect=effect) for effect in (0.05, 0.1)}
     text = (

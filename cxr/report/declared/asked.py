@@ -15,7 +15,7 @@ of this shape, such as one of questions, is one more entry here."""
 
 def texts(settings: StudyParams | CompareParams) -> dict[str, dict[str, str]]:
     """What is judged with these margins: for each of `TABLES`, the name of the function to the text."""
-    margins = {"auc": settings.auc_margin, "centroid": settings.centroid_margin}
+    margins = {"auc": settings.auc_margin, "centroid": f"{settings.centroid_margin:.0%}"}
     return {
         kind: {judge.__name__: text.format(**margins) for text, judge in table.items()}
         for kind, table in TABLES.items()

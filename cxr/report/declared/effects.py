@@ -8,6 +8,7 @@ from typing import Any
 
 from cxr.core.errors import InputError
 from cxr.core.params import CompareParams, StudyParams
+from cxr.report import evidence
 from cxr.statistics import planning
 from cxr.statistics.estimates import Estimate
 
@@ -59,7 +60,7 @@ def assumed(seed_sd: float, *, seeds: int, patients: int, level: float) -> Estim
     between = 2 * seed_sd**2 + residual
     return Estimate(
         *(0.0, sqrt(between / seeds), seeds - 1.0, nan, nan, level),
-        *(seeds, patients, between, 0.0, residual),
+        *(seeds, patients, between, 0.0, residual, 2.0 * (seeds - 1)),
     )
 
 
@@ -73,7 +74,8 @@ def declared(study: StudyParams, patients: int, *, pilot: str = "", tracking_uri
     Raises: InputError: there is no such pilot, or it has one seed.
     """
     seeds, pairs = len(study.seed), len(list(combinations(study.architecture, 2)))
-    tests = pairs * len(study.method)
+    methods = [name for name in study.method if name not in evidence.TWIN.values()]  # asked only if they agree
+    tests = pairs * len(methods)
     estimates = of_pilot(pilot, study, tracking_uri) if pilot else {}  # a mistyped pilot is refused in any case
     if not pairs:
         return "not asked: there is one architecture"
@@ -118,7 +120,6 @@ def of_pilot(name: str, study: StudyParams, tracking_uri: str | None = None) -> 
     from cxr import tracking  # loads MLflow, which takes seconds
     from cxr.report import scores
     from cxr.statistics import contrasts
-    from cxr.statistics.score_rows import Scores
 
     uri = tracking.resolve(tracking_uri)
     if tracking.is_new(uri):
@@ -126,7 +127,7 @@ def of_pilot(name: str, study: StudyParams, tracking_uri: str | None = None) -> 
     tracking.connect(uri)
     try:
         pilot = scores.open(CompareParams(name=name))
-        values = Scores.of(pilot.scores, study.primary_metric, level=study.level)
+        values = evidence.primary_scores(pilot.scores, study.primary_metric, level=study.level)
     except InputError as error:
         raise InputError(f"--pilot {name}: {error}") from None
     pairs = contrasts.compare_architectures(values)

@@ -19,21 +19,15 @@ _CHOICES = {"variant": "variant", "q": "area q", "grid": "grid", "images": "imag
 def ranking(ranks: pd.DataFrame, *, title: str = "") -> Figure:
     """The ranks of the architectures under each method (1: most stable). Crossing lines are reversals.
 
-    `ranks` has one row an architecture, one column a method, and optionally `P(<method>)`: the bootstrap
-    probability of that rank, which is written beside the point.
+    `ranks` has one row an architecture, one column a method.
     """
-    methods = [column for column in ranks.columns if not column.startswith("P(")]
+    methods = list(ranks.columns)
     figure, axis = plt.subplots(figsize=(2.4 + 1.8 * len(methods), 0.9 + 0.7 * len(ranks)))
     for number, (name, row) in enumerate(ranks.iterrows()):
         colour = COLOURS[number % len(COLOURS)]
         axis.plot(range(len(methods)), row[methods].to_numpy(float), "-o", color=colour, markersize=9)
         spot = (len(methods) - 1, row[methods[-1]])
         axis.annotate(name, spot, (10, 0), textcoords="offset points", va="center", color=colour)
-        for position, method in enumerate(methods):
-            if f"P({method})" in ranks:
-                text = f"P = {row[f'P({method})']:.2f}"
-                spot = (position, row[method])
-                axis.annotate(text, spot, (0, 9), textcoords="offset points", ha="center", fontsize=8)
     axis.set_xticks(range(len(methods)), [METHOD_LABELS[method] for method in methods])
     axis.set_yticks(range(1, len(ranks) + 1))
     axis.set(ylabel="rank (1: most stable)", title=title, xlim=(-0.3, len(methods) - 0.1))
