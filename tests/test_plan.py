@@ -80,8 +80,8 @@ def test_a_plan_says_what_will_be_judged_with_what(plan, images):
     assert values["primary_metric"]["name"] == "overlap" and values["primary_metric"]["corrected"].startswith(
         "yes"
     )
-    margins = {"auc_margin": 0.02, "centroid_margin": 0.05, "overlap_margin": 0.05, "level": 0.95}
-    assert margins.items() <= values["judged_with"].items()
+    assert values["judged_with"]["auc_margin"] == 0.02 and values["judged_with"]["level"] == 0.95
+    assert set(values["judged_with"]) == {*deviations.binding()} - {"primary_metric"}
     assert values["design"]["architectures"] == TWO.architecture and values["design"]["seeds"] == [0, 1]
     counted = values["design"]["images"]
     assert sum(counted["images"].values()) == 60 == len(images)
@@ -166,6 +166,11 @@ def test_everything_that_is_judged_has_a_name_of_its_own():
         assert len(texts[kind]) == len(table), "two functions share a name"
         assert not any("{" in text for text in texts[kind].values()), "a margin without its value"
     assert texts == asked.texts(CompareParams()), "a study and its report judge the same"
+
+
+def test_only_a_metric_that_is_1_for_identical_maps_is_corrected():
+    assert contents.corrected("overlap").startswith("yes") and contents.corrected("spearman").startswith("yes")
+    assert contents.corrected("centroid_shift").startswith("no")
 
 
 def test_exclusions_follow_the_parameters(images):
@@ -323,8 +328,8 @@ def test_a_pilot_that_is_not_there_is_refused(tmp_path, new_store, monkeypatch):
         ({"auc_margin": 0.05}, [("auc_margin", "0.02", "0.05", CHANGED, True)]),
         ({"level": 0.9}, [("level", "0.95", "0.9", CHANGED, True)]),
         ({"primary_metric": "spearman"}, [("primary_metric", "overlap", "spearman", CHANGED, True)]),
-        ({"images": "all", "overlap_margin": 0.1}, [
-            ("overlap_margin", "0.05", "0.1", CHANGED, True),  # what contradicts comes first
+        ({"images": "all", "overlap_margin": 0.3}, [
+            ("overlap_margin", str(TWO.overlap_margin), "0.3", CHANGED, True),  # what contradicts comes first
             ("images", "correct", "all", CHANGED, False),
         ]),
         ({"label_map": {"a": "b"}}, [("label_map", "{}", "{a: b}", CHANGED, False)]),
@@ -577,11 +582,11 @@ def test_the_section_of_a_study_in_a_store(study, path, plan, tmp_path, images):
     alone = section.of(CompareParams(name="demo"), study)
     assert alone.sentences == section.NO_PLAN and alone.table.empty and alone.text == "" and alone.tags == {}
 
-    cited = section.of(CompareParams(name="demo", plan=str(path), centroid_margin=0.1), study)
+    cited = section.of(CompareParams(name="demo", plan=str(path), centroid_margin=0.3), study)
     assert (cited.text, cited.tags) == (plan.text, plan.tags)
     rows = {tuple(row) for row in cited.table.to_numpy().tolist()}
     assert {
-        ("centroid_margin", "0.05", "0.1", CONTRADICTS),
+        ("centroid_margin", str(TWO.centroid_margin), "0.3", CONTRADICTS),
         ("architectures", "[CompactResNetV2]", "-", CONTRADICTS),
         ("seeds", "[1]", "-", NOT_DONE),
         ("methods", "[layercam]", "[layercam]", KEPT),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QUESTION = "Does fine-tuning move the visual evidence, even where accuracy stays?"
 CORRECTED = (
-    "yes: (value - two patients) / (value of identical maps - two patients), so that what two patients of one "
+    "yes: (value - two patients) / (1 - two patients), so that what two patients of one "
     "class share counts as 0, and identical maps as 1; the raw value is shown beside it"
 )
 
@@ -61,7 +61,7 @@ def text(
         "software": software(),
     }
     judging = {
-        "primary_metric": {"name": metric, "means": METRICS[metric].label, "corrected": CORRECTED},
+        "primary_metric": {"name": metric, "means": METRICS[metric].label, "corrected": corrected(metric)},
         "judged_with": {name: getattr(study, name) for name in binding() if name != "primary_metric"},
     }
     found = effects.declared(study, patients, pilot=pilot, tracking_uri=tracking_uri)
@@ -96,6 +96,11 @@ def summary(plan: plan_file.Plan) -> list[str]:
         each = [f"{value} {name.replace('_', ' ')}" for name, value in row.items() if name != "rests_on"]
         lines.append(f"  {', '.join(each)}. {row['rests_on']}")
     return lines
+
+
+def corrected(metric: str) -> str:
+    """Whether the primary metric is corrected for what two patients share: only if identical maps have 1."""
+    return CORRECTED if METRICS[metric].identical == 1 else "no: identical maps do not have the value 1"
 
 
 def parameters(study: StudyParams) -> dict[str, dict[str, Any]]:

@@ -17,8 +17,9 @@ IMAGE_SD = 0.15
 """Assumptions where there is no pilot: standard deviations of the primary metric, between the medians of two seeds
 and between patients under one network. docs/inference.md uses the same."""
 _ASSUMED = (
-    "ASSUMPTIONS, not measurements: the standard deviation of the median is {sd:g} between seeds, and that of "
-    f"single values is {IMAGE_SD:g} between patients; what patients share cancels in a difference"
+    "ASSUMPTIONS, not measurements: in the primary metric as it is tested, the standard deviation of the median "
+    f"is {{sd:g}} between seeds, and that of single values is {IMAGE_SD:g} between patients; what patients share "
+    "cancels in a difference"
 )
 
 
