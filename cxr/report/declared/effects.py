@@ -8,6 +8,7 @@ from typing import Any
 
 from cxr.core.errors import InputError
 from cxr.core.params import CompareParams, StudyParams
+from cxr.metrics.metric_table import METRICS
 from cxr.report import evidence
 from cxr.statistics import planning
 from cxr.statistics.estimates import Estimate
@@ -90,6 +91,8 @@ def declared(study: StudyParams, patients: int, *, pilot: str = "", tracking_uri
             for sd in SEED_SDS
         }
     alpha = 1 - study.level
+    corrected = METRICS[study.primary_metric].identical == 1
+    metric = f"corrected {study.primary_metric}" if corrected else study.primary_metric
     rows = []
     for basis, est in estimates.items():
         row: dict[str, Any] = {"rests_on": basis}
@@ -98,7 +101,7 @@ def declared(study: StudyParams, patients: int, *, pilot: str = "", tracking_uri
             row[name] = _in_words(found)
         rows.append(row)
     return {
-        "of": f"a difference in {study.primary_metric} between two architectures, under one method",
+        "of": f"a difference in {metric} between two architectures, under one method",
         "power": planning.POWER,
         "seeds": seeds,
         "patients": f"{patients} (fewer where images are excluded)",
