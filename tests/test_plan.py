@@ -196,7 +196,8 @@ def test_a_primary_metric_that_cannot_be_judged_is_refused(metric, message):
 
 def of_seeds_alone(variance, seeds=3):
     """A difference whose only variance is between seeds."""
-    return Estimate(0.0, sqrt(variance / seeds), seeds - 1.0, 0.0, 0.0, 0.95, seeds, 100, variance, 0.0, 0.0, seeds - 1.0)
+    df, se = seeds - 1.0, sqrt(variance / seeds)
+    return Estimate(0.0, se, df, 0.0, 0.0, 0.95, seeds, 100, variance, 0.0, 0.0, df)
 
 
 @pytest.mark.parametrize(("seeds", "alpha"), [(2, 0.05), (3, 0.05), (5, 0.05), (5, 0.01)])
