@@ -217,9 +217,9 @@ def test_the_smallest_difference_is_that_of_the_noncentral_t_test(seeds, alpha):
 @settings(max_examples=25, deadline=None)
 def test_it_has_the_power_and_nothing_smaller_has(sd, seeds, patients):
     est = effects.assumed(sd, seeds=seeds, patients=patients, level=0.95)
-    found = effects.smallest(est, seeds=seeds, patients=patients)
+    found = effects.smallest(est, seeds=seeds, patients=patients, most=20.0)
     assert planning.power(est, effect=found) >= planning.POWER > planning.power(est, effect=found - 2e-4)
-    more = effects.smallest(est, seeds=seeds + 1, patients=2 * patients)
+    more = effects.smallest(est, seeds=seeds + 1, patients=2 * patients, most=20.0)
     assert more < found
 
 
