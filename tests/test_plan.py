@@ -32,7 +32,7 @@ from cxr.study import preflight, study_run
 from cxr.study.grid import Setup
 from cxr.study.session import Session
 
-NOW = datetime(2026, 11, 29, 5, 0, tzinfo=UTC)
+NOW = datetime(2020, 1, 2, 5, 0, tzinfo=UTC)  # before any test
 SMALL = {
     "name": "demo",
     "phantom_images": 60,
@@ -99,7 +99,7 @@ def test_its_hash_is_that_of_all_lines_below_the_first(path, plan):
     first, _, body = path.read_bytes().partition(b"\n")
     assert first == f"sha256: {hashlib.sha256(body).hexdigest()}".encode() == f"sha256: {plan.sha256}".encode()
     assert plan.short == plan.sha256[:12]
-    assert plan.tags == {"cxr.plan": plan.short, "cxr.plan_date": "2026-11-29T05:00:00+00:00"}
+    assert plan.tags == {"cxr.plan": plan.short, "cxr.plan_date": "2020-01-02T05:00:00+00:00"}
 
 
 @given(data=st.data())
@@ -346,7 +346,7 @@ def test_other_images_and_parameters_of_another_version_are_deviations(plan):
     here = plan.values["design"]["images"]["manifest_sha256"]
     assert deviations.find(plan, ours, manifest_hash=here) == []
     (other,) = deviations.find(plan, ours, manifest_hash="f" * 64)
-    assert (other.what, other.now, other.contradicts) == ("images", "manifest ffffffffffff", False)
+    assert (other.what, other.now, other.contradicts) == ("image set", "manifest ffffffffffff", False)
     older = {
         **plan.values,
         "parameters": {
@@ -398,11 +398,13 @@ def session_of(study, tmp_path, images, plan=None):
 
 def test_a_study_prints_its_plan_and_the_deviations(path, plan, tmp_path, images):
     kept = preflight.about_plan(session_of(TWO, tmp_path, images, plan), {})
-    assert kept == [f"plan {path}: sha256 {plan.short}, of 2026-11-29 05:00 UTC", "  the study keeps to the plan"]
+    assert kept == [f"plan {path}: sha256 {plan.short}, of 2020-01-02 05:00 UTC", "  the study keeps to the plan"]
     more = StudyParams(**{**SMALL, "seed": [0, 1, 2]})
     lines = preflight.about_plan(session_of(more, tmp_path, images.iloc[1:], plan), {})
     assert "  deviates from the plan: seeds: [2] added afterwards" in lines
-    assert any(line.startswith("  deviates from the plan: images: the plan declares manifest ") for line in lines)
+    assert any(
+        line.startswith("  deviates from the plan: image set: the plan declares manifest ") for line in lines
+    )
     assert preflight.about_plan(session_of(TWO, tmp_path, images), {}) == []
     (caution,) = preflight.about_plan(session_of(TWO, tmp_path, images), {"abc": "2026-01-02T00:00:00+00:00"})
     assert "cites the plan abc of 2026-01-02" in caution and "--plan" in caution
@@ -459,7 +461,7 @@ def test_the_studys_run_cites_and_holds_its_plan(path, plan, tmp_path, images, s
     run = tracking.stored(parent)
     assert run.tags.items() >= plan.tags.items() and run.file("plan.yaml").read_text() == plan.text
     assert "cxr.plan" not in tracking.stored(without).tags and not tracking.stored(without).has("plan.yaml")
-    assert tracking.plans_cited("demo") == {plan.short: "2026-11-29T05:00:00+00:00"}
+    assert tracking.plans_cited("demo") == {plan.short: "2020-01-02T05:00:00+00:00"}
     # resumed, wherever the file lies then
     moved = StudyParams(**SMALL, plan=str(tmp_path / "moved.yaml"))
     assert study_run.open_parent(session_of(moved, tmp_path, images, plan)) == parent
@@ -495,13 +497,13 @@ def test_a_study_that_keeps_to_its_plan(plan):
     assert rows_of(table, "seeds") == [("seeds", "[0, 1]", "[0, 1]", KEPT)]
     assert rows_of(table, "claims") == [("claims", "7", "7", KEPT)]
     assert rows_of(table, "auc_margin") == [("auc_margin", "0.02", "0.02", KEPT)]
-    ((_, counted, _, _),) = rows_of(table, "images")
+    ((_, counted, _, _),) = rows_of(table, "image set")
     assert counted.startswith("60 images of ")
     sentence = section.cites(plan, table)
     assert (
         sentence.endswith("The study keeps to it.")
         and plan.short in sentence
-        and "2026-11-29 05:00 UTC" in sentence
+        and "2020-01-02 05:00 UTC" in sentence
     )
 
 
@@ -524,7 +526,7 @@ def test_the_report_names_deviations_missing_cells_and_other_images(plan):
     assert rows_of(table, "seeds") == [("seeds", "-", "[7]", ADDED)]
     assert rows_of(table, "cells") == [("cells", "CompactResNetV2 s1 layercam", "-", NOT_DONE)]
     assert ("images", "correct", "all", CHANGED) in rows_of(table, "images")
-    assert any(row[2] == "manifest ffffffffffff" and row[3] == CHANGED for row in rows_of(table, "images"))
+    assert any(row[2] == "manifest ffffffffffff" and row[3] == CHANGED for row in rows_of(table, "image set"))
     assert section.cites(plan, table).endswith("The study departs from it in 4 points.")
 
 
@@ -538,16 +540,18 @@ def test_images_that_were_not_counted_cannot_be_compared(tmp_path):
     plan_file.write(tmp_path / "p.yaml", contents.text(TWO, None, now=NOW))
     plan = plan_file.read(tmp_path / "p.yaml")
     table = report_table(plan, manifest_hash="a" * 64)
-    assert rows_of(table, "images") == [("images", "not counted", "manifest aaaaaaaaaaaa", "cannot be compared")]
+    assert rows_of(table, "image set") == [
+        ("image set", "not counted", "manifest aaaaaaaaaaaa", "cannot be compared")
+    ]
     assert section.cites(plan, table).endswith("The study keeps to it.")
 
 
 def test_when_the_plan_was_written():
     hour = timedelta(hours=1)
     before = section.when(NOW, [NOW + hour, NOW + 2 * hour], [NOW + hour, NOW + 2 * hour])
-    assert before == "The first training of this report began on 2026-11-29 06:00 UTC, after the plan."
+    assert before == "The first training of this report began on 2020-01-02 06:00 UTC, after the plan."
     late = section.when(NOW, [NOW + hour, NOW - hour], [NOW + hour, NOW - hour])
-    assert late == "**This plan was written after the first training**, which began on 2026-11-29 04:00 UTC."
+    assert late == "**This plan was written after the first training**, which began on 2020-01-02 04:00 UTC."
     known = section.when(NOW, [NOW + hour], [NOW + hour, NOW - hour, NOW - 2 * hour])
     assert "2 other trainings of the experiment, not in this report, began before the plan" in known
 
@@ -594,10 +598,10 @@ def test_the_section_of_a_study_in_a_store(study, path, plan, tmp_path, images):
         ("images", "correct", "all", CHANGED),
     } <= rows
     assert not any(row[0] in ("phantom_images", "name", "dropout") for row in rows), "they are as declared"
-    assert any(row[0] == "images" and row[1].startswith("60 images") and row[3] == KEPT for row in rows)
+    assert any(row[0] == "image set" and row[1].startswith("60 images") and row[3] == KEPT for row in rows)
     ((_, _, others, status),) = rows_of(cited.table, "other sections")
     assert "Where the evidence is" in others and "Verdicts" not in others and status == AFTERWARDS
-    assert "after the plan" in cited.sentences  # the plan is of this morning's past: NOW lies before this test
+    assert "after the plan" in cited.sentences
 
     late = tmp_path / "late.yaml"
     plan_file.write(late, contents.text(TWO, images, now=datetime.now(UTC) + timedelta(minutes=1)))
@@ -614,7 +618,7 @@ def test_a_plan_that_an_earlier_run_cites_is_not_hidden(study, path, plan, tmp_p
     other = tmp_path / "other.yaml"
     plan_file.write(other, contents.text(TWO, images, now=NOW, question="Another?"))
     found = section.of(CompareParams(name="demo", plan=str(other)), study).sentences
-    assert f"Other plans of this study: `{plan.short}` of 2026-11-29." in found
+    assert f"Other plans of this study: `{plan.short}` of 2020-01-02." in found
     assert "Other plans" not in section.of(CompareParams(name="demo", plan=str(path)), study).sentences
 
 

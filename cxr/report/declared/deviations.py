@@ -24,7 +24,7 @@ and the plan itself."""
 class Deviation:
     """One difference between a study and its plan.
 
-    what: a parameter, an axis of the grid, or "images". declared, now: both as text; "-" for nothing.
+    what: a parameter, an axis of the grid, or "image set". declared, now: both as text; "-" for nothing.
     status: CHANGED, ADDED or NOT_DONE. contradicts: whether the study can no longer test what was declared.
     """
 
@@ -70,7 +70,7 @@ def find(plan: Plan, parameters: Mapping[str, Any], *, manifest_hash: str = "") 
     found += [Deviation(name, as_text(declared[name]), "no such parameter", NOT_DONE) for name in gone]
     planned = plan.values["design"].get("images", {}).get("manifest_sha256", "")
     if manifest_hash and planned and manifest_hash != planned:
-        found.append(Deviation("images", f"manifest {planned[:12]}", f"manifest {manifest_hash[:12]}", CHANGED))
+        found.append(Deviation("image set", f"manifest {planned[:12]}", f"manifest {manifest_hash[:12]}", CHANGED))
     return sorted(found, key=lambda deviation: not deviation.contradicts)
 
 

@@ -200,11 +200,11 @@ def _images(plan: Plan, manifest_hash: str) -> list[tuple[str, str, str, str]]:
     """The row of the images where they do not deviate."""
     images = plan.values["design"].get("images", {})
     if not images.get("counted"):
-        return [("images", "not counted", f"manifest {manifest_hash[:12]}", "cannot be compared")]
+        return [("image set", "not counted", f"manifest {manifest_hash[:12]}", "cannot be compared")]
     if manifest_hash != images["manifest_sha256"]:
-        return [] if manifest_hash else [("images", "counted", "several manifests", "cannot be compared")]
+        return [] if manifest_hash else [("image set", "counted", "several manifests", "cannot be compared")]
     total = f"{sum(images['images'].values())} images of {sum(images['patients'].values())} patients"
-    return [("images", total, total, KEPT)]
+    return [("image set", total, total, KEPT)]
 
 
 def _judged(kind: str, declared: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
