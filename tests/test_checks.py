@@ -300,7 +300,7 @@ def test_few_patients_and_one_seed_are_warned_of():
 def test_power_agrees_with_the_simulation_of_docs_inference():
     study = StudyParams.check({"seed": [0, 1, 2]}, where="test")
     found_text = checklist._seeds(150, study).text
-    assert "0.05 in overlap between two architectures is found with a chance of 0.2" in found_text
+    assert "0.05 in overlap (not corrected) between two architectures is found with a chance of 0.3" in found_text
 
 
 # --- skipping

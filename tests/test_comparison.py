@@ -9,7 +9,7 @@ from cxr.core import tables
 from cxr.core.errors import InputError
 from cxr.metrics import similarity
 from cxr.metrics.metric_table import METRICS
-from cxr.report import comparison, headlines
+from cxr.report import comparison, headlines, sections
 from cxr.report import scores as report_scores
 
 NAMES = ("DenseNet201", "ResNet50V2", "InceptionV3")
@@ -74,6 +74,18 @@ def test_summarise_by_hand():
     out = comparison.summarise(pd.concat([table, other]), n_boot=50)
     assert out["overlap_median_if_empty_0"] == pytest.approx((0.2 + 0.5) / 2)
     assert out["overlap_median_if_empty_1"] == pytest.approx((0.55 + 0.5) / 2)
+
+
+def test_empty_pairs_are_spoken_of_where_they_matter(monkeypatch):
+    said = []
+    monkeypatch.setattr(sections, "say", said.append)
+    summary = pd.DataFrame({"architecture": ["A", "B"], "method": "m", "n_empty": 5, "n_images": 40})
+    summary = summary.assign(overlap_median_if_empty_0=[0.5, 0.5], overlap_median_if_empty_1=[0.515, 0.6])
+    sections.empty_pairs(summary)
+    (text,) = said
+    assert "B under m (5 of 40 pairs): 0.50 to 0.60" in text and "A under m" not in text
+    sections.empty_pairs(summary.iloc[:1])
+    assert len(said) == 1
 
 
 def test_pooled_has_a_row_a_cell_and_the_mean_auc_over_seeds():

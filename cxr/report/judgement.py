@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -90,18 +90,6 @@ def finds(estimates: Iterable[Estimate], alpha: float) -> str:
     )
 
 
-def cells_text(
-    cells: Mapping[tuple[str, str], Estimate],
-    *,
-    sign: bool = False,
-    bounds: tuple[float, float] = (-np.inf, np.inf),
-) -> str:
-    """The estimates of all cells, with their intervals cut at `bounds`."""
-    return "; ".join(
-        f"{name} {method} {number(est, sign=sign, bounds=bounds)}" for (name, method), est in cells.items()
-    )
-
-
 def number(
     est: Estimate, *, sign: bool = False, bounds: tuple[float, float] = (-np.inf, np.inf), digits: int = 2
 ) -> str:
@@ -120,11 +108,12 @@ def pair_text(row) -> str:
     return f"{row.method}: {row.a} - {row.b} {number(row.estimate, sign=True)}, p {p_text(row.p_holm)}"
 
 
-def crossing_text(row) -> str:
-    """A row of `Evidence.crossings` as text: the difference between two architectures under two methods."""
+def crossing_text(row, test: str = "p_holm") -> str:
+    """A row of `Evidence.crossings` as text: the difference between two architectures under two methods, and the p
+    value of a column."""
     return (
         f"{row.a} - {row.b}: {number(row.estimate_a, sign=True)} under {row.method_a}, "
-        f"{number(row.estimate_b, sign=True)} under {row.method_b}, p {p_text(row.p_holm)}"
+        f"{number(row.estimate_b, sign=True)} under {row.method_b}, p {p_text(getattr(row, test))}"
     )
 
 

@@ -36,17 +36,20 @@ def check(evidence: Evidence, leads: Sequence[Lead]) -> Robustness:
         for method in dict.fromkeys(lead[0] for lead in leads)
         if method in TWIN and not twin_agrees(evidence, [lead for lead in leads if lead[0] == method])
     ]
+    known = set(evidence.pairs["method"])
+    unknown = [TWIN[method] for method, *_ in leads if method in TWIN and TWIN[method] not in known]
+    alone = f"; not checked under {unknown[0]}" if unknown else ""
     if evidence.analyses.empty:
-        return Robustness(reasons, "not checked in other analyses")
+        return Robustness(reasons, "not checked in other analyses" + alone)
     n, agree = agreement(evidence.analyses, leads)
     if n == 0:
-        return Robustness(reasons, "no other analysis has all values")
+        return Robustness(reasons, "no other analysis has all values" + alone)
     note = f"holds in {agree} of {n} other analyses"
     if agree < evidence.margins.majority * n:
         reasons.append(f"{note}, {agree / n:.0%}; the declared majority is {evidence.margins.majority:.0%}")
     turned = [layer for layer in LAYERS if not at_layer(evidence.analyses, leads, layer)]
     reasons += [f"turns round at {layer.removeprefix('layer-')}" for layer in turned]
-    return Robustness(reasons, note)
+    return Robustness(reasons, note + alone)
 
 
 def mend(judgement: Judgement, found: Robustness) -> Judgement:

@@ -35,7 +35,6 @@ from cxr.report.judgement import (
     OPEN,
     SUPPORTED,
     Judgement,
-    cells_text,
     crossing_text,
     finds,
     judge_all,
@@ -131,8 +130,7 @@ def still_centroid(evidence: Evidence) -> Judgement:
     margin = evidence.margins.centroid
     below = [estimates.p_value(est, margin, "less") for est in evidence.shift.values()]
     over = [estimates.p_value(est, margin, "greater") for est in evidence.shift.values()]
-    text = f"Shift divided by that of two patients: {cells_text(evidence.shift, bounds=(0, np.inf))}"
-    return _every_cell(evidence, evidence.shift, below, over, text)
+    return _every_cell(evidence, evidence.shift, below, over, "Shift divided by that of two patients")
 
 
 def beyond_seeds(evidence: Evidence) -> Judgement:
@@ -143,21 +141,29 @@ def beyond_seeds(evidence: Evidence) -> Judgement:
         )
     more = [estimates.p_value(est, 0, "greater") for est in evidence.excess.values()]
     less = [estimates.p_value(est, 0, "less") for est in evidence.excess.values()]
-    cells = cells_text(evidence.excess, sign=True)
-    text = f"{evidence.metric_text.capitalize()} of {evidence.against} minus that of before/after: {cells}"
-    return _every_cell(evidence, evidence.excess, more, less, text)
+    what = f"{evidence.metric_text.capitalize()} of {evidence.against} minus that of before/after"
+    return _every_cell(evidence, evidence.excess, more, less, what)
 
 
 def _every_cell(
-    evidence: Evidence, cells: Cells, yes: Sequence[float], no: Sequence[float], text: str
+    evidence: Evidence, cells: Cells, yes: Sequence[float], no: Sequence[float], what: str
 ) -> Judgement:
-    """`judge_all` over cells; failing maps decide nothing, and a contradiction needs both normalisations."""
+    """`judge_all` over cells; failing maps decide nothing, and a contradiction needs both normalisations.
+
+    `what`: the estimates' name. The text has their range, and the one that decides.
+    """
     names, alpha = list(cells), evidence.margins.alpha
     yes, no = (
         [1.0 if cell in evidence.unsound else p for cell, p in zip(names, ps, strict=True)] for ps in (yes, no)
     )
-    judgement = judge_all(yes, no, text, list(cells.values()), alpha, missing=_failing(evidence, names))
     verdict, deciding = settle(yes, no, alpha)
+    values = [est.value for est in cells.values()]
+    hardest = int(np.nan_to_num(yes, nan=2.0).argmax())
+    decides = names[min(deciding, key=lambda i: no[i]) if verdict == CONTRADICTED else hardest]
+    word = "clearest" if verdict == CONTRADICTED else "least sure"
+    text = f"{what}: {min(values):.2f} to {max(values):.2f} in {len(names)} cells; {word}: "
+    text += f"{' '.join(decides)} {number(cells[decides])}"
+    judgement = judge_all(yes, no, text, list(cells.values()), alpha, missing=_failing(evidence, names))
     against = dict(zip(names, no, strict=True))
     partner = {**TWIN, **{twin: method for method, twin in TWIN.items()}}
     others = [against.get((a, partner.get(m, m)), 0.0) for a, m in (names[i] for i in deciding)]
@@ -289,7 +295,9 @@ def reversal(evidence: Evidence) -> Judgement:
     if judged:
         return next((judgement for judgement in judged if judgement.verdict == SUPPORTED), judged[0])
     if sound.all() and (crossings["p_same_order"] < 2 * alpha).all():
-        kept = Judgement(CONTRADICTED, f"{text}; every pair keeps its order under both methods")
+        worst = crossings.loc[crossings["p_same_order"].idxmax()]
+        text = f"Every pair keeps its order under both methods; least sure: {crossing_text(worst, 'p_same_order')}"
+        kept = Judgement(CONTRADICTED, text)
         leads = [lead for row in crossings.itertuples() for lead in _leads(row, stable)]
         return robustness.mend(kept, robustness.check(evidence, leads))
     missing = _failing(

@@ -309,9 +309,11 @@ def holm(p: Sequence[float] | pd.Series) -> np.ndarray | pd.Series:
     return pd.Series(out, index=p.index, name=p.name) if isinstance(p, pd.Series) else out
 
 
-def half_width(a: float | np.ndarray, df_a: float, c: float, df_c: int, alpha: float) -> float | np.ndarray:
+def half_width(
+    a: float | np.ndarray, df_a: float | np.ndarray, c: float, df_c: int, alpha: float
+) -> float | np.ndarray:
     """Banerjee's half-width for two independent variances with their degrees of freedom (df_a 0: without a)."""
-    seeds = a * special.stdtrit(df_a, alpha / 2) ** 2 if df_a else 0.0
+    seeds = a * special.stdtrit(df_a, alpha / 2) ** 2 if np.all(df_a) else 0.0
     return np.sqrt(seeds + c * special.stdtrit(df_c, alpha / 2) ** 2)
 
 

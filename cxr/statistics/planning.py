@@ -27,7 +27,9 @@ def power(
 
     It follows from the variance components of `est`, (var T + var E) / seeds + var P, where var E and var P scale
     with 1 / patients. It integrates over the distribution of S2, and takes Cov as known (Cov has n - 1 degrees of
-    freedom). If patients contribute nothing, it is the power of the noncentral t test.
+    freedom). If patients contribute nothing, it is the power of the noncentral t test. A difference of two kinds
+    of network (`estimates.total`) has Welch's degrees of freedom, which depend on how S2 happens to fall on the
+    two: power then also integrates over that, for kinds that vary alike.
 
     Parameters
     ----------
@@ -47,15 +49,17 @@ def power(
     scale = est.n_patients / n
     c, shift = est.var_patients * scale, abs(effect)
     if est.df_seeds:
-        training = max(est.var_seeds - est.var_residual, 0.0)
-        a, df = (training + est.var_residual * scale) / k, est.df_seeds * (k - 1) / (est.n_seeds - 1)
-        # The middle points of 2000 equal slices of the chi-square distribution.
-        slices = special.gammaincinv(df / 2, (np.arange(2000) + 0.5) / 2000) * 2 / df
+        a = (max(est.var_seeds - est.var_residual, 0.0) + est.var_residual * scale) / k
+        kinds = 2 if est.df_seeds > est.n_seeds - 1 + 1e-9 else 1
+        df = kinds * (k - 1)
+        # The middle points of equal slices of the chi-square distribution of S2, and of its split in two.
+        slices = special.gammaincinv(df / 2, _middles(1000)) * 2 / df
+        split = special.betaincinv((k - 1) / 2, (k - 1) / 2, _middles(40)) if kinds == 2 else np.ones(1)
+        half = half_width(a * slices, ((k - 1) / (split**2 + (1 - split) ** 2))[:, None], c, n - 1, alpha)
     else:
-        a, df, slices = 0.0, 0.0, np.ones(1)
-    half = half_width(a * slices, df, c, n - 1, alpha)
+        a, half = 0.0, half_width(0.0, 0.0, c, n - 1, alpha)
     spread = sqrt(a + c)
-    return float((special.ndtr((shift - half) / spread) + special.ndtr((-shift - half) / spread)).mean())
+    return float(np.mean(special.ndtr((shift - half) / spread) + special.ndtr((-shift - half) / spread)))
 
 
 def smallest_effect(est: Estimate, *, wanted: float = POWER, alpha: float = 0.05) -> float:
@@ -68,3 +72,7 @@ def smallest_effect(est: Estimate, *, wanted: float = POWER, alpha: float = 0.05
     while power(est, effect=high, alpha=alpha) < wanted:
         high *= 2
     return float(optimize.brentq(lambda effect: power(est, effect=effect, alpha=alpha) - wanted, 0, high))
+
+
+def _middles(number: int) -> np.ndarray:
+    return (np.arange(number) + 0.5) / number

@@ -173,8 +173,8 @@ def _seeds(patients: int, settings: StudyParams) -> Finding:
     )
     chances = {effect: planning.power(plan, effect=effect) for effect in (0.05, 0.1)}
     text = (
-        f"{seeds} seeds and {patients} test patients: a difference of 0.05 in {settings.primary_metric} between "
-        f"two architectures is found with a chance of {chances[0.05]:.2f}, one of 0.1 with {chances[0.1]:.2f}, if "
-        "seeds and images vary as assumed in docs/inference.md"
+        f"{seeds} seeds and {patients} test patients: a difference of 0.05 in {settings.primary_metric} (not "
+        f"corrected) between two architectures is found with a chance of {chances[0.05]:.2f}, one of 0.1 with "
+        f"{chances[0.1]:.2f}, if seeds and images vary as assumed in docs/inference.md"
     )
     return Finding("seeds", "note", text)
