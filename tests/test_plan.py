@@ -496,7 +496,8 @@ def test_a_study_that_keeps_to_its_plan(plan):
     table = report_table(plan)
     assert set(table["status"]) == {KEPT} and tuple(table.columns) == section.COLUMNS
     assert rows_of(table, "seeds") == [("seeds", "[0, 1]", "[0, 1]", KEPT)]
-    assert rows_of(table, "claims") == [("claims", "7", "7", KEPT)]
+    assert rows_of(table, "claims") == [("claims", "6", "6", KEPT)]
+    assert rows_of(table, "questions") == [("questions", "9", "9", KEPT)]
     assert rows_of(table, "auc_margin") == [("auc_margin", "0.02", "0.02", KEPT)]
     ((_, counted, _, _),) = rows_of(table, "image set")
     assert counted.startswith("60 images of ")
@@ -509,7 +510,7 @@ def test_a_study_that_keeps_to_its_plan(plan):
 
 
 def test_what_the_plan_does_not_name_was_looked_at_afterwards(plan):
-    judged = {"claims": {**asked.texts(TWO)["claims"], "new": "Something else"}, "questions": {"where": "Where?"}}
+    judged = {"claims": {**asked.texts(TWO)["claims"], "new": "Something else"}, "hopes": {"where": "Where?"}}
     del judged["claims"]["reversal"]
     judged["claims"]["extremes"] = "Reworded"
     headings = ["Verdicts", "What was declared before", "The numbers", "Methods", "Runs", "Where the evidence is"]
@@ -517,8 +518,8 @@ def test_what_the_plan_does_not_name_was_looked_at_afterwards(plan):
     assert ("claims", "-", "Something else", AFTERWARDS) in rows_of(table, "claims")
     assert ("claims", plan.values["claims"]["reversal"], "-", NOT_DONE) in rows_of(table, "claims")
     assert ("claims", plan.values["claims"]["extremes"], "Reworded", CHANGED) in rows_of(table, "claims")
-    assert ("claims", "5", "5", KEPT) in rows_of(table, "claims")
-    assert rows_of(table, "questions") == [("questions", "-", "Where?", AFTERWARDS)]
+    assert ("claims", "4", "4", KEPT) in rows_of(table, "claims")
+    assert rows_of(table, "hopes") == [("hopes", "-", "Where?", AFTERWARDS)]
     assert rows_of(table, "other sections") == [("other sections", "-", "Where the evidence is", AFTERWARDS)]
 
 
@@ -634,7 +635,7 @@ def test_the_command_writes_a_plan_and_says_what_it_declares(tmp_path, monkeypat
     assert plan.values["question"] == "Do maps move?" and plan.parameters["level"] == 0.9
     assert abs(datetime.now(UTC) - plan.written) < timedelta(minutes=1)
     out = capsys.readouterr().out
-    assert plan.sha256 in out and "plans/demo.yaml" in out and "declares: 7 claims; overlap; " in out
+    assert plan.sha256 in out and "plans/demo.yaml" in out and "declares: 9 questions; 6 claims; overlap; " in out
     assert out.count("ASSUMPTIONS") == 2
     assert main.main(["plan", "study.yaml"]) == 2
     assert "plans/demo.yaml: exists already, and a plan is never overwritten" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxr.metrics.metric_table import METRICS
 from cxr.report import evidence as report_evidence
-from cxr.report import judgement, robustness, verdicts
+from cxr.report import judgement, questions, robustness, verdicts
 from cxr.report.judgement import CONTRADICTED, FRAGILE, OPEN, SUPPORTED
 from cxr.statistics import estimates
 from cxr.statistics.estimates import Estimate
@@ -22,7 +22,7 @@ METHODS = ("layercam", "gradcampp")
 # From the paper: ResNet moves least, Inception most.
 PLAIN = {(name, m): v for m in METHODS for name, v in zip(NAMES, (0.6, 0.8, 0.4), strict=True)}
 REVERSED = {**PLAIN, ("ResNet50V2", "gradcampp"): 0.3, ("InceptionV3", "gradcampp"): 0.7}
-KEYS = ("auc", "stable", "centroid", "beyond", "depends", "extremes", "reversal")
+KEYS = ("auc", "stable", "centroid", "depends", "extremes", "reversal")
 
 
 def scores(centres, *, seeds, shift=0.01, two_heads=None, n=120, two_patients=None):
@@ -102,6 +102,11 @@ def judge(table, *, seeds=(0, 1, 2), again=None, noise=None, map_checks=None, **
         **options,
     )
     return dict(zip(KEYS, verdicts.claims(evidence).values(), strict=True)), evidence
+
+
+def beyond(evidence):
+    """The study's own question whether fine-tuning moves the evidence further than another seed does."""
+    return questions.beyond_seeds(questions.Asked(evidence, *({} for _ in range(5))))
 
 
 def again(evidence, **changes):
@@ -218,13 +223,15 @@ def clear():
 
 
 def test_clear_effects_over_three_seeds_are_settled(clear):
-    found, _ = clear
+    found, evidence = clear
     expected = {key: SUPPORTED for key in found} | {"reversal": CONTRADICTED}
     assert {key: item.verdict for key, item in found.items()} == expected
     assert "keeps its order under both methods" in found["reversal"].evidence
     # 0.95 minus 0.4, 0.6 and 0.8: ResNet is nearest to 0.
-    assert "0.15 to 0.55 in 6 cells; least sure: ResNet50V2" in found["beyond"].evidence
-    assert found["beyond"].evidence.startswith("Overlap of two seeds minus that of before/after: ")
+    answer = beyond(evidence)
+    assert answer.verdict == "yes"
+    assert answer.evidence.startswith("Overlap of two seeds minus that of before/after: +0.15")
+    assert "(ResNet50V2 " in answer.evidence and " to +0.55" in answer.evidence
     for key in ("depends", "extremes", "reversal"):
         assert "not checked in other analyses" in found[key].evidence
 
@@ -250,10 +257,10 @@ def test_patients_of_one_seed_alone_contribute_no_covariance():
 
 
 def test_a_reversal_is_found_with_its_pairs():
-    found, _ = judge(scores(REVERSED, seeds=(0, 1, 2)))
+    found, evidence = judge(scores(REVERSED, seeds=(0, 1, 2)))
     assert found["reversal"].verdict == SUPPORTED
     assert "+0.30 [0.28, 0.31] under gradcampp" in found["reversal"].evidence and found["reversal"].needed == ""
-    assert found["beyond"].verdict == OPEN and "extra_heads" in found["beyond"].needed
+    assert beyond(evidence).verdict == OPEN and "extra_heads" in beyond(evidence).needed
 
 
 def test_the_opposite_order_contradicts_the_paper():
@@ -263,12 +270,12 @@ def test_the_opposite_order_contradicts_the_paper():
 
 
 def test_one_seed_settles_nothing_about_architectures():
-    found, _ = judge(scores(REVERSED, seeds=(0,), two_heads=0.95), seeds=(0,))
+    found, evidence = judge(scores(REVERSED, seeds=(0,), two_heads=0.95), seeds=(0,))
     for key in ("depends", "extremes", "reversal"):
         assert found[key].verdict == OPEN and "two training seeds" in found[key].needed
         assert "these networks" in found[key].evidence
     assert found["centroid"].verdict == SUPPORTED and "these networks only" in found["centroid"].evidence
-    assert found["beyond"].verdict == SUPPORTED and "two heads" in found["beyond"].evidence
+    assert beyond(evidence).verdict == "yes" and "two heads" in beyond(evidence).evidence
 
 
 def test_the_scope_says_what_new_trainings_are():
@@ -309,8 +316,8 @@ def test_holm_counts_all_methods_and_pairs_but_not_the_twin():
 
 
 def test_evidence_that_moves_no_more_than_another_seed_would():
-    found, _ = judge(scores(PLAIN, seeds=(0, 1, 2)), again=two_seeds(0.3))
-    assert found["beyond"].verdict == CONTRADICTED
+    _, evidence = judge(scores(PLAIN, seeds=(0, 1, 2)), again=two_seeds(0.3))
+    assert beyond(evidence).verdict == "no"
 
 
 def test_beyond_seeds_is_a_jackknife_over_seeds():
@@ -331,10 +338,10 @@ def test_beyond_seeds_is_a_jackknife_over_seeds():
 
 def test_two_seeds_are_one_pair_and_two_heads_take_its_place():
     pair = two_seeds(0.95, pairs=((0, 1),))
-    found, _ = judge(scores(PLAIN, seeds=(0, 1)), seeds=(0, 1), again=pair)
-    assert found["beyond"].verdict == OPEN and "three seeds" in found["beyond"].needed
-    found, evidence = judge(scores(PLAIN, seeds=(0, 1), two_heads=0.95), seeds=(0, 1), again=pair)
-    assert evidence.against == "two heads" and found["beyond"].verdict == SUPPORTED
+    _, evidence = judge(scores(PLAIN, seeds=(0, 1)), seeds=(0, 1), again=pair)
+    assert beyond(evidence).verdict == OPEN and "three seeds" in beyond(evidence).needed
+    _, evidence = judge(scores(PLAIN, seeds=(0, 1), two_heads=0.95), seeds=(0, 1), again=pair)
+    assert evidence.against == "two heads" and beyond(evidence).verdict == "yes"
 
 
 def test_a_wandering_centroid_and_a_changed_auc_are_contradicted():
@@ -369,7 +376,7 @@ def test_nothing_is_asked_where_it_cannot_be():
 
 def test_the_table_has_a_row_a_claim(clear):
     table = verdicts.table(dict(enumerate(clear[0].values())))
-    assert list(table.columns) == ["claim", "verdict", "evidence", "limits"] and len(table) == 7
+    assert list(table.columns) == ["claim", "verdict", "evidence", "limits"] and len(table) == 6
     assert set(table["verdict"]) <= {SUPPORTED, CONTRADICTED, FRAGILE, OPEN}
 
 
@@ -412,8 +419,8 @@ def test_power_grows_with_seeds_and_effect_and_one_seed_plans_nothing(clear):
 
 def test_a_study_in_which_nothing_moves_claims_no_difference():
     table = scores(PLAIN, seeds=(0, 1), two_heads=0.9).assign(overlap=1.0, centroid_shift=0.0)
-    found, _ = judge(table, seeds=(0, 1), noise={"before": 0, "after": 0})
-    assert found["beyond"].verdict == CONTRADICTED, "another head moves them, fine-tuning does not"
+    found, evidence = judge(table, seeds=(0, 1), noise={"before": 0, "after": 0})
+    assert beyond(evidence).verdict == "no", "another head moves them, fine-tuning does not"
     for key in ("depends", "extremes", "reversal"):
         assert found[key].verdict == OPEN and "without any spread" in found[key].needed
         assert "nan" not in found[key].evidence and "(no interval)" in found[key].evidence
@@ -426,8 +433,8 @@ def test_failing_maps_leave_claims_about_maps_open_and_say_why():
     table = scores(PLAIN, seeds=(0, 1, 2))
     failing = [("InceptionV3", m) for m in METHODS]
     found, _ = judge(table, again=two_seeds(0.95), map_checks=checks(table, failing=failing))
-    assert {key for key in KEYS if found[key].verdict == OPEN} == {"centroid", "beyond", "extremes", "reversal"}
-    for key in ("centroid", "beyond", "extremes", "reversal"):
+    assert {key for key in KEYS if found[key].verdict == OPEN} == {"centroid", "extremes", "reversal"}
+    for key in ("centroid", "extremes", "reversal"):
         assert "InceptionV3 layercam" in found[key].needed
         assert "fail in 1 of 6 checks (no better than random)" in found[key].needed
     assert found["auc"].verdict == SUPPORTED and found["stable"].verdict == SUPPORTED

@@ -93,7 +93,7 @@ def methods_text(
         f"class and grouped by patient: {counted}{whose}. {splits}",
         "Networks": _training(train),
         "Attribution": _attribution(score),
-        "Drift": _drift(one, score, str(compare["primary_metric"])),
+        "Drift": _drift(one, score, compare),
         "Inference": _inference(compare, n_seeds=len({run["seed"] for run in train}), varies=varies),
         "Software": ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     }
@@ -143,14 +143,20 @@ def _attribution(score: Mapping[str, str]) -> str:
     )
 
 
-def _drift(train: Mapping[str, str], score: Mapping[str, str], metric: str) -> str:
+def _set(compare: Mapping[str, object]) -> str:
+    """Where the primary metric and the margins come from."""
+    return "declared in the frozen plan" if compare.get("plan") else "set in the parameter file"
+
+
+def _drift(train: Mapping[str, str], score: Mapping[str, str], compare: Mapping[str, object]) -> str:
+    metric = str(compare["primary_metric"])
     matched_null = (
         " *As many epochs again* is the matched null: the checkpoint after against the same one, trained on for "
         "as many epochs as it took from before to after, with the same images and settings, a new optimizer and "
         "another order of batches."
     )
     return (
-        f"The primary metric, declared beforehand, is `{metric}`: {METRICS[metric].label}"
+        f"The primary metric, {_set(compare)}, is `{metric}`: {METRICS[metric].label}"
         f"{'; tests are of its corrected form' if METRICS[metric].identical == 1 else ''}. Baselines: *chance* "
         "(the map after is moved by a random translation on the torus), *two patients* (the map before against "
         "the map after of another patient's image of the same class: what anatomy alone gives; "
@@ -179,7 +185,8 @@ def _inference(compare: Mapping[str, object], *, n_seeds: int, varies: bool) -> 
         f"jackknife over seeds. Every test is one-sided at {(1 - level) / 2:g}, or has two such halves. A "
         "claim about all cells is supported where each cell shows it, and contradicted where one refutes it after "
         "Holm's correction over all. Differences between architectures are one family of Holm's, over methods and "
-        "pairs. Stability is shown by equivalence tests (TOST) within margins declared beforehand (AUC "
+        "pairs. Stability is shown by equivalence tests (TOST) within margins that are "
+        f"{_set(compare)} (AUC "
         f"±{compare['auc_margin']}, centroid shift {compare['centroid_margin']} of that of two patients, primary "
         f"metric ±{compare['overlap_margin']}). A verdict on an order is fragile if fewer than "
         f"{float(str(compare['majority'])):.0%} of the other analyses agree with it. Intervals of AUC are "

@@ -133,18 +133,6 @@ def still_centroid(evidence: Evidence) -> Judgement:
     return _every_cell(evidence, evidence.shift, below, over, "Shift divided by that of two patients")
 
 
-def beyond_seeds(evidence: Evidence) -> Judgement:
-    """In every cell fine-tuning leaves less of the primary metric than noise (two seeds, or two heads) does."""
-    if not evidence.excess:
-        return Judgement(
-            OPEN, "Not measured", "needs three seeds (two make one pair, which shows no spread), or extra_heads"
-        )
-    more = [estimates.p_value(est, 0, "greater") for est in evidence.excess.values()]
-    less = [estimates.p_value(est, 0, "less") for est in evidence.excess.values()]
-    what = f"{evidence.metric_text.capitalize()} of {evidence.against} minus that of before/after"
-    return _every_cell(evidence, evidence.excess, more, less, what)
-
-
 def _every_cell(
     evidence: Evidence, cells: Cells, yes: Sequence[float], no: Sequence[float], what: str
 ) -> Judgement:
@@ -318,7 +306,6 @@ CLAIMS: Mapping[str, Callable[[Evidence], Judgement]] = {
     f"All architectures end above {PAPER_AUC} macro AUC": high_auc,
     "Performance is stable under fine-tuning (macro AUC within ±{auc:g})": stable_performance,
     "Coarse localisation stays put (centroid shift under {centroid} of that of two patients)": still_centroid,
-    "Fine-tuning moves evidence more than another seed would, in every cell": beyond_seeds,
     "Overlap shows reorganisation that depends on the architecture": depends_on_architecture,
     "Under LayerCAM, InceptionV3 moves most and ResNet50V2 least": extremes,
     "The stability ranking can reverse under Grad-CAM++": reversal,

@@ -85,8 +85,9 @@ def show(session: Session, state: State) -> None:
     if "compare" in state.runs:
         html = session.setup.out / "report.html"
         report_page.fetch(state.runs["compare"], html)
-        answers = tracking.stored(state.runs["compare"]).table("questions.csv")
-        say("\n" + tables.text(answers[["question", "answer"]]))
+        compare = tracking.stored(state.runs["compare"])
+        if compare.has("questions.csv"):
+            say("\n" + tables.text(compare.table("questions.csv")[["question", "answer"]]))
         say(f"\nreport: {from_here(html)}")
     say(f"runs:   {tracking.ui_command(session.tracking_uri)}  (experiment '{session.study.name}')")
     if state.failures:
