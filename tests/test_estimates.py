@@ -217,6 +217,15 @@ def test_a_jackknife_over_seeds_by_hand():
     assert got == estimates.estimate([-3, 5, 7], pseudo, n_patients=9)
 
 
+def test_a_jackknife_over_some_pairs_leaves_out_those_of_a_seed():
+    # Pair 13 is missing; the mean is 3.2.
+    # Without seed 0: 3, 6; without 1: 2, 4, 6; without 2: 1, 4; without 3: 1, 2, 3.
+    pairs, values = [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)], [1, 2, 4, 3, 6]
+    got = estimates.over_pairs(pairs, values, np.zeros((4, 5)), n_patients=9, level=0.95)
+    pseudo = 4 * 3.2 - 3 * np.array([4.5, 4, 2.5, 2])
+    assert got.value == pytest.approx(pseudo.mean()) and got.var_seeds == pytest.approx(pseudo.var(ddof=1))
+
+
 def test_the_jackknife_of_sums_is_the_variance_of_seeds():
     # Where a pair is the sum of two seeds' effects, the mean over pairs is twice their mean.
     effect = np.random.default_rng(2).normal(size=5)

@@ -122,7 +122,9 @@ def analyses(centres, *, other=None, n=8, turned=0, variant="score-softmax"):
         for (architecture, method), value in values.items():
             own = {"variant": "default" if number == 0 else f"{variant}{number}", "grid": "image", "q": 0.2}
             own |= {"scale": "corrected", "images": "correct", "architecture": architecture, "method": method}
-            rows.append(own | {"value": value, "is_default": number == 0, "borrowed": False, "complete": True})
+            rows.append(
+                own | {"value": value, "is_default": number == 0, "uses_default_maps": False, "complete": True}
+            )
     return pd.DataFrame(rows)
 
 
@@ -499,12 +501,12 @@ def test_which_analyses_count():
     table = analyses(PLAIN, other=UPSIDE_DOWN, turned=2)
     assert robustness.agreement(table, lead) == (8, 6)
     assert robustness.agreement(table, [*lead, ("gradcampp", "InceptionV3", "ResNet50V2", 1)]) == (8, 0)
-    assert robustness.agreement(table.assign(borrowed=True), lead) == (0, 0)
+    assert robustness.agreement(table.assign(uses_default_maps=True), lead) == (0, 0)
     assert robustness.agreement(table.assign(complete=table["q"] > 1), lead) == (0, 0)
     both = [*lead, ("gradcampp", "ResNet50V2", "InceptionV3", 1)]
     final = table.assign(variant=table["variant"].replace("score-softmax8", "layer-final"))
     assert robustness.agreement(final, both) == (7, 6) and robustness.agreement(final, lead) == (8, 6)
-    half = table.assign(borrowed=table["method"] == "layercam")  # one that only Grad-CAM++ has
+    half = table.assign(uses_default_maps=table["method"] == "layercam")  # one that only Grad-CAM++ has
     assert robustness.agreement(half, both) == (8, 6) and robustness.agreement(half, lead) == (0, 0)
     tied = table.assign(value=0.5)
     assert robustness.agreement(tied, lead) == (8, 0)

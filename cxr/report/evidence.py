@@ -253,7 +253,7 @@ def _excess(
     """Noise minus drift of every cell, and what the noise is."""
     sign = sign_of_stability(metric)
     pairs = two_seeds.drop_duplicates([*CELL, "seed_a", "seed_b"]) if len(two_seeds) else two_seeds
-    if len(pairs) and pairs.groupby(CELL).size().min() > 2:
+    if len(pairs) and all(_leave_one_out(own) for _, own in pairs.groupby(CELL)):
         found = {
             cell: _beyond_two_seeds(primary, two_seeds, cell, metric, sign)
             for cell in primary.values
@@ -270,6 +270,12 @@ def _excess(
     return {
         (a, m): contrasts.contrast(both, {(a, f"{m} noise"): sign, (a, m): -sign}) for a, m in cells
     }, "two heads"
+
+
+def _leave_one_out(pairs: pd.DataFrame) -> bool:
+    """Whether there is a pair without each of the seeds: with fewer than three seeds there is not."""
+    ends = pairs[["seed_a", "seed_b"]]
+    return all((ends != seed).all(axis=1).any() for seed in np.unique(ends))
 
 
 def _beyond_two_seeds(primary: Scores, two_seeds: pd.DataFrame, cell: Cell, metric: str, sign: int) -> Estimate:

@@ -65,8 +65,8 @@ def agreement(analyses: pd.DataFrame, leads: Sequence[Lead]) -> tuple[int, int]:
     """How many other analyses have all values of some leads, and in how many of them all signs hold.
 
     The study's own analysis does not count. Neither does one in which every method of the leads only repeats its
-    default maps (`borrowed`), nor, for leads under several methods, one at the last feature map, where LayerCAM
-    and Grad-CAM++ are the same map. A tie does not hold.
+    default maps (`uses_default_maps`), nor, for leads under several methods, one at the last feature map, where
+    LayerCAM and Grad-CAM++ are the same map. A tie does not hold.
     """
     methods = {lead[0] for lead in leads}
     table = analyses[~analyses["is_default"] & analyses["complete"] & analyses["method"].isin(methods)]
@@ -74,7 +74,7 @@ def agreement(analyses: pd.DataFrame, leads: Sequence[Lead]) -> tuple[int, int]:
         table = table[table["variant"] != "layer-final"]
     n = agree = 0
     for _, group in table.groupby([name for name in AXES if name in table], sort=False):
-        if set(group["method"]) != methods or group["borrowed"].all():
+        if set(group["method"]) != methods or group["uses_default_maps"].all():
             continue
         values = group.set_index(["architecture", "method"])["value"]
         if all((name, method) in values for method, a, b, _ in leads for name in (a, b)):

@@ -50,7 +50,7 @@ Technometrics 24:295 (intersection-union). Gail and Simon (1985) Biometrics 41:3
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import comb, exp, log, nan, sqrt
+from math import exp, log, nan, sqrt
 from typing import Literal
 
 import numpy as np
@@ -185,15 +185,15 @@ def over_pairs(
 
     Parameters
     ----------
-    pairs : [m], all pairs of three seeds or more.
+    pairs : [m], of three seeds or more: all pairs, or at least one without each seed.
     values : float [m], the quantity of each pair.
     replicates : float [n_boot, m], the same under one common bootstrap over patients.
     n_patients, level : as for `estimate`.
     """
     seeds = sorted({seed for pair in pairs for seed in pair})
     k = len(seeds)
-    weights = [[k / len(pairs) - (s not in pair) * (k - 1) / comb(k - 1, 2) for pair in pairs] for s in seeds]
-    own = np.array(weights).T  # pairs x seeds
+    without = np.array([[seed not in pair for seed in seeds] for pair in pairs], dtype=float)  # pairs x seeds
+    own = k / len(pairs) - (k - 1) * without / without.sum(axis=0)
     return estimate(np.asarray(values) @ own, np.asarray(replicates) @ own, n_patients=n_patients, level=level)
 
 

@@ -400,9 +400,9 @@ def main() -> None:
     power = several[["seeds", "seed sd"]].assign(
         **{
             "false positives": several["false raw pair"],
-            "before: seeds paired": several["false raw pair, seeds paired"],
+            "false positives, seeds paired": several["false raw pair, seeds paired"],
             f"power at {EFFECT:g}": several["power raw pair"],
-            "before: paired": several["power raw pair, seeds paired"],
+            "power, seeds paired": several["power raw pair, seeds paired"],
             "as planned": several["planned"],
             "corrected": several["power corrected"],
         }
