@@ -80,13 +80,13 @@ def text(
 def summary(plan: plan_file.Plan) -> list[str]:
     """What a person should see of a plan that was just written, in lines."""
     values = plan.values
-    claims = sum(len(values.get(kind, {})) for kind in asked.TABLES)
+    judged = "; ".join(f"{len(values[kind])} {kind}" for kind in asked.TABLES if kind in values)
     found = values["smallest_difference"]
     lines = [
         f"plan:     {plan.path}",
         f"sha256:   {plan.sha256}",
         f"written:  {values['written']}",
-        f"declares: {claims} claims; {values['primary_metric']['name']}; "
+        f"declares: {judged}; {values['primary_metric']['name']}; "
         f"{', '.join(f'{name} {value}' for name, value in values['judged_with'].items())}",
     ]
     if isinstance(found, str):
