@@ -113,8 +113,8 @@ def gains(
     half the sum of both against their rival; for `class`, d and k are the log-odds of the class against the
     runner-up (the difference of their logits). A rival's map that is empty counts as a random one.
 
-    Cost of an image: 16 forward passes for each method, 4 for each grid, 1; and explaining it three more times
-    (for CAMs together that is about 9 passes). The two default methods take about 46. Random weights are drawn
+    Cost of an image: 16 forward passes for each method, 4 for each grid, 1; and explaining it three more times (by
+    all CAMs together that is about 9 passes). Two CAMs take about 46, three about 62. Random weights are drawn
     five times, and each image is explained under one draw of the head and one of the network.
 
     Parameters
