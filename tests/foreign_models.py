@@ -3,12 +3,13 @@
     python tests/foreign_models.py phantom FOLDER [N]     N phantom images as PNG files, with a manifest.csv
     python tests/foreign_models.py cnn MANIFEST FOLDER [SEED]
     python tests/foreign_models.py mobilenet MANIFEST FOLDER SOURCE_MANIFEST [SEED]
+    python tests/foreign_models.py twin MODEL.keras TWIN.keras
 
 `cnn` trains a small network with Flatten and Dense, and saves it after epoch 2 and epoch 6. `mobilenet` is
 transfer learning by the book: MobileNetV2 nested in a Sequential (pretrained here on the images of
 SOURCE_MANIFEST, where a tutorial downloads ImageNet weights), a new head on the frozen backbone (saved), then
 all of it at a low learning rate (saved). Every fourth patient is kept out of training: FOLDER/test.csv for `cxr
-drift`.
+drift`. `twin` writes a model with the same predictions and another last layer.
 """
 
 import csv
@@ -144,10 +145,32 @@ def train_mobilenet(
     write_test(manifest, folder, rows, test)
 
 
+def twin(model: keras.Model, seed: int = 0) -> keras.Model:
+    """A copy of a classifier with the same probabilities: one vector, of the size of the last layer's kernel, is
+    added to every class' kernel, and a number to every bias. A softmax ignores both."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    kernel, bias = copy.layers[-1].get_weights()
+    common = np.random.default_rng(seed).normal(0, kernel.std(), (len(kernel), 1))
+    copy.layers[-1].set_weights([kernel + common, bias + 1])
+    return copy
+
+
+def write_twin(path: Path, to: Path) -> None:
+    model = keras.models.load_model(path, compile=False)
+    other = twin(model)
+    images = np.random.default_rng(0).uniform(0, 255, (64, *model.input_shape[1:])).astype(np.float32)
+    off = np.abs(model.predict(images, verbose=0) - other.predict(images, verbose=0)).max()
+    print(f"largest difference of a probability on 64 images of noise: {off:.1e}")
+    other.save(to)
+
+
 if __name__ == "__main__":
     command, *words = sys.argv[1:]
     if command == "phantom":
         write_phantom(Path(words[0]), *map(int, words[1:2]))
+    elif command == "twin":
+        write_twin(Path(words[0]), Path(words[1]))
     else:
         Path(words[1]).mkdir(parents=True, exist_ok=True)
         paths = [Path(word) for word in (words[:2] if command == "cnn" else words[:3])]

@@ -119,7 +119,7 @@ def test_views_are_what_the_ui_reads():
     assert [json.loads(value)["name"] for value in tags.values()] == list(views.KEYS)
     state = state_of(tags["mlflow.sharedViewState.cxr-scores"])
     assert "metrics.`overlap_median`" in state["selectedColumns"]
-    conditions = ["tags.`cxr.schema` = '2'", "tags.`cxr.stage` = 'score'", "attributes.status = 'FINISHED'"]
+    conditions = ["tags.`cxr.schema` = '3'", "tags.`cxr.stage` = 'score'", "attributes.status = 'FINISHED'"]
     assert state["searchFilter"] == " AND ".join(conditions)
     sections = {section["name"]: section["display"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} <= sections.keys()

@@ -106,7 +106,7 @@ def test_maps_are_those_of_the_original():
         x = activations
         for layer in head:
             x = layer(x)
-        score = tf.gather(x, classes, batch_dims=1)
+        score = tf.gather(x, classes, batch_dims=1) - tf.gather(x, 1 - classes, batch_dims=1)  # log-odds
     gradient = tape.gradient(score, activations)
     layercam = tf.nn.relu(tf.reduce_sum(tf.nn.relu(gradient) * activations, -1))
     weights = tf.reduce_mean(gradient, (1, 2), keepdims=True)

@@ -150,7 +150,7 @@ def test_variants_of_the_default_are_other_maps_of_the_same_images(store):
     default = maps.load(info.file("maps/gradcampp/before.npz"))
     folder = info.file("variants/gradcampp")
     found = {path.name for path in folder.iterdir()}
-    assert {"score-softmax", "norm-positive", "layer-penultimate_cut", "layer-shallower"} <= found
+    assert {"score-logit", "score-probability", "layer-penultimate_cut", "layer-shallower"} <= found
     for name in found:
         map_set = maps.load(folder / name / "before.npz")
         assert map_set.image_id.tolist() == default.image_id.tolist() and map_set.layer == stored["layers"][name]

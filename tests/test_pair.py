@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from foreign_models import twin
 from keras import layers
 from PIL import Image
 
@@ -394,12 +395,42 @@ def test_methods_that_are_one_are_told(tmp_path):
     model.save(tmp_path / "a.keras")
     for layer, methods, told in (
         ("final", ["layercam", "gradcampp"], True),
+        ("final", ["gradcampp", "gradcampp_authors"], True),
         ("final", ["layercam"], False),
         ("before", ["layercam", "gradcampp"], False),
     ):
         both = {name: loaded(name, tmp_path / "a.keras", layer=layer) for name in models.CHECKPOINTS}
         notes = models.check(both, methods)
         assert any("are the same map there" in note for note in notes) is told
+
+
+@pytest.mark.parametrize("score", ["log_odds", "logit"])
+def test_models_with_the_same_predictions_do_not_drift(folder, tmp_path, score):
+    twin(keras.models.load_model(folder / "a.keras")).save(tmp_path / "twin.keras")
+    settings = DriftParams(
+        model_a=str(folder / "a.keras"),
+        model_b=str(tmp_path / "twin.keras"),
+        method=["layercam", "gradcampp", "gradcampp_authors"],
+        target_layer="second",
+        score=score,
+        n_boot=100,
+    )
+    networks = models.load_all(settings)
+    rng = np.random.default_rng(0)
+    pixels = {32: rng.integers(0, 256, (12, 8, 8), np.uint8).repeat(4, 1).repeat(4, 2)}
+    a, b = (pair_images.predict(networks, pixels, settings)[name] for name in ("A", "B"))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    explained = np.array(CLASSES)[a.argmax(1)]
+    names = [f"i{k}" for k in range(12)]
+    chosen = pd.DataFrame({"image_id": names, "patient_id": names, "explained": explained, "scored": True})
+    maps = compare.explain(networks, pixels, chosen, CLASSES, settings)
+    table = compare.score_methods(maps, networks, chosen, CLASSES, settings)
+    assert list(compare.by_method(table)) == settings.method and not table["empty_before"].any()
+    if score == "logit":
+        medians = table.groupby("method")["overlap"].median()
+        assert medians["layercam"] < 0.6 and (medians < 1).all()
+    else:
+        assert (table["overlap"] == 1).all() and (table["pearson"] > 1 - 1e-6).all()
 
 
 @pytest.mark.slow

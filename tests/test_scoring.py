@@ -152,7 +152,7 @@ def test_params_name_the_runs_and_what_was_read(scored_maps):
     assert scored_maps.cell == {"architecture": "Net", "seed": 3, "method": "layercam"}
     assert scored_maps.params == {
         **{"architecture": "Net", "seed": "3", "target_layer": "", "layer": "deep", "grid": "4x4"},
-        **{"image_size": "16", "weights": "none", "images": "correct", "explain": "true"},
+        **{"image_size": "16", "weights": "none", "images": "correct", "explain": "true", "score": "log_odds"},
         **{
             "methods_coincide": "",
             "passes_checks": "",

@@ -16,7 +16,7 @@ METHOD_LABELS = methods.LABELS
 CHECKPOINT_LABELS = {"before": "before fine-tuning", "after": "after fine-tuning"}
 
 
-MARKERS = "osD^vP*<"
+MARKERS = "osD^vP*<>"
 
 
 DASHES = ("-", "--", ":", "-.")
