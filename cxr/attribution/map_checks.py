@@ -56,6 +56,7 @@ RIVALS = {
 """The checks, and the rival of each, as a reason names it."""
 CHECKS = tuple(RIVALS)
 _DRAWS = 5  # of random weights; each image is explained under one of them
+_SAME = 0.01  # log-odds; maps that differ by rounding alone may rank a few pixels otherwise
 
 Explain = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
@@ -268,12 +269,9 @@ def verdict(
         if n_patients < 2:
             reasons = ["usable maps of fewer than two patients: nothing can be said"]
         counts = {"n_images": int(usable.sum()), "n_patients": n_patients, "n_empty": int((~usable).sum())}
-        verdict = {"passes_checks": not reasons, "reason": "; ".join(reasons)}
-        found.append({"checkpoint": checkpoint, "method": method, **counts, **verdict, **out})
+        judgement = {"passes_checks": not reasons, "reason": "; ".join(reasons)}
+        found.append({"checkpoint": checkpoint, "method": method, **counts, **judgement, **out})
     return pd.DataFrame(found)
-
-
-_SAME = 0.01  # log-odds; maps that differ by rounding rank a few pixels otherwise
 
 
 def _told(maps: np.ndarray) -> np.ndarray:
