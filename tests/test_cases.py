@@ -123,8 +123,8 @@ def test_maps_are_kept_as_sets_that_name_checkpoint_layer_and_class(chosen, tmp_
     keeper = keeping.Keeper(run, found, layer="conv", sha256=lambda name: f"hash of {name}")
     values = np.random.default_rng(0).random((len(found.table), 4, 4)).astype(np.float32)
     kept = keeper.keep("before", {"layercam": values, "occlusion": values * 2})
-    keeper.keep_variants("before", {("layercam", "score-softmax"): Variant(values * 3, "other")})
-    names = {"maps/layercam/before.npz", "maps/occlusion/before.npz", "variants/layercam/score-softmax/before.npz"}
+    keeper.keep_variants("before", {("layercam", "score-logit"): Variant(values * 3, "other")})
+    names = {"maps/layercam/before.npz", "maps/occlusion/before.npz", "variants/layercam/score-logit/before.npz"}
     assert set(run.files) == names and kept["occlusion"].grid == "4x4"
     for name, scale, layer in (("maps/occlusion/before.npz", 2, "conv"), (max(names), 3, "other")):
         (tmp_path / "m.npz").write_bytes(run.files[name])

@@ -130,7 +130,8 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     assert f"runs/{info.run_id}" in done.stdout
     table = pd.read_csv(folder / "there" / "drift.csv")
     logged = info.table("drift.parquet")
-    assert len(table) == 160 and table["overlap"].tolist() == pytest.approx(logged["overlap"].tolist())
+    overlap = pytest.approx(logged["overlap"].tolist(), nan_ok=True)  # two maps by Grad-CAM++ are empty
+    assert len(table) == 160 and table["overlap"].tolist() == overlap
     first = logged[logged["method"] == "layercam"]
     assert info.metrics["overlap_median"] == pytest.approx(first["overlap"].median())
     assert info.metrics["overlap_two_seeds_median"] == pytest.approx(first["overlap_two_seeds"].median())

@@ -11,7 +11,7 @@ from scipy import stats
 
 from cxr.core.errors import InputError
 from cxr.metrics import multiverse, multiverse_rankings, similarity
-from cxr.report import comparison
+from cxr.report import comparison, sections
 
 OVERLAPS = ["overlap_q05", "overlap_q10", "overlap", "overlap_q30"]
 LAYERS = {
@@ -488,6 +488,23 @@ def test_borrowed_maps_and_coinciding_methods_do_not_count():
     # layer-final agree.
     assert effect.loc["variant", ["n_a", "flips_a", "n_b", "flips_b"]].tolist() == [8, 1, 24, 2 / 3]
     assert effect.loc["variant", ["n_reversal", "flips_reversal"]].tolist() == [8, 1]
+
+
+def test_how_much_of_the_overlap_another_score_changes_is_told():
+    table = study(
+        {
+            ("A", "layercam"): {"default": 0.6, "score-logit": 0.55},
+            ("B", "layercam"): {"default": 0.5, "score-logit": 0.51},
+            ("A", "gradcampp"): {"default": 0.6, "score-logit": 0.6, "score-probability": 0.7},
+            ("B", "gradcampp"): {"default": 0.5, "score-logit": 0.5, "score-probability": 0.5},
+        }
+    )
+    text = sections.other_scores(multiverse_rankings.analyses(table))
+    most = "as the explained score, the overlap differs by at most"
+    logit = f"With the logit {most} 0.050 (4 values): A, LayerCAM, has 0.550 instead of 0.600."
+    probability = f"With the probability {most} 0.100 (2 values): A, Grad-CAM++, has 0.700 instead of 0.600."
+    assert text == f"{logit} {probability}"
+    assert sections.other_scores(multiverse_rankings.analyses(run({"default": 0.6}))) == ""
 
 
 def test_from_maps_to_summary():

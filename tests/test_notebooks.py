@@ -160,7 +160,9 @@ def test_variants_of_the_default_are_other_maps_of_the_same_images(store):
 def test_maps_are_tested_against_the_model(store):
     table = only("attribute").table("map_checks.csv")
     assert sorted(zip(table["checkpoint"], table["method"], strict=True)) == [
-        (checkpoint, method) for checkpoint in ("after", "before") for method in ("gradcampp", "layercam")
+        (checkpoint, method)
+        for checkpoint in ("after", "before")
+        for method in ("gradcampp", "gradcampp_authors", "layercam")
     ]
     assert (table["passes_checks"] == (table["reason"].isna())).all() and (table["n_images"] <= 4).all()
     for method in ("layercam", "gradcampp"):

@@ -38,9 +38,10 @@ def scorecam(model: keras.Model, layer: str, score: str = scores.DEFAULT) -> Exp
 
     It uses the SCORECAM_CHANNELS channels of the layer that vary most over the image ("Faster Score-CAM"): that
     many forward passes an image. A channel's weight is the class' probability for the image masked by that
-    channel, *whatever the `score`*, as in tf-keras-vis and in the authors' code. (A weight has to be positive. On
-    three compact networks, log-odds as weights left 52 of 72 maps empty, and their increase over a black image
-    18.) Weights are divided by the largest of the image, lest probabilities under 1e-38 count as 0.
+    channel, *whatever the `score`*, as in tf-keras-vis and in the authors' code. (A weight has to be positive.
+    For 24 phantom images and three compact networks, log-odds as weights left 52 of 72 maps empty, and their
+    increase over a black image 18.) Weights are divided by the largest of the image, lest probabilities under
+    1e-38 count as 0.
 
     Images go one by one, because tf-keras-vis chooses the channels for all images of a batch together.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cxr.core.errors import InputError
-from cxr.core.methods import SCORES
+from cxr.core.methods import LABELS, SCORE_LABELS, SCORES
 from cxr.metrics import multiverse_rankings
 from cxr.metrics import regions as places
 from cxr.metrics.metric_table import METRICS
@@ -136,7 +136,30 @@ def multiverse(study: Study) -> Multiverse:
         "architectures change places between the two methods. Analyses share images and networks: these "
         "percentages are counts, not probabilities."
     )
+    if words := other_scores(analyses):
+        say(words)
     return Multiverse(analyses, orders, shares, multiverse_rankings.influence(orders), PAIR)
+
+
+def other_scores(analyses: pd.DataFrame) -> str:
+    """How far the values of the default analysis are from those of other explained scores, in words.
+
+    Args: analyses: `multiverse_rankings.analyses`. Empty if no other score has maps of its own.
+    """
+    cell, same = ["architecture", "method"], ["grid", "q", "images"]
+    own = analyses[analyses["is_default"]]
+    texts = []
+    for score, label in SCORE_LABELS.items():
+        other = analyses[(analyses["variant"] == f"score-{score}") & ~analyses["borrowed"]]
+        both = own.merge(other, on=[*cell, *same], suffixes=("", "_other")).dropna(subset=["value", "value_other"])
+        if len(both):
+            row = both.loc[(both["value_other"] - both["value"]).abs().idxmax()]
+            texts.append(
+                f"With the {label} as the explained score, the overlap differs by at most "
+                f"{abs(row['value_other'] - row['value']):.3f} ({len(both)} values): {row['architecture']}, "
+                f"{LABELS[row['method']]}, has {row['value_other']:.3f} instead of {row['value']:.3f}."
+            )
+    return " ".join(texts)
 
 
 def regions(study: Study) -> pd.DataFrame:
