@@ -14,7 +14,7 @@ from cxr.metrics import metric_table
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["inference", "scoring", "attribution", "memory", "training", "data", "growth", "store"]
+    "name", ["inference", "scoring", "attribution", "map_checks", "memory", "training", "data", "growth", "store"]
 )
 def test_a_benchmark_prints_its_table(name):
     done = subprocess.run(

@@ -56,6 +56,7 @@ RIVALS = {
 """The checks, and the rival of each, as a reason names it."""
 CHECKS = tuple(RIVALS)
 _DRAWS = 5  # of random weights; each image is explained under one of them
+_SAME = 0.01  # log-odds; maps that differ by rounding alone may rank a few pixels otherwise
 
 Explain = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
@@ -113,8 +114,8 @@ def gains(
     half the sum of both against their rival; for `class`, d and k are the log-odds of the class against the
     runner-up (the difference of their logits). A rival's map that is empty counts as a random one.
 
-    Cost of an image: 16 forward passes for each method, 4 for each grid, 1; and explaining it three more times
-    (for CAMs together that is about 9 passes). The two default methods take about 46. Random weights are drawn
+    Cost of an image: 16 forward passes for each method, 4 for each grid, 1; and explaining it three more times (by
+    all CAMs together that is about 9 passes). Two CAMs take about 46, three about 62. Random weights are drawn
     five times, and each image is explained under one draw of the head and one of the network.
 
     Parameters
@@ -268,12 +269,9 @@ def verdict(
         if n_patients < 2:
             reasons = ["usable maps of fewer than two patients: nothing can be said"]
         counts = {"n_images": int(usable.sum()), "n_patients": n_patients, "n_empty": int((~usable).sum())}
-        verdict = {"passes_checks": not reasons, "reason": "; ".join(reasons)}
-        found.append({"checkpoint": checkpoint, "method": method, **counts, **verdict, **out})
+        judgement = {"passes_checks": not reasons, "reason": "; ".join(reasons)}
+        found.append({"checkpoint": checkpoint, "method": method, **counts, **judgement, **out})
     return pd.DataFrame(found)
-
-
-_SAME = 0.01  # log-odds; maps that differ by rounding rank a few pixels otherwise
 
 
 def _told(maps: np.ndarray) -> np.ndarray:
