@@ -53,7 +53,7 @@ def table(scored_maps: ScoredMaps, *, level: float = 0.95, n_boot: int = 2000) -
 
     Returns: architecture, seed, method, checkpoint ("before", "epoch_001", ..., "after"), epoch (0 for before; NaN
         for after, whose weights are of the epoch with the lowest validation loss), label (a class, or `ALL`: the
-        mean over the classes that have a value), consistency, ci_low, ci_high (percentiles over patients),
+        mean over the classes, NaN if one has no value), consistency, ci_low, ci_high (percentiles over patients),
         n_images (classified correctly, with a map), n_patients (of them), n_empty (classified correctly, empty
         map), replicates (float32 [n_boot], under one draw of patients for all rows).
     """
@@ -87,12 +87,9 @@ def table(scored_maps: ScoredMaps, *, level: float = 0.95, n_boot: int = 2000) -
 
 
 def _mean(rows: list[dict]) -> dict:
-    """The row `ALL`: the mean over the classes that have a value, and the sums of their counts."""
-    known = [row for row in rows if row["consistency"] == row["consistency"]]
+    """The row `ALL`: the mean over the classes, NaN if one has no value, and the sums of their counts."""
     counts = {name: sum(row[name] for row in rows) for name in ("n_images", "n_patients", "n_empty")}
-    if not known:
-        return {**rows[0], "label": ALL, **counts}
-    value, replicates = (np.mean([row[name] for row in known], axis=0) for name in ("consistency", "replicates"))
+    value, replicates = (np.mean([row[name] for row in rows], axis=0) for name in ("consistency", "replicates"))
     return {"label": ALL, "consistency": float(value), **counts, "replicates": replicates}
 
 
@@ -227,6 +224,11 @@ def sentence(found: Consistencies) -> str:
     rows = found.changes
     if rows.empty:
         return "Not asked: these score runs hold no consistency; run 3_score again."
+    if rows["change"].isna().all():
+        return (
+            "Not known: in no cell, both checkpoints classify images of two patients of every class correctly and "
+            "give them maps."
+        )
     sure = rows["p_holm"] < 1 - found.level
     up, down = ((sure & (rows["change"] * sign > 0)).sum() for sign in (1, -1))
     text = (

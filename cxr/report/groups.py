@@ -325,7 +325,7 @@ def sentence(found: Groups) -> str:
     if found.drift.empty:
         return "Not asked: no groups were declared (`groups`)."
     small = found.drift.loc[found.drift["n_patients"] < FEW, ["group", "value"]].drop_duplicates()
-    left = ", ".join(f"{row.group} {row.value}" for row in small.itertuples())
+    left = ", ".join(_name(row.group, row.value) for row in small.itertuples())
     left = f" Too small to be tested (fewer than {FEW} patients in a cell): {left}." if left else ""
     column = f"{found.metric}_corrected_median"
     column = column if column in found.drift else f"{found.metric}_median"
@@ -337,7 +337,7 @@ def sentence(found: Groups) -> str:
     architecture, method, name = (spans["max"] - spans["min"]).idxmax()
     widest = spans.loc[(architecture, method, name)]
     low, high = (large.at[widest[end], "value"] for end in ("idxmin", "idxmax"))
-    what = "corrected overlap" if column == "overlap_corrected_median" else column.removesuffix("_median")
+    what = _what(column.removesuffix("_median"))
     text = (
         f"The widest range is that of {name} in {architecture} under {method}: {what} from {widest['min']:.2f} "
         f"({low}) to {widest['max']:.2f} ({high}). "
@@ -345,8 +345,19 @@ def sentence(found: Groups) -> str:
     sure = tested[tested["p_holm"] < 1 - found.level]
     text += f"{len(sure)} of {len(tested)} tests find that a group differs from the other images (Holm over all)"
     listed = [
-        f"{row.group} {row.value}: {row.difference:+.2f} in {row.measure.replace('_', ' ')}, {row.architecture}"
+        f"{_name(row.group, row.value)}: {row.difference:+.2f} in {_what(row.measure)}, {row.architecture}"
         + (f" under {row.method}" if row.method else "")
         for row in sure.sort_values("p_holm").head(3).itertuples()
     ]
     return text + (f", such as {'; '.join(listed)}." if listed else ".") + left
+
+
+def _what(measure: str) -> str:
+    """A measure in a sentence: "overlap_corrected" is the corrected overlap."""
+    plain = measure.removesuffix("_corrected").replace("_", " ")
+    return f"corrected {plain}" if measure.endswith("_corrected") else plain
+
+
+def _name(group: str, value: str) -> str:
+    """A group in a sentence; classes speak for themselves."""
+    return value if group == "label" else f"{group} {value}"
