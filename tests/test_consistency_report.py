@@ -136,6 +136,9 @@ def test_seeds_are_pooled_and_the_change_is_tested():
     assert found.at["before", "consistency_median"] == pytest.approx(0.4)
     assert found.at["after", "consistency_median"] == pytest.approx(0.31)
     assert found.at["after", "consistency_ci_low"] < 0.3 and found.at["after", "n_seeds"] == 3
+    few = consistency.pooled(rows.assign(n_patients=9))
+    assert few["consistency_ci_low"].isna().all() and few["consistency_median"].notna().all()
+    assert consistency.changes(rows.assign(n_patients=9))["p"].isna().all()
     change = consistency.changes(rows)
     row = change.iloc[0]
     assert row["change"] == pytest.approx(-0.09) and row["change_ci_high"] < 0 and row["p_holm"] == row["p"] < 0.05

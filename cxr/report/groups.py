@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cxr.core.methods import LABELS
 from cxr.data import groups as data_groups
 from cxr.metrics import baselines, classification
 from cxr.metrics.metric_table import METRICS
@@ -340,14 +341,14 @@ def sentence(found: Groups) -> str:
     low, high = (large.at[widest[end], "value"] for end in ("idxmin", "idxmax"))
     what = _what(column.removesuffix("_median"))
     text = (
-        f"The widest range is that of {name} in {architecture} under {method}: {what} from {widest['min']:.2f} "
-        f"({low}) to {widest['max']:.2f} ({high}). "
+        f"The widest range is that of {name} in {architecture} under {LABELS[method]}: {what} from "
+        f"{widest['min']:.2f} ({low}) to {widest['max']:.2f} ({high}). "
     )
     sure = tested[tested["p_holm"] < 1 - found.level]
     text += f"{len(sure)} of {len(tested)} tests find that a group differs from the other images (Holm over all)"
     listed = [
         f"{_name(row.group, row.value)}: {row.difference:+.2f} in {_what(row.measure)}, {row.architecture}"
-        + (f" under {row.method}" if row.method else "")
+        + (f" under {LABELS[row.method]}" if row.method else "")
         for row in sure.sort_values("p_holm").head(3).itertuples()
     ]
     return text + (f", such as {'; '.join(listed)}." if listed else ".") + left
