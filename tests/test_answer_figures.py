@@ -94,6 +94,7 @@ def test_consistency_before_and_after():
     axis = figure.axes[1]
     own = rows[(rows["architecture"] == "B") & (rows["checkpoint"] != "epoch_001")]
     assert drawn(axis) == pytest.approx(sorted(own["consistency_median"]))
+    assert axis.get_ylim() == pytest.approx((0, 1.08 * rows["consistency_ci_high"].max()))
     hollow = [line for line in axis.get_lines() if line.get_markerfacecolor() == "white"]
     before = own[own["checkpoint"] == "before"]["consistency_median"]
     assert sorted(y for line in hollow for y in line.get_ydata()) == pytest.approx(sorted(before))
@@ -110,5 +111,7 @@ def test_the_course_of_consistency_beside_auc():
     line = upper[1].get_lines()[1]
     assert list(line.get_xdata()) == [0, 1, 2]
     assert list(line.get_ydata()) == pytest.approx(own["consistency_median"].tolist()[:3])
+    shown = rows[(rows["label"] == "all classes") & rows["epoch"].notna()]
+    assert upper[0].get_ylim() == pytest.approx((0, 1.08 * shown["consistency_ci_high"].max()))
     assert list(lower.get_lines()[1].get_ydata()) == [0.3, 0.4, 0.5]
     assert legend(figure) == list(NAMES)

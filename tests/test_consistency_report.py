@@ -136,6 +136,9 @@ def test_seeds_are_pooled_and_the_change_is_tested():
     assert found.at["before", "consistency_median"] == pytest.approx(0.4)
     assert found.at["after", "consistency_median"] == pytest.approx(0.31)
     assert found.at["after", "consistency_ci_low"] < 0.3 and found.at["after", "n_seeds"] == 3
+    few = consistency.pooled(rows.assign(n_patients=9))
+    assert few["consistency_ci_low"].isna().all() and few["consistency_median"].notna().all()
+    assert consistency.changes(rows.assign(n_patients=9))["p"].isna().all()
     change = consistency.changes(rows)
     row = change.iloc[0]
     assert row["change"] == pytest.approx(-0.09) and row["change_ci_high"] < 0 and row["p_holm"] == row["p"] < 0.05
@@ -146,9 +149,15 @@ def test_seeds_are_pooled_and_the_change_is_tested():
     assert "falls before AUC in 2 of 3 runs, after it in 0" in text and "in 1 neither falls" in text
 
 
-def test_a_class_without_pairs_has_no_value_and_does_not_count_in_the_mean():
+def test_where_a_class_has_no_value_the_mean_of_all_has_none():
     none = {"consistency": np.nan, "replicates": np.full(3, np.nan), "n_images": 1, "n_patients": 1, "n_empty": 0}
     some = {"consistency": 0.4, "replicates": np.full(3, 0.4), "n_images": 9, "n_patients": 5, "n_empty": 2}
     row = consistency._mean([none, some])
-    assert row["consistency"] == 0.4 and row["n_images"] == 10 and row["label"] == ALL
-    assert np.isnan(consistency._mean([none, none])["consistency"])
+    assert np.isnan(row["consistency"]) and row["n_images"] == 10 and row["label"] == ALL
+    row = consistency._mean([some, some | {"consistency": 0.6}])
+    assert row["consistency"] == pytest.approx(0.5) and row["replicates"] == pytest.approx([0.4] * 3)
+    rows = run_rows([0.4, np.nan])
+    change = consistency.changes(rows)
+    assert change["change"].isna().all()
+    found = consistency.Consistencies(consistency.pooled(rows), change, pd.DataFrame(), pd.DataFrame(), 0.95)
+    assert consistency.sentence(found).startswith("Not known")

@@ -145,8 +145,10 @@ def test_the_sentence_names_the_widest_range_and_what_is_too_small():
     )
     text = groups.sentence(found)
     low, high = found.drift.query("group == 'sex'")["overlap_corrected_median"]
-    assert f"that of sex in A under layercam: corrected overlap from {low:.2f} (F) to {high:.2f} (M)" in text
-    assert "1 of 7 tests find that a group differs" in text and "sex F: -0." in text
+    assert f"that of sex in A under LayerCAM: corrected overlap from {low:.2f} (F) to {high:.2f} (M)" in text
+    assert "1 of 7 tests find that a group differs" in text
+    apart = found.differences.query("method == 'layercam' and group == 'sex'")["difference"].item()
+    assert f"sex F: {apart:+.2f} in corrected overlap, A under LayerCAM" in text
     assert text.endswith("(fewer than 10 patients in a cell): site small, site no value.")
     nothing = groups.Groups(pd.DataFrame(), pd.DataFrame(), found.differences[:0], "overlap", 0.95)
     assert groups.sentence(nothing).startswith("Not asked")

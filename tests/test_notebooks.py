@@ -187,8 +187,10 @@ def test_the_comparison_judges_every_claim(store):
         "analyses.parquet",
         "multiverse.csv",
     }
-    tables |= {"matched_null.csv", "regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "map_checks.csv"}
+    tables |= {"regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "map_checks.csv"}
+    tables |= {"answers.csv", "groups.csv", "groups_differences.csv", "consistency.csv"}
     figures = {"drift.png", "corrected.png", "specification_curve_layercam.png", "regions.png", "course.png"}
+    figures |= {"answers.png", "groups.png", "consistency.png", "consistency_course.png"}
     assert tables | figures <= held and "examples/" in held
     analyses = info.table("analyses.parquet")
     default = analyses[analyses["is_default"] & (analyses["method"] == "layercam")]
@@ -211,6 +213,10 @@ def test_score_runs_share_one_set_of_metric_names(store):
         course = info.table("course.parquet")
         assert set(course["epoch"]) == {1, 2} and len(course) == 2 * len(table)
         assert {"multiverse.parquet", "drift_by_class.png"} <= set(info.artifacts())
+        answered = info.table("answers.parquet").set_index("image_id").loc[table["image_id"]]
+        assert answered["overlap"].tolist() == pytest.approx(table["overlap"].tolist(), nan_ok=True)
+        agreement = info.table("consistency.parquet")
+        assert set(agreement["checkpoint"]) == {"before", "epoch_001", "epoch_002", "after"}
     assert {name for name in runs[0].metrics if "undefined" not in name} == set(runs[1].metrics)
 
 

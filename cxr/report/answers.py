@@ -202,24 +202,25 @@ def _correlation(cell: pd.DataFrame, level: float, n_boot: int) -> tuple[float, 
     images = known.drop_duplicates("image_id")
     place = pd.Series(np.arange(len(images)), images["image_id"])
     weights = bootstrap.patient_weights(images["patient_id"].to_numpy(), n_boot=n_boot)
-    weights = np.vstack([np.ones(len(images), weights.dtype), weights])
-    columns = []
+    all_once = np.ones((1, len(images)), int)
+    values, draws = [], []
     for _, own in known.groupby("seed"):
         drift, change = 1 - own["overlap"].to_numpy(), own["log_odds_change"].abs().to_numpy()
-        columns.append(spearman(drift, change, weights[:, place[own["image_id"]].to_numpy()]))
-    values = np.stack(columns, axis=1)
+        rows = place[own["image_id"]].to_numpy()
+        values.append(spearman(drift, change, all_once, rows)[0])
+        draws.append(spearman(drift, change, weights, rows))
     count = images["patient_id"].nunique()
-    return tuple(np.clip(estimates.located(values[0], values[1:], n_patients=count, level=level), -1, 1))
+    return tuple(np.clip(estimates.located(values, np.stack(draws, axis=1), n_patients=count, level=level), -1, 1))
 
 
-def spearman(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of x and y, float [n], each image counted as often as `weights` int [b, n] says.
+def spearman(x: np.ndarray, y: np.ndarray, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of x and y, float [n], where image k counts as often as `weights[:, rows[k]]` says.
 
     Returns: float64 [b], as SciPy's `spearmanr` (ties: mean ranks) of the repeated values; NaN where x or y is
         constant.
     """
     blocks = np.array_split(weights, max(1, round(weights.size / _BLOCK)))
-    return np.concatenate([_spearman(x, y, block) for block in blocks])
+    return np.concatenate([_spearman(x, y, block[:, rows]) for block in blocks])
 
 
 def _spearman(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:

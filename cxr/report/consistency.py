@@ -20,6 +20,7 @@ from cxr.report.scoring import ScoredMaps
 from cxr.statistics import bootstrap, estimates
 
 ALL = "all classes"
+FEW = 10  # patients; of fewer, no interval over seeds is given and nothing is tested
 MOST = 500  # images of a class that are compared: n images are n (n - 1) / 2 pairs
 COLUMNS = ["architecture", "seed", "method", "checkpoint", "epoch", "label", "consistency", "ci_low", "ci_high"]
 COLUMNS += ["n_images", "n_patients", "n_empty", "replicates"]
@@ -53,7 +54,7 @@ def table(scored_maps: ScoredMaps, *, level: float = 0.95, n_boot: int = 2000) -
 
     Returns: architecture, seed, method, checkpoint ("before", "epoch_001", ..., "after"), epoch (0 for before; NaN
         for after, whose weights are of the epoch with the lowest validation loss), label (a class, or `ALL`: the
-        mean over the classes that have a value), consistency, ci_low, ci_high (percentiles over patients),
+        mean over the classes, NaN if one has no value), consistency, ci_low, ci_high (percentiles over patients),
         n_images (classified correctly, with a map), n_patients (of them), n_empty (classified correctly, empty
         map), replicates (float32 [n_boot], under one draw of patients for all rows).
     """
@@ -87,12 +88,9 @@ def table(scored_maps: ScoredMaps, *, level: float = 0.95, n_boot: int = 2000) -
 
 
 def _mean(rows: list[dict]) -> dict:
-    """The row `ALL`: the mean over the classes that have a value, and the sums of their counts."""
-    known = [row for row in rows if row["consistency"] == row["consistency"]]
+    """The row `ALL`: the mean over the classes, NaN if one has no value, and the sums of their counts."""
     counts = {name: sum(row[name] for row in rows) for name in ("n_images", "n_patients", "n_empty")}
-    if not known:
-        return {**rows[0], "label": ALL, **counts}
-    value, replicates = (np.mean([row[name] for row in known], axis=0) for name in ("consistency", "replicates"))
+    value, replicates = (np.mean([row[name] for row in rows], axis=0) for name in ("consistency", "replicates"))
     return {"label": ALL, "consistency": float(value), **counts, "replicates": replicates}
 
 
@@ -135,13 +133,15 @@ def pooled(rows: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
 
     Returns: architecture, method, checkpoint, epoch, label, n_seeds, n_images (mean over seeds), n_patients
         (smallest of the seeds), consistency_median (the mean over seeds), consistency_ci_low, consistency_ci_high
-        (`estimates.located`).
+        (`estimates.located`; NaN with fewer than `FEW` patients).
     """
     out = []
     for key, own in rows.groupby([*CELL, "checkpoint", "epoch", "label"], sort=False, dropna=False):
         values, draws = _by_seed(own)
         patients = int(own["n_patients"].min())
         found = np.clip(estimates.located(values, draws, n_patients=patients, level=level), 0, 1)
+        if patients < FEW:
+            found[1:] = np.nan
         row = dict(zip([*CELL, "checkpoint", "epoch", "label"], key, strict=True))
         row |= {"n_seeds": len(values), "n_images": own["n_images"].mean(), "n_patients": patients}
         out.append(row | {f"consistency_{part}": x for part, x in zip(LOCATED, found, strict=True)})
@@ -166,7 +166,8 @@ def changes(rows: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
         if seeds:
             (before, first), (after, last) = (_by_seed(end.loc[seeds]) for end in ends)
             patients = int(min(end.loc[seeds, "n_patients"].min() for end in ends))
-            found = estimates.estimate(after - before, last - first, n_patients=patients, level=level)
+            if patients >= FEW:
+                found = estimates.estimate(after - before, last - first, n_patients=patients, level=level)
             row |= {"before": before.mean(), "after": after.mean()}
         row |= {"change": found.value, "change_ci_low": found.low, "change_ci_high": found.high}
         out.append(row | {"p": estimates.p_value(found)})
@@ -227,6 +228,11 @@ def sentence(found: Consistencies) -> str:
     rows = found.changes
     if rows.empty:
         return "Not asked: these score runs hold no consistency; run 3_score again."
+    if rows["change"].isna().all():
+        return (
+            "Not known: in no cell do both checkpoints classify images of enough patients of every class "
+            f"correctly (two in each, {FEW} in all)."
+        )
     sure = rows["p_holm"] < 1 - found.level
     up, down = ((sure & (rows["change"] * sign > 0)).sum() for sign in (1, -1))
     text = (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cxr.core.methods import LABELS
 from cxr.data import groups as data_groups
 from cxr.metrics import baselines, classification
 from cxr.metrics.metric_table import METRICS
@@ -80,7 +81,7 @@ def drift(
     rows = []
     for (architecture, method), cell in scores.dropna(subset=[metric]).groupby(CELL, sort=False):
         found = _Drift(cell, metric, n_boot)
-        for name, value, members in _members(found.values.index, cell, names):
+        for name, value, members in _members(found.index, cell, names):
             row = {"architecture": architecture, "method": method, "group": name, "value": value}
             row |= found.counts(members)
             for measure in found.measures:
@@ -115,7 +116,7 @@ def performance(
             for checkpoint in ("before", "after")
         }
         table = ends["after"].table
-        for name, value, members in _members(table.set_index(INDEX).index, table, names):
+        for name, value, members in _members(ends["after"].index, table, names):
             row = {"architecture": architecture, "group": name, "value": value}
             row |= {"n_images": int(members.sum()), "n_patients": table["patient_id"][members].nunique()}
             row["measure"] = ends["after"].measure(members)
@@ -152,27 +153,28 @@ def differences(
     rows = []
     for (architecture, method), cell in scores.dropna(subset=[metric]).groupby(CELL, sort=False):
         found = _Drift(cell, metric, n_boot)
-        index = found.values.index
-        for name, value, inside, outside in _contrasts(index, cell, names):
-            measure = found.measures[-1]
-            sides = [found.statistic(measure, side) for side in (inside, outside)]
-            cells = {"measure": measure, "architecture": architecture, "method": method}
-            counts = [index[side].unique("patient_id").size for side in (inside, outside)]
-            rows.append(cells | {"group": name, "value": value} | _difference(*sides, min(counts), level))
+        head = {"architecture": architecture, "method": method}
+        rows += [head | row for row in _tests(found, cell, names, level)]
     for architecture in dict.fromkeys(architecture for architecture, _, _ in predictions):
         found = _Performance(predictions, architecture, "after", n_boot)
-        index = found.table.set_index(INDEX).index
-        for name, value, inside, outside in _contrasts(index, found.table, [n for n in names if n != "label"]):
-            measure = max((found.measure(side) for side in (inside, outside)), key=MEASURES.index)
-            sides = [found.statistic(measure, side) for side in (inside, outside)]
-            cells = {"measure": measure, "architecture": architecture, "method": ""}
-            counts = [index[side].unique("patient_id").size for side in (inside, outside)]
-            rows.append(cells | {"group": name, "value": value} | _difference(*sides, min(counts), level))
+        head = {"architecture": architecture, "method": ""}
+        rows += [head | row for row in _tests(found, found.table, [n for n in names if n != "label"], level)]
     columns = ["measure", "architecture", "method", "group", "value", "difference"]
     columns += ["difference_ci_low", "difference_ci_high", "p", "n_seeds", "n_patients"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(columns.index("p") + 1, "p_holm", estimates.holm(table["p"].astype(float)))
     return table
+
+
+def _tests(
+    found: _Drift | _Performance, rows: pd.DataFrame, names: list[str], level: float
+) -> Iterator[dict[str, str | float]]:
+    """The rows of `differences` for one cell, or one architecture."""
+    for name, value, *sides in _contrasts(found.index, rows, names):
+        measure = found.measure(*sides)
+        count = min(found.index[side].unique("patient_id").size for side in sides)
+        both = (found.statistic(measure, side) for side in sides)
+        yield {"measure": measure, "group": name, "value": value} | _difference(*both, count, level)
 
 
 class _Drift:
@@ -186,8 +188,13 @@ class _Drift:
         self.values = cell.pivot(
             index=INDEX, columns="seed", values=[metric, other] if corrects else [metric]
         ).astype(float)
-        patients = self.values.index.get_level_values("patient_id")
+        self.index = self.values.index
+        patients = self.index.get_level_values("patient_id")
         self._draws = resampling.counts_by_row(bootstrap.patient_weights(patients, n_boot=n_boot))
+
+    def measure(self, *sides: np.ndarray) -> str:
+        """What is tested: the corrected metric where it is known."""
+        return self.measures[-1]
 
     def counts(self, members: np.ndarray) -> dict[str, int]:
         own = self.values.loc[members, self.metric]
@@ -228,12 +235,16 @@ class _Performance:
         ]
         # the test images of all seeds; they are the same unless the splits vary
         self.table = pd.concat(self._tables).drop_duplicates("image_id").sort_values("image_id", ignore_index=True)
+        self.index = self.table.set_index(INDEX).index
         self._classes = sorted(self.table["label"].unique())
         weights = bootstrap.patient_weights(self.table["patient_id"].to_numpy(), n_boot=n_boot)
-        self._weights = np.vstack([np.ones(len(self.table), weights.dtype), weights])
+        self._weights = np.ones((n_boot + 1, len(self.table)), np.int32)  # half the memory of int64
+        self._weights[1:] = weights
 
-    def measure(self, members: np.ndarray) -> str:
-        return MEASURES[self.table["label"][members].nunique() < len(self._classes)]
+    def measure(self, *sides: np.ndarray) -> str:
+        """The macro AUC if every class occurs in each of these sets of images, else accuracy."""
+        classes = min(self.table["label"][members].nunique() for members in sides)
+        return MEASURES[classes < len(self._classes)]
 
     def statistic(self, measure: str, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The measure of these images: float [k], of the seeds; and its replicates [n_boot, k]. NaN: no value."""
@@ -316,7 +327,7 @@ def sentence(found: Groups) -> str:
     if found.drift.empty:
         return "Not asked: no groups were declared (`groups`)."
     small = found.drift.loc[found.drift["n_patients"] < FEW, ["group", "value"]].drop_duplicates()
-    left = ", ".join(f"{row.group} {row.value}" for row in small.itertuples())
+    left = ", ".join(_name(row.group, row.value) for row in small.itertuples())
     left = f" Too small to be tested (fewer than {FEW} patients in a cell): {left}." if left else ""
     column = f"{found.metric}_corrected_median"
     column = column if column in found.drift else f"{found.metric}_median"
@@ -328,16 +339,27 @@ def sentence(found: Groups) -> str:
     architecture, method, name = (spans["max"] - spans["min"]).idxmax()
     widest = spans.loc[(architecture, method, name)]
     low, high = (large.at[widest[end], "value"] for end in ("idxmin", "idxmax"))
-    what = "corrected overlap" if column == "overlap_corrected_median" else column.removesuffix("_median")
+    what = _what(column.removesuffix("_median"))
     text = (
-        f"The widest range is that of {name} in {architecture} under {method}: {what} from {widest['min']:.2f} "
-        f"({low}) to {widest['max']:.2f} ({high}). "
+        f"The widest range is that of {name} in {architecture} under {LABELS[method]}: {what} from "
+        f"{widest['min']:.2f} ({low}) to {widest['max']:.2f} ({high}). "
     )
     sure = tested[tested["p_holm"] < 1 - found.level]
     text += f"{len(sure)} of {len(tested)} tests find that a group differs from the other images (Holm over all)"
     listed = [
-        f"{row.group} {row.value}: {row.difference:+.2f} in {row.measure.replace('_', ' ')}, {row.architecture}"
-        + (f" under {row.method}" if row.method else "")
+        f"{_name(row.group, row.value)}: {row.difference:+.2f} in {_what(row.measure)}, {row.architecture}"
+        + (f" under {LABELS[row.method]}" if row.method else "")
         for row in sure.sort_values("p_holm").head(3).itertuples()
     ]
     return text + (f", such as {'; '.join(listed)}." if listed else ".") + left
+
+
+def _what(measure: str) -> str:
+    """A measure in a sentence: "overlap_corrected" is the corrected overlap."""
+    plain = measure.removesuffix("_corrected").replace("_", " ")
+    return f"corrected {plain}" if measure.endswith("_corrected") else plain
+
+
+def _name(group: str, value: str) -> str:
+    """A group in a sentence; classes speak for themselves."""
+    return value if group == "label" else f"{group} {value}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -30,7 +31,7 @@ def consistency(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
     for axis, name in zip(axes, names, strict=True):
         own = table[table["architecture"] == name].drop(columns="architecture")
         own = own.rename(columns={"label": "architecture"})
-        for checkpoint, side in (("before", -0.16), ("after", 0.16)):
+        for checkpoint, side in (("before", -0.25), ("after", 0.25)):
             _, _, cells, slot = arrange(own[own["checkpoint"] == checkpoint], labels, methods)
             for method, part in cells.groupby(level="method", sort=False):
                 colour, marker = method_style(method)
@@ -42,9 +43,9 @@ def consistency(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
                 for spot in x[np.isnan(value)]:
                     mark_missing(axis, spot)
         axis.set_title(name, fontsize=9)
-        axis.set_ylim(bottom=0)
         name_axis(axis, labels)
         axis.set_ylabel(f"consistency,\n{level:.0%} interval", fontsize=9)
+    _from_zero(axes[0], table)
     handles = {"before": Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="")}
     handles["after"] = Line2D([], [], color="black", marker="o", linestyle="")
     shared_legend(figure, axes, extra=handles)
@@ -67,7 +68,7 @@ def consistency_course(table: pd.DataFrame, auc: pd.DataFrame) -> Figure:
     blocks = -(-len(methods) // columns)
     figure = plt.figure(figsize=(WIDTH if columns > 1 else 6.0, 2.5 * blocks + 2.5), layout="constrained")
     grid = figure.add_gridspec(blocks + 1, columns)
-    axes: list = []
+    axes: list[Axes] = []
     for number, method in enumerate(methods):
         shared = {"sharex": axes[0], "sharey": axes[0]} if axes else {}
         axis = figure.add_subplot(grid[number // columns, number % columns], **shared)
@@ -78,9 +79,9 @@ def consistency_course(table: pd.DataFrame, auc: pd.DataFrame) -> Figure:
             axis.plot(epochs, value, color=colours[name], marker=".")
             axis.fill_between(epochs, low, high, color=colours[name], alpha=0.15, linewidth=0)
         axis.set_title(METHOD_LABELS[method], fontsize=9)
-        axis.set_ylim(bottom=0)
         if number % columns == 0:
             axis.set_ylabel("consistency\n(mean of the classes)", fontsize=9)
+    _from_zero(axes[0], table)
     lower = figure.add_subplot(grid[-1, :])
     for name in names:
         own = auc[auc["architecture"] == name].sort_values("epoch")
@@ -94,3 +95,8 @@ def consistency_course(table: pd.DataFrame, auc: pd.DataFrame) -> Figure:
         axis.tick_params(labelsize=8)
     place_legend(figure, [Line2D([], [], color=colours[name], linewidth=2) for name in names], names)
     return figure
+
+
+def _from_zero(axis: Axes, table: pd.DataFrame) -> None:
+    """Let the panels that share the axis begin at 0 and end above the highest value of the table."""
+    axis.set_ylim(0, 1.08 * np.nanmax(table[_PARTS].to_numpy(float), initial=0.1))
