@@ -18,6 +18,7 @@ from cxr.attribution import maps, thumbnails
 from cxr.cli import main
 from cxr.metrics import regions
 from cxr.metrics.metric_table import METRICS
+from cxr.report import questions
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -70,7 +71,7 @@ def test_the_study_ends_with_a_table_and_a_report(study, store):
     assert "Does the evidence move under fine-tuning?" in html and html.count("data:image/png;base64") >= 12
     assert "from cxr import" not in html, "the report shows no code"
     assert (
-        "Verdicts" in html
+        "What this study says" in html
         and "each trained once: results describe these checkpoints only, not another training" in html
     )
     assert f"runs/{only('score', method='layercam').run_id}" in html, "numbers are linked to their runs"
@@ -174,10 +175,13 @@ def test_maps_are_tested_against_the_model(store):
 def test_the_comparison_judges_every_claim(store):
     info = only("compare", architecture=None)
     claims = info.table("claims.csv")
-    assert len(claims) == 7 and set(claims["verdict"]) <= {"supported", "contradicted", "cannot tell"}
+    assert len(claims) == 6 and set(claims["verdict"]) <= {"supported", "contradicted", "fragile", "cannot tell"}
     assert (
         claims.loc[claims["claim"].str.contains("depends on the architecture"), "verdict"].item() == "cannot tell"
     )
+    asked = info.table("questions.csv")
+    assert len(asked) == 9 and set(asked["answer"]) <= set(questions.ANSWERS)
+    assert info.tags["cxr.answer.9"] == f"{asked['answer'].iloc[8]}: Do the maps pass their checks?"
     held = set(info.artifacts())
     tables = {
         "summary.csv",
@@ -193,9 +197,10 @@ def test_the_comparison_judges_every_claim(store):
     figures |= {"answers.png", "groups.png", "consistency.png", "consistency_course.png"}
     assert tables | figures <= held and "examples/" in held
     analyses = info.table("analyses.parquet")
-    default = analyses[analyses["is_default"] & (analyses["method"] == "layercam")]
+    raw = analyses.query("variant == 'default' and grid == 'image' and q == 0.2 and scale == 'raw'")
+    raw = raw[(raw["images"] == "all") & (raw["method"] == "layercam")]
     summary = info.table("summary.csv").query("method == 'layercam'")
-    assert default["value"].tolist() == pytest.approx(summary["overlap_median"].tolist())
+    assert raw["value"].tolist() == pytest.approx(summary["overlap_median"].tolist())
 
 
 def test_score_runs_share_one_set_of_metric_names(store):
