@@ -54,7 +54,7 @@ def checked(table, failing=()):
     rows = table[["architecture", "seed", "method"]].drop_duplicates()
     rows = rows.merge(pd.DataFrame({"checkpoint": ["before", "after"]}), how="cross")
     fails = [cell in failing for cell in zip(rows["architecture"], rows["method"], strict=True)]
-    return rows.assign(passes_checks=~np.array(fails), reason=np.where(fails, "class: worse", ""))
+    return rows.assign(passes_checks=~np.array(fails), passes_class=~np.array(fails), passes_head=True)
 
 
 def ask(table, *, failing=(), classes=None, check=True):
@@ -99,7 +99,7 @@ def test_cells_whose_maps_fail_do_not_count():
     judgement = answer(study({"overlap": overlap}), "moved", failing=[("B", "gradcampp")])
     assert judgement.verdict == NO
     assert "1 cells left out" in judgement.evidence
-    assert "B gradcampp" in judgement.needed and "class: worse" in judgement.needed
+    assert "B gradcampp" in judgement.needed and "fail (class) in 6 of 6 cases" in judgement.needed
 
 
 @pytest.mark.parametrize("options", [{"failing": CELLS}, {"check": False}])

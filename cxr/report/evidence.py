@@ -123,7 +123,7 @@ def gather(
         predictions: per architecture, seed and checkpoint, `cxr.training.stages.prediction_table`.
         metric: the primary metric, with a direction of stability.
         map_checks: `cxr.report.scores.Study.map_checks`: architecture, seed, method, checkpoint, passes_checks,
-            reason; without rows where no map was checked.
+            and passes_<check> of each check; without rows where no map was checked.
         analyses: `cxr.metrics.multiverse_rankings.analyses`; None, or no rows: not checked in other analyses.
         coincide: whether LayerCAM and Grad-CAM++ are the same map at the layer of this study.
     """
@@ -150,7 +150,9 @@ def gather(
 
 
 def unsound(map_checks: pd.DataFrame, scores: pd.DataFrame) -> dict[Cell, str]:
-    """The cells of `scores` whose maps fail their checks under some seed, or were not checked, with the reason."""
+    """The cells of `scores` whose maps fail their checks under some seed, or were not checked, with the reason:
+    which checks, in how many cases (a seed and checkpoint each).
+    """
     out = {}
     for (architecture, method), rows in scores.groupby(CELL, sort=False):
         own = map_checks
@@ -161,9 +163,10 @@ def unsound(map_checks: pd.DataFrame, scores: pd.DataFrame) -> dict[Cell, str]:
         wanted = {(int(seed), checkpoint) for seed in rows["seed"].unique() for checkpoint in ("before", "after")}
         failed = own[~own["passes_checks"].astype(bool)] if len(own) else own
         if len(failed):
-            first = failed.iloc[0]
-            reason = str(first.get("reason", "")) or "no reason logged"
-            out[architecture, method] = f"fail in {len(failed)} of {len(own)} checks ({reason})"
+            each = [name for name in failed if name.startswith("passes_") and name != "passes_checks"]
+            names = [name.removeprefix("passes_") for name in each if not failed[name].astype(bool).all()]
+            which = f" ({', '.join(names)})" if names else ""
+            out[architecture, method] = f"fail{which} in {len(failed)} of {len(own)} cases"
         elif wanted - checked:
             out[architecture, method] = "were not checked" if not checked else "were not checked under every seed"
     return out
