@@ -17,7 +17,9 @@ from cxr.core.params import DataParams
 
 PREFIX = "group_"
 MOST_NUMBERS = 12  # different numbers in a column without bands
-MOST_VALUES = 50  # different values in any column: more are no groups, but names of patients or free text
+MOST_VALUES = 50  # different values in any column: of more, only those of many images are groups
+LEAST_IMAGES = 10  # of a value in a column with more than MOST_VALUES
+OTHER = "other values"
 
 
 def declared(settings: DataParams) -> list[str]:
@@ -48,7 +50,8 @@ def of_table(frame: pd.DataFrame, settings: DataParams, *, among: Sequence[str],
         where: the table, for messages.
 
     Returns: a column `group_<name>` for each declared column, str; "" where the table has no value. Numbers with
-        `bands` become the names of their bands (`band_names`).
+        `bands` become the names of their bands (`band_names`). In a column with more than MOST_VALUES different
+        values, those of fewer than LEAST_IMAGES images become OTHER.
     Raises: InputError for an unknown column, for values that are no numbers under `bands`, for a column of numbers
         without bands, and for a column with too many values.
     """
@@ -76,13 +79,20 @@ def of_table(frame: pd.DataFrame, settings: DataParams, *, among: Sequence[str],
                 f"{where}: groups: the column {name} has {len(values)} different numbers ({low:g} to {high:g}): "
                 f"say where its bands begin, such as bands: {{{name}: [{(low + high) / 2:.0f}]}}"
             )
-        if len(values) > MOST_VALUES:
-            raise InputError(
-                f"{where}: groups: the column {name} has {len(values)} different values, more than {MOST_VALUES}: "
-                "name a column of few values"
-            )
-        out[PREFIX + name] = cells
+        out[PREFIX + name] = cells if len(values) <= MOST_VALUES else _pooled(cells, name, where)
     return out
+
+
+def _pooled(cells: pd.Series, name: str, where: str) -> pd.Series:
+    """Rare values as OTHER: names of patients or free text are no groups, and do not get into the store."""
+    counts = cells[cells != ""].value_counts()
+    frequent = counts.index[counts >= LEAST_IMAGES]
+    if frequent.empty or len(frequent) > MOST_VALUES:
+        raise InputError(
+            f"{where}: groups: the column {name} has {len(counts)} different values, more than {MOST_VALUES}, and "
+            f"{len(frequent)} of them have {LEAST_IMAGES} images or more: name a column of few values"
+        )
+    return cells.where(cells.isin(frequent) | (cells == ""), OTHER)
 
 
 def banded(numbers: pd.Series, edges: Sequence[float]) -> list[str]:
