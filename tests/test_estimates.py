@@ -305,6 +305,8 @@ def test_one_seed_has_percentiles_and_several_have_the_estimate():
     assert one == (0.3, *bootstrap.interval(draws[:, 0], 0.9))
     est = estimates.estimate([0.3, 0.4], draws, n_patients=12, level=0.9)
     assert estimates.located([0.3, 0.4], draws, n_patients=12, level=0.9) == (est.value, est.low, est.high)
+    alone = pd.Series([0.3], index=pd.Index([1], name="seed"))
+    assert estimates.located(alone, draws[:, :1], n_patients=12, level=0.9) == one
     assert np.isnan(estimates.located([], draws[:, :0], n_patients=12, level=0.9)).all()
 
 

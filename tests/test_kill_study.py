@@ -5,14 +5,20 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import PROJECT
+
+from cxr.core.params import read_yaml
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_a_study_that_is_killed_ends_as_one_that_is_left_alone():
+def test_a_study_that_is_killed_ends_as_one_that_is_left_alone(tmp_path):
+    params = tmp_path / "study.yaml"
+    fewer = {"method": ["layercam", "gradcampp"], "multiverse": False, "map_check_images": 2}
+    params.write_text(yaml.safe_dump(read_yaml(PROJECT / "params" / "smoke.yaml") | fewer))
     done = subprocess.run(
-        [sys.executable, "tests/benchmarks/kill_study.py", "--kills", "2"],
+        [sys.executable, "tests/benchmarks/kill_study.py", "--kills", "2", "--params", str(params)],
         cwd=PROJECT,
         capture_output=True,
         text=True,

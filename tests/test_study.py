@@ -187,7 +187,7 @@ def test_command(tmp_path):
     ]
     # YAML and papermill's -p would read this run id as a number
     assert words("score", {"n_boot": 200}, {"attribute/CompactDenseNet/s0": "123e4567"})[-8:] == [
-        *("-y", '{"n_boot": 200}', "-p", "method", "gradcampp", "-r", "attribute_run_id", "123e4567"),
+        *("-y", '{"n_boot": 200}', "-p", "method", "gradcampp_authors", "-r", "attribute_run_id", "123e4567"),
     ]
     ids = {"score/CompactDenseNet/s0/layercam": "aa", "score/CompactDenseNet/s0/gradcampp": "12"}
     last = words("compare", {}, ids)
@@ -381,7 +381,7 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert "cxr.undefined" in first["score"][0].tags
     assert re.search(r"^\[1/4\] train .*: done in \d+ s$", output, re.M) and "[4/4] compare: done" in output
     rows = [line.split() for line in output.splitlines() if line.startswith("CompactDenseNet")]
-    values = ["0", "0.900", "-", "-", "0.500", "[0.400,", "0.625]", "-", "-", "-", "12", "0"]
+    values = ["0", "0.900", "-", "-", "0.500", "[0.400,", "0.625]", "-", "-", "-", "-", "12", "0"]
     assert rows == [["CompactDenseNet", "layercam", *values]]
 
     assert go(params, notebooks) == 0

@@ -232,6 +232,7 @@ def located(
     seeds would be too short. With one seed the interval holds percentiles over patients, and describes this
     network. All NaN without any seed.
     """
+    per_seed = np.asarray(per_seed, dtype=float)  # a Series would be indexed by its seeds
     if len(per_seed) == 0:
         return nan, nan, nan
     if len(per_seed) == 1:
