@@ -169,7 +169,8 @@ def test_plan_is_the_grid_each_step_after_what_it_needs():
 
 
 def test_command(tmp_path):
-    steps = {step.stage: step for step in grid.plan(StudyParams(architecture=["CompactDenseNet"], seed=[0]))}
+    study = StudyParams(architecture=["CompactDenseNet"], seed=[0], method=["layercam", "gradcampp"])
+    steps = {step.stage: step for step in grid.plan(study)}
 
     def words(stage, overrides, runs):
         setup = Setup(Path("params/study.yaml"), overrides, notebooks=Path("notebooks"), out=Path("a b"))
@@ -187,7 +188,7 @@ def test_command(tmp_path):
     ]
     # YAML and papermill's -p would read this run id as a number
     assert words("score", {"n_boot": 200}, {"attribute/CompactDenseNet/s0": "123e4567"})[-8:] == [
-        *("-y", '{"n_boot": 200}', "-p", "method", "gradcampp_authors", "-r", "attribute_run_id", "123e4567"),
+        *("-y", '{"n_boot": 200}', "-p", "method", "gradcampp", "-r", "attribute_run_id", "123e4567"),
     ]
     ids = {"score/CompactDenseNet/s0/layercam": "aa", "score/CompactDenseNet/s0/gradcampp": "12"}
     last = words("compare", {}, ids)
