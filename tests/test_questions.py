@@ -87,6 +87,13 @@ def test_identical_maps_did_not_move():
     assert answer(study({"overlap": 0.99}), "moved").verdict == NO
 
 
+def test_maps_that_are_identical_in_every_image_did_not_move():
+    table = study({"overlap": 0.5}).assign(overlap=1.0)
+    assert answer(table, "moved").verdict == NO
+    alike = study({"overlap": 0.5}).assign(overlap=0.65, overlap_two_patients=0.3)
+    assert answer(alike, "moved").verdict == OPEN, "no spread elsewhere: no test"
+
+
 def test_moved_in_some_cells_is_in_part():
     overlap = dict.fromkeys(CELLS, 0.99) | {("B", "gradcampp"): 0.5}
     judgement = answer(study({"overlap": overlap}), "moved")

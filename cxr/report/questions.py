@@ -244,6 +244,8 @@ def moved(asked: Asked) -> Judgement:
         lost = sum(not p_value(est, 0, "greater") < asked.alpha for est in asked.chance.values())
         text += f", in {lost} no more than chance"
     yes, no = ([p_value(est, null, side) for est in found] for side in (away, alike))
+    # Where all maps are identical there is no spread, and no test; nor is there a doubt.
+    no = [0.0 if est.value == identical and est.se == 0 else p for est, p in zip(found, no, strict=True)]
     return per_cell(asked, asked.drift, yes, no, text)
 
 
