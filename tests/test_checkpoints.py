@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from keras import layers
 
-from cxr.attribution import map_checks
+from cxr.attribution import map_checks, passing
 from cxr.attribution.cases import Cases
 from cxr.attribution.checkpoints import Checkpoints
 from cxr.attribution.explaining import attribute, explainer
@@ -121,8 +121,11 @@ def test_every_method_is_checked_on_every_checkpoint(trained):
     # of the images that were chosen, and of rivals that explain the same score as the maps
     explain = explainer(networks["after"], methods=chosen, score="logit", **where)
     alone = map_checks.gains(networks["after"], explain, cases.pixels[rows], cases.class_index[rows], batch_size=8)
-    mine = gains.query("checkpoint == 'after'").drop(columns="checkpoint").reset_index(drop=True)
+    assert (gains["image_id"] == cases.image_id[rows][gains["row"]]).all()
+    assert (gains["patient_id"] == cases.table["patient_id"].to_numpy()[rows][gains["row"]]).all()
+    mine = gains.query("checkpoint == 'after'").drop(columns=["checkpoint", "image_id", "patient_id"])
+    mine = mine.reset_index(drop=True)
     pd.testing.assert_frame_equal(mine, alone, atol=1e-4)
-    found = map_checks.verdict(gains, cases.table.loc[rows, "patient_id"])
+    found = passing.verdict(gains, cases.table.loc[rows, "patient_id"])
     assert list(zip(found["checkpoint"], found["method"], strict=True)) == pairs
     assert (found["n_images"] + found["n_empty"] == 4).all()

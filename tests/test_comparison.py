@@ -177,12 +177,15 @@ def test_the_report_shows_the_headline_in_tables_of_at_most_eight_columns():
     assert {name for each in shown for name in each} >= set(tables.readable(headline)) - {"seeds"}
 
 
-def test_map_check_counts_the_runs_that_pass():
+def test_a_cell_passes_its_checks_if_both_checkpoints_do():
     table, cells = scores(PLAIN), runs(PLAIN)
-    cells["passes_checks"] = np.where(cells["seed"] == "0", "True", "False")
-    assert set(comparison.pooled(table, cells, n_boot=100)["map_check"]) == {"1 of 2 runs"}
-    cells["passes_checks"] = ""
-    assert set(comparison.pooled(table, cells, n_boot=100)["map_check"]) == {"not tested"}
+    checks = cells[["architecture", "method"]].drop_duplicates()
+    checks = checks.merge(pd.DataFrame({"checkpoint": ["before", "after"]}), how="cross")
+    first = (checks["architecture"] == checks["architecture"].iloc[0]) & (checks["checkpoint"] == "after")
+    found = comparison.pooled(table, cells, checks=checks.assign(passes_checks=~first), n_boot=100)
+    own = found["architecture"] == checks["architecture"].iloc[0]
+    assert set(found.loc[own, "map_check"]) == {"no"} and set(found.loc[~own, "map_check"]) == {"yes"}
+    assert set(comparison.pooled(table, cells, n_boot=100)["map_check"]) == {"not checked"}
 
 
 def test_the_share_of_two_seeds():

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from keras import layers
 from scipy.special import logsumexp
 
-from cxr.attribution import explaining, following, map_checks, randomising
+from cxr.attribution import explaining, following, map_checks, passing, randomising
 from cxr.attribution.map_checks import CHECKS
 from cxr.core.errors import InputError
 from cxr.metrics import map_grids
@@ -367,7 +367,7 @@ def judged():
     )
     for own, now in zip(kept, model.weights, strict=True):
         np.testing.assert_array_equal(own, now)
-    return map_checks.verdict(gains.assign(checkpoint="after"), np.arange(len(images))).set_index("method")
+    return passing.verdict(gains.assign(checkpoint="after"), np.arange(len(images))).set_index("method")
 
 
 def test_the_map_passes(judged):
@@ -400,7 +400,7 @@ def gains_of(**changed):
 
 
 def test_verdict_by_hand():
-    [row] = map_checks.verdict(gains_of().sample(frac=1, random_state=0), PATIENTS).to_dict("records")
+    [row] = passing.verdict(gains_of().sample(frac=1, random_state=0), PATIENTS).to_dict("records")
     assert (row["checkpoint"], row["method"]) == ("after", "map")
     assert (row["n_images"], row["n_patients"], row["n_empty"]) == (6, 4, 0)
     assert row["passes_checks"] is True and row["reason"] == ""
@@ -408,6 +408,23 @@ def test_verdict_by_hand():
     for check in CHECKS:
         assert row[f"{check}_gain"] == pytest.approx(0.325) and row[f"passes_{check}"] is True
         assert (row[f"{check}_gain_ci_low"], row[f"{check}_gain_ci_high"]) == pytest.approx(interval)
+
+
+def test_seeds_are_checked_together_with_the_patients_that_they_share():
+    weak = np.array([0.5, -0.2, 0.4, 0.3, -0.1, 0.4])
+    seeds = [gains_of(head=weak + shift).assign(seed=seed) for seed, shift in ((0, -0.05), (1, 0.15))]
+    gains = pd.concat([own.assign(architecture="A", patient_id=PATIENTS[own["row"]]) for own in seeds])
+    [row] = passing.over_seeds(gains.sample(frac=1, random_state=0)).to_dict("records")
+    assert (row["architecture"], row["n_seeds"], row["n_images"], row["n_patients"]) == ("A", 2, 12, 4)
+    both = np.concatenate([weak - 0.05, weak + 0.15])
+    assert row["head_gain"] == pytest.approx(both.mean())
+    draws = bootstrap.bootstrap(both, np.tile(PATIENTS, 2), statistic="mean")
+    assert (row["head_gain_ci_low"], row["head_gain_ci_high"]) == pytest.approx(bootstrap.interval(draws))
+    other = gains.assign(architecture="B")
+    other.loc[(other["check"] == "class") & (other["seed"] == 1), "gain"] *= -1
+    found = passing.over_seeds(pd.concat([gains, other])).set_index("architecture")
+    assert not found.loc["B", "passes_class"] and found.loc["A", "passes_class"]
+    assert passing.over_seeds(gains.iloc[:0]).empty
 
 
 @pytest.mark.parametrize(
@@ -421,20 +438,20 @@ def test_verdict_by_hand():
     ],
 )
 def test_each_failure_is_named_and_only_it(check, gain, reason):
-    [row] = map_checks.verdict(gains_of(**{check: gain}), PATIENTS).to_dict("records")
+    [row] = passing.verdict(gains_of(**{check: gain}), PATIENTS).to_dict("records")
     assert [name for name in CHECKS if not row[f"passes_{name}"]] == [check]
     assert row["passes_checks"] is False and row["reason"] == reason
 
 
 def test_empty_maps_count_not_at_all_and_one_patient_supports_no_verdict():
     empty = dict.fromkeys(CHECKS, np.where(np.arange(6) == 2, np.nan, GOOD))
-    [row] = map_checks.verdict(gains_of(**empty), PATIENTS).to_dict("records")
+    [row] = passing.verdict(gains_of(**empty), PATIENTS).to_dict("records")
     assert (row["n_images"], row["n_patients"], row["n_empty"]) == (5, 3, 1)
     assert row["class_gain"] == pytest.approx(0.3)
-    [row] = map_checks.verdict(gains_of(), ["a"] * 6).to_dict("records")
+    [row] = passing.verdict(gains_of(), ["a"] * 6).to_dict("records")
     assert row["passes_checks"] is False and row["reason"].startswith("usable maps of fewer than two patients")
     assert np.isnan(row["class_gain_ci_low"]) and row["class_gain"] == pytest.approx(0.325)
-    nothing = map_checks.verdict(gains_of(**dict.fromkeys(CHECKS, np.nan)), PATIENTS)
+    nothing = passing.verdict(gains_of(**dict.fromkeys(CHECKS, np.nan)), PATIENTS)
     assert nothing["n_images"].item() == 0 and nothing["class_gain"].isna().all()
 
 
@@ -442,18 +459,18 @@ def test_methods_and_checkpoints_are_judged_apart():
     table = pd.concat(
         [gains_of(), gains_of(head=-GOOD).assign(method="b"), gains_of(head=0).assign(checkpoint="c")]
     )
-    found = map_checks.verdict(table, PATIENTS)
+    found = passing.verdict(table, PATIENTS)
     assert found[["checkpoint", "method"]].to_numpy().tolist() == [["after", "map"], ["after", "b"], ["c", "map"]]
     assert found["passes_checks"].tolist() == [True, False, False]
 
 
 def test_bad_input_to_verdict():
     with pytest.raises(InputError, match="5 patients for rows 0 to 5"):
-        map_checks.verdict(gains_of(), PATIENTS[:5])
+        passing.verdict(gains_of(), PATIENTS[:5])
     with pytest.raises(InputError, match=r"no rows of \['head'\]"):
-        map_checks.verdict(gains_of().query("check != 'head'"), PATIENTS)
+        passing.verdict(gains_of().query("check != 'head'"), PATIENTS)
     with pytest.raises(InputError, match=r"gains has no columns \['gain'\]"):
-        map_checks.verdict(gains_of().drop(columns="gain"), PATIENTS)
+        passing.verdict(gains_of().drop(columns="gain"), PATIENTS)
 
 
 def test_the_figure_shows_every_check():

@@ -119,6 +119,7 @@ def pooled(
     runs: pd.DataFrame,
     *,
     two_seeds: pd.DataFrame | None = None,
+    checks: pd.DataFrame | None = None,
     level: float = 0.95,
     n_boot: int = 2000,
 ) -> pd.DataFrame:
@@ -126,14 +127,14 @@ def pooled(
 
     Args:
         scores: per-image rows of all score runs (`score_table`).
-        runs: one row a score run: architecture, method, seed, auc_macro_before, auc_macro_after, passes_checks.
+        runs: one row a score run: architecture, method, seed, auc_macro_before, auc_macro_after.
         two_seeds: `two_seeds_table` of all cells; None, or no rows of a cell, where there is one seed only.
+        checks: `cxr.attribution.passing.over_seeds`; None or no rows of a cell: not checked.
 
-    Returns: architecture, method, seeds, the mean AUC before and after over seeds, map_check (in how many runs
-        both maps pass their checks: "all runs", "1 of 2 runs", ..., "not tested"), then the columns of
-        `summarise`. For the metrics of `two_seeds` also `<metric>_two_seeds_<part>` and
-        `<metric>_share_of_two_seeds`: (metric - two patients) / (two seeds - two patients). Above 1 the
-        checkpoints differ less than two trainings do.
+    Returns: architecture, method, seeds, the mean AUC before and after over seeds, map_check (whether the maps
+        before and after pass their checks: "yes", "no" or "not checked"), then the columns of `summarise`. For
+        the metrics of `two_seeds` also `<metric>_two_seeds_<part>` and `<metric>_share_of_two_seeds`: (metric -
+        two patients) / (two seeds - two patients). Above 1 the checkpoints differ less than two trainings do.
     """
     rows = []
     for (architecture, method), table in scores.groupby(CELL, sort=False):
@@ -144,7 +145,7 @@ def pooled(
             "seeds": own["seed"].nunique(),
             "auc_macro_before": own["auc_macro_before"].mean(),
             "auc_macro_after": own["auc_macro_after"].mean(),
-            "map_check": _map_check(own["passes_checks"]),
+            "map_check": _map_check(checks, architecture, method),
             **summarise(table, level=level, n_boot=n_boot),
         }
         if two_seeds is not None and len(two_seeds):
@@ -169,13 +170,13 @@ def shares_of_two_seeds(summary: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _map_check(passes_checks: pd.Series) -> str:
-    """`passes_checks`: "True", "False" or "" (not tested), one a run."""
-    tested = passes_checks[passes_checks != ""]
-    if tested.empty:
-        return "not tested"
-    passed = (tested == "True").sum()
-    return "all runs" if passed == len(passes_checks) else f"{passed} of {len(passes_checks)} runs"
+def _map_check(checks: pd.DataFrame | None, architecture: str, method: str) -> str:
+    if checks is None or checks.empty:
+        return "not checked"
+    own = checks[(checks["architecture"] == architecture) & (checks["method"] == method)]
+    if own.empty:
+        return "not checked"
+    return "yes" if own["passes_checks"].all() else "no"
 
 
 def two_seeds_table(

@@ -122,8 +122,7 @@ def gather(
             (`<metric>_two_heads` of `scores`) takes its place: two seeds make one pair, which shows no spread.
         predictions: per architecture, seed and checkpoint, `cxr.training.stages.prediction_table`.
         metric: the primary metric, with a direction of stability.
-        map_checks: `cxr.report.scores.Study.map_checks`: architecture, seed, method, checkpoint, passes_checks,
-            and passes_<check> of each check; without rows where no map was checked.
+        map_checks: `cxr.report.scores.Study.checks_over_seeds`; without rows where no map was checked.
         analyses: `cxr.metrics.multiverse_rankings.analyses`; None, or no rows: not checked in other analyses.
         coincide: whether LayerCAM and Grad-CAM++ are the same map at the layer of this study.
     """
@@ -150,25 +149,25 @@ def gather(
 
 
 def unsound(map_checks: pd.DataFrame, scores: pd.DataFrame) -> dict[Cell, str]:
-    """The cells of `scores` whose maps fail their checks under some seed, or were not checked, with the reason:
-    which checks, in how many cases (a seed and checkpoint each).
+    """The cells of `scores` whose maps fail their checks, or were not checked, with the reason: which checks, on
+    which checkpoint.
     """
     out = {}
-    for (architecture, method), rows in scores.groupby(CELL, sort=False):
-        own = map_checks
-        if len(own):
-            own = own[(own["architecture"] == architecture) & (own["method"] == method)]
+    for cell, rows in scores.groupby(CELL, sort=False):
+        own = pd.DataFrame()
+        if len(map_checks):
+            own = map_checks[(map_checks[CELL] == cell).all(axis=1)]
             own = own[own["checkpoint"].isin(["before", "after"])]
-        checked = set(zip(own["seed"].astype(int), own["checkpoint"], strict=True)) if len(own) else set()
-        wanted = {(int(seed), checkpoint) for seed in rows["seed"].unique() for checkpoint in ("before", "after")}
-        failed = own[~own["passes_checks"].astype(bool)] if len(own) else own
-        if len(failed):
+        if own.empty:
+            out[cell] = "were not checked"
+        elif own["n_seeds"].min() < rows["seed"].nunique() or own["checkpoint"].nunique() < 2:
+            out[cell] = "were not checked under every seed"
+        elif not own["passes_checks"].all():
+            failed = own[~own["passes_checks"].astype(bool)]
             each = [name for name in failed if name.startswith("passes_") and name != "passes_checks"]
             names = [name.removeprefix("passes_") for name in each if not failed[name].astype(bool).all()]
             which = f" ({', '.join(names)})" if names else ""
-            out[architecture, method] = f"fail{which} in {len(failed)} of {len(own)} cases"
-        elif wanted - checked:
-            out[architecture, method] = "were not checked" if not checked else "were not checked under every seed"
+            out[cell] = f"fail{which} {' and '.join(failed['checkpoint'])}"
     return out
 
 

@@ -56,7 +56,7 @@ class Asked:
     methods: per architecture and pair of methods, the difference of the primary metric.
     classes: differences between a class and the others: architecture, method, value (the class), difference, p;
         no rows where they were not tested.
-    checks: `cxr.report.scores.Study.map_checks`.
+    checks: `cxr.report.scores.Study.checks_over_seeds`.
     """
 
     evidence: Evidence
@@ -86,7 +86,7 @@ def gather(
     Args:
         evidence: of the same study.
         scores: per-image rows of all cells (`cxr.report.comparison.score_table`).
-        checks: `cxr.report.scores.Study.map_checks`; without rows where no map was checked.
+        checks: `cxr.report.scores.Study.checks_over_seeds`; without rows where no map was checked.
         classes: `cxr.report.groups.differences`; its rows of the group `label` count.
     """
     metric, options = evidence.metric, {"n_boot": n_boot, "level": evidence.margins.level}
@@ -345,7 +345,7 @@ def checks(asked: Asked) -> Judgement:
         return Judgement(OPEN, "Not checked", "needs map_check_images above 0")
     passed = rows["passes_checks"].astype(bool)
     cells = rows.assign(passed=passed).groupby(["architecture", "method"], sort=False)["passed"].all()
-    text = f"{passed.sum()} of {len(rows)} maps (a network, seed, method and checkpoint) pass"
+    text = f"In {passed.sum()} of {len(rows)} cases (a cell, before or after) the maps pass"
     if passed.all():
         return Judgement(YES, text)
     fails = ", ".join(" ".join(cell) for cell in cells.index[~cells])

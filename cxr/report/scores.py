@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cxr import tracking
-from cxr.attribution import maps
+from cxr.attribution import maps, passing
 from cxr.core.errors import InputError
 from cxr.report import comparison
 
@@ -124,6 +124,17 @@ class Study:
             return pd.DataFrame()
         table = pd.concat(tables, ignore_index=True)
         return table[table["method"].isin(self.runs["method"])]
+
+    def checks_over_seeds(self) -> pd.DataFrame:
+        """`passing.over_seeds` of the methods that are compared; no rows where no map was checked."""
+        tables = []
+        for key, rows in self.runs.groupby("attribute_run", sort=False):
+            run, first = self.attribute_runs[key], rows.iloc[0]
+            if run.has("map_checks.parquet"):
+                table = run.table("map_checks.parquet")
+                table = table[table["method"].isin(rows["method"])]
+                tables.append(table.assign(architecture=first["architecture"], seed=int(first["seed"])))
+        return passing.over_seeds(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame())
 
 
 def open(settings: CompareParams) -> Study:

@@ -246,32 +246,22 @@ def course(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFr
     return comparison.course(rows, study.auc_by_epoch(), metric=metric, level=level, n_boot=n_boot)
 
 
-def map_checks(study: Study) -> pd.DataFrame:
-    """The checks of maps, one row an architecture, seed, method and checkpoint."""
-    table = study.map_checks()
-    if table.empty:
-        say("Not checked: `map_check_images` is 0.")
-    elif table["passes_checks"].all():
-        say("All maps pass.")
-    else:
-        say("**Some maps fail; see the reasons below the figure.**")
-    return table
-
-
 def failing(checks: pd.DataFrame) -> pd.DataFrame:
-    """The maps that fail their checks, with the reason. `checks`: of `map_checks`."""
+    """The maps that fail their checks, with the reason. `checks`: of `Study.checks_over_seeds`."""
     if checks.empty:
+        say("Not checked: `map_check_images` is 0.")
         return checks
-    return checks.loc[~checks["passes_checks"], ["architecture", "seed", "method", "checkpoint", "reason"]]
+    failed = checks[~checks["passes_checks"]]
+    if failed.empty:
+        say("All maps pass.")
+    return failed[["architecture", "method", "checkpoint", "reason"]]
 
 
 def caution(summary: pd.DataFrame) -> None:
     """Warn of cells in which maps fail their checks. `summary`: of `comparison.pooled`."""
-    suspect = summary[~summary["map_check"].isin(["all runs", "not tested"])]
+    suspect = summary[summary["map_check"] == "no"]
     if len(suspect):
-        cells = ", ".join(
-            f"{row.architecture} under {row.method} ({row.map_check} pass)" for row in suspect.itertuples()
-        )
+        cells = ", ".join(f"{row.architecture} under {row.method}" for row in suspect.itertuples())
         say(
             f"**Caution: maps that do not pass their checks: {cells}.** Their drift may say nothing about the "
             "network; see “Do the maps pass their checks?”"

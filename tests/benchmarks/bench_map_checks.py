@@ -7,7 +7,7 @@ network classifies correctly, `map_checks.gains` measures LayerCAM and four maps
 LayerCAM for the runner-up class, the sum of the layer's activations, the image's edges, and LayerCAM under one
 given head of permuted weights. Each of the random seeds (of the checks' own draws) has images of its own. A
 repeat draws as many images as a study checks, without replacement, from all that were measured, and
-`map_checks.verdict` judges them. So repeats share images: they say how much the verdict depends on which
+`passing.verdict` judges them. So repeats share images: they say how much the verdict depends on which
 images and draws were taken, for these networks.
 
 `passes`: of the repeats, how many pass all checks; then for each check how many pass it. `--small`: one
@@ -28,7 +28,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from cxr.attribution import explaining, following, map_checks
+from cxr.attribution import explaining, following, map_checks, passing
 from cxr.core.params import TrainParams
 from cxr.data import dataset
 from cxr.models import build, targets, weights
@@ -91,9 +91,9 @@ def judged(gains: pd.DataFrame, images: int, repeats: int) -> pd.DataFrame:
         drawn = np.sort(rng.choice(len(patients), images, replace=False))
         table = gains[gains["row"].isin(drawn)].assign(checkpoint="before")
         table["row"] = np.searchsorted(drawn, table["row"])
-        verdicts.append(map_checks.verdict(table, patients.loc[drawn].to_numpy(), n_boot=1000))
+        verdicts.append(passing.verdict(table, patients.loc[drawn].to_numpy(), n_boot=1000))
     found = pd.concat(verdicts)
-    columns = ["passes_checks", *(f"passes_{check}" for check in map_checks.CHECKS)]
+    columns = ["passes_checks", *(f"passes_{check}" for check in passing.CHECKS)]
     return found.groupby("method", sort=False)[columns].sum()
 
 
@@ -115,7 +115,7 @@ def main() -> None:
         model = trained(settings.model_copy(update={"architecture": name}), data)
         table = judged(measured(model, data, given.layer, images, seeds), drawn, repeats)
         tables.append(table.assign(architecture=name).set_index("architecture", append=True).swaplevel())
-    columns = {f"passes_{check}": check for check in map_checks.CHECKS} | {"passes_checks": "passes"}
+    columns = {f"passes_{check}": check for check in passing.CHECKS} | {"passes_checks": "passes"}
     print(f"of {repeats} repeats with {drawn} images")
     print(pd.concat(tables).rename(columns=columns).to_string())
 

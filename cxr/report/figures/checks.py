@@ -27,8 +27,8 @@ def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
     Parameters
     ----------
     table : one row an architecture, method, checkpoint and seed: architecture, method, checkpoint ("before" or
-        "after"), seed; for each check (CHECKS) its gain in log-odds with the interval, such as deletion_gain,
-        deletion_gain_ci_low and deletion_gain_ci_high, and passes_deletion (bool).
+        "after"), seed (or "all seeds"); for each check (CHECKS) its gain in log-odds with the interval, such as
+        deletion_gain, deletion_gain_ci_low and deletion_gain_ci_high, and passes_deletion (bool).
     level : of the intervals, for the axis label.
 
     There is a column of panels for each check and a row for each checkpoint. A filled point passes, a hollow and
@@ -66,7 +66,7 @@ def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
                 axis.set_title(rival, fontsize=8)
             axis.tick_params(labelsize=8)
             axis.grid(axis="x", color="0.94")
-        names = [f"{architecture}, seed {seed}" for architecture, seed in networks]
+        names = [f"{name}, {seed if seed == 'all seeds' else f'seed {seed}'}" for name, seed in networks]
         panels[0].set_yticks(range(len(networks)), names, fontsize=8)
         panels[0].set_ylim(len(networks) - 0.5, -0.5)
         panels[-1].yaxis.set_label_position("right")

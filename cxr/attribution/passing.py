@@ -1,0 +1,126 @@
+"""Which maps pass their checks: from the gains of single images to a verdict. NumPy and pandas only.
+
+`cxr.attribution.map_checks` says what is checked and why, and measures the gains. `verdict` judges the maps of one
+network, `over_seeds` those of several networks of one architecture that differ by their seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from cxr.core.errors import InputError
+from cxr.statistics import bootstrap
+
+RIVALS = {
+    "deletion": "a random map when its pixels are blurred",
+    "insertion": "a random map when only its pixels are kept",
+    "class": "the map for another class",
+    "head": "the map under a random head",
+    "weights": "the map of a random network",
+}
+"""The checks, and the rival of each, as a reason names it."""
+CHECKS = tuple(RIVALS)
+_SAME = 0.01  # log-odds; maps that differ by rounding alone may rank a few pixels otherwise
+
+
+def verdict(
+    gains: pd.DataFrame, patients: Sequence, *, level: float = 0.95, n_boot: int = 2000, rng_seed: int = 0
+) -> pd.DataFrame:
+    """Which methods pass their checks on which checkpoint.
+
+    A check passes where the interval of the mean gain lies above 0. A method passes on a checkpoint if all
+    five do: more checks make passing harder, not easier. With few images the intervals are wide, so a method
+    fails rather than passes by luck.
+
+    The intervals are over patients, for this checkpoint. A failure means: not shown on these images. It proves
+    nothing; `reason` says which ("not shown to be better", "worse", "the same"). Measure on images that the
+    model classifies correctly: on others there may be no evidence for the class.
+
+    What a pass does not prove: that the map shows all of the evidence, that it shows it at the resolution of
+    its grid, or that it is faithful on images unlike these. And a map may pass on the checkpoints before and
+    after for different reasons.
+
+    Parameters
+    ----------
+    gains : checkpoint, method, row, check, gain (`map_checks.measure`); more columns are ignored.
+    patients : [m], the patient of each row: the unit of resampling.
+    level : of the intervals.
+    n_boot, rng_seed : see `cxr.statistics.bootstrap.bootstrap`.
+
+    Returns
+    -------
+    One row a checkpoint and method, in the order of `gains`: checkpoint, method; n_images, n_patients (with a
+    usable map), n_empty; passes_checks (bool); reason (why it does not pass, "" if it does); for each check
+    (CHECKS) its mean gain with the interval, deletion_gain, deletion_gain_ci_low, deletion_gain_ci_high, and
+    passes_deletion (bool, False where nothing can be said).
+
+    Raises
+    ------
+    InputError : for missing columns, checks that lack, and patients that do not cover the rows.
+    """
+    missing = [name for name in ("checkpoint", "method", "row", "check", "gain") if name not in gains]
+    if missing:
+        raise InputError(f"verdict: gains has no columns {missing}; it has {list(gains.columns)}.")
+    patients = np.asarray(patients)
+    if set(gains["row"]) != set(range(len(patients))):
+        raise InputError(
+            f"verdict: {len(patients)} patients for rows {gains['row'].min()} to {gains['row'].max()}: give "
+            "one for each row."
+        )
+    found = []
+    for (checkpoint, method), part in gains.groupby(["checkpoint", "method"], sort=False):
+        values = part.pivot(index="row", columns="check", values="gain").reindex(range(len(patients)))
+        lacking = sorted(set(CHECKS) - set(values))
+        if lacking:
+            raise InputError(f"verdict: gains of {method}, {checkpoint} has no rows of {lacking}: measure them.")
+        usable = values.notna().all(axis=1).to_numpy()
+        out: dict[str, object] = {}
+        reasons = []
+        for check in CHECKS:
+            gain = values[check].to_numpy()
+            draws = bootstrap.bootstrap(gain, patients, statistic="mean", n_boot=n_boot, rng_seed=rng_seed)
+            low, high = bootstrap.interval(draws, level)
+            out |= {
+                f"{check}_gain": float(gain[usable].mean()) if usable.any() else np.nan,
+                f"{check}_gain_ci_low": low,
+                f"{check}_gain_ci_high": high,
+                f"passes_{check}": bool(low > 0),
+            }
+            if not low > 0:
+                same = np.abs(gain[usable]).max(initial=0) < _SAME
+                how = "the same as" if same else "worse than" if high < 0 else "not shown to be better than"
+                reasons.append(f"{how} {RIVALS[check]}")
+        n_patients = len(pd.unique(patients[usable]))
+        if n_patients < 2:
+            reasons = ["usable maps of fewer than two patients: nothing can be said"]
+        counts = {"n_images": int(usable.sum()), "n_patients": n_patients, "n_empty": int((~usable).sum())}
+        judgement = {"passes_checks": not reasons, "reason": "; ".join(reasons)}
+        found.append({"checkpoint": checkpoint, "method": method, **counts, **judgement, **out})
+    return pd.DataFrame(found)
+
+
+def over_seeds(gains: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000) -> pd.DataFrame:
+    """Which methods pass their checks on which checkpoint, for all seeds of each architecture together.
+
+    The gains of all seeds are pooled: an interval is over patients, for these networks, and a patient is drawn
+    with the images of all seeds. The maps of one seed alone are checked on few images, so that right maps may fail
+    by chance, and the more seeds there are, the more surely one of them does. Maps that know nothing of the class
+    gain nothing under any seed.
+
+    Args:
+        gains: architecture, seed, patient_id and the columns that `verdict` needs.
+
+    Returns: architecture, n_seeds and the columns of `verdict`; no rows for no gains.
+    """
+    tables = []
+    for (architecture, _), part in gains.groupby(["architecture", "method"], sort=False) if len(gains) else []:
+        row = part.groupby(["seed", "row"], sort=True).ngroup()
+        patients = part["patient_id"].groupby(row).first().to_numpy()
+        table = verdict(part.assign(row=row), patients, level=level, n_boot=n_boot)
+        table.insert(0, "architecture", architecture)
+        table.insert(1, "n_seeds", part["seed"].nunique())
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
