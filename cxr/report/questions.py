@@ -189,29 +189,37 @@ def per_cell(
     """
     unsound = [cell for cell in cells if cell in asked.evidence.unsound]
     sound = np.array([cell not in unsound for cell in cells], dtype=bool)
-    why = _of_unsound(asked, unsound)
     if not sound.any():
-        return Judgement(OPEN, numbers, why or "needs maps")
+        return Judgement(OPEN, numbers, _of_unsound(asked, unsound) or "needs maps")
     found = [est for est, counts in zip(cells.values(), sound, strict=True) if counts]
     one = " (one seed: these networks only)" if found[0].n_seeds == 1 else ""
     sides = [np.asarray(p, dtype=float)[sound] for p in (yes, no)]
     n, alpha = int(sound.sum()), asked.alpha
-    left_out = f"; {len(unsound)} cells left out: their maps do not pass" if unsound else ""
+    left_out = f"; without {_cells(len(unsound))} whose maps do not pass" if unsound else ""
     for word, p in zip(words, sides, strict=True):
         if (p < alpha).all():
-            return Judgement(word, f"{numbers}{left_out}{one}", why)
+            return Judgement(word, f"{numbers}{left_out}{one}")
     some = [int((holm(p) < alpha).sum()) for p in sides]
     if any(some):
         counted = " and ".join(f"{word} in {k}" for word, k in zip(words, some, strict=True) if k)
-        return Judgement(SOME, f"{counted} of {n} cells. {numbers}{left_out}{one}", why)
-    return Judgement(OPEN, f"{numbers}{left_out}{one}", why or finds(found, alpha))
+        return Judgement(SOME, f"{counted} of {_cells(n)}. {numbers}{left_out}{one}")
+    return Judgement(OPEN, f"{numbers}{left_out}{one}", finds(found, alpha))
+
+
+def _cells(n: int) -> str:
+    return f"{n} cell{'s' * (n != 1)}"
+
+
+def _counted(asked: Asked, cells: Cells) -> Cells:
+    """The cells whose maps pass their checks; all, if none do."""
+    return {cell: est for cell, est in cells.items() if cell not in asked.evidence.unsound} or cells
 
 
 def _of_unsound(asked: Asked, cells: Sequence[Cell]) -> str:
     by_reason: dict[str, list[str]] = {}
     for cell in cells:
         by_reason.setdefault(asked.evidence.unsound[cell], []).append(" ".join(cell))
-    return "; ".join(f"the maps of {', '.join(names)} {reason}" for reason, names in by_reason.items())
+    return "; ".join(f"{', '.join(names)} {reason}" for reason, names in by_reason.items())
 
 
 def span(cells: Mapping[tuple[str, ...], Estimate], *, sign: bool = False) -> str:
@@ -235,13 +243,15 @@ def moved(asked: Asked) -> Judgement:
     identical = 1.0 if sign > 0 else 0.0
     null, found = identical - sign * evidence.margins.overlap, list(asked.drift.values())
     away, alike = ("less", "greater") if sign > 0 else ("greater", "less")
-    text = f"{evidence.metric_text.capitalize()} {span(asked.drift)}, where identical maps have {identical:g}"
+    counted = _counted(asked, asked.drift)
+    text = f"{evidence.metric_text.capitalize()} {span(counted)}, where identical maps have {identical:g}"
     if evidence.corrected:
         text += " and maps of two patients 0"
-        none_left = [cell for cell, est in asked.drift.items() if not p_value(est, 0, "greater") < asked.alpha]
-        text += f". In {len(none_left)} of {len(found)} cells no more is left than two patients share"
+        none_left = sum(not p_value(est, 0, "greater") < asked.alpha for est in counted.values())
+        text += f". In {none_left} of {_cells(len(counted))} no more is left than two patients share"
     if asked.chance:
-        lost = sum(not p_value(est, 0, "greater") < asked.alpha for est in asked.chance.values())
+        lost = [asked.chance[cell] for cell in counted if cell in asked.chance]
+        lost = sum(not p_value(est, 0, "greater") < asked.alpha for est in lost)
         text += f", in {lost} no more than chance"
     yes, no = ([p_value(est, null, side) for est in found] for side in (away, alike))
     # Where all maps are identical there is no spread, and no test; nor is there a doubt.
@@ -269,7 +279,7 @@ def beyond_null(asked: Asked) -> Judgement:
 
 def _above_zero(asked: Asked, cells: Cells, text: str) -> Judgement:
     yes, no = ([p_value(est, 0, side) for est in cells.values()] for side in ("greater", "less"))
-    return per_cell(asked, cells, yes, no, text + span(cells, sign=True))
+    return per_cell(asked, cells, yes, no, text + span(_counted(asked, cells), sign=True))
 
 
 def towards_disease(asked: Asked) -> Judgement:
@@ -277,7 +287,7 @@ def towards_disease(asked: Asked) -> Judgement:
     if not asked.disease:
         return Judgement(OPEN, "Not asked: no masks of lesions", "needs masks (docs/data.md)")
     yes, no = ([p_value(est, 0, side) for est in asked.disease.values()] for side in ("greater", "less"))
-    text = f"Share of the maps' sum in the lesion, change: {span(asked.disease, sign=True)}"
+    text = f"Share of the maps' sum in the lesion, change: {span(_counted(asked, asked.disease), sign=True)}"
     return per_cell(asked, asked.disease, yes, no, text, words=("towards", "away"))
 
 
@@ -348,8 +358,8 @@ def checks(asked: Asked) -> Judgement:
     text = f"In {passed.sum()} of {len(rows)} cases (a cell, before or after) the maps pass"
     if passed.all():
         return Judgement(YES, text)
-    fails = ", ".join(" ".join(cell) for cell in cells.index[~cells])
-    return Judgement(SOME if cells.any() else NO, f"{text}. Cells with a map that fails: {fails}")
+    fails = _of_unsound(asked, [cell for cell in cells.index[~cells] if cell in asked.evidence.unsound])
+    return Judgement(SOME if cells.any() else NO, text, fails)
 
 
 def _as_answer(judgement: Judgement) -> Judgement:
