@@ -118,10 +118,11 @@ def summary(
     for (architecture, method), group in table.groupby(["architecture", "method"], sort=False):
         for region in regions_in(table.columns):
             own = group[group[f"{region}_energy_change"].notna()]
-            change, low, high = _change(own, f"{region}_energy_change", level, n_boot)
+            patients, (means, draws) = own["patient_id"].nunique(), energy_change(own, region, n_boot=n_boot)
+            change, low, high = estimates.located(means, draws, n_patients=patients, level=level)
             rows.append(
                 {"architecture": architecture, "method": method}
-                | {"region": region, "n_images": len(own), "n_patients": own["patient_id"].nunique()}
+                | {"region": region, "n_images": len(own), "n_patients": patients}
                 | {column: own[f"{region}_{column}"].mean() for column in COLUMNS}
                 | {"energy_change": change, "energy_change_ci_low": low, "energy_change_ci_high": high}
                 | {"direction": "towards" if low > 0 else "away" if high < 0 else "unclear"}
@@ -129,12 +130,15 @@ def summary(
     return pd.DataFrame(rows, columns=_SUMMARY)
 
 
-def _change(rows: pd.DataFrame, name: str, level: float, n_boot: int) -> tuple[float, float, float]:
-    """Mean of the column, and its interval: see `summary`."""
+def energy_change(rows: pd.DataFrame, region: str, *, n_boot: int = 2000) -> tuple[list[float], np.ndarray]:
+    """Mean energy change of a region under each seed, [k], and its replicates over patients, [n_boot, k].
+
+    Args: rows: of one cell, those in which the change is known.
+    """
+    name = f"{region}_energy_change"
     by_seed = rows.pivot(index=["image_id", "patient_id"], columns="seed", values=name)
     draws = bootstrap.patient_replicates(by_seed, n_boot=n_boot, statistic="mean").to_numpy()
-    means = [own.mean() for _, own in rows.groupby("seed")[name]]
-    return estimates.located(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
+    return [own.mean() for _, own in rows.groupby("seed")[name]], draws
 
 
 def save(path: str | Path, image_id: Sequence[str], regions: Mapping[str, np.ndarray]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,12 @@ CELL = ["architecture", "method"]
 
 # The same method with another normalisation: a verdict about the one must hold under the other, too.
 TWIN = {"gradcampp": "gradcampp_authors"}
+
+
+def twins(methods: Iterable[str]) -> list[str]:
+    """Those of `methods` that are the `TWIN` of another one of them."""
+    known = set(methods)
+    return [twin for method, twin in TWIN.items() if {method, twin} <= known]
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,14 @@ class Evidence:
     unsound: Mapping[Cell, str]
     analyses: pd.DataFrame = field(default_factory=pd.DataFrame)
     coincide: bool = False
+
+    def why_unsound(self, cells: Iterable[Cell]) -> str:
+        """Which of some cells have maps that do not pass, and why; empty where all do."""
+        by_reason: dict[str, list[str]] = {}
+        for cell in dict.fromkeys(cells):
+            if reason := self.unsound.get(cell):
+                by_reason.setdefault(reason, []).append(" ".join(cell))
+        return "; ".join(f"{', '.join(names)} {reason}" for reason, names in by_reason.items())
 
     @property
     def metric_text(self) -> str:
@@ -173,11 +187,11 @@ def unsound(map_checks: pd.DataFrame, scores: pd.DataFrame) -> dict[Cell, str]:
 
 def _pairs(primary: Scores, margins: Margins) -> pd.DataFrame:
     """Differences of the methods that are asked, in one family of Holm's, and then those of their twins."""
-    twins = [twin for method, twin in TWIN.items() if {method, twin} <= set(primary.methods)]
-    asked = [method for method in primary.methods if method not in twins]
+    second = twins(primary.methods)
+    asked = [method for method in primary.methods if method not in second]
     tables = [contrasts.compare_architectures(of_methods(primary, asked))]
-    if twins:
-        own = contrasts.compare_architectures(of_methods(primary, twins))
+    if second:
+        own = contrasts.compare_architectures(of_methods(primary, second))
         tables.append(own.assign(p_holm=np.nan))
     table = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
     raw = Scores(primary.values, n_boot=2, level=primary.level)  # the value alone
@@ -262,16 +276,30 @@ def _excess(
             if ((two_seeds["architecture"] == cell[0]) & (two_seeds["method"] == cell[1])).any()
         }
         return found, "two seeds"
-    noise = f"{metric}_two_heads"
-    if noise not in scores or scores[noise].isna().all():
-        return {}, ""
-    heads = scores.assign(method=scores["method"] + " noise", **{metric: scores[noise]})
-    both = pd.concat([scores, heads[heads[metric].notna()]], ignore_index=True)
-    both = primary_scores(both, metric, n_boot=primary.n_boot, level=primary.level)
-    cells = [cell for cell in primary.values if (cell[0], f"{cell[1]} noise") in both.values]
-    return {
-        (a, m): contrasts.contrast(both, {(a, f"{m} noise"): sign, (a, m): -sign}) for a, m in cells
-    }, "two heads"
+    found = over_drift(scores, metric, "two_heads", n_boot=primary.n_boot, level=primary.level)
+    return found, "two heads" if found else ""
+
+
+def over_drift(
+    scores: pd.DataFrame, metric: str, baseline: str, *, n_boot: int, level: float, corrected: bool = True
+) -> dict[Cell, Estimate]:
+    """A baseline of the metric minus the metric, as stability: above 0, fine-tuning moves more than the baseline.
+
+    Args:
+        scores: per-image rows of all cells; the baseline is the column `<metric>_<baseline>`.
+        corrected: in the form that verdicts test (`primary_scores`), or as it is.
+
+    Returns: by cell; empty without such a column, or without values.
+    """
+    name = f"{metric}_{baseline}"
+    if name not in scores or scores[name].isna().all():
+        return {}
+    sign, options = sign_of_stability(metric), {"n_boot": n_boot, "level": level}
+    other = scores.assign(method=scores["method"] + " baseline", **{metric: scores[name]})
+    both = pd.concat([scores, other[other[metric].notna()]], ignore_index=True)
+    values = primary_scores(both, metric, **options) if corrected else Scores.of(both, metric, **options)
+    cells = [cell for cell in values.values if (cell[0], f"{cell[1]} baseline") in values.values]
+    return {(a, m): contrasts.contrast(values, {(a, f"{m} baseline"): sign, (a, m): -sign}) for a, m in cells}
 
 
 def _leave_one_out(pairs: pd.DataFrame) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from cxr.statistics import planning
 from cxr.statistics.estimates import Estimate, holm
@@ -29,6 +30,24 @@ class Judgement(NamedTuple):
     verdict: str
     evidence: str
     needed: str = ""
+
+
+def table(judged: Mapping[str, Judgement], columns: Sequence[str]) -> pd.DataFrame:
+    """One row a judgement. `columns`: names for what is judged and for the three parts of a `Judgement`."""
+    return pd.DataFrame([(text, *judgement) for text, judgement in judged.items()], columns=list(columns))
+
+
+def tags(judged: Mapping[str, Judgement], kind: str) -> dict[str, str]:
+    """The judgements as tags of the compare run: cxr.<kind>.1, ..."""
+    return {
+        f"cxr.{kind}.{number}": f"{judgement.verdict}: {text}"
+        for number, (text, judgement) in enumerate(judged.items(), start=1)
+    }
+
+
+def of_one_seed(n_seeds: int) -> str:
+    """What to add to evidence that comes from one seed; empty for more."""
+    return " (one seed: these networks only)" if n_seeds == 1 else ""
 
 
 def settle(yes: Sequence[float], no: Sequence[float], alpha: float) -> tuple[str, list[int]]:
@@ -69,7 +88,7 @@ def judge_all(
         missing: what the claim lacks, if you know; without it an open judgement says what this design can find.
     """
     verdict, members = settle(yes, no, alpha)
-    here = " (one seed: these networks only)" if estimates and estimates[0].n_seeds == 1 else ""
+    here = of_one_seed(estimates[0].n_seeds) if estimates else ""
     if verdict != OPEN:
         return Judgement(verdict, evidence + here)
     return Judgement(OPEN, evidence + here, missing or finds([estimates[member] for member in members], alpha))

@@ -29,18 +29,18 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from cxr.metrics import regions
 from cxr.metrics.metric_table import sign_of_stability
-from cxr.report import verdicts
-from cxr.report.evidence import CELL, TWIN, Cells, Evidence, primary_scores
-from cxr.report.judgement import CONTRADICTED, FRAGILE, MORE_SEEDS, OPEN, SUPPORTED, Judgement, finds, number
-from cxr.statistics import bootstrap, contrasts, estimates
+from cxr.report import judgement, verdicts
+from cxr.report.evidence import CELL, Cells, Evidence, over_drift, primary_scores, twins
+from cxr.report.judgement import CONTRADICTED, FRAGILE, OPEN, SUPPORTED, Judgement, finds, number, of_one_seed
+from cxr.statistics import contrasts, estimates
 from cxr.statistics.estimates import Estimate, holm, p_value
 from cxr.statistics.score_rows import Cell, Scores
 
 YES, NO, SOME = "yes", "no", "in part"
 """Answers; besides, FRAGILE and OPEN of `cxr.report.judgement`."""
 DISEASE = "lesion"  # the region of the disease, where masks are known
-_MORE_TRAINING = "more_training"  # the baseline of the matched null
 _AS_ANSWERS = {SUPPORTED: YES, CONTRADICTED: NO}
 
 
@@ -50,7 +50,8 @@ class Asked:
 
     evidence: of `cxr.report.evidence`.
     drift: per cell, the primary metric in the form that is tested.
-    chance: per cell, the metric before/after minus that of chance, as stability (above 0: more alike than chance).
+    chance: per cell, the metric of chance minus that of before/after, as stability (below 0: more alike than
+        chance). As it is, not corrected: two patients are no scale for chance.
     null: per cell, the primary metric of the matched null minus that of before/after, as stability; empty without.
     disease: per cell, the change of the share of energy in the lesion; empty without masks.
     methods: per architecture and pair of methods, the difference of the primary metric.
@@ -97,31 +98,13 @@ def gather(
     return Asked(
         evidence=evidence,
         drift={cell: contrasts.contrast(primary, {cell: 1}) for cell in primary.values},
-        chance=_against(scores, metric, "chance", **options),
-        null=_against(scores, metric, _MORE_TRAINING, baseline_first=True, **options),
+        chance=over_drift(scores, metric, "chance", corrected=False, **options),
+        null=over_drift(scores, metric, "more_training", **options),
         disease=_disease(scores, **options),
         methods=_between_methods(primary),
         classes=classes,
         checks=checks,
     )
-
-
-def _against(
-    scores: pd.DataFrame, metric: str, baseline: str, *, n_boot: int, level: float, baseline_first: bool = False
-) -> dict[Cell, Estimate]:
-    """The metric minus its baseline, or the other way round, as stability, in every cell that has both."""
-    name = f"{metric}_{baseline}"
-    if name not in scores or scores[name].isna().all():
-        return {}
-    sign = sign_of_stability(metric) * (-1 if baseline_first else 1)
-    other = scores.assign(method=scores["method"] + " baseline", **{metric: scores[name]})
-    both = pd.concat([scores, other[other[metric].notna()]], ignore_index=True)
-    if baseline == "chance":  # as it is: two patients are no scale for chance
-        values = Scores.of(both, metric, n_boot=n_boot, level=level)
-    else:
-        values = primary_scores(both, metric, n_boot=n_boot, level=level)
-    cells = [cell for cell in values.values if (cell[0], f"{cell[1]} baseline") in values.values]
-    return {(a, m): contrasts.contrast(values, {(a, m): sign, (a, f"{m} baseline"): -sign}) for a, m in cells}
 
 
 def _disease(scores: pd.DataFrame, *, n_boot: int, level: float) -> dict[Cell, Estimate]:
@@ -131,17 +114,14 @@ def _disease(scores: pd.DataFrame, *, n_boot: int, level: float) -> dict[Cell, E
         return {}
     found = {}
     for cell, rows in scores[scores[name].notna()].groupby(CELL, sort=False):
-        by_seed = rows.pivot(index=["image_id", "patient_id"], columns="seed", values=name)
-        draws = bootstrap.patient_replicates(by_seed, n_boot=n_boot, statistic="mean").to_numpy()
-        patients = rows["patient_id"].nunique()
-        found[cell] = estimates.estimate(by_seed.mean().to_numpy(), draws, n_patients=patients, level=level)
+        means, draws = regions.energy_change(rows, DISEASE, n_boot=n_boot)
+        found[cell] = estimates.estimate(means, draws, n_patients=rows["patient_id"].nunique(), level=level)
     return found
 
 
 def _between_methods(primary: Scores) -> dict[tuple[str, str, str], Estimate]:
     """Differences between two methods on the same networks, without those between a method and its `TWIN`."""
-    twins = [twin for method, twin in TWIN.items() if {method, twin} <= set(primary.methods)]
-    asked = [method for method in primary.methods if method not in twins]
+    asked = [method for method in primary.methods if method not in twins(primary.methods)]
     return {
         (name, a, b): contrasts.contrast(primary, {(name, a): 1, (name, b): -1})
         for a, b in combinations(asked, 2)
@@ -156,16 +136,12 @@ def answers(asked: Asked) -> dict[str, Judgement]:
 
 def table(answered: Mapping[str, Judgement]) -> pd.DataFrame:
     """One row a question: question, answer, numbers, limits (what an open answer lacks)."""
-    rows = [(question, *judgement) for question, judgement in answered.items()]
-    return pd.DataFrame(rows, columns=["question", "answer", "numbers", "limits"])
+    return judgement.table(answered, ["question", "answer", "numbers", "limits"])
 
 
 def tags(answered: Mapping[str, Judgement]) -> dict[str, str]:
     """The answers as tags of the compare run: cxr.answer.1, ..."""
-    return {
-        f"cxr.answer.{number}": f"{judgement.verdict}: {question}"
-        for number, (question, judgement) in enumerate(answered.items(), start=1)
-    }
+    return judgement.tags(answered, "answer")
 
 
 def per_cell(
@@ -190,9 +166,9 @@ def per_cell(
     unsound = [cell for cell in cells if cell in asked.evidence.unsound]
     sound = np.array([cell not in unsound for cell in cells], dtype=bool)
     if not sound.any():
-        return Judgement(OPEN, numbers, _of_unsound(asked, unsound) or "needs maps")
+        return Judgement(OPEN, numbers, asked.evidence.why_unsound(unsound) or "needs maps")
     found = [est for est, counts in zip(cells.values(), sound, strict=True) if counts]
-    one = " (one seed: these networks only)" if found[0].n_seeds == 1 else ""
+    one = of_one_seed(found[0].n_seeds)
     sides = [np.asarray(p, dtype=float)[sound] for p in (yes, no)]
     n, alpha = int(sound.sum()), asked.alpha
     left_out = f"; without {_cells(len(unsound))} whose maps do not pass" if unsound else ""
@@ -213,13 +189,6 @@ def _cells(n: int) -> str:
 def _counted(asked: Asked, cells: Cells) -> Cells:
     """The cells whose maps pass their checks; all, if none do."""
     return {cell: est for cell, est in cells.items() if cell not in asked.evidence.unsound} or cells
-
-
-def _of_unsound(asked: Asked, cells: Sequence[Cell]) -> str:
-    by_reason: dict[str, list[str]] = {}
-    for cell in cells:
-        by_reason.setdefault(asked.evidence.unsound[cell], []).append(" ".join(cell))
-    return "; ".join(f"{', '.join(names)} {reason}" for reason, names in by_reason.items())
 
 
 def span(cells: Mapping[tuple[str, ...], Estimate], *, sign: bool = False) -> str:
@@ -251,7 +220,7 @@ def moved(asked: Asked) -> Judgement:
         text += f". In {none_left} of {_cells(len(counted))} no more is left than two patients share"
     if asked.chance:
         lost = [asked.chance[cell] for cell in counted if cell in asked.chance]
-        lost = sum(not p_value(est, 0, "greater") < asked.alpha for est in lost)
+        lost = sum(not p_value(est, 0, "less") < asked.alpha for est in lost)
         text += f", in {lost} no more than chance"
     yes, no = ([p_value(est, null, side) for est in found] for side in (away, alike))
     # Where all maps are identical there is no spread, and no test; nor is there a doubt.
@@ -306,11 +275,17 @@ def by_method(asked: Asked) -> Judgement:
         return Judgement(OPEN, "Not asked: one method", "needs two methods")
     text = f"{asked.evidence.metric_text.capitalize()}, widest difference: "
     if not kept:
-        return Judgement(OPEN, "No network has two methods whose maps pass", _of_unsound(asked, list(unsound)))
+        return Judgement(OPEN, "No network has two methods whose maps pass", asked.evidence.why_unsound(unsound))
     widest = max(kept, key=lambda key: abs(np.nan_to_num(kept[key].value)))
     text += f"{widest[0]}, {widest[1]} - {widest[2]} {number(kept[widest], sign=True)}"
-    p = holm([p_value(est) for est in kept.values()])
-    return _some_differ(asked, p, list(kept.values()), text)
+    found = list(kept.values())
+    shown, text = _significant(asked, holm([p_value(est) for est in found]), text, found[0].n_seeds)
+    if shown:
+        return Judgement(YES, text)
+    margin = asked.evidence.margins.overlap
+    if all(estimates.equivalence(est, margin) < asked.alpha for est in found):
+        return Judgement(NO, f"{text}; all within ±{margin:g}")
+    return Judgement(OPEN, text, finds(found, asked.alpha / len(found)))
 
 
 def by_class(asked: Asked) -> Judgement:
@@ -322,30 +297,21 @@ def by_class(asked: Asked) -> Judgement:
     sound = [cell not in unsound for cell in zip(rows["architecture"], rows["method"], strict=True)]
     rows = rows[np.array(sound, dtype=bool)].dropna(subset=["p"])
     if rows.empty:
-        return Judgement(OPEN, "No cell has maps that pass", _of_unsound(asked, list(unsound)))
+        return Judgement(OPEN, "No cell has maps that pass", asked.evidence.why_unsound(unsound))
     widest = rows.loc[rows["difference"].abs().idxmax()]
     text = (
         f"Widest difference: {widest['value']} against the other classes {widest['difference']:+.2f} "
         f"({widest['architecture']} {widest['method']})"
     )
     p = holm(rows["p"].astype(float).to_numpy())
-    shown = int((p < 2 * asked.alpha).sum())
-    one = " (one seed: these networks only)" if rows["n_seeds"].max() == 1 else ""
-    text += f"; {shown} of {len(rows)} differences are significant{one}"
+    shown, text = _significant(asked, p, text, rows["n_seeds"].max())
     return Judgement(YES, text) if shown else Judgement(OPEN, text, "no difference is shown; none is excluded")
 
 
-def _some_differ(asked: Asked, p: np.ndarray, found: Sequence[Estimate], text: str) -> Judgement:
-    """YES where some two-sided p of a Holm family is below the level; NO where all are within the margin."""
-    one = " (one seed: these networks only)" if found[0].n_seeds == 1 else ""
+def _significant(asked: Asked, p: np.ndarray, text: str, n_seeds: int) -> tuple[int, str]:
+    """How many two-sided p of a Holm family are below the level, and `text` with that number."""
     shown = int((p < 2 * asked.alpha).sum())
-    text += f"; {shown} of {len(p)} differences are significant{one}"
-    if shown:
-        return Judgement(YES, text)
-    margin = asked.evidence.margins.overlap
-    if all(estimates.equivalence(est, margin) < asked.alpha for est in found):
-        return Judgement(NO, f"{text}; all within ±{margin:g}")
-    return Judgement(OPEN, text, MORE_SEEDS if one else finds(found, asked.alpha / len(found)))
+    return shown, f"{text}; {shown} of {len(p)} differences are significant{of_one_seed(n_seeds)}"
 
 
 def checks(asked: Asked) -> Judgement:
@@ -358,8 +324,7 @@ def checks(asked: Asked) -> Judgement:
     text = f"In {passed.sum()} of {len(rows)} cases (a cell, before or after) the maps pass"
     if passed.all():
         return Judgement(YES, text)
-    fails = _of_unsound(asked, [cell for cell in cells.index[~cells] if cell in asked.evidence.unsound])
-    return Judgement(SOME if cells.any() else NO, text, fails)
+    return Judgement(SOME if cells.any() else NO, text, asked.evidence.why_unsound(cells.index[~cells]))
 
 
 def _as_answer(judgement: Judgement) -> Judgement:

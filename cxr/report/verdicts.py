@@ -26,8 +26,8 @@ import pandas as pd
 from scipy import special
 
 from cxr.metrics.metric_table import sign_of_stability
-from cxr.report import robustness
-from cxr.report.evidence import TWIN, Cells, Evidence
+from cxr.report import judgement, robustness
+from cxr.report.evidence import TWIN, Cells, Evidence, twins
 from cxr.report.judgement import (
     CONTRADICTED,
     FRAGILE,
@@ -65,16 +65,12 @@ def claims(evidence: Evidence) -> dict[str, Judgement]:
 
 def table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
     """One row a claim: claim, verdict, evidence, limits (what an open claim lacks)."""
-    rows = [(claim, *judgement) for claim, judgement in judged.items()]
-    return pd.DataFrame(rows, columns=["claim", "verdict", "evidence", "limits"])
+    return judgement.table(judged, ["claim", "verdict", "evidence", "limits"])
 
 
 def tags(judged: Mapping[str, Judgement]) -> dict[str, str]:
     """The verdicts as tags of the compare run: cxr.verdict.1, ..."""
-    return {
-        f"cxr.verdict.{number}": f"{judgement.verdict}: {claim}"
-        for number, (claim, judgement) in enumerate(judged.items(), start=1)
-    }
+    return judgement.tags(judged, "verdict")
 
 
 def scope(n_architectures: int, n_seeds: int, *, vary_split: bool = False) -> str:
@@ -163,12 +159,8 @@ def _every_cell(
 
 def _failing(evidence: Evidence, cells: Iterable[Cell]) -> str:
     """Which of some cells have maps that nothing can rest on, and why; empty where all pass."""
-    by_reason: dict[str, list[str]] = {}
-    for architecture, method in dict.fromkeys(cells):
-        if reason := evidence.unsound.get((architecture, method)):
-            by_reason.setdefault(reason, []).append(f"{architecture} {method}")
-    found = [f"{', '.join(names)} {reason}" for reason, names in by_reason.items()]
-    return f"needs maps that pass their checks: {'; '.join(found)}" if found else ""
+    found = evidence.why_unsound(cells)
+    return f"needs maps that pass their checks: {found}" if found else ""
 
 
 def _cells_of(rows: pd.DataFrame) -> list[Cell]:
@@ -187,7 +179,7 @@ def _sound(evidence: Evidence, rows: pd.DataFrame) -> np.ndarray:
 def depends_on_architecture(evidence: Evidence) -> Judgement:
     """Some two architectures differ in the primary metric under some method; one family of Holm's."""
     margins, sign = evidence.margins, sign_of_stability(evidence.metric)
-    pairs = evidence.pairs[~evidence.pairs["method"].isin(_twins(evidence))]
+    pairs = evidence.pairs[~evidence.pairs["method"].isin(twins(evidence.pairs["method"]))]
     if pairs.empty:
         return Judgement(OPEN, "One architecture", "needs two architectures")
     widest = pairs.loc[pairs["difference"].abs().fillna(0.0).idxmax()]
@@ -212,11 +204,6 @@ def depends_on_architecture(evidence: Evidence) -> Judgement:
         return Judgement(CONTRADICTED, f"{most}; all within ±{margins.overlap:g}")
     missing = _failing(evidence, _cells_of(pairs[~sound]))
     return Judgement(OPEN, most, missing or finds(pairs["estimate"], margins.alpha / len(pairs)))
-
-
-def _twins(evidence: Evidence) -> list[str]:
-    methods = set(evidence.pairs["method"])
-    return [twin for method, twin in TWIN.items() if {method, twin} <= methods]
 
 
 def extremes(evidence: Evidence) -> Judgement:
