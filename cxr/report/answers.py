@@ -21,13 +21,12 @@ from cxr.report import comparison
 from cxr.report.comparison import CELL, LOCATED
 from cxr.report.scores import Study
 from cxr.report.scoring import ScoredMaps
-from cxr.statistics import bootstrap, estimates
+from cxr.statistics import bootstrap, estimates, resampling
+from cxr.statistics.bootstrap import FEW_PATIENTS
 
 ANSWERS = ("kept right", "fixed", "broken", "kept wrong")
 CHANGED = ("fixed", "broken")
-FEW = 10  # patients; of fewer, no interval is given and nothing is tested
 _TINY = np.finfo(np.float32).tiny
-_BLOCK = 2_000_000  # entries of a block of replicates
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def by_answer(rows: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000) ->
 
     Returns: architecture, method, answer, n_images (over all seeds; with a map that is not empty), n_patients,
         overlap_median, overlap_ci_low, overlap_ci_high: `estimates.located` of the seeds that have such images.
-        NaN where there are none; the interval is NaN with fewer than `FEW` patients.
+        NaN where there are none; the interval is NaN with fewer than `FEW_PATIENTS` patients.
     """
     out = []
     for (architecture, method), cell in rows.groupby(CELL, sort=False):
@@ -124,9 +123,8 @@ def by_answer(rows: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000) ->
             row |= {"n_images": int(own.count().sum()), "n_patients": _patients(own)}
             found = (np.nan,) * 3
             if len(own):
-                replicates = draws[answer].to_numpy()
-                found = estimates.located(own.median(), replicates, n_patients=row["n_patients"], level=level)
-                found = found if row["n_patients"] >= FEW else (found[0], np.nan, np.nan)
+                options = {"n_patients": row["n_patients"], "level": level, "least": FEW_PATIENTS}
+                found = estimates.located(own.median(), draws[answer].to_numpy(), **options)
             out.append(row | {f"overlap_{p}": x for p, x in zip(LOCATED, np.clip(found, 0, 1), strict=True)})
     return pd.DataFrame(out)
 
@@ -140,8 +138,8 @@ def summary(rows: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000) -> p
     Returns: architecture, method, n_changed, n_kept (images over all seeds), overlap_changed (fixed or broken),
         overlap_kept (kept right): means over seeds of medians; difference (changed minus kept right, over the
         seeds that have both), difference_ci_low, difference_ci_high, p (`estimates.estimate`, `p_value`), p_holm
-        (over the rows), NaN where either has fewer than `FEW` patients; spearman (rank correlation, over all
-        images, of 1 - overlap with |change of the log-odds|), spearman_ci_low, spearman_ci_high
+        (over the rows), NaN where either has fewer than `FEW_PATIENTS` patients; spearman (rank correlation, over
+        all images, of 1 - overlap with |change of the log-odds|), spearman_ci_low, spearman_ci_high
         (`estimates.located`, by a bootstrap over patients).
     """
     out = []
@@ -165,7 +163,7 @@ def summary(rows: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000) -> p
 def _difference(values: pd.DataFrame, draws: pd.DataFrame, level: float) -> estimates.Estimate:
     """Median overlap of "changed" minus that of "kept", over the seeds that have both. Args: of `_overlaps`."""
     seeds = [seed for part, seed in values if part == "changed" and ("kept", seed) in values]
-    if not seeds or min(_patients(values[part]) for part in ("changed", "kept")) < FEW:
+    if not seeds or min(_patients(values[part]) for part in ("changed", "kept")) < FEW_PATIENTS:
         return estimates.NOTHING
     changed, kept = ([(part, seed) for seed in seeds] for part in ("changed", "kept"))
     medians = values.median()
@@ -219,7 +217,7 @@ def spearman(x: np.ndarray, y: np.ndarray, weights: np.ndarray, rows: np.ndarray
     Returns: float64 [b], as SciPy's `spearmanr` (ties: mean ranks) of the repeated values; NaN where x or y is
         constant.
     """
-    blocks = np.array_split(weights, max(1, round(weights.size / _BLOCK)))
+    blocks = np.array_split(weights, max(1, round(weights.size / resampling.BLOCK)))
     return np.concatenate([_spearman(x, y, block[:, rows]) for block in blocks])
 
 

@@ -18,9 +18,9 @@ from cxr.report.comparison import CELL, LOCATED
 from cxr.report.scores import Study
 from cxr.report.scoring import ScoredMaps
 from cxr.statistics import bootstrap, estimates
+from cxr.statistics.bootstrap import FEW_PATIENTS
 
 ALL = "all classes"
-FEW = 10  # patients; of fewer, no interval over seeds is given and nothing is tested
 MOST = 500  # images of a class that are compared: n images are n (n - 1) / 2 pairs
 COLUMNS = ["architecture", "seed", "method", "checkpoint", "epoch", "label", "consistency", "ci_low", "ci_high"]
 COLUMNS += ["n_images", "n_patients", "n_empty", "replicates"]
@@ -98,7 +98,7 @@ def _checkpoints(scored_maps: ScoredMaps) -> Iterator[tuple[str, float, pd.DataF
     """Name, epoch and predictions of each checkpoint that has maps, in the order of training."""
     train = scored_maps.train
     yield "before", 0.0, train.table("predictions_before.parquet")
-    names = sorted(path.stem for path in scored_maps.folder.glob("epoch_*.npz"))
+    names = scored_maps.names("epoch")
     if names and train.has("course_predictions.parquet"):
         course = train.table("course_predictions.parquet")
         if scored_maps.images["image_id"].isin(course["image_id"]).all():  # it is of the test set
@@ -133,18 +133,16 @@ def pooled(rows: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
 
     Returns: architecture, method, checkpoint, epoch, label, n_seeds, n_images (mean over seeds), n_patients
         (smallest of the seeds), consistency_median (the mean over seeds), consistency_ci_low, consistency_ci_high
-        (`estimates.located`; NaN with fewer than `FEW` patients).
+        (`estimates.located`; NaN with fewer than `FEW_PATIENTS` patients).
     """
     out = []
     for key, own in rows.groupby([*CELL, "checkpoint", "epoch", "label"], sort=False, dropna=False):
         values, draws = _by_seed(own)
         patients = int(own["n_patients"].min())
-        found = np.clip(estimates.located(values, draws, n_patients=patients, level=level), 0, 1)
-        if patients < FEW:
-            found[1:] = np.nan
+        found = estimates.located(values, draws, n_patients=patients, level=level, least=FEW_PATIENTS)
         row = dict(zip([*CELL, "checkpoint", "epoch", "label"], key, strict=True))
         row |= {"n_seeds": len(values), "n_images": own["n_images"].mean(), "n_patients": patients}
-        out.append(row | {f"consistency_{part}": x for part, x in zip(LOCATED, found, strict=True)})
+        out.append(row | {f"consistency_{part}": x for part, x in zip(LOCATED, np.clip(found, 0, 1), strict=True)})
     return pd.DataFrame(out)
 
 
@@ -166,7 +164,7 @@ def changes(rows: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
         if seeds:
             (before, first), (after, last) = (_by_seed(end.loc[seeds]) for end in ends)
             patients = int(min(end.loc[seeds, "n_patients"].min() for end in ends))
-            if patients >= FEW:
+            if patients >= FEW_PATIENTS:
                 found = estimates.estimate(after - before, last - first, n_patients=patients, level=level)
             row |= {"before": before.mean(), "after": after.mean()}
         row |= {"change": found.value, "change_ci_low": found.low, "change_ci_high": found.high}
@@ -231,7 +229,7 @@ def sentence(found: Consistencies) -> str:
     if rows["change"].isna().all():
         return (
             "Not known: in no cell do both checkpoints classify images of enough patients of every class "
-            f"correctly (two in each, {FEW} in all)."
+            f"correctly (two in each, {FEW_PATIENTS} in all)."
         )
     sure = rows["p_holm"] < 1 - found.level
     up, down = ((sure & (rows["change"] * sign > 0)).sum() for sign in (1, -1))

@@ -19,8 +19,8 @@ from cxr.metrics.metric_table import METRICS
 from cxr.report.comparison import CELL, LOCATED
 from cxr.report.scores import Study
 from cxr.statistics import bootstrap, estimates, resampling
+from cxr.statistics.bootstrap import FEW_PATIENTS
 
-FEW = 10  # patients; a group with fewer has no interval and is not tested
 NO_VALUE = "no value"
 MEASURES = ("macro AUC", "accuracy")
 INDEX = ["image_id", "patient_id"]
@@ -42,11 +42,17 @@ class Groups:
     level: float
 
 
-def of_study(study: Study, metric: str, *, level: float = 0.95, n_boot: int = 2000) -> Groups:
-    """All groups that the study declared, in all cells."""
+def of_study(
+    study: Study,
+    predictions: Mapping[tuple[str, int, str], pd.DataFrame],
+    metric: str,
+    *,
+    level: float = 0.95,
+    n_boot: int = 2000,
+) -> Groups:
+    """All groups that the study declared, in all cells. `predictions`: `Study.predictions`."""
     names = declared(study)
     options = {"level": level, "n_boot": n_boot}
-    predictions = study.predictions()
     return Groups(
         drift=drift(study.scores, names, metric, **options),
         performance=performance(predictions, names, **options),
@@ -76,7 +82,7 @@ def drift(
     Returns: architecture, method, group, value, n_images (over all seeds; with a value of the metric), n_patients,
         <metric>_median, <metric>_ci_low, <metric>_ci_high, and the same of <metric>_corrected where it is known
         (`baselines.corrected` of the group's medians). Intervals are those of `estimates.located`, NaN with fewer
-        than `FEW` patients. Images without a value of the group are the last one, `NO_VALUE`.
+        than `FEW_PATIENTS` patients. Images without a value of the group are the last one, `NO_VALUE`.
     """
     rows = []
     for (architecture, method), cell in scores.dropna(subset=[metric]).groupby(CELL, sort=False):
@@ -142,7 +148,7 @@ def differences(
     performance after fine-tuning; not that of a class, which is another question. A difference is taken under each
     seed, and resampled over patients: where patients are in several groups, it is within patients. Of two groups
     in a column only the first is listed: the other has the same difference with the other sign. Groups with fewer
-    than `FEW` patients are not tested, nor do they count among the others.
+    than `FEW_PATIENTS` patients are not tested, nor do they count among the others.
 
     Args: as for `drift` and `performance`.
 
@@ -212,9 +218,7 @@ class _Drift:
         for column in self.values[name].to_numpy().T:
             rows = np.flatnonzero(members & ~np.isnan(column))
             medians.append(np.median(column[rows]) if len(rows) else np.nan)
-            blocks = np.array_split(self._draws[rows], max(1, self._draws[rows].size // resampling.BLOCK), axis=1)
-            found = [resampling.weighted("median", column[rows], block.T) for block in blocks] if len(rows) else []
-            replicates.append(np.concatenate(found) if found else np.full(self._draws.shape[1], np.nan))
+            replicates.append(resampling.replicates("median", column[rows], self._draws, rows))
         return np.array(medians), np.stack(replicates, axis=1)
 
 
@@ -281,19 +285,17 @@ def _contrasts(
     """Group, value, its images and all others, among the groups of a column that have enough patients."""
     for name in names:
         found = [(value, members) for _, value, members in _members(index, rows, [name]) if value != NO_VALUE]
-        large = [(v, members) for v, members in found if index[members].unique("patient_id").size >= FEW]
+        large = [(v, members) for v, members in found if index[members].unique("patient_id").size >= FEW_PATIENTS]
         everyone = np.any([members for _, members in large], axis=0) if large else None
         for value, members in large if len(large) > 2 else large[:1] * (len(large) == 2):
             yield name, value, members, everyone & ~members
 
 
 def _located(per_seed: np.ndarray, draws: np.ndarray, n_patients: int, level: float) -> tuple[float, float, float]:
-    """Value and interval over the seeds that have a value; no interval with fewer than `FEW` patients."""
+    """Value and interval over the seeds that have a value; no interval with fewer than `FEW_PATIENTS` patients."""
     known = np.isfinite(per_seed)
-    if n_patients < FEW or not known.any():
-        return (float(per_seed[known].mean()) if known.any() else np.nan), np.nan, np.nan
     draws = _complete(draws[:, known])
-    found = estimates.located(per_seed[known], draws, n_patients=n_patients, level=level)
+    found = estimates.located(per_seed[known], draws, n_patients=n_patients, level=level, least=FEW_PATIENTS)
     return tuple(np.clip(found, None, 1))  # the highest value of overlap, AUC and accuracy
 
 
@@ -326,12 +328,12 @@ def sentence(found: Groups) -> str:
     tested = found.differences.dropna(subset=["p"])
     if found.drift.empty:
         return "Not asked: no groups were declared (`groups`)."
-    small = found.drift.loc[found.drift["n_patients"] < FEW, ["group", "value"]].drop_duplicates()
+    small = found.drift.loc[found.drift["n_patients"] < FEW_PATIENTS, ["group", "value"]].drop_duplicates()
     left = ", ".join(_name(row.group, row.value) for row in small.itertuples())
-    left = f" Too small to be tested (fewer than {FEW} patients in a cell): {left}." if left else ""
+    left = f" Too small to be tested (fewer than {FEW_PATIENTS} patients in a cell): {left}." if left else ""
     column = f"{found.metric}_corrected_median"
     column = column if column in found.drift else f"{found.metric}_median"
-    large = found.drift[(found.drift["n_patients"] >= FEW) & (found.drift["value"] != NO_VALUE)]
+    large = found.drift[(found.drift["n_patients"] >= FEW_PATIENTS) & (found.drift["value"] != NO_VALUE)]
     spans = large.groupby([*CELL, "group"], sort=False)[column].agg(["min", "max", "idxmin", "idxmax"])
     spans = spans[spans["idxmin"] != spans["idxmax"]]
     if spans.empty:

@@ -114,12 +114,7 @@ class Study:
 
     def map_checks(self) -> pd.DataFrame:
         """The checks of maps of all attribute runs, with architecture and seed; no rows where there are none."""
-        tables = []
-        for key, rows in self.runs.groupby("attribute_run", sort=False):
-            run, first = self.attribute_runs[key], rows.iloc[0]
-            if run.has("map_checks.csv"):
-                table = run.table("map_checks.csv")
-                tables.append(table.assign(architecture=first["architecture"], seed=int(first["seed"])))
+        tables = [table for _, table in self._of_attribute_runs("map_checks.csv")]
         if not tables:
             return pd.DataFrame()
         table = pd.concat(tables, ignore_index=True)
@@ -127,14 +122,16 @@ class Study:
 
     def checks_over_seeds(self) -> pd.DataFrame:
         """`passing.over_seeds` of the methods that are compared; no rows where no map was checked."""
-        tables = []
+        found = self._of_attribute_runs("map_checks.parquet")
+        tables = [table[table["method"].isin(rows["method"])] for rows, table in found]
+        return passing.over_seeds(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame())
+
+    def _of_attribute_runs(self, name: str) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+        """Of each attribute run that has this table: its rows of `runs`; the table with architecture and seed."""
         for key, rows in self.runs.groupby("attribute_run", sort=False):
             run, first = self.attribute_runs[key], rows.iloc[0]
-            if run.has("map_checks.parquet"):
-                table = run.table("map_checks.parquet")
-                table = table[table["method"].isin(rows["method"])]
-                tables.append(table.assign(architecture=first["architecture"], seed=int(first["seed"])))
-        return passing.over_seeds(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame())
+            if run.has(name):
+                yield rows, run.table(name).assign(architecture=first["architecture"], seed=int(first["seed"]))
 
 
 def open(settings: CompareParams) -> Study:
@@ -196,11 +193,11 @@ def _check_splits(training_runs: Mapping[str, StoredRun]) -> None:
 
 def run_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
     """One row a score run: run_id, architecture, method, seed, target_layer, layer, grid, methods_coincide,
-    passes_checks, attribute_run, train_run, auc_macro_before and auc_macro_after, as the runs logged them.
+    attribute_run, train_run, auc_macro_before and auc_macro_after, as the runs logged them.
 
     Raises InputError when two runs are of one cell, or their target layers or explained scores differ."""
     columns = ("architecture", "method", "seed", "target_layer", "layer", "grid", "methods_coincide")
-    columns += ("passes_checks", "attribute_run", "train_run")
+    columns += ("attribute_run", "train_run")
     performance = ("auc_macro_before", "auc_macro_after")
     table = pd.DataFrame(
         [

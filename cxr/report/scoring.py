@@ -118,7 +118,7 @@ class ScoredMaps:
 
     def heads(self) -> list[np.ndarray]:
         """Raw maps [m, h, w] of the extra transfer heads, which differ from `before` by their seed only."""
-        return [self.read(name).maps[self.rows] for name in self._names("head")]
+        return [self.read(name).maps[self.rows] for name in self.names("head")]
 
     def continued(self) -> np.ndarray | None:
         """Raw maps [m, h, w] of the checkpoint `continued`; None where the training went on for no more epochs."""
@@ -128,7 +128,7 @@ class ScoredMaps:
 
     def epochs(self) -> dict[int, np.ndarray]:
         """Raw maps [m, h, w] of the checkpoints during fine-tuning, by epoch from 1."""
-        names = self._names("epoch")
+        names = self.names("epoch")
         return {int(name.removeprefix("epoch_")): self.read(name).maps[self.rows] for name in names}
 
     def regions(self) -> dict[str, np.ndarray]:
@@ -153,7 +153,8 @@ class ScoredMaps:
         }
         return folders, layers
 
-    def _names(self, kind: str) -> list[str]:
+    def names(self, kind: str) -> list[str]:
+        """The names of the checkpoints of a kind ("head", "epoch") that have maps, in their order."""
         return [path.stem for path in sorted(self.folder.glob(f"{kind}_*.npz"))]
 
 

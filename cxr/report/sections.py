@@ -120,17 +120,22 @@ class Multiverse:
     methods: Sequence[str]
 
 
-def analyses(study: Study) -> pd.DataFrame:
-    """`multiverse_rankings.analyses` of all runs; without rows where it cannot be asked."""
-    rows = study.score_tables("multiverse.parquet")
+def analyses(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """`multiverse_rankings.analyses` of all runs; without rows where it cannot be asked.
+
+    `rows`: `multiverse.parquet` of all score runs (`Study.score_tables`).
+    """
     asked = set(PAIR) <= set(study.runs["method"]) and study.runs["architecture"].nunique() > 1
     if rows.empty or not asked:
         return pd.DataFrame()
     return multiverse_rankings.analyses(rows, images=study.params["images"])
 
 
-def multiverse(study: Study, analyses: pd.DataFrame) -> Multiverse:
-    """What each analysis finds that another analyst may have chosen. `analyses`: of the function of this name."""
+def multiverse(study: Study, rows: pd.DataFrame, analyses: pd.DataFrame) -> Multiverse:
+    """What each analysis finds that another analyst may have chosen.
+
+    `rows`: as for `analyses`; `analyses`: of the function of this name.
+    """
     if analyses.empty:
         say(
             "Not asked: it needs two architectures, the methods LayerCAM and Grad-CAM++, and `multiverse` in "
@@ -141,7 +146,7 @@ def multiverse(study: Study, analyses: pd.DataFrame) -> Multiverse:
     orders = multiverse_rankings.rankings(analyses, coincide=same)
     shares = multiverse_rankings.summary(orders)
     total = shares.iloc[0]
-    if text := _left_out(study.score_tables("multiverse.parquet"), analyses):
+    if text := _left_out(rows, analyses):
         say(text)
     say(
         f"There are {len(orders)} analyses. The order of this study holds in {total['share_a']:.0%} of them under "

@@ -15,6 +15,9 @@ import pandas as pd
 from cxr.statistics import resampling
 from cxr.statistics.resampling import Statistic
 
+FEW_PATIENTS = 10
+"""Of fewer patients nothing is said about a class or a group: no interval, and no test."""
+
 
 def bootstrap(
     values: Sequence[float],
@@ -117,10 +120,5 @@ def patient_replicates(
         draws = resampling.counts_by_row(resampling.patient_draws(len(patients), n_boot, rng_seed))
         for number, column in enumerate(values.to_numpy(float).T):
             rows = np.flatnonzero(~np.isnan(column))
-            if not len(rows):
-                continue
-            block = max(1, resampling.BLOCK // len(rows))
-            for start in range(0, n_boot, block):
-                part = slice(start, start + block)
-                out[part, number] = resampling.weighted(statistic, column[rows], draws[index[rows], part].T)
+            out[:, number] = resampling.replicates(statistic, column[rows], draws, index[rows])
     return pd.DataFrame(out, columns=values.columns)

@@ -224,17 +224,19 @@ def proportion(est: Estimate) -> Estimate:
 
 
 def located(
-    per_seed: Sequence[float], replicates: np.ndarray, *, n_patients: int, level: float
+    per_seed: Sequence[float], replicates: np.ndarray, *, n_patients: int, level: float, least: int = 0
 ) -> tuple[float, float, float]:
     """Value and interval for a table: (value, low, high), from the same arguments as `estimate`.
 
     With several seeds they are those of `estimate`, over new trainings and new patients: percentiles over so few
     seeds would be too short. With one seed the interval holds percentiles over patients, and describes this
-    network. All NaN without any seed.
+    network. All NaN without any seed; no interval with fewer than `least` patients.
     """
     per_seed = np.asarray(per_seed, dtype=float)  # a Series would be indexed by its seeds
     if len(per_seed) == 0:
         return nan, nan, nan
+    if n_patients < least:
+        return float(per_seed.mean()), nan, nan
     if len(per_seed) == 1:
         return (float(per_seed[0]), *bootstrap.interval(replicates[:, 0], level))
     found = estimate(per_seed, replicates, n_patients=n_patients, level=level)

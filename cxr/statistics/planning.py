@@ -5,7 +5,7 @@ patients would reduce. The difference is the reader's, never the observed one: p
 repeats the p-value (Hoenig and Heisey 2001, Am. Stat. 55:19).
 """
 
-from math import nan, sqrt
+from math import nan, pi, sqrt
 
 import numpy as np
 from scipy import optimize, special
@@ -13,6 +13,26 @@ from scipy import optimize, special
 from cxr.statistics.estimates import Estimate, half_width
 
 POWER = 0.8  # that a study should have
+
+
+SEED_SDS = (0.02, 0.05)
+IMAGE_SD = 0.15
+"""Assumptions where no study has been run: standard deviations of a metric, between the medians of two seeds and
+between patients under one network. docs/inference.md uses the same."""
+
+
+def assumed(seed_sd: float, *, seeds: int, patients: int, level: float) -> Estimate:
+    """A difference between the medians of two architectures, with the variances that are assumed.
+
+    The variance of a median is pi / 2 times that of a mean. Both architectures have seeds of their own, which
+    gives 2 (seeds - 1) degrees of freedom. What patients have in common cancels.
+    """
+    residual = 2 * pi / 2 * IMAGE_SD**2 / patients
+    between = 2 * seed_sd**2 + residual
+    return Estimate(
+        *(0.0, sqrt(between / seeds), 2.0 * (seeds - 1), nan, nan, level),
+        *(seeds, patients, between, 0.0, residual, 2.0 * (seeds - 1)),
+    )
 
 
 def power(

@@ -31,6 +31,23 @@ def weighted(statistic: Statistic, values: np.ndarray, weights: np.ndarray) -> n
     return {"mean": _weighted_mean, "median": _weighted_median}[statistic](values, weights)
 
 
+def replicates(statistic: Statistic, values: np.ndarray, draws: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The statistic of `values` [n] in each replicate, block by block: float64 [b]; NaN where none is drawn.
+
+    Args:
+        draws: int [m, b], how often each unit is drawn (`counts_by_row`).
+        rows: int [n], the unit of each value.
+    """
+    out = np.full(draws.shape[1], np.nan)
+    if not len(values):
+        return out
+    block = max(1, BLOCK // len(values))
+    for start in range(0, len(out), block):
+        part = slice(start, start + block)
+        out[part] = weighted(statistic, values, draws[rows, part].T)
+    return out
+
+
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     total = weights.sum(1)
     return np.where(total > 0, weights @ values / np.maximum(total, 1), np.nan)

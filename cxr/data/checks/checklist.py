@@ -24,7 +24,8 @@ from cxr.data.checks.copies import exact_duplicates, near_duplicates
 from cxr.data.checks.files import CONSTANT, look_at_all, near_constant, unreadable
 from cxr.data.checks.findings import Finding, Report
 from cxr.data.checks.shortcuts import brightness, metadata, variables
-from cxr.statistics import estimates, planning
+from cxr.statistics import planning
+from cxr.statistics.bootstrap import FEW_PATIENTS
 
 
 def run(settings: StudyParams | DataParams, *, full: bool = False, manifest: pd.DataFrame | None = None) -> Report:
@@ -107,9 +108,6 @@ def _files(manifest: pd.DataFrame, root: Path, settings: DataParams, full: bool)
     if kept:
         found += metadata(rows, variables(rows, kept, data_manifest.extra_columns(settings)))
     return found
-
-
-FEW_PATIENTS = 10  # of a class in the test split; warn of fewer
 
 
 def class_counts(manifest: pd.DataFrame, settings: DataParams) -> list[Finding]:
@@ -205,14 +203,7 @@ def _seeds(patients: int, settings: StudyParams) -> Finding:
     if seeds == 1:
         text = "one seed: results describe these checkpoints only, not another training of the same networks"
         return Finding("seeds", "warning", text)
-    # Spread of a difference of medians: noise of an image 0.15 in each network (the variance of a median is pi/2
-    # times that of a mean), noise of a seed 0.02 in each. What patients have in common cancels.
-    residual = 2 * math.pi / 2 * 0.15**2 / max(patients, 2)
-    between = 2 * 0.02**2 + residual
-    plan = estimates.Estimate(
-        *(0.0, math.sqrt(between / seeds), seeds - 1.0, math.nan, math.nan, 0.95),
-        *(seeds, max(patients, 2), between, 0.0, residual, 2.0 * (seeds - 1)),
-    )
+    plan = planning.assumed(planning.SEED_SDS[0], seeds=seeds, patients=max(patients, 2), level=0.95)
     chances = {effect: planning.power(plan, effect=effect) for effect in (0.05, 0.1)}
     text = (
         f"{seeds} seeds and {patients} test patients: a difference of 0.05 in {settings.primary_metric} (not "

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from itertools import combinations
-from math import nan, pi, sqrt
 from typing import Any
 
 from cxr.core.errors import InputError
 from cxr.core.params import CompareParams, StudyParams
-from cxr.report.evidence import TWIN, primary_scores
+from cxr.report.evidence import primary_scores, twins
 from cxr.statistics import planning
 from cxr.statistics.estimates import Estimate
+from cxr.statistics.planning import IMAGE_SD, SEED_SDS, assumed
 
-SEED_SDS = (0.02, 0.05)
-IMAGE_SD = 0.15
-"""Assumptions where there is no pilot: standard deviations of the primary metric, between the medians of two seeds
-and between patients under one network. docs/inference.md uses the same."""
 _ASSUMED = (
     "ASSUMPTIONS, not measurements: in the primary metric as it is tested, the standard deviation of the median "
     f"is {{sd:g}} between seeds, and that of single values is {IMAGE_SD:g} between patients; what patients share "
     "cancels in a difference"
 )
-
-
-def assumed(seed_sd: float, *, seeds: int, patients: int, level: float) -> Estimate:
-    """A difference between the medians of two architectures, with the variances that `SEED_SDS` assume.
-
-    The variance of a median is pi / 2 times that of a mean. Both architectures have seeds of their own, which
-    gives 2 (seeds - 1) degrees of freedom.
-    """
-    residual = 2 * pi / 2 * IMAGE_SD**2 / patients
-    between = 2 * seed_sd**2 + residual
-    return Estimate(
-        *(0.0, sqrt(between / seeds), 2.0 * (seeds - 1), nan, nan, level),
-        *(seeds, patients, between, 0.0, residual, 2.0 * (seeds - 1)),
-    )
 
 
 def declared(study: StudyParams, patients: int, *, pilot: str = "", tracking_uri: str | None = None) -> Any:
@@ -47,8 +29,7 @@ def declared(study: StudyParams, patients: int, *, pilot: str = "", tracking_uri
     Raises: InputError: there is no such pilot, or it has one seed.
     """
     seeds, pairs = len(study.seed), len(list(combinations(study.architecture, 2)))
-    twins = [twin for method, twin in TWIN.items() if {method, twin} <= set(study.method)]  # not in Holm's family
-    tests = pairs * (len(study.method) - len(twins))
+    tests = pairs * (len(study.method) - len(twins(study.method)))  # twins are not in Holm's family
     estimates = of_pilot(pilot, study, tracking_uri) if pilot else {}  # a mistyped pilot is refused in any case
     if not pairs:
         return "not asked: there is one architecture"
