@@ -93,7 +93,7 @@ def pages(experiment: str) -> list[Page]:
         Page("score", of(score), ("How far the evidence moved", "two patients"), pictures=1, click="Show more"),
         Page("compare", of(compare), ("Does the evidence move", "verdict"), pictures=1, click="Show more"),
         Page("grid", of(attribute, "/model-metrics"), ("layercam",), pictures=1),
-        Page("artifact", of(compare, "/artifacts/report.html"), ("report.html", "Verdicts")),
+        Page("artifact", of(compare, "/artifacts/report.html"), ("report.html", "What this study says")),
         Page("models", f"#/experiments/{number}/models?workflowType=machine_learning", ("after", "before")),
         Page("registry", "#/models?workflowType=machine_learning", (model,)),
         Page(
