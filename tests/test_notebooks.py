@@ -438,7 +438,7 @@ def test_bad_input_ends_with_2_before_anything_runs(assignments, message, tmp_pa
 
 def test_own_images_in_folders(real_cxr5, tmp_path):
     settings = ["name=real", f"data={real_cxr5}", "max_images_per_class=14", "method=[layercam]", "seed=[0,1]"]
-    settings += ["groups=[label,source_size]", "placebo=false"]
+    settings += ["groups=[label,source_size]", "placebo=false", "checkpoint_every=0", "multiverse=false"]
     out = tmp_path / "out"
     done = run("cxr", "study", "params/smoke.yaml", "--set", *settings, "--out", out, store=tmp_path)
     assert "CompactResNetV2" in done.stdout
@@ -451,7 +451,7 @@ def test_a_shortcut_is_trained_in_one_stage_and_measured_with_random_markers(tmp
     settings = [
         "name=known",
         "shortcut=fine_tune",
-        "method=[layercam,occlusion]",
+        "method=[layercam]",
         "checkpoint_every=0",
         "multiverse=false",
         "placebo=false",

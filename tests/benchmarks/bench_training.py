@@ -229,7 +229,7 @@ def main() -> None:
                 flush=True,
             )
 
-    n, side, epochs, ways = (60, 64, 1, 3) if small else (400, 96, 3, 5)
+    n, side, epochs, ways = (60, 64, 1, 2) if small else (400, 96, 3, 5)
     heading = f"CompactResNetV2 on {n} phantom images, {side} px"
     print(f"\n{heading:44}{'accuracy':>10}{'pearson':>10}{'overlap':>8}{'both stages':>14}")
     for name, accuracy, pearson, iou, seconds in fresh("precision", n, side, epochs, ways):
