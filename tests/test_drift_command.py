@@ -85,8 +85,9 @@ def here(tmp_path, monkeypatch):
         ("--labels none --gate auc_macro_before>0", "no metric 'auc_macro_before' is measured"),
         ("--gate overlap_two_heads_median>0", "no metric 'overlap_two_heads_median'"),
         ("--classes x", "images are labelled y, and the classes are x"),
-        ("--set architecture=x", "--set architecture: no parameter of this"),
-        ("--set path_colum=x", "--set path_colum: no parameter of this"),
+        ("--set architecture=x", "unknown parameter 'architecture'"),
+        ("--set path_colum=x", "unknown parameter 'path_colum': did you mean 'path_column'"),
+        ("--set epochs=3", "unknown parameter 'epochs': the notebook's parameters cell lists all"),
         ("--tracking-uri http://127.0.0.1:9", "no MLflow server answers"),
     ],
 )

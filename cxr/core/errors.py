@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +30,13 @@ def some(items: Iterable[Any]) -> str:
     items = [_line(str(item)) for item in items]
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return ", ".join(items[:SHOWN]) + more
+
+
+def close_to(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+    """At most `n` of the known names that are like a mistyped one, then those that contain all of its words."""
+    known, words = list(known), set(name.split("_"))
+    similar = difflib.get_close_matches(name, known, n=n)
+    return list(dict.fromkeys([*similar, *(other for other in known if words <= set(other.split("_")))]))[:n]
 
 
 def _line(text: str, most: int = 300) -> str:
