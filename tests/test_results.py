@@ -48,7 +48,7 @@ def test_cells_whose_maps_fail_come_last_and_marked_before_their_numbers():
         "? These maps were not checked:",
         f"? Unknown {' '.join(values.split())}",
         "",
-        "! These maps fail their checks. Their numbers may say nothing about the network:",
+        "! These maps FAIL their checks; their numbers may say nothing about the network:",
         f"! Fails {' '.join(values.split())}",
     ]
 

@@ -21,8 +21,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 Explains the same images with the model before (A) and the model after (B), and
 measures how far the evidence moved, beside baselines. Nothing is trained. Both
 models can come from anywhere: Keras 3 must load them, and they must end in
-Dense (softmax or sigmoid). Writes a table of all images, a figure, and an
-MLflow run with everything.
+Dense (softmax or sigmoid). Prints the answer, and writes a report page, a table
+of all images, a figure, and an MLflow run with everything.
 
 IMAGES is one of: a folder with one sub-folder per class; a folder of images
 without labels; a table (CSV or Parquet) with the columns path, patient_id and,
@@ -98,6 +98,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
     for name, key, what in (
         ("--image-size", "image_size", "side in pixels (default: the models')"),
         ("--batch-size", "batch_size", "images per batch (default: 32)"),
+        ("--map-checks", "map_check_images", "images on which maps are checked (default: 100; 0: no checks)"),
         ("--draws", "baseline_draws", "how many other images each image is compared with (default: 4)"),
         ("--n-boot", "n_boot", "bootstrap replicates (default: 2000)"),
         ("--seed", "seed", "of bootstrap and draws (default: 0)"),

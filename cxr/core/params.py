@@ -559,6 +559,9 @@ class DriftParams(DataParams, _ScoreFields):
         "auto",
         description="score images whose explained class both models predict, or all; auto: correct if labelled",
     )
+    map_check_images: Natural = Field(
+        100, description="images on which the maps are checked against the models; 0: no checks"
+    )
     batch_size: Count = 32
     seed: Seed = Field(0, description="seed of the bootstrap and of the draws for the baselines")
     gate: list[str] = Field([], description="conditions on metrics, such as 'overlap_median>=0.5'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import pandas as pd
@@ -30,6 +30,14 @@ HEADINGS = {
     "map_check": "passes its checks",
 }
 """Headings of columns for people; other columns keep their names."""
+MARKS = {"yes": "", "not checked": "? ", "no": "! "}
+"""By whether maps pass their checks: the mark before their numbers."""
+MEANING = {
+    "yes": "These maps pass their checks",
+    "not checked": "These maps were not checked",
+    "no": "These maps FAIL their checks; their numbers may say nothing about the network",
+}
+"""What the marks mean."""
 _NAMES = ("architecture", "network", "method", "metric", "model", "question", "answer")
 
 
@@ -89,6 +97,28 @@ def lines(shown: pd.DataFrame, *, width: int = WIDTH) -> tuple[str, list[str]]:
             padded.append([line.ljust(widths[k]) if k in names else line.rjust(widths[k]) for line in cell])
         out.append("\n".join("  ".join(parts).rstrip() for parts in zip(*padded, strict=True)))
     return out[0], out[1:]
+
+
+def in_sections(shown: pd.DataFrame, checks: Sequence[str]) -> str:
+    """A table of strings for the terminal (`lines`). Rows whose maps were not checked or fail come last, marked.
+
+    A line above them says what is the matter, and their first column begins with the mark.
+
+    Args:
+        checks: for each row, "yes" (its maps pass their checks), "not checked" or "no".
+    """
+    order = pd.Series(list(checks)).map(list(MARKS).index).argsort(kind="stable")
+    checks = [checks[row] for row in order]
+    shown = shown.iloc[order]
+    first = shown.columns[0]
+    marked = [MARKS[check] + name for check, name in zip(checks, shown[first], strict=True)]
+    heading, rows = lines(shown.assign(**{first: marked}))
+    out = [heading]
+    for check in MARKS:
+        own = [row for row, is_of in zip(rows, checks, strict=True) if is_of == check]
+        out += ["", f"{MARKS[check]}{MEANING[check]}:"] if own and MARKS[check] else []
+        out += own
+    return "\n".join(out)
 
 
 def numbers(table: pd.DataFrame, *columns: str, interval: str = "", digits: int = 2) -> list[str]:

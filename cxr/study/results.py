@@ -47,46 +47,27 @@ def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
 
 
 _CHECKED = {"True": "yes", "False": "no"}
-_MARKS = {"yes": "", "not checked": "? ", "no": "! "}
-_MEANING = {
-    "not checked": "? These maps were not checked:",
-    "no": "! These maps fail their checks. Their numbers may say nothing about the network:",
-}
 
 
 def in_text(headline: pd.DataFrame, *, level: float) -> str:
-    """The study's table for the terminal: a row a network and method, or a row a score run, as `table` gives it.
+    """The study's table for the terminal, by `tables.in_sections`.
 
-    Cells whose maps were not checked or fail their checks come last, below a line that says so, and each of their
-    rows has a mark before its numbers.
+    `headline`: of `table`, a row a network and method, or a row a score run.
     """
     from cxr.core import tables
-    from cxr.core.terminal import wrapped
 
-    if "map_check" not in headline:
-        headline = headline.assign(map_check="not checked")
-    order = list(_MARKS)
-    rows = headline.sort_values("map_check", key=lambda column: column.map(order.index), kind="stable")
-    again = "two_seeds" if "overlap_two_seeds_median" in rows else "two_heads"
+    again = "two_seeds" if "overlap_two_seeds_median" in headline else "two_heads"
     cells = {
-        "network": [
-            _MARKS[check] + name for check, name in zip(rows["map_check"], rows["architecture"], strict=True)
-        ],
-        "method": rows["method"],
-        **({"seed": rows["seed"]} if "seed" in rows else {}),
-        "AUC before\nand after": tables.numbers(rows, "auc_macro_before", "auc_macro_after", digits=3),
-        f"overlap\n[{level:.0%} interval]": tables.numbers(rows, "overlap_median", interval="overlap"),
-        "two\npatients": tables.numbers(rows, "overlap_two_patients_median"),
-        again.replace("_", "\n"): tables.numbers(rows, f"overlap_{again}_median"),
-        "corrected\noverlap": tables.numbers(rows, "overlap_corrected_median"),
+        "network": headline["architecture"],
+        "method": headline["method"],
+        **({"seed": headline["seed"]} if "seed" in headline else {}),
+        "AUC before\nand after": tables.numbers(headline, "auc_macro_before", "auc_macro_after", digits=3),
+        f"overlap\n[{level:.0%} interval]": tables.numbers(headline, "overlap_median", interval="overlap"),
+        "two\npatients": tables.numbers(headline, "overlap_two_patients_median"),
+        again.replace("_", "\n"): tables.numbers(headline, f"overlap_{again}_median"),
+        "corrected\noverlap": tables.numbers(headline, "overlap_corrected_median"),
     }
-    heading, lines = tables.lines(rows[[]].assign(**cells))
-    out = [heading]
-    for check in order:
-        own = [line for line, is_of in zip(lines, rows["map_check"], strict=True) if is_of == check]
-        out += ["", _MEANING[check]] if own and check in _MEANING else []
-        out += own
-    return wrapped("\n".join(out))
+    return tables.in_sections(headline[[]].assign(**cells), headline["map_check"].tolist())
 
 
 def describe(session: Session, state: State) -> None:
