@@ -34,6 +34,10 @@ th { background: #f3f4f6; white-space: pre-line } .fails td { background: #fff3d
 summary { cursor: pointer; font-weight: 600; padding: .3em 0 } details { border-top: 1px solid #ddd }
 img { max-width: 100%; height: auto }
 """
+_HOW_TO_READ = (
+    "Medians over images; the intervals describe these models only. 0 of the corrected overlap is what two "
+    "patients share, and 1 is identical maps."
+)
 _CHECKS = {"yes": "pass", "not checked": "not checked", "no": "FAIL their checks"}
 
 
@@ -72,8 +76,7 @@ def html(
         *(f"<p class='caution'><b>Caution:</b> {escape(note)}</p>" for note in notes),
         *(f"<p><b>{escape(gates.line(one))}</b></p>" for one in measured),
         _table(_marked(answer.rows(summaries, level=settings.level), list(checks.values()))),
-        f"<p>{escape(_capital(result.which_images(chosen, settings)))}. Medians over images; the intervals describe these "
-        "models only. 0 of the corrected overlap is what two patients share, and 1 is identical maps.</p>",
+        f"<p>{escape(_capital(result.which_images(chosen, settings)))}. {_HOW_TO_READ}</p>",
         f"<img alt='drift between the two models, and examples' src='data:image/png;base64,{_png(figure)}'>",
         _details("The two models", _table(_models(networks, performances)), open_=True),
     ]
