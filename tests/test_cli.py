@@ -101,6 +101,7 @@ def test_models_prints_nothing_of_tensorflow(tmp_path):
     )
     words = [sys.executable, "-m", "cxr.cli", "models", "own:net", "--image-size", "64"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert max(map(len, done.stdout.splitlines())) <= 100 and "refused at this size" in done.stdout
     assert done.stdout.startswith("own.net\n  input            64x64")
     assert done.stderr == "mine\n"  # what others say is kept
 

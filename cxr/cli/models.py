@@ -32,6 +32,7 @@ docs/models.md says how to use a network of your own.""",
 def run(arguments: argparse.Namespace) -> int:
     from cxr.cli import quiet
     from cxr.core import architectures
+    from cxr.core.terminal import wrapped
 
     if not arguments.names:
         print(architectures.listing())
@@ -43,5 +44,5 @@ def run(arguments: argparse.Namespace) -> int:
 
         for name in arguments.names:
             found = description.describe(build.build(name, n_classes=2, image_size=arguments.image_size))
-            print(found.lines(), flush=True)
+            print(wrapped(found.lines(), hang=17), flush=True)
     return 0
