@@ -18,6 +18,13 @@ class InputError(ValueError):
         super().__init__(message)
         self.items = [str(item) for item in items]
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and Jupyter show, and papermill prints: the message alone.
+
+        The message says what to do; the lines of our code above it would hide it. `%debug` still goes there.
+        """
+        return [f"{type(self).__name__}: {self}"]
+
 
 def first_line(error: BaseException, most: int = 300) -> str:
     """The first line of an exception's text without its full stop; its type if it has no text."""

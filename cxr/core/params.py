@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -91,18 +91,44 @@ class Params(BaseModel):
         """Parameters of the running notebook, from its `globals()`.
 
         It reads the names assigned in cells whose first line starts with `# Parameters`: the notebook's own
-        cell and the one that papermill adds. (Papermill only warns about unknown names; here they are refused.)
+        cell and the one that papermill adds below it. (Papermill only warns about unknown names; here they are
+        refused.) A name in the notebook's own cell must be one that this notebook reads. Papermill's cell may
+        hold parameters of other notebooks, since one file drives them all.
+
+        A person who mends a wrong name runs the cell again in the same kernel. So wrong names of an earlier cell
+        are forgotten as soon as a parameters cell was run again.
         """
         names: dict[str, None] = {}
-        for source in namespace.get("In", []):
-            if source.lstrip().startswith("# Parameters"):
-                names.update(dict.fromkeys(_assigned(source)))
-        if not names:
+        refused: dict[str, None] = {}
+        by_papermill = False
+        sources = [source.lstrip() for source in namespace.get("In", [])]
+        for number, source in enumerate(sources):
+            if not source.startswith("# Parameters"):
+                continue
+            if sources[number - 1].startswith("# Parameters"):
+                by_papermill = True
+            else:
+                refused = {}
+            allowed = VOCABULARY if by_papermill else cls.model_fields
+            for name in _assigned(source):
+                (names if name in allowed else refused)[name] = None
+        if not names and not refused:
             raise InputError(
                 "no parameters found: run the notebook's parameters cell first; its first line has to start with "
                 "'# Parameters'"
             )
-        return cls.check({name: namespace[name] for name in names}, where="notebook parameters")
+        where = "notebook parameters"
+        if refused:
+            raise InputError(f"{where}: " + "; ".join(cls._not_here(name) for name in refused))
+        return cls.check({name: namespace[name] for name in names}, where=where)
+
+    @classmethod
+    def _not_here(cls, name: str) -> str:
+        """Why this notebook refuses a name in its parameters cell."""
+        readers = [notebook for notebook, model in NOTEBOOKS.items() if name in model.model_fields]
+        if readers:
+            return f"'{name}' is a parameter of {', '.join(readers)}, and this notebook does not read it: remove it"
+        return _unknown(name, cls.model_fields)
 
 
 def _assigned(source: str) -> list[str]:
@@ -116,11 +142,12 @@ def _assigned(source: str) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, known: Collection[str] = ()) -> str:
     if key in RENAMED:
         return f"{key} is now {RENAMED[key]}"
-    close = difflib.get_close_matches(str(key), VOCABULARY, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(VOCABULARY))}"
+    known = known or VOCABULARY
+    close = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(known))}"
     return f"unknown parameter '{key}': {hint}"
 
 
