@@ -90,9 +90,11 @@ def test_a_study_file_drives_one_notebook_with_scalars():
 def test_what_nobody_reads_is_refused_by_notebooks_and_studies(model, key, refused):
     with pytest.raises(InputError, match=refused):
         model.check({key: 1}, where="x")
-    cell = f"# Parameters\n{key} = 1"
-    with pytest.raises(InputError, match=refused):
-        model.from_notebook(notebook(cell, **{key: 1}))
+    own = next(iter(model.model_fields))
+    with pytest.raises(InputError, match=f"'{key}'"):  # by papermill
+        model.from_notebook(notebook(f"# Parameters\n{own} = 1", f"# Parameters\n{key} = 1", **{own: 1, key: 1}))
+    with pytest.raises(InputError, match=f"'{key}'"):  # in the notebook's own cell
+        model.from_notebook(notebook(f"# Parameters\n{own} = 1\n{key} = 1", **{own: 1, key: 1}))
 
 
 def test_a_notebook_of_a_study_takes_the_keys_of_the_others_and_says_so(monkeypatch, capsys):
@@ -166,3 +168,23 @@ def test_from_notebook_refuses_what_papermill_only_warns_of():
         TrainParams.from_notebook(notebook("# Parameters\nseed = 0", "# Parameters\nsead = 3\n", seed=0, sead=3))
     with pytest.raises(InputError, match="run the notebook.s parameters cell first"):
         TrainParams.from_notebook(notebook("x = 1", x=1))
+
+
+def test_a_notebooks_own_cell_holds_only_what_the_notebook_reads():
+    own = "# Parameters\nseed = 0\nn_boot = 500"
+    with pytest.raises(
+        InputError, match="'n_boot' is a parameter of 3_score, 4_compare, 5_drift, and this notebook"
+    ):
+        TrainParams.from_notebook(notebook(own, seed=0, n_boot=500))
+    with pytest.raises(InputError, match="unknown parameter 'epohcs': did you mean 'epochs'"):
+        PretrainParams.from_notebook(notebook("# Parameters\nepohcs = 3", epohcs=3))
+    below = notebook("# Parameters\nseed = 0", "# Parameters\nn_boot = 500", seed=0, n_boot=500)
+    assert TrainParams.from_notebook(below).seed == 0, "papermill's cell holds what other notebooks read"
+
+
+def test_a_name_that_was_mended_in_the_same_kernel_is_forgotten():
+    wrong, call = "# Parameters\nsead = 3", "settings = TrainParams.from_notebook(globals())"
+    found = TrainParams.from_notebook(notebook(wrong, call, "# Parameters\nseed = 3", call, sead=3, seed=3))
+    assert found.seed == 3
+    with pytest.raises(InputError, match="unknown parameter 'sead'"):
+        TrainParams.from_notebook(notebook(wrong, call, call, sead=3))

@@ -18,6 +18,19 @@ class InputError(ValueError):
     def __init__(self, message: str, *, items: Iterable[Any] = ()) -> None:
         super().__init__(message)
         self.items = [str(item) for item in items]
+        self._shown = False
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and Jupyter show, and papermill prints: the message alone.
+
+        The message says what to do; the lines of our code above it would hide it. `%debug` still goes there.
+        """
+        if not self._shown:  # IPython asks twice
+            from cxr.core import display
+
+            self._shown = True
+            display.scroll_here()
+        return [f"{type(self).__name__}: {self}"]
 
 
 def first_line(error: BaseException, most: int = 300) -> str:

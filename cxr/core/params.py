@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -106,29 +106,57 @@ class Params(BaseModel):
         """Parameters of the running notebook, from its `globals()`.
 
         It reads the names assigned in cells whose first line starts with `# Parameters`: the notebook's own
-        cell and the one that papermill adds. (Papermill only warns about unknown names; here they are refused.)
+        cell and the one that papermill adds below it. (Papermill only warns about unknown names; here they are
+        refused.) A name in the notebook's own cell must be one that this notebook reads. Papermill's cell may
+        hold parameters of other notebooks, since one file drives them all.
+
+        A person who mends a wrong name runs the cell again in the same kernel. So wrong names of an earlier cell
+        are forgotten as soon as a parameters cell was run again.
         """
         names: dict[str, None] = {}
-        for source in namespace.get("In", []):
-            if source.lstrip().startswith("# Parameters"):
-                names.update(dict.fromkeys(_assigned(source)))
-        if not names:
+        refused: dict[str, None] = {}
+        by_papermill = False
+        sources = [source.lstrip() for source in namespace.get("In", [])]
+        for number, source in enumerate(sources):
+            if not source.startswith("# Parameters"):
+                continue
+            if sources[number - 1].startswith("# Parameters"):
+                by_papermill = True
+            else:
+                refused = {}
+            allowed = cls.known() if by_papermill else cls.model_fields
+            for name in _assigned(source):
+                (names if name in allowed else refused)[name] = None
+        if not names and not refused:
             raise InputError(
                 "no parameters found: run the notebook's parameters cell first; its first line has to start with "
                 "'# Parameters'"
             )
-        settings = cls.check({name: namespace[name] for name in names}, where="notebook parameters")
+        where = "notebook parameters"
+        if refused:
+            raise InputError(f"{where}: " + "; ".join(cls._not_here(name) for name in refused))
+        settings = cls.check({name: namespace[name] for name in names}, where=where)
         unread = [name for name in names if name not in cls.model_fields]
         if unread and "CXR_WORKER" not in os.environ:  # in a study, another notebook reads them
             print(f"parameters of a study that this notebook does not read: {', '.join(unread)}")
         return settings
 
     @classmethod
-    def unknown(cls, key: str) -> str:
-        """What to say of a key that nobody reads: the nearest names."""
+    def _not_here(cls, name: str) -> str:
+        """Why this notebook refuses a name in its parameters cell."""
+        readers = [notebook for notebook, model in NOTEBOOKS.items() if name in model.model_fields]
+        if readers:
+            return (
+                f"'{name}' is a parameter of {', '.join(readers)}, and this notebook does not read it: remove it"
+            )
+        return cls.unknown(name, cls.model_fields)
+
+    @classmethod
+    def unknown(cls, key: str, known: Iterable[str] | None = None) -> str:
+        """What to say of a key that nobody reads: the nearest names, by default of all keys."""
         if key in RENAMED:
             return f"{key} is now {RENAMED[key]}"
-        close = close_to(key, cls.known())
+        close = close_to(key, cls.known() if known is None else known)
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else cls.listed
         return f"unknown parameter {key!r}: {hint}"
 
