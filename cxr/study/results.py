@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cxr import tracking
 from cxr.core.files import from_here
+from cxr.core.terminal import wrapped
 from cxr.study import report_page, study_run
 from cxr.study.console import say
 from cxr.study.session import Session, State
@@ -109,7 +110,7 @@ def show(session: Session, state: State) -> None:
     """
     compare = tracking.stored(state.runs["compare"]) if "compare" in state.runs else None
     if compare is not None and compare.has("answer.txt"):
-        say("\n" + compare.file("answer.txt").read_text(encoding="utf-8").strip())
+        say("\n" + wrapped(compare.file("answer.txt").read_text(encoding="utf-8").strip()))
     headline = table(_in_order(session, state))
     if headline is not None:
         say("\n" + in_text(headline, level=session.study.level))
