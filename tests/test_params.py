@@ -182,6 +182,12 @@ def test_a_notebooks_own_cell_holds_only_what_the_notebook_reads():
     assert TrainParams.from_notebook(below).seed == 0, "papermill's cell holds what other notebooks read"
 
 
+def test_a_parameter_of_another_notebook_gets_the_nearest_name_too():
+    cells = ["# Parameters\nseed = 0", "# Parameters\nepochs = 3"]
+    with pytest.raises(InputError, match="of 0_pretrain, .* remove it, or did you mean 'transfer_epochs' or 'fine_t"):
+        TrainParams.from_notebook(notebook(*cells, seed=0, epochs=3))
+
+
 def test_a_name_that_was_mended_in_the_same_kernel_is_forgotten():
     wrong, call = "# Parameters\nsead = 3", "settings = TrainParams.from_notebook(globals())"
     found = TrainParams.from_notebook(notebook(wrong, call, "# Parameters\nseed = 3", call, sead=3, seed=3))

@@ -146,9 +146,10 @@ class Params(BaseModel):
         """Why this notebook refuses a name in its parameters cell."""
         readers = [notebook for notebook, model in NOTEBOOKS.items() if name in model.model_fields]
         if readers:
-            return (
-                f"'{name}' is a parameter of {', '.join(readers)}, and this notebook does not read it: remove it"
-            )
+            close = close_to(name, cls.model_fields)
+            near = f", or did you mean {' or '.join(map(repr, close))}?" if close else ""
+            of = ", ".join(readers)
+            return f"'{name}' is a parameter of {of}, and this notebook does not read it: remove it{near}"
         return cls.unknown(name, cls.model_fields)
 
     @classmethod
