@@ -159,6 +159,8 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     for sentence in info.file("answer.txt").read_text().splitlines():
         assert html.escape(sentence) in page
         assert sentence.split(": ")[0][:60] in " ".join(done.stdout.split())
+    assert info.tags["cxr.answer"].startswith(info.file("answer.txt").read_text()[:60])
+    assert info.tags["cxr.synthetic"] == "no"  # the files do not say that a program drew them
     assert info.metrics["passes_checks"] == info.table("map_checks.csv")["passes_checks"][[0, 2]].all()
     notebook = info.json("notebook.ipynb")
     assert all(cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code")

@@ -204,3 +204,14 @@ def test_checks_by_method():
     assert checking.reasons(PASSING, "layercam") == "" and checking.reasons(FAILING, "layercam").startswith(
         "A: worse"
     )
+
+
+def test_the_tags_hold_the_answer_and_whether_it_is_synthetic():
+    settings = DriftParams(**SETTINGS)
+    assert answer.tags(["It moved.", "Or not."], settings) == {
+        "cxr.answer": "It moved. Or not.",
+        "cxr.synthetic": "no",
+    }
+    phantom = answer.tags(["word " * 200], settings.model_copy(update={"data": "phantom"}))
+    assert len(phantom["cxr.answer"]) <= 500 and phantom["cxr.answer"].endswith(" …")
+    assert phantom["cxr.synthetic"] == "yes"

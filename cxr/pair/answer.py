@@ -5,7 +5,8 @@ Numbers are of a method whose maps pass their checks. Where no maps pass, the se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -53,6 +54,12 @@ def sentences(
             [*([accuracy] if accuracy else []), _trust(checks), "This describes these models on these images."]
         ),
     ]
+
+
+def tags(said: Sequence[str], settings: DriftParams) -> dict[str, str]:
+    """Tags of the run: the answer (cut at 500 characters), and whether the images are synthetic."""
+    answer = textwrap.shorten(" ".join(said), 500, placeholder=" …")
+    return {"cxr.answer": answer, "cxr.synthetic": "yes" if settings.data == "phantom" else "no"}
 
 
 def _moved(summary: Mapping[str, float], method: str, settings: DriftParams) -> str:
