@@ -115,7 +115,11 @@ docs/drift.md explains the output, and has a step for your CI.""",
     add_set(drift, "the notebook's")
     add_tracking_uri(drift)
     for name, default, what in (
-        ("--out", "drift.parquet", "table of all images, .parquet or .csv (default: drift.parquet)"),
+        (
+            "--out",
+            "drift.parquet",
+            "table of all images, .parquet or .csv (default: drift.parquet); beside it, as .html, the report page",
+        ),
         ("--figure", "", "the figure, .png or .pdf (default: beside --out, as .png)"),
     ):
         drift.add_argument(name, metavar="FILE", default=default, help=what).complete = shtab.FILE
