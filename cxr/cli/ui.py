@@ -89,9 +89,11 @@ def start(words: list[str]) -> subprocess.Popen:
     """Start the server in a process group of its own; it ends when this process ends or closes `stdin`."""
     # Without the second variable, MLflow would start eight processes for jobs that do not exist here.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    quiet |= {"PYTHONWARNINGS": "ignore"}  # of MLflow's own packages
     return subprocess.Popen(
         [sys.executable, server_process.__file__, *words],
         stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # remarks on its options; errors are on stderr
         env={**quiet, **os.environ},
         start_new_session=True,  # Ctrl-C in the terminal is for `cxr ui`, which ends the server
     )

@@ -12,6 +12,7 @@ they hold behind a proxy and under a path too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -384,16 +385,24 @@ def experiment(
     """
     shown = " · ".join(link(name, views.address(experiment_id, name)) for name in views.KEYS)
     about = "\n".join(f"- **{key}**: {what}" for key, (_, what) in views.KEYS.items())
+    first, others = _split(answer)
     question = "Does the visual evidence behind a classifier change under fine-tuning? No study has answered yet."
     return _paragraphs(
         [
-            first_line(plain(answer) or question, synthetic=is_synthetic(data)),
+            first_line(plain(first) or question, synthetic=is_synthetic(data)),
+            plain(others),
             f"Open: {shown}" + (f" · last study: {last}" if last else ""),
             f"Data: {images_used(data)}.",
             f"{cells(summary)}\n\n{_HOW_TO_READ}" if summary is not None else "",
             about,
         ]
     )
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The first sentence of a text, and the others."""
+    found = re.match(r"(.+?[.!?])\s+(?=[A-Z])(.*)", text, re.DOTALL)
+    return found.groups() if found else (text, "")
 
 
 def model(architecture: str, *, experiment: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 CELL = "cell"
 """The tag by which score runs are grouped: network and method, and whether the maps fail their checks."""
-CHECKS = "checks of maps"
+CHECKS = "map checks"
 PASS, FAIL, UNCHECKED = "pass", "FAIL", "not checked"
 MARK = "maps fail their checks"
 """What stands beside numbers of maps that fail their checks."""
@@ -42,8 +42,8 @@ def checks(passes: str) -> str:
 
 
 def cell(architecture: str, method: str, checked: str) -> str:
-    """The tag `CELL`; `checked`: of `checks`."""
-    return f"{architecture} {method}, {MARK}" if checked == FAIL else f"{architecture} {method}"
+    """The tag `CELL`, short enough for a chart's legend; `checked`: of `checks`."""
+    return f"{architecture} {method}{' (maps FAIL)' if checked == FAIL else ''}"
 
 
 def tags(stage: str, params: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, str]:

@@ -246,6 +246,8 @@ def start(
     notebook = notebooks_folder() / f"{STAGES[stage]}.ipynb"
     cells = [cell_version(source) for source in code_cells(notebook)]
     logged = settings.model_dump(exclude=set(settings.filters)) if settings_as_params else {}
+    # ids of the runs that are read are its inputs
+    logged = {key: value for key, value in logged.items() if not key.endswith(("_run_id", "_run_ids"))}
     logged |= params or {}
     if mlflow.active_run():  # the cell was run again, in Jupyter
         mlflow.end_run("KILLED")
@@ -389,4 +391,4 @@ def _log_params(run_id: str, values: Mapping[str, Any]) -> None:
     set_tags(run_id, {f"{IDENTITY}{key}": texts[key] for key in identities if texts[key]})
 
 
-_IS_IDENTITY = re.compile(r"_run(_ids?)?$|sha256")
+_IS_IDENTITY = re.compile(r"_run$|sha256")

@@ -67,15 +67,13 @@ def has(experiment_tags: Mapping[str, str]) -> bool:
     return f"{_PREFIX}{KEYS['scores'][0]}" in experiment_tags
 
 
-def address(experiment_id: str, name: str, *, charts: bool | None = None) -> str:
-    """Where the UI shows a view, relative to the server's address: as charts, or as a table.
-
-    Without `charts`, what the view is for.
-    """
-    key = KEYS[name][0]
-    mode = "&compareRunsMode=CHART" if (name in _AS_CHARTS if charts is None else charts) else ""
+def address(experiment_id: str, name: str) -> str:
+    """Where the UI shows a view, relative to the server's address: as charts, or as a table."""
+    mode = "&compareRunsMode=CHART" if name in _AS_CHARTS else ""
     # without the second, a new user is met by what MLflow has for language models
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&workflowType=machine_learning{mode}"
+    return (
+        f"#/experiments/{experiment_id}/runs?viewStateShareKey={KEYS[name][0]}&workflowType=machine_learning{mode}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the views
@@ -94,11 +92,11 @@ def _scores(study: str) -> dict[str, Any]:
     ]
     keys = [{"mode": "tag", "groupByData": readable.CELL}]
     group = {"groupBy": {"aggregateFunction": "average", "groupByKeys": keys}}
-    return {**_state(_of("score", study), columns=columns, charts=charts, cards=2, height=400), **group}
+    return {**_state(_of("score", study), columns=columns, charts=charts, cards=1, height=340), **group}
 
 
 def _charts(study: str) -> dict[str, Any]:
-    return {**_scores(study), "runListHidden": True}  # or there is no room for the names of the bars
+    return {**_scores(study), "runListHidden": True}  # room for the names of the bars
 
 
 def _training(study: str) -> dict[str, Any]:
@@ -178,7 +176,7 @@ def _of(stage: str, study: str) -> str:
 
 
 _WIDTHS = {
-    **{"overlap": 140, "corrected overlap": 140, readable.CHECKS: 125, "two seeds": 95, "two patients": 110},
+    **{readable.CHECKS: 95, "overlap": 130, "two patients": 100, "two seeds": 85, "corrected overlap": 140},
     **{"Dataset": 220, "Models": 260, "cxr.answer": 700, "data": 220},
 }
 
@@ -187,7 +185,7 @@ def _columns(names: Sequence[str]) -> dict[str, Any]:
     """Which columns are shown, in which order, wide enough for the runs' names and their own."""
     own = {_quoted(name): name.partition(".")[2] for name in names}
     widths = {column: _WIDTHS.get(name, max(90, 30 + 7 * len(name))) for column, name in own.items()}
-    first = {"attributes.`Run Name`": 270, "runDateAndNestInfo": 100}  # the second: when it was created
+    first = {"attributes.`Run Name`": 290, "runDateAndNestInfo": 48}  # the second: status, and when it began
     return {
         "selectedColumns": list(own),
         "columnOrder": [*first, *own],
