@@ -101,12 +101,12 @@ def test_tables_have_eight_columns_at_most_rounded_numbers_and_the_mark_of_maps_
             assert not line.startswith("|") or line.count("|") - 1 <= 8
     for name in ("compare", "study", "experiment"):
         text = texts_of("/data/mine")[name]
-        assert "| A | layercam | FAIL | 0.55 &#91;0.47, 0.63&#93; | 0.22 | 0.55 | 0.42 | 0.95 → 0.96 |" in text
-        assert "| A | gradcam | pass | 0.69 &#91;0.66, 0.72&#93; | 0.28 | - | 0.57 | 0.95 → 0.96 |" in text
+        assert "| A | layercam | FAIL | 0.55 &#91;0.47, 0.63&#93; | 0.22 | 0.55 | 0.42 | 0.95→0.96 |" in text
+        assert "| A | gradcam | pass | 0.69 &#91;0.66, 0.72&#93; | 0.28 | - | 0.57 | 0.95→0.96 |" in text
         assert text.index("| map checks | overlap |") < text.index("0.55 &#91;")
     caution = "after fine-tuning: random"
     first, *others = descriptions.score(CELL, VALUES, data="/data/mine", caution=caution).splitlines()
-    assert first.endswith("**Maps fail their checks**, so this describes the maps, not the network.")
+    assert first.startswith("**Maps fail their checks: this describes the maps, not the network.** Overlap of the")
     assert f"Failed checks: {caution}." in others
     assert {"| centroid shift | 0.023 |", "| images | 111 |", "| two patients | 0.22 |"} <= set(others)
 

@@ -107,7 +107,7 @@ def cells(summary: pd.DataFrame) -> str:
                 "two patients": readable.number(row.get("overlap_two_patients_median")),
                 "two seeds": readable.number(row.get("overlap_two_seeds_median")),
                 "corrected overlap": readable.interval(row, "overlap_corrected"),
-                "AUC": " → ".join(readable.number(row.get(f"auc_macro_{end}")) for end in ("before", "after")),
+                "AUC": "→".join(readable.number(row.get(f"auc_macro_{end}")) for end in ("before", "after")),
             }
             for row in summary.to_dict("records")
         ]
@@ -240,13 +240,13 @@ def score(
         caution: why the maps may say nothing about the network, where they fail a test.
     """
     two_patients = readable.number(values.get("overlap_two_patients_median"))
-    mark = f" **{readable.MARK.capitalize()}**, so this describes the maps, not the network." if caution else ""
+    mark = f"**{readable.MARK.capitalize()}: this describes the maps, not the network.** " if caution else ""
     return _paragraphs(
         [
             first_line(
-                f"Overlap of the evidence before and after fine-tuning, **{plain(cell['architecture'])}, "
+                f"{mark}Overlap of the evidence before and after fine-tuning, **{plain(cell['architecture'])}, "
                 f"seed {cell['seed']}, {plain(cell['method'])}**: {readable.interval(values, 'overlap')} "
-                f"(two patients: {two_patients}).{mark}",
+                f"(two patients: {two_patients}).",
                 synthetic=is_synthetic(data),
             ),
             f"Failed checks: {plain(caution)}." if caution else "",
