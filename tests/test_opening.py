@@ -18,8 +18,9 @@ NUMBERS = {
     "overlap_two_seeds_median": [0.51, 0.6, 0.7, 0.83],
     "overlap_more_training_median": [0.81, 0.82, 0.85, 0.9],
 }
-SPANS = "identical maps: 1; two patients: 0.22 to 0.38; two seeds: 0.51 to 0.83"
+SPANS = "identical maps 1, two patients 0.22 to 0.38, two seeds 0.51 to 0.83"
 OVERLAP = "the strongest 20 % of the area before and after overlap by"
+BOTH = "combinations of network and method"
 IN_PART = (SOME, "yes in 1 and no in 2 of 4 cells. Corrected overlap 0.1")
 
 
@@ -54,7 +55,7 @@ def test_the_evidence_moved_and_accuracy_stayed():
 def test_one_network_with_one_seed():
     found = say({"seeds": OPEN}, cells=CELLS[:1], seeds=1, against="", auc=[-0.004])
     assert found == [
-        f"The evidence moved: {OVERLAP} 0.45 (identical maps: 1; two patients: 0.22).",
+        f"The evidence moved: {OVERLAP} 0.45 (identical maps 1, two patients 0.22).",
         "There is no comparison with another seed: it needs three seeds or extra heads.",
         "Accuracy stayed: macro AUC fell by 0.004 (margin ±0.02). All maps pass their checks. One seed: this "
         "describes these checkpoints only.",
@@ -77,14 +78,12 @@ def test_maps_that_all_fail_come_before_everything_and_no_number_of_drift_is_sai
 def test_numbers_are_of_cells_whose_maps_pass():
     moved, _, last = say(unsound={CELLS[0]: "fail (class) before"})
     assert moved.startswith(
-        "In the 3 of 4 cells (a network under a method) whose maps pass their checks, the evidence moved: "
+        "In the 3 of 4 combinations of network and method whose maps pass their checks, the evidence moved: "
     )
-    assert f"{OVERLAP} 0.50 to 0.77 (identical maps: 1; two patients: 0.25 to 0.38;" in moved
+    assert f"{OVERLAP} 0.50 to 0.77 (identical maps 1, two patients 0.25 to 0.38," in moved
     assert "All maps pass" not in last
     moved = say(unsound=dict.fromkeys(CELLS[1:], "fail (class) before"))[0]
-    assert moved.startswith(
-        "In A under LayerCAM, the only one of 4 cells whose maps pass their checks, the evidence moved: "
-    )
+    assert moved.startswith(f"In A under LayerCAM, the only one of 4 {BOTH} whose maps pass their checks, the ")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_numbers_are_of_cells_whose_maps_pass():
         (NO, "The evidence did not move in every network under every method: "),
         (OPEN, "This study cannot tell whether the evidence moved: "),
         (FRAGILE, "This study cannot tell whether the evidence moved: "),
-        (IN_PART, "The evidence moved in part (yes in 1 and no in 2 of 4 cells): "),
+        (IN_PART, f"The evidence moved in part (yes in 1 and no in 2 of 4 {BOTH}): "),
     ],
 )
 def test_no_more_is_claimed_than_the_answer_does(answer, start):
@@ -105,7 +104,7 @@ def test_no_more_is_claimed_than_the_answer_does(answer, start):
     [
         (NO, "Another seed moves it further."),
         (OPEN, "This study cannot tell whether another seed moves it as far."),
-        (IN_PART, "It moved further than another seed moves it in part: yes in 1 and no in 2 of 4 cells."),
+        (IN_PART, f"It moved further than another seed moves it in part: yes in 1 and no in 2 of 4 {BOTH}."),
     ],
 )
 def test_the_comparison_with_another_seed(answer, text):
@@ -115,7 +114,7 @@ def test_the_comparison_with_another_seed(answer, text):
 
 def test_the_matched_null_is_said_where_it_was_asked():
     moved, compared, _ = say(null=True)
-    assert moved.endswith(f"({SPANS}; as many epochs again: 0.81 to 0.90).")
+    assert moved.endswith(f"({SPANS}, as many epochs again 0.81 to 0.90).")
     assert compared == "Another seed moves it less. Training on for as many epochs moves it less."
     assert say({"seeds": OPEN, "null": OPEN}, null=True)[1] == (
         "This study cannot tell whether another seed or training on for as many epochs moves it as far."

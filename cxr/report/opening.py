@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FILE = "answer.txt"
 """The artifact of the compare run: a sentence a line."""
 TAG_LENGTH = 500
+_CELLS = "combinations of network and method"  # cells, for readers who do not know the word yet
 _FAILS = "fail"  # how a reason of `Evidence.unsound` begins if checks were made
 
 
@@ -97,15 +98,15 @@ def _where(cells: Sequence[Cell], unsound: Collection[Cell]) -> tuple[str, str]:
     if len(sound) == len(cells):
         networks, methods = (len({cell[k] for cell in cells}) > 1 for k in (0, 1))
         return "", f"{' in every network' * networks}{' under every method' * methods}"
-    which = f"the {len(sound)} of {len(cells)} cells (a network under a method)"
+    which = f"the {len(sound)} of {len(cells)} {_CELLS}"
     if len(sound) == 1:
-        which = f"{sound[0][0]} under {LABELS[sound[0][1]]}, the only one of {len(cells)} cells"
+        which = f"{sound[0][0]} under {LABELS[sound[0][1]]}, the only one of {len(cells)} {_CELLS}"
     return f"in {which} whose maps pass their checks, ", ""
 
 
 def _counts(judgement: Judgement) -> str:
     """The counts with which `questions.per_cell` begins the evidence of an answer "in part"."""
-    return judgement.evidence.partition(". ")[0]
+    return judgement.evidence.partition(". ")[0].replace("cells", _CELLS)
 
 
 def _numbers(asked: Asked, summary: pd.DataFrame) -> str:
@@ -116,13 +117,13 @@ def _numbers(asked: Asked, summary: pd.DataFrame) -> str:
     what = f"{METRICS[metric].label}, before to after, is"
     if metric == "overlap":
         what = "the strongest 20 % of the area before and after overlap by"
-    beside = [f"identical maps: {METRICS[metric].identical:g}"]
+    beside = [f"identical maps {METRICS[metric].identical:g}"]
     for name in ("two_patients", "two_seeds", *(["more_training"] if asked.null else [])):
         column = f"{metric}_{name}_median"
         if column in rows and rows[column].notna().any():
             shown = name.replace("_", " ").replace("more training", "as many epochs again")
-            beside.append(f"{shown}: {_span(rows[column])}")
-    return f"{what} {_span(rows[f'{metric}_median'])} ({'; '.join(beside)})"
+            beside.append(f"{shown} {_span(rows[column])}")
+    return f"{what} {_span(rows[f'{metric}_median'])} ({', '.join(beside)})"
 
 
 def _compared(asked: Asked, seeds: Judgement, null: Judgement) -> str:

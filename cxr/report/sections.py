@@ -245,9 +245,9 @@ def following(seen: pd.DataFrame) -> pd.DataFrame:
         "**Which metrics follow the movement that is known?** Spearman's correlation, over images, of a metric's "
         "distance from identical maps with the change of energy in the marker:"
     )
-    ordered = seen.assign(metric=pd.Categorical(seen["metric"], list(METRICS)))
-    table = ordered.pivot(index=["method", "metric"], columns="architecture", values="follows").reset_index()
-    return table.astype({"metric": str}).rename_axis(columns=None)
+    table = seen.pivot(index=["method", "metric"], columns="architecture", values="follows").reset_index()
+    order = table["metric"].map(list(METRICS).index)
+    return table.assign(order=order).sort_values(["method", "order"]).drop(columns="order").rename_axis(columns=None)
 
 
 def course(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
@@ -276,6 +276,6 @@ def caution(summary: pd.DataFrame) -> None:
         n = int((summary["map_check"] == found).sum())
         if n:
             say(
-                f"**Caution: in {n} of {len(summary)} rows the maps {words}.** Their drift may say nothing about the "
-                "network; see “Do the maps pass their checks?”"
+                f"**Caution: in {n} of {len(summary)} rows the maps {words}.** Their drift may say nothing about "
+                "the network; see “Do the maps pass their checks?”"
             )
