@@ -15,6 +15,8 @@ from cxr.tracking import descriptions
 if TYPE_CHECKING:
     import pandas as pd
 
+_OF_THE_ANSWER = ("cxr.answer", "cxr.synthetic")  # tags of a compare run
+
 
 def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
     """The study's table: the compare run's `summary.csv`, or one row per score run; None if there is neither.
@@ -44,8 +46,11 @@ def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
 
 
 def describe(session: Session, state: State) -> None:
-    """Write the descriptions of the study's run and of the experiment, and the experiment's views."""
-    from cxr.core import tables
+    """Make the study readable in the MLflow UI.
+
+    Writes the descriptions of the study's run and of the experiment, logs the study's main numbers as metrics of
+    its run, and, if nothing failed, marks its runs as those that the experiment's views show.
+    """
     from cxr.data.manifest import classes
 
     name, data = session.study.name, session.study.data
@@ -53,15 +58,18 @@ def describe(session: Session, state: State) -> None:
     done = _in_order(session, state)
     compare = tracking.stored(done["compare"]) if "compare" in done else None
     artifacts = compare.artifacts() if compare else []
-    headline = table(done)
-    if headline is not None:
-        headline = tables.readable(headline)
+    summary = compare.table("summary.csv") if "summary.csv" in artifacts else None
+    answer = {key: compare.tags[key] for key in _OF_THE_ANSWER if key in compare.tags} if compare else {}
+    tracking.set_tags(state.parent, answer)
+    if summary is not None:
+        tracking.log_metrics(state.parent, study_run.headline_metrics(summary))
     changed, before = study_run.changed(session)
     text = descriptions.study(
         name,
         data=data,
-        headline=headline,
+        summary=summary,
         answers=compare.table("questions.csv") if "questions.csv" in artifacts else None,
+        answer=answer.get("cxr.answer", ""),
         runs=[(step.name, done[step.key]) for step in session.steps if step.key in done],
         experiment_id=experiment,
         report_run=compare.run_id if compare else "",
@@ -70,9 +78,19 @@ def describe(session: Session, state: State) -> None:
         differs=descriptions.differs(changed, before),
     )
     tracking.describe_run(state.parent, text)
+    if not state.failures:
+        study_run.publish_grid(state.parent, done, summary)
     last = tracking.stored(state.parent).link
-    text = descriptions.experiment(experiment, data=data, headline=headline, last=last)
-    tracking.describe_experiment(name, text, methods=session.study.method, classes=classes(session.manifest))
+    text = descriptions.experiment(
+        experiment, data=data, summary=summary, answer=answer.get("cxr.answer", ""), last=last
+    )
+    tracking.describe_experiment(
+        name,
+        text,
+        methods=session.study.method,
+        classes=classes(session.manifest),
+        study="" if state.failures else state.parent,
+    )
 
 
 def show(session: Session, state: State) -> None:
