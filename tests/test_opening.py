@@ -69,6 +69,8 @@ def test_maps_that_all_fail_come_before_everything_and_no_number_of_drift_is_sai
         "networks.",
         "Accuracy stayed: macro AUC rose by 0.001 to 0.010 (margin ±0.02).",
     ]
+    one = say({"moved": OPEN}, cells=CELLS[:1], seeds=1, unsound={CELLS[0]: "fail (class) after"})
+    assert one[1].endswith("(margin ±0.02). One seed: this describes these checkpoints only.")
     not_checked = say({"moved": OPEN}, unsound=dict.fromkeys(CELLS, "were not checked"))[0]
     assert "whether the evidence moved: they were not checked." in not_checked
     both = say(unsound=dict.fromkeys(CELLS, "were not checked") | {CELLS[0]: "fail (head) after"})[0]

@@ -41,14 +41,14 @@ def sentences(asked: Asked, answered: Mapping[str, Judgement], summary: pd.DataF
     Returns: two or three strings, each of one or a few sentences.
     """
     own = {judge: answered[question] for question, judge in questions.QUESTIONS.items()}
-    accuracy = _accuracy(asked, own[questions.accuracy])
+    last = " ".join([_accuracy(asked, own[questions.accuracy]), *_trust(asked)])
     unsound = [cell for cell in asked.drift if cell in asked.evidence.unsound]
     if len(unsound) == len(asked.drift):
-        return [_no_maps([asked.evidence.unsound[cell] for cell in unsound]), accuracy]
+        return [_no_maps([asked.evidence.unsound[cell] for cell in unsound]), last]
     return [
         _moved(asked, own[questions.moved], summary),
         _compared(asked, own[questions.beyond_seeds], own[questions.beyond_null]),
-        " ".join([accuracy, *_trust(asked)]),
+        last,
     ]
 
 

@@ -246,8 +246,9 @@ def following(seen: pd.DataFrame) -> pd.DataFrame:
         "distance from identical maps with the change of energy in the marker:"
     )
     table = seen.pivot(index=["method", "metric"], columns="architecture", values="follows").reset_index()
-    order = table["metric"].map(list(METRICS).index)
-    return table.assign(order=order).sort_values(["method", "order"]).drop(columns="order").rename_axis(columns=None)
+    place = table["metric"].map(list(METRICS).index)
+    rows = table.assign(place=place).sort_values(["method", "place"])
+    return rows.drop(columns="place").rename_axis(columns=None)
 
 
 def course(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
