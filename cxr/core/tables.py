@@ -153,7 +153,7 @@ def html(shown: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | Non
             " ".join(f'<a href="{escape(address(key))}">{escape(key[:8])}</a>' for key in keys.split())
             for keys in shown[column]
         ]
-    cells.columns = [escape(str(name)) for name in cells.columns]
+    cells.columns = [escape(str(name)).replace("_", "_<wbr>") for name in cells.columns]  # where a line may break
     with pd.option_context("display.max_colwidth", None):
         return style + cells.to_html(index=False, border=0, classes="cxr", escape=False)
 

@@ -145,7 +145,7 @@ def pooled(
             "seeds": own["seed"].nunique(),
             "auc_macro_before": own["auc_macro_before"].mean(),
             "auc_macro_after": own["auc_macro_after"].mean(),
-            "map_check": _map_check(checks, architecture, method),
+            "map_check": map_check(checks, architecture, method),
             **summarise(table, level=level, n_boot=n_boot),
         }
         if two_seeds is not None and len(two_seeds):
@@ -170,7 +170,11 @@ def shares_of_two_seeds(summary: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _map_check(checks: pd.DataFrame | None, architecture: str, method: str) -> str:
+def map_check(checks: pd.DataFrame | None, architecture: str, method: str) -> str:
+    """Whether the maps of a cell pass their checks, before and after: "yes", "no" or "not checked".
+
+    `checks`: `cxr.attribution.passing.over_seeds`.
+    """
     if checks is None or checks.empty:
         return "not checked"
     own = checks[(checks["architecture"] == architecture) & (checks["method"] == method)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,70 @@ from cxr.attribution import maps
 from cxr.attribution.thumbnails import thumbnails
 from cxr.metrics.map_grids import prepare
 from cxr.metrics.metric_table import sign_of_stability
+from cxr.report import comparison
 
 if TYPE_CHECKING:
     from cxr.report.scores import Study
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One image of a study with its maps, as `cxr.report.figures.first_picture` draws it."""
+
+    architecture: str
+    method: str
+    seed: int
+    image_id: str
+    label: str
+    overlap: float
+    map_check: str  # whether the cell's maps pass their checks: "yes", "no" or "not checked"
+    image: np.ndarray  # uint8 [side, side]
+    before: np.ndarray  # float32 [side, side], as `map_grids.prepare` gives it
+    after: np.ndarray
+
+
+def median_image(study: Study, metric: str, checks: pd.DataFrame) -> Panel | None:
+    """The image that stands for a study, chosen by rule.
+
+    The cell is the first network and method whose maps pass their checks, in the order of the study; where none
+    do, the first. The image is the one whose value of `metric` is nearest the cell's median (the mean of the
+    seeds' medians); of equally near ones the lower id, then the lower seed.
+
+    Args:
+        study: of `cxr.report.scores.open`. metric: a column of its scores. checks: `Study.checks_over_seeds`.
+
+    Returns: the image with its maps, or None where every image of the cell has an empty map.
+    """
+    cells = [(*names, comparison.map_check(checks, *names)) for *names, _ in study.cells()]
+    architecture, method, passes = next((cell for cell in cells if cell[2] == "yes"), cells[0])
+    rows = study.rows_of(architecture, method).dropna(subset=[metric])
+    if rows.empty:
+        return None
+    median = rows.groupby("seed")[metric].median().mean()
+    rows = rows.assign(off=(rows[metric] - median).abs()).sort_values(["off", "image_id", "seed"])
+    chosen = rows.iloc[0]
+    of_seed = study.runs["seed"].astype(int) == chosen["seed"]
+    own = (study.runs["architecture"] == architecture) & (study.runs["method"] == method) & of_seed
+    attribute_run = study.runs.loc[own, "attribute_run"].iloc[0]
+    ids = np.array([chosen["image_id"]])
+    image = thumbnails(study.attribute_runs[attribute_run].file("thumbnails.npz"), ids)[0]
+    before, after = (
+        prepare(maps.take(study.maps_of(attribute_run, method, checkpoint), ids).maps, image.shape)[0]
+        for checkpoint in ("before", "after")
+    )
+    return Panel(
+        architecture=architecture,
+        method=method,
+        seed=int(chosen["seed"]),
+        image_id=chosen["image_id"],
+        label=chosen["label"],
+        overlap=float(chosen["overlap"]),
+        map_check=passes,
+        image=image,
+        before=before,
+        after=after,
+    )
+
 
 RULES = ("least drift", "median drift", "most drift")
 

@@ -14,6 +14,7 @@ from cxr.report.figures.consistencies import consistency, consistency_course
 from cxr.report.figures.drifts import corrected, drift, drift_by_class, pair
 from cxr.report.figures.epochs import course
 from cxr.report.figures.example_images import examples
+from cxr.report.figures.first import first_picture
 from cxr.report.figures.forest import groups
 from cxr.report.figures.maps import overlay, regions, tiles
 from cxr.report.figures.output import pixels
@@ -36,6 +37,7 @@ __all__ = [
     "drift",
     "drift_by_class",
     "examples",
+    "first_picture",
     "groups",
     "history",
     "map_checks",

@@ -10,6 +10,9 @@ from cxr.core import methods
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 
 
+BEFORE, AFTER = COLOURS[0], COLOURS[1]
+
+
 METHOD_LABELS = methods.LABELS
 
 
@@ -25,9 +28,12 @@ DASHES = ("-", "--", ":", "-.")
 WIDTH = 9.0  # inches: at 100 dpi the 900 pixels of a report's column
 
 
+PAGE = 7.3  # inches: a page 1100 pixels wide, at 150 dpi
+
+
 # by the suffix of the columns: label, colour of the band, colour of its median, hatch
 BASELINES = {
-    "two_patients": ("two patients (same class)", "#BDBDBD", "#8A8A8A", None),
+    "two_patients": ("two patients (same class)", "#BDBDBD", "#6E6E6E", None),
     "two_heads": ("two heads", "#56B4E9", "#2E8BC0", None),
     "two_seeds": ("two seeds", "#E69F00", "#B37B00", "/////"),
     "more_training": ("as many epochs again", "#009E73", "#006B4F", "....."),
