@@ -124,7 +124,7 @@ def _models(networks: Mapping[str, models.Model], performances: Mapping[str, flo
         }
         preprocessing = f"{model.network.adapted.preprocessing}: {model.network.adapted.preprocessing_why}"
         row = {"model": name, "file": model.path, **known, "pixels": model.size, "preprocessing": preprocessing}
-        rows.append({**row, "explained at": f"{model.layer} ({model.grid})", "SHA-256": model.sha256[:12]})
+        rows.append({**row, "explained at": f"{model.layer} ({model.grid})", "SHA-256": model.sha256[:8]})
     return pd.DataFrame(rows)
 
 
