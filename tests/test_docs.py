@@ -9,7 +9,7 @@ from conftest import PROJECT
 from cxr.cli import main
 from cxr.core.params import DriftParams, StudyParams
 
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -20,7 +20,7 @@ def links(page):
     return [(page.parent / target).resolve() for target in targets if target and "://" not in target]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PROJECT).as_posix())
 def test_links_lead_somewhere(page):
     assert [str(target) for target in links(page) if not target.exists()] == []
 
@@ -45,7 +45,7 @@ def commands(page):
             yield shlex.split(line, comments=True)[1:]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PROJECT).as_posix())
 def test_commands_are_understood(page):
     for words in commands(page):
         for mark in ("|", ">", "&&", "&"):

@@ -70,6 +70,17 @@ def test_parameter_files_are_valid_and_say_what_they_are(path):
     assert path.read_text().startswith("# ")
 
 
+def test_the_makefile_names_files_that_are_there():
+    names = re.findall(r"(?<![\w/$])[\w/]+\.(?:yaml|py|toml|lock)\b", (PROJECT / "Makefile").read_text())
+    assert "params/quick.yaml" in names and "docs/examples/render.py" in names
+    assert [name for name in names if not (PROJECT / name).exists()] == []
+
+
+def test_a_first_result_is_of_trained_networks():
+    study = StudyParams.read(PROJECT / "params" / "quick.yaml")
+    assert (study.data, study.weights) == ("phantom", "source") and study.map_check_images >= 50
+
+
 def test_scoring_and_comparing_do_not_need_tensorflow():
     import subprocess
     import sys
