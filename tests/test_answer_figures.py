@@ -2,15 +2,18 @@
 
 import warnings
 
+import drawn_texts
+import figure_tables as made
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from cxr.report import figures
+from cxr.report.figures import style
 
 NAMES, METHODS = ("A", "B"), ("layercam", "gradcampp")
-PARTS = ("median", "ci_low", "ci_high")
+CELLS = ["A\nLayerCAM", "A\nGrad-CAM++", "B\nLayerCAM", "B\nGrad-CAM++"]
 
 
 @pytest.fixture(autouse=True)
@@ -21,97 +24,122 @@ def close():
     plt.close("all")
 
 
-def table(stem, **axes):
-    """A row for each architecture, method and entry of `axes`: values 0.1, 0.11, ..., intervals of 0.05."""
-    index = pd.MultiIndex.from_product([NAMES, METHODS, *axes.values()], names=["architecture", "method", *axes])
-    out = index.to_frame(index=False)
-    middle = 0.1 + 0.01 * np.arange(len(out))
-    for part, shift in zip(PARTS, (0, -0.05, 0.05), strict=True):
-        out[f"{stem}_{part}"] = middle + shift
-    return out
+def points(axis, *, hollow=False, **wanted):
+    """x and y of the points of a panel that are hollow, or not, from top to bottom."""
+    lines = [line for line in axis.get_lines() if line.get_marker() == "o"]
+    lines = [line for line in lines if (line.get_markerfacecolor() == "white") == hollow]
+    lines = [line for line in lines if all(getattr(line, f"get_{key}")() == v for key, v in wanted.items())]
+    found = [xy for line in lines for xy in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+    return sorted((xy for xy in found if np.isfinite(xy[0])), key=lambda xy: xy[1])
 
 
-def drawn(axis):
-    """y of all points, sorted; not of the ends of error bars."""
-    points = [line for line in axis.get_lines() if line.get_marker() not in ("None", "_", None)]
-    return sorted(y for line in points for y in line.get_ydata())
-
-
-def legend(figure):
-    return [text.get_text() for box in figure.legends for text in box.get_texts()]
+def upright(axis):
+    """x of the lines through a panel, by colour."""
+    lines = [line for line in axis.get_lines() if line.get_linewidth() == 1.4 and len(line.get_xdata()) == 2]
+    return {line.get_color(): line.get_xdata()[0] for line in lines if line.get_xdata()[0] == line.get_xdata()[1]}
 
 
 def texts(axis):
     return [text.get_text() for text in axis.texts]
 
 
-def test_answers_are_points_beside_the_band_of_two_patients():
-    rows = table("overlap", answer=["kept right", "fixed", "broken", "kept wrong"]).assign(n_images=7)
-    for part, value in zip(PARTS, (0.3, 0.28, 0.32), strict=True):
-        rows[f"overlap_two_patients_{part}"] = value
+def words(figure):
+    return " ".join(drawn_texts.drawn(figure).texts).replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+
+
+def of(table, number):
+    """The rows of one panel."""
+    cell = list(table.drop_duplicates(made.KEYS)[made.KEYS].itertuples(index=False, name=None))[number]
+    return table[(table["architecture"] == cell[0]) & (table["method"] == cell[1])]
+
+
+def test_answers_are_points_beside_two_patients_and_two_seeds():
+    rows = made.answered(NAMES, METHODS)
     gone = (rows["answer"] == "kept wrong") & (rows["architecture"] == "B")
-    rows.loc[gone, [f"overlap_{part}" for part in PARTS]] = np.nan
+    rows.loc[gone, [f"overlap_{part}" for part in ("median", "ci_low", "ci_high")]] = np.nan
     figure = figures.answers(rows)
-    first, second = figure.axes
-    own = rows[rows["architecture"] == "A"]
-    assert drawn(first) == pytest.approx(sorted(own["overlap_median"]))
-    assert texts(second) == ["n/a", "n/a"] and not texts(first)
-    assert [t.get_text() for t in first.get_xticklabels()][:2] == ["kept right\n(7)", "fixed\n(7)"]
-    assert first.get_ylim() == (0, 1) and "two patients (images scored)" in legend(figure)
+    assert [axis.get_title() for axis in figure.axes] == CELLS
+    first, last = figure.axes[0], figure.axes[3]
+    medians = of(rows, 0)["overlap_median"].tolist()
+    assert [x for x, _ in points(first)] == pytest.approx([medians[0], medians[1], medians[3]])
+    assert [x for x, _ in points(first, hollow=True)] == [pytest.approx(medians[2])], "without an interval: hollow"
+    intervals = [segment[:, 0] for lines in first.collections for segment in lines.get_segments()]
+    np.testing.assert_allclose(intervals[:3], of(rows, 0)[["overlap_ci_low", "overlap_ci_high"]].dropna())
+    assert texts(last) == ["n/a"] and set(texts(first)) == {"two patients", "two seeds"}
+    assert [text.get_text() for text in first.get_yticklabels()][:2] == ["kept right (327)", "fixed (327)"]
+    for axis in figure.axes:
+        colours = [style.BASELINES[key][1] for key in ("two_patients", "two_seeds")]
+        assert axis.get_xlim() == (0, 1) and upright(axis) == dict(zip(colours, (0.3, 0.6), strict=True))
+    told = words(figure)
+    assert "further right: moved less" in told and "hollow: too few patients" in told and "95 % interval" in told
+    changed = rows[rows["answer"].isin(["fixed", "broken"])]["overlap_median"]
+    assert f"answer changed: {changed.min():.2f} to {changed.max():.2f}" in told
 
 
 def test_groups_are_rows_and_small_ones_are_hollow():
-    values = [("label", "a"), ("label", "b"), ("sex", "F"), ("sex", "M")]
-    rows = table("overlap_corrected", row=range(4))
-    rows["group"], rows["value"] = zip(*[values[k] for k in rows["row"]], strict=True)
+    rows = made.in_groups(NAMES, METHODS, ["a", "b", "F", "M"])
     small = rows["value"] == "M"
     rows.loc[small, ["overlap_corrected_ci_low", "overlap_corrected_ci_high"]] = np.nan
-    figure = figures.groups(rows)
-    left, right = figure.axes
-    labels = [text.get_text() for text in left.get_yticklabels()]
-    assert labels == ["a", "b", "sex: F", "sex: M"]
-    spots = left.get_yticks()
-    assert spots[1] - spots[0] == 1 and spots[2] - spots[1] > 1, "a gap between columns"
-    assert left.get_ylim()[0] > left.get_ylim()[1], "the first row is on top"
-    hollow = [
-        line for line in right.get_lines() if line.get_markerfacecolor() == "white" and len(line.get_xdata())
-    ]
-    wanted = rows[small & (rows["method"] == "gradcampp")]["overlap_corrected_median"]
-    assert [x for line in hollow for x in line.get_xdata()] == pytest.approx(list(wanted))
-    assert legend(figure) == ["A", "B", "too few patients", "0: two patients"]
-    assert left.get_xlabel() == "corrected overlap, 95% interval"
+    summary = made.drift(NAMES, METHODS).assign(overlap_two_patients_median=0.5)
+    figure = figures.groups(rows, summary=summary)
+    first = figure.axes[0]
+    assert [axis.get_title() for axis in figure.axes] == CELLS
+    assert [text.get_text() for text in first.get_yticklabels()] == ["a", "b", "sex: F", "sex: M"]
+    spots = first.get_yticks()
+    assert spots[2] - spots[1] > 1.5 * (spots[1] - spots[0]), "a gap between columns"
+    assert first.get_ylim()[0] > first.get_ylim()[1], "the first row is on top"
+    for number, axis in enumerate(figure.axes):
+        own = of(rows, number)["overlap_corrected_median"].tolist()
+        assert [x for x, _ in points(axis)] == pytest.approx(own[:3])
+        assert [x for x, _ in points(axis, hollow=True)] == pytest.approx(own[3:])
+        lines = upright(axis)  # (0.7 - 0.5) / (1 - 0.5)
+        assert lines[style.BASELINES["two_patients"][1]] == 0
+        assert lines[style.BASELINES["two_seeds"][1]] == pytest.approx(0.4)
+    assert "corrected overlap, 95 % interval" in words(figure) and "hollow" in words(figure)
+    alone = figures.groups(rows)
+    assert set(upright(alone.axes[0])) == {style.BASELINES["two_patients"][1]}
 
 
-def test_groups_of_a_metric_without_a_corrected_form():
-    rows = table("centroid_shift", value=["a", "b"]).assign(group="label")
-    figure = figures.groups(rows, metric="centroid_shift")
-    assert "Centroid shift" in figure.axes[0].get_xlabel() and legend(figure) == ["A", "B"]
+def test_groups_of_a_distance_are_turned():
+    rows = made.in_groups(NAMES, METHODS, ["a", "b"], metric="centroid_shift")
+    figure = figures.groups(
+        rows, metric="centroid_shift", summary=made.drift(NAMES, METHODS, metrics=["centroid_shift"])
+    )
+    axis = figure.axes[0]
+    assert axis.get_xlim()[0] > axis.get_xlim()[1]
+    told = words(figure)
+    assert "Centroid shift, 95 % interval; (fraction of the image diagonal); further right: moved less" in told
+    assert "hollow" not in told and upright(axis)[style.BASELINES["two_seeds"][1]] == pytest.approx(0.03)
 
 
 def test_consistency_before_and_after():
-    rows = table("consistency", label=["a", "all classes"], checkpoint=["before", "epoch_001", "after"])
+    rows = made.consistent(NAMES, METHODS, ["a", "all classes"])
     figure = figures.consistency(rows)
-    axis = figure.axes[1]
-    own = rows[(rows["architecture"] == "B") & (rows["checkpoint"] != "epoch_001")]
-    assert drawn(axis) == pytest.approx(sorted(own["consistency_median"]))
-    assert axis.get_ylim() == pytest.approx((0, 1.08 * rows["consistency_ci_high"].max()))
-    hollow = [line for line in axis.get_lines() if line.get_markerfacecolor() == "white"]
-    before = own[own["checkpoint"] == "before"]["consistency_median"]
-    assert sorted(y for line in hollow for y in line.get_ydata()) == pytest.approx(sorted(before))
-    assert legend(figure) == ["LayerCAM", "Grad-CAM++", "before", "after"]
+    high = rows[rows["checkpoint"] != "epoch_001"]["consistency_ci_high"].max()
+    assert {axis.get_xlim() for axis in figure.axes} == {(0, 1.08 * high)}
+    for number, axis in enumerate(figure.axes):
+        own = of(rows, number)
+        for checkpoint, colour in (("before", style.BEFORE), ("after", style.AFTER)):
+            wanted = own[own["checkpoint"] == checkpoint]["consistency_median"]
+            assert [x for x, _ in points(axis, color=colour)] == pytest.approx(wanted.tolist())
+    assert set(texts(figure.axes[0])) == {"before", "after"} and not texts(figure.axes[1])
+    assert "all classes change by +0.06" in words(figure)
 
 
 def test_the_course_of_consistency_beside_auc():
-    rows = table("consistency", label=["a", "all classes"], epoch=[0.0, 1.0, 2.0, np.nan])
+    rows = made.consistent(NAMES, METHODS, ["a", "all classes"])
+    rows.loc[rows["checkpoint"] == "epoch_001", "epoch"] = np.nan  # not during fine-tuning
     auc = pd.DataFrame({"architecture": np.repeat(NAMES, 3), "epoch": [0, 1, 2] * 2, "auc": np.arange(6) / 10})
     figure = figures.consistency_course(rows, auc)
     *upper, lower = figure.axes
     assert [axis.get_title() for axis in upper] == ["LayerCAM", "Grad-CAM++"]
-    own = rows[(rows["label"] == "all classes") & (rows["architecture"] == "B") & (rows["method"] == "gradcampp")]
-    line = upper[1].get_lines()[1]
-    assert list(line.get_xdata()) == [0, 1, 2]
-    assert list(line.get_ydata()) == pytest.approx(own["consistency_median"].tolist()[:3])
     shown = rows[(rows["label"] == "all classes") & rows["epoch"].notna()]
+    own = shown[(shown["architecture"] == "B") & (shown["method"] == "gradcampp")]
+    line = upper[1].get_lines()[1]
+    assert list(line.get_xdata()) == [0, 2]
+    assert list(line.get_ydata()) == pytest.approx(own["consistency_median"].tolist())
     assert upper[0].get_ylim() == pytest.approx((0, 1.08 * shown["consistency_ci_high"].max()))
     assert list(lower.get_lines()[1].get_ydata()) == [0.3, 0.4, 0.5]
-    assert legend(figure) == list(NAMES)
+    colours = {text.get_text(): text.get_color() for text in lower.texts}
+    assert colours == {name: upper[0].get_lines()[k].get_color() for k, name in enumerate(NAMES)}
+    assert "AUC by +0.20" in words(figure)

@@ -178,6 +178,8 @@ def test_the_report_shows_the_headline_in_tables_of_at_most_eight_columns():
     assert [len(each.columns) for each in shown] == [8, 8, 7] and {len(each) for each in shown} == {len(PLAIN)}
     assert "as many epochs again" in shown[1] and "score runs" in shown[0]
     assert {name for each in shown for name in each} >= set(tables.readable(headline)) - {"seeds"}
+    assert list(headlines.corrected(summary, "overlap"))[2:4] == ["map_check", "corrected"]
+    assert headlines.corrected(summary, "centroid_shift").empty
     every = [tables.readable(each) for each in headlines.every_metric(summary)]
     assert {f"{name}_median" for name in METRICS} <= {n for each in headlines.every_metric(summary) for n in each}
     for each in [*shown, *every]:

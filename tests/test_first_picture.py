@@ -107,8 +107,7 @@ def right(figure):
 
 
 def words(figure):
-    found = " ".join(text.get_text() for text in drawn_texts.drawn(figure))
-    return found.replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+    return " ".join(drawn_texts.drawn(figure).texts).replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
 
 
 CASES = {
@@ -131,8 +130,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_all_texts_can_be_read(name, shown):
     figure = figures.first_picture(panel() if shown else None, CASES[name], level=0.95, synthetic=True)
-    assert figure.get_figwidth() == drawn_texts.PAGE and drawn_texts.smallest(figure) >= 8
-    assert drawn_texts.faults(figure) == []
+    drawn = drawn_texts.drawn(figure)
+    assert figure.get_figwidth() == drawn_texts.PAGE and drawn.smallest >= 8
+    assert drawn.faults() == []
 
 
 def test_cells_that_fail_stand_below_the_others_and_the_rest_is_sorted():

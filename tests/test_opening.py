@@ -19,7 +19,7 @@ NUMBERS = {
     "overlap_more_training_median": [0.81, 0.82, 0.85, 0.9],
 }
 SPANS = "identical maps 1, two patients 0.22 to 0.38, two seeds 0.51 to 0.83"
-OVERLAP = "the strongest 20 % of the area before and after overlap by"
+OVERLAP = "the strongest 20 % before and after overlap by"
 BOTH = "combinations of network and method"
 IN_PART = (SOME, "yes in 1 and no in 2 of 4 cells. Corrected overlap 0.1")
 
@@ -106,7 +106,7 @@ def test_no_more_is_claimed_than_the_answer_does(answer, start):
     [
         (NO, "Another seed moves it further."),
         (OPEN, "This study cannot tell whether another seed moves it as far."),
-        (IN_PART, f"It moved further than another seed moves it in part: yes in 1 and no in 2 of 4 {BOTH}."),
+        (IN_PART, f"Another seed moves it less in part: yes in 1 and no in 2 of 4 {BOTH}."),
     ],
 )
 def test_the_comparison_with_another_seed(answer, text):

@@ -175,7 +175,7 @@ def _distribution(axis: Axes, view: View) -> None:
         axis.hist(own, bins=bins, color="0.5", label=f"class {_short(chosen, 14)}: {len(own)}")
     lines = {"their median": (row["median"], "0.25", "--", 1.3)}
     for level, name in LEVELS.items():
-        colour = BASELINES[level][2] if level in BASELINES else "black"
+        colour = BASELINES[level][1] if level in BASELINES else "black"
         lines[f"median, {name}"] = (row[f"{level}_median"], colour, ":", 1.3)
     lines["this image"] = (row["value"], _AFTER, "-", 2.4)
     for name, (value, colour, dashes, width) in lines.items():

@@ -33,7 +33,8 @@ _TINY = np.finfo(np.float32).tiny
 class Answers:
     """What a study says of answers and certainty; made by `of_study`. Both tables may be empty.
 
-    by_answer: of `by_answer`, with the baseline two patients of each cell (`overlap_two_patients_<part>`).
+    by_answer: of `by_answer`, with the baselines of each cell (`overlap_two_patients_<part>` and
+        `overlap_two_seeds_<part>`).
     summary: of `summary`.
     level: of the intervals; tests are at 1 - level.
     """
@@ -98,7 +99,8 @@ def of_study(study: Study, pooled: pd.DataFrame, *, level: float = 0.95, n_boot:
     rows = study.score_tables("answers.parquet")
     if rows.empty:
         return Answers(pd.DataFrame(), pd.DataFrame(), level)
-    baseline = [*CELL, *(f"overlap_two_patients_{part}" for part in LOCATED)]
+    known = [f"overlap_{key}_{part}" for key in ("two_patients", "two_seeds") for part in LOCATED]
+    baseline = [*CELL, *known]
     found = by_answer(rows, level=level, n_boot=n_boot)
     found = found.merge(pooled[[name for name in baseline if name in pooled]], on=CELL, how="left")
     return Answers(found, summary(rows, level=level, n_boot=n_boot), level)

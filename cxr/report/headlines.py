@@ -94,15 +94,15 @@ def with_runs(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def corrected(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What `cxr.report.figures.corrected` draws: architecture, method, corrected, ci_low, ci_high.
+    """What `cxr.report.figures.corrected` draws: architecture, method, map_check, corrected, ci_low, ci_high.
 
     Without rows for a metric that is not 1 for identical maps, or that has no baseline of two patients.
     """
     columns = {f"{metric}_corrected_median": "corrected"}
     columns |= {f"{metric}_corrected_{end}": end for end in ("ci_low", "ci_high")}
     if not set(columns) <= set(summary):
-        return pd.DataFrame(columns=["architecture", "method", *columns.values()])
-    return summary[["architecture", "method", *columns]].rename(columns=columns)
+        return pd.DataFrame(columns=[*_FIRST, *columns.values()])
+    return summary[[*_FIRST, *columns]].rename(columns=columns)
 
 
 def every_metric(summary: pd.DataFrame, *, width: int = 4) -> Iterator[pd.DataFrame]:

@@ -116,7 +116,7 @@ def _numbers(asked: Asked, summary: pd.DataFrame) -> str:
     rows = summary[[pair not in unsound for pair in pairs]]
     what = f"{METRICS[metric].label}, before to after, is"
     if metric == "overlap":
-        what = "the strongest 20 % of the area before and after overlap by"
+        what = "the strongest 20 % before and after overlap by"
     beside = [f"identical maps {METRICS[metric].identical:g}"]
     for name in ("two_patients", "two_seeds", *(["more_training"] if asked.null else [])):
         column = f"{metric}_{name}_median"
@@ -144,7 +144,7 @@ def _rival(rival: str, judgement: Judgement) -> str:
     return {
         YES: f"{start} moves it less.",
         NO: f"{start} moves it further.",
-        SOME: f"It moved further than {rival} moves it in part: {_counts(judgement)}.",
+        SOME: f"{start} moves it less in part: {_counts(judgement)}.",
     }.get(judgement.verdict, f"This study cannot tell whether {rival} moves it as far.")
 
 

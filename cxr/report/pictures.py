@@ -121,10 +121,16 @@ def panels(
             "image": images[number],
             "before": prepared[0][number],
             "after": prepared[1][number],
-            "text": f"{row.image_id[-32:]}: {metric} {row.value:.2f}",
+            "text": f"{_short(row.image_id)}: {metric.replace('_', ' ')} {row.value:.2f}",
         }
         for number, row in enumerate(chosen.itertuples())
     ]
+
+
+def _short(image_id: str) -> str:
+    """The end of an image's id, without its folder: at most 16 characters, so that it fits above its pictures."""
+    name = image_id.rsplit("/")[-1]
+    return name if len(name) <= 16 else f"…{name[-15:]}"
 
 
 def of_study(study: Study, metric: str) -> Iterator[tuple[Any, list[dict]]]:

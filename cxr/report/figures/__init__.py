@@ -1,21 +1,19 @@
 """Figures of tables and maps, for notebooks and the report.
 
-Every function takes tables or arrays and returns a Matplotlib figure, at most 9 inches wide: its text stays
-    readable on a page, or in a report about 900 pixels wide. Maps that are compared share one colour scale.
+Every function takes tables or arrays and returns a Matplotlib figure, at most 7.3 inches wide, with text of at
+    least 8 points: so wide is a page of 1100 pixels at 150 dpi. Maps that are compared share one colour scale.
     Intervals are always drawn. The colours suit any colour vision, and a method has the same colour and marker in
     every figure. Missing values (NaN, or a cell without a row) are marked "n/a" in their place; they are never
     drawn as a number.
 """
 
 from cxr.core.display import show_figure as show
-from cxr.report.figures.certainty import answers
 from cxr.report.figures.checks import map_checks
-from cxr.report.figures.consistencies import consistency, consistency_course
 from cxr.report.figures.drifts import corrected, drift, drift_by_class, pair
-from cxr.report.figures.epochs import course
+from cxr.report.figures.epochs import consistency_course, course
 from cxr.report.figures.example_images import examples
 from cxr.report.figures.first import first_picture
-from cxr.report.figures.forest import groups
+from cxr.report.figures.forest import answers, consistency, groups
 from cxr.report.figures.maps import overlay, regions, tiles
 from cxr.report.figures.output import pixels
 from cxr.report.figures.rankings import ranking, specification_curve

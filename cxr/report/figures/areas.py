@@ -39,4 +39,4 @@ def outline(axis: Axes, values: np.ndarray, side: str, *, width: float = 1.4) ->
     if np.isnan(level):
         return
     line = axis.contour(values, levels=[level], colors=[SIDES[side]], linewidths=width)
-    line.set_path_effects([patheffects.withStroke(linewidth=width + 1.4, foreground="black")])
+    line.set_path_effects([patheffects.withStroke(linewidth=width + 1.0, foreground="black")])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from cxr.report.figures.layout import shared_legend, slot_width
-from cxr.report.figures.style import CHECKPOINT_LABELS, METHOD_LABELS, WIDTH, method_style
+from cxr.report.figures import rows
+from cxr.report.figures.areas import SIDES
+from cxr.report.figures.style import FONT, WIDTH
 
 CHECKS = {
     "deletion": "a random map,\nits pixels blurred",
@@ -19,6 +21,9 @@ CHECKS = {
     "weights": "the map of a\nrandom network",
 }
 """By check (`cxr.attribution.map_checks`): the rival, as a panel's title."""
+_OFFSETS = {"before": -0.05, "after": 0.05}  # inches
+_ROW = 0.42  # inches: a name and two points
+_GAP = 0.16  # inches between panels
 
 
 def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
@@ -31,71 +36,83 @@ def map_checks(table: pd.DataFrame, *, level: float = 0.95) -> Figure:
         deletion_gain, deletion_gain_ci_low and deletion_gain_ci_high, and passes_deletion (bool).
     level : of the intervals, for the axis label.
 
-    There is a column of panels for each check and a row for each checkpoint. A filled point passes, a hollow and
-    crossed one fails.
+    There is a panel for each check and a row for each network, method and seed, with a point before and one after.
+    A filled point passes, a hollow and crossed one fails. Rows in which a map fails a check stand below the
+    others, under a heading.
     """
-    networks = list(dict.fromkeys(zip(table["architecture"], table["seed"], strict=True)))
-    methods, checkpoints = (list(dict.fromkeys(table[key])) for key in ("method", "checkpoint"))
-    checkpoints.sort(key=list(CHECKPOINT_LABELS).index)
-    height = len(checkpoints) * (0.35 + len(networks) * max(0.22, 0.13 * len(methods))) + 1.5
-    figure, axes = plt.subplots(
-        len(checkpoints),
-        len(CHECKS),
-        figsize=(WIDTH, height),
-        sharex="col",
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+    keys = ["architecture", "method", "seed"]
+    passes = [f"passes_{check}" for check in CHECKS]
+    good = table[passes].eq(True).all(axis=1)
+    each = table.assign(good=good).groupby(keys, sort=False)["good"].all()
+    ordered = [*each.index[each], *each.index[~each]]
+    failing = int((~each).sum())
+    where, y = {}, 0.0
+    headings = {}
+    for number, key in enumerate(ordered):
+        if failing and number in (0, len(ordered) - failing):
+            headings[y + 0.2] = rows.HEADINGS["yes" if each[key] else "no"]
+            y += rows.HEADING
+        where[key] = y + _ROW - 0.12
+        y += _ROW
+    tall = y + rows.names_height(1)
+    title = f"{int(good.sum())} of {len(table)} sets of maps pass all {len(CHECKS)} checks"
+    figure = rows.new_figure(0.42 + tall + rows.BELOW, title, width=WIDTH)
+    wide = (WIDTH - 0.3 - _GAP * (len(CHECKS) - 1)) / len(CHECKS)
+    top = rows.title_height(1) + 0.42
+    for number, (check, rival) in enumerate(CHECKS.items()):
+        axis = rows.axis_at(figure, 0.15 + number * (wide + _GAP), top, wide, tall)
+        axis.set_zorder(len(CHECKS) - number)  # names reach over the panels at the right
+        parts = [f"{check}_gain{part}" for part in ("", "_ci_low", "_ci_high")]
+        values = table[parts].to_numpy(float)
+        axis.set_xlim(1.08 * np.nanmin(values, initial=-0.05), 1.08 * np.nanmax(values, initial=0.1))
+        axis.set_title(rival, fontsize=FONT, pad=4)
+        axis.axvline(0, color="grey", linestyle="--", linewidth=1, zorder=0)
+        axis.locator_params(axis="x", nbins=3)
+        for row in table.to_dict("records"):
+            _point(axis, row, check, where[tuple(row[key] for key in keys)])
+        if number == 0:
+            left = axis.get_xlim()[0]
+            paper = {"facecolor": "white", "linewidth": 0, "pad": 0}
+            for spot, text in headings.items():
+                axis.text(left, spot, text, fontsize=FONT, weight="bold", va="bottom", bbox=paper)
+            for key, spot in where.items():
+                seed = "" if key[2] == "all seeds" else f", seed {key[2]}"
+                name = rows.cell_name({"architecture": key[0], "method": key[1]}) + seed
+                axis.text(left, spot - 0.12, name, fontsize=FONT, va="bottom", bbox=paper)
+            _name_sides(axis, table, parts[0], where, keys)
+    label = (
+        f"log-odds of the class by which the map is better than …, {100 * level:.0f}\N{NO-BREAK SPACE}% interval"
     )
-    slot = slot_width(methods)
-    place = {
-        (*network, method): row + (number - (len(methods) - 1) / 2) * slot
-        for row, network in enumerate(networks)
-        for number, method in enumerate(methods)
-    }
-    for panels, checkpoint in zip(axes, checkpoints, strict=True):
-        part = table[table["checkpoint"] == checkpoint]
-        for axis, (check, rival) in zip(panels, CHECKS.items(), strict=True):
-            axis.axvline(0, color="grey", linestyle="--", linewidth=1)
-            for method, own in part.groupby("method", sort=False):
-                y = np.array(
-                    [place[key] for key in zip(own["architecture"], own["seed"], own["method"], strict=True)]
-                )
-                _dots(axis, own, y, check, method)
-            if checkpoint == checkpoints[0]:
-                axis.set_title(rival, fontsize=8)
-            axis.tick_params(labelsize=8)
-            axis.grid(axis="x", color="0.94")
-        names = [f"{name}, {seed if seed == 'all seeds' else f'seed {seed}'}" for name, seed in networks]
-        panels[0].set_yticks(range(len(networks)), names, fontsize=8)
-        panels[0].set_ylim(len(networks) - 0.5, -0.5)
-        panels[-1].yaxis.set_label_position("right")
-        panels[-1].set_ylabel(CHECKPOINT_LABELS[checkpoint].replace(" ", "\n", 1), fontsize=9)
-    axes[-1][len(CHECKS) // 2].set_xlabel(
-        f"log-odds of the class by which the map is better than …, {level:.0%} interval", fontsize=9
+    style = {"ha": "center", "va": "bottom", "fontsize": FONT}
+    middle = 0.07 / figure.get_figheight()
+    figure.text(
+        0.5, middle, f"{label}\nfurther right: more of a map than its rival; hollow and crossed: fails", **style
     )
-    handles = {
-        "passes": Line2D([], [], color="black", marker="o", linestyle="", markersize=5),
-        "fails": (
-            Line2D([], [], color="black", marker="o", linestyle="", markerfacecolor="white", markersize=6),
-            Line2D([], [], color="black", marker="x", linestyle="", markersize=6),
-        ),
-    }
-    shared_legend(figure, list(axes.flat), extra=handles)
     return figure
 
 
-def _dots(axis: plt.Axes, own: pd.DataFrame, y: np.ndarray, check: str, method: str) -> None:
-    """A point with its interval for each row of `own`, at the heights `y`; "n/a" where there is no gain."""
-    colour, marker = method_style(method)
-    gain, low, high = (own[f"{check}_{part}"].to_numpy(float) for part in ("gain", "gain_ci_low", "gain_ci_high"))
-    # the point may lie outside its interval
-    axis.errorbar((low + high) / 2, y, xerr=(high - low) / 2, fmt="none", ecolor=colour, elinewidth=1.3, capsize=2)
-    good = own[f"passes_{check}"].eq(True).to_numpy()
-    style = {"linestyle": "", "markersize": 4.5, "color": colour, "zorder": 3}
-    axis.plot(gain[good], y[good], marker=marker, label=METHOD_LABELS[method], **style)
-    axis.plot(gain[~good], y[~good], marker=marker, markerfacecolor="white", **style)
-    axis.plot(gain[~good], y[~good], marker="x", **{**style, "zorder": 4, "markersize": 6})
-    for spot in y[np.isnan(gain)]:
-        where = {"transform": axis.get_yaxis_transform(), "ha": "center", "va": "center"}
-        axis.text(0.5, spot, "n/a", fontsize=7, color="0.35", **where)
+def _point(axis: Axes, row: Mapping, check: str, y: float) -> None:
+    """A point with its interval; "n/a" where there is no gain."""
+    colour, y = SIDES[row["checkpoint"]], y + _OFFSETS[row["checkpoint"]]
+    gain, low, high = (row[f"{check}_{part}"] for part in ("gain", "gain_ci_low", "gain_ci_high"))
+    if np.isnan(gain):
+        axis.text(np.mean(axis.get_xlim()), y, "n/a", fontsize=FONT, color=colour, ha="center", va="center")
+        return
+    axis.plot([low, high], [y, y], color=colour, linewidth=1.3)
+    if row[f"passes_{check}"] is True or row[f"passes_{check}"] == 1:
+        axis.plot(gain, y, "o", color=colour, markersize=4.5, zorder=3)
+    else:
+        axis.plot(gain, y, "o", color=colour, markerfacecolor="white", markersize=4.5, zorder=3)
+        axis.plot(gain, y, "x", color=colour, markersize=6, zorder=4)
+
+
+def _name_sides(axis: Axes, table: pd.DataFrame, column: str, where: Mapping, keys: list[str]) -> None:
+    """Name the points before and after under the lowest row that has them."""
+    lowest = max(where.values())
+    found = {}
+    for row in table.to_dict("records"):
+        spot = where[tuple(row[key] for key in keys)]
+        if np.isfinite(row[column]) and spot >= found.get(row["checkpoint"], (0.0, 0.0))[0]:
+            found[row["checkpoint"]] = (spot, row[column])
+    marks = [(name, SIDES[name], value, spot) for name, (spot, value) in found.items()]
+    rows.name_marks(axis, marks, lowest + 0.1)

@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cxr.report.figures.style import WIDTH, plain
+from cxr.report.figures.areas import SIDES, outline
+from cxr.report.figures.style import FONT, WIDTH, plain
 
 
 def examples(panels: Sequence[Mapping[str, object]], *, title: str = "") -> Figure:
@@ -25,12 +26,13 @@ def examples(panels: Sequence[Mapping[str, object]], *, title: str = "") -> Figu
         Classes and rules keep the order of `panels`; where a class has no panel for a rule, the figure says so.
     title : of the whole figure.
 
-    All maps are on one colour scale, 0 to 1.
+    All maps are on one colour scale, 0 to 1. The strongest 20 % of each map is outlined on it, and those of both
+    maps on the image.
     """
     block = ExampleGrid.of(panels, top=0.62 if title else 0.38)
     figure = plt.figure(figsize=(block.width, block.height))
     block.draw(figure, at=(0.0, 0.0), names=("before", "after"))
-    figure.suptitle(title, fontsize=10, y=1 - 0.08 / block.height, va="top")
+    figure.suptitle(title, fontsize=9.5, weight="bold", y=1 - 0.08 / block.height, va="top")
     return figure
 
 
@@ -53,7 +55,7 @@ class ExampleGrid:
         placed = {(panel["class"], panel["rule"]): panel for panel in panels}
         height, width = np.shape(panels[0]["image"])
         longest = max(len(word) for label, _ in placed for word in plain(label).split())
-        left = float(np.clip(0.25 + 0.075 * longest, 0.8, 2.0))
+        left = float(np.clip(0.15 + 0.065 * longest, 0.5, 1.6))
         rules = len({rule for _, rule in placed})
         tile = min((WIDTH - left - cls._RIGHT - cls._GAP * (rules - 1)) / (3 * rules), 1.9)
         return cls(placed, left, top, tile, tile * height / width)
@@ -93,31 +95,35 @@ class ExampleGrid:
         heat = plt.cm.ScalarMappable(plt.Normalize(0, 1), "inferno")
         for line, label in enumerate(self.classes):
             y = self.top + self._row * line + 0.22
-            name = textwrap.fill(plain(label), 16, break_long_words=False)
-            figure.text(*spot(self.left - 0.12, y + tall / 2), name, ha="right", va="center", fontsize=9)
+            name = textwrap.fill(plain(label), 12, break_long_words=False)
+            figure.text(*spot(self.left - 0.12, y + tall / 2), name, ha="right", va="center", fontsize=FONT)
             for block, rule in enumerate(self.rules):
                 x = self.left + block * (3 * tile + self._GAP)
                 middle = x + 1.5 * tile
                 if line == 0:
-                    figure.text(*spot(middle, self.top - 0.02), rule, ha="center", va="bottom", weight="bold")
+                    figure.text(
+                        *spot(middle, self.top - 0.02), rule, ha="center", va="bottom", weight="bold", fontsize=9
+                    )
                 panel = self.placed.get((label, rule))
                 if panel is None:
-                    style = {"ha": "center", "va": "center", "fontsize": 8, "color": "0.4"}
+                    style = {"ha": "center", "va": "center", "fontsize": FONT, "color": "0.4"}
                     figure.text(*spot(middle, y + tall / 2), "no such image", **style)
                     continue
                 # the text belongs to all three pictures and may be wider than one of them
-                figure.text(*spot(middle, y - 0.03), panel["text"], ha="center", va="bottom", fontsize=7.5)
+                figure.text(*spot(middle, y - 0.03), panel["text"], ha="center", va="bottom", fontsize=FONT)
                 for number, part in enumerate(("image", "before", "after")):
                     axis = place(x + number * tile + 0.015, y, tile - 0.03, tall)
                     _example(axis, panel["image"], None if part == "image" else panel[part], heat)
+                    for side in SIDES if part == "image" else (part,):
+                        outline(axis, np.asarray(panel[side], float), side, width=1.0)
                     if line == len(self.classes) - 1:
-                        axis.set_xlabel(("image", *names)[number], fontsize=8, labelpad=2)
+                        text, colour = (("image", "black"), *zip(names, SIDES.values(), strict=True))[number]
+                        axis.set_xlabel(text, fontsize=FONT, labelpad=2, color=colour)
         inside = self.width - self.left
         below = place(self.left + 0.2 * inside, self.height - 0.48, 0.5 * inside, 0.12)
         bar = figure.colorbar(heat, cax=below, orientation="horizontal")
-        both = "before and after" if "before" in names else "both models"
-        bar.set_label(f"attribution, min-max of each map ({both}, all images)", fontsize=8, labelpad=2)
-        bar.ax.tick_params(labelsize=8)
+        bar.set_label("attribution, min-max of each map; outlined: its strongest 20 %", fontsize=FONT, labelpad=2)
+        bar.ax.tick_params(labelsize=FONT)
 
 
 def _example(axis: Axes, image: np.ndarray, values: np.ndarray | None, heat: plt.cm.ScalarMappable) -> None:
@@ -134,5 +140,5 @@ def _example(axis: Axes, image: np.ndarray, values: np.ndarray | None, heat: plt
         axis.imshow(values, cmap=heat.cmap, norm=heat.norm, alpha=0.55, extent=extent, aspect="auto")
     else:
         paper = {"facecolor": "black", "alpha": 0.6, "linewidth": 0}
-        style = {"color": "white", "fontsize": 7, "ha": "center", "va": "center", "bbox": paper}
+        style = {"color": "white", "fontsize": FONT, "ha": "center", "va": "center", "bbox": paper}
         axis.text(0.5, 0.5, "empty\nmap", transform=axis.transAxes, **style)

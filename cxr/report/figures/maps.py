@@ -10,11 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 
-from cxr.report.figures.layout import arrange, fit_columns, name_axis, shared_legend
-from cxr.report.figures.marks import dots, mark_missing
-from cxr.report.figures.style import COLOURS, WIDTH, method_style
+from cxr.report.figures import areas, rows
+from cxr.report.figures.style import AFTER, BEFORE, COLOURS, FONT, WIDTH
 
 
 def overlay(
@@ -34,17 +32,23 @@ def overlay(
         title: of the whole figure.
         outline: bool [h, w], drawn as a contour on the image (the phantom's lesion).
 
-    Both maps are on the scale 0 to 1, the difference on -1 to 1, in every figure.
+    Both maps are on the scale 0 to 1, the difference on -1 to 1, in every figure. The strongest 20 % of each map
+    is outlined on it, and those of both maps on the image.
     """
-    figure, axes = plt.subplots(1, 4, figsize=(11, 3.1), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 2.75), layout="constrained")
     names, shown, difference = _draw_maps(axes, image, before, after, outline)
-    for axis, name in zip(axes, names, strict=True):
-        axis.set_title(name, fontsize=9)
-    heat = plt.cm.ScalarMappable(shown.norm, shown.cmap)
-    figure.colorbar(heat, ax=axes[2], fraction=0.05).set_label("attribution of both, min-max", fontsize=8)
-    bar = figure.colorbar(plt.cm.ScalarMappable(difference.norm, difference.cmap), ax=axes[3], fraction=0.05)
-    bar.set_label("difference", fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    for axis, name, colour in zip(axes, names, ("black", BEFORE, AFTER, "black"), strict=True):
+        axis.set_title(name, fontsize=FONT, color=colour)
+    scales = (
+        (axes[1:3], plt.cm.ScalarMappable(shown.norm, shown.cmap), "attribution, min-max of each map"),
+        (axes[3], plt.cm.ScalarMappable(difference.norm, difference.cmap), "difference"),
+    )
+    for where, scale, text in scales:
+        bar = figure.colorbar(scale, ax=where, orientation="horizontal", fraction=0.05, pad=0.03)
+        bar.set_label(text, fontsize=FONT)
+        bar.ax.tick_params(labelsize=FONT)
+    figure.supxlabel("outlined: the strongest 20 % of the map before (blue) and after (orange)", fontsize=FONT)
+    figure.suptitle(title, fontsize=9.5, weight="bold")
     return figure
 
 
@@ -68,27 +72,29 @@ def tiles(
 
 
 def _draw_maps(
-    axes: Sequence[Axes], image: np.ndarray, before: np.ndarray, after: np.ndarray, outline: np.ndarray | None
+    axes: Sequence[Axes], image: np.ndarray, before: np.ndarray, after: np.ndarray, lesion: np.ndarray | None
 ) -> tuple[list[str], AxesImage, AxesImage]:
     """Draw the pictures of `overlay`; returns their names, and a map and the difference for colour bars."""
     names = ["image", "before", "after", "after minus before"]
     for axis in axes:
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
         axis.axis("off")
-    if outline is not None and outline.any():
-        axes[0].contour(outline, levels=[0.5], colors=COLOURS[4], linewidths=1)
-        names[0] = "image, lesion outlined"
-    for number, values in ((1, before), (2, after)):
+    if lesion is not None and lesion.any():
+        axes[0].contour(lesion, levels=[0.5], colors=COLOURS[4], linewidths=1.2, linestyles="--")
+        names[0] = "image, lesion dashed"
+    for number, (side, values) in enumerate(zip(areas.SIDES, (before, after), strict=True), start=1):
         empty = not np.isfinite(values).all()
         alpha = 0.0 if empty else 0.55
         shown = axes[number].imshow(np.nan_to_num(values), cmap="inferno", vmin=0, vmax=1, alpha=alpha)
         names[number] += ": empty map" * empty
+        for axis in (axes[0], axes[number], axes[3]):
+            areas.outline(axis, values, side, width=1.2)
     difference = axes[3].imshow(np.nan_to_num(after - before), cmap="PuOr_r", vmin=-1, vmax=1, alpha=0.7)
     return names, shown, difference
 
 
 def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
-    """The share of the evidence inside each region, before and after fine-tuning, and the change.
+    """The share of the evidence inside each region, before and after fine-tuning: a row a cell, a panel a region.
 
     Parameters
     ----------
@@ -96,50 +102,52 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
         the image, and so the share of a uniform map), energy_before, energy_after (mean shares of the
         map's sum inside), energy_change (mean of after minus before), energy_change_ci_low,
         energy_change_ci_high.
-    level : of the intervals, for the axis label.
+    level : of the interval of the change, which is drawn about the point after: it includes the point before where
+        the change may be none.
     """
-    change = ["energy_change", "energy_change_ci_low", "energy_change_ci_high"]
     found = list(dict.fromkeys(summary["region"]))
-    names, methods = (list(dict.fromkeys(summary[column])) for column in ("architecture", "method"))
-    columns, width = fit_columns(len(found), len(names) * len(methods))
-    blocks = -(-len(found) // columns)
-    size = (min(WIDTH, max(columns * width, 4.5)), 4.6 * blocks + 0.7)
-    figure, grid = plt.subplots(
-        2 * blocks, columns, figsize=size, height_ratios=[3, 2] * blocks, squeeze=False, layout="constrained"
-    )
-    used = []
+    keys = ["architecture", "method"]
+    listed = summary.drop_duplicates(keys)[keys].to_dict("records")
+    spots = rows.ROW * (np.arange(len(listed)) + 1) - 0.1
+    tall = spots[-1] + 0.1 + rows.names_height(2)
+    title = "Right of the dashed mark: more of the evidence lies inside than in a uniform map"
+    figure = rows.new_figure(0.25 + tall + rows.BELOW, title, width=WIDTH)
+    gap, top = 0.3, rows.title_height(1) + 0.25
+    wide = (WIDTH - 0.3 - gap * (len(found) - 1)) / len(found)
     for number, region in enumerate(found):
-        upper, lower = (grid[2 * (number // columns) + row, number % columns] for row in (0, 1))
-        _, _, cells, slot = arrange(summary[summary["region"] == region], names, methods)
-        x = cells["x"].to_numpy()
-        areas = cells["area"].to_numpy(float)
-        ends = (x - 0.46 * slot, x + 0.46 * slot)
-        upper.hlines(areas, *ends, color="black", linestyle=(0, (2, 1)), linewidth=1.2, label="a uniform map")
-        for method, part in cells.groupby(level="method", sort=False):
-            colour, marker = method_style(method)
-            before, after = (part[f"energy_{name}"].to_numpy(float) for name in ("before", "after"))
-            spots = part["x"].to_numpy()
-            for spot, start, stop in zip(spots, before, after, strict=True):
-                if np.isfinite(start + stop):
-                    arrow = {"arrowstyle": "->", "color": colour, "shrinkA": 2, "shrinkB": 1, "linewidth": 1.2}
-                    upper.annotate("", (spot, stop), (spot, start), arrowprops=arrow)
-                else:
-                    mark_missing(upper, spot)
-            upper.plot(spots, before, marker, color=colour, markerfacecolor="white", markersize=5)
-            upper.plot(spots, after, marker, color=colour, markersize=5)
-        lower.axhline(0, color="grey", linestyle="--", linewidth=1)
-        dots(lower, cells, *change)
-        tallest = np.nanmax(cells[["area", "energy_before", "energy_after"]].to_numpy(float), initial=0)
-        upper.set_ylim(0, 1.12 * tallest or 1)
-        upper.set_title(region, fontsize=10)
-        upper.set_ylabel("mean share of the\nevidence inside", fontsize=9)
-        lower.set_ylabel(f"change (after\n\N{MINUS SIGN} before), {level:.0%} interval", fontsize=9)
-        name_axis(upper, names, labels=False)
-        name_axis(lower, names)
-        used += [upper, lower]
-    for axis in set(grid.flat) - set(used):
-        axis.remove()
-    handles = {"before": Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="")}
-    handles["after"] = Line2D([], [], color="black", marker="o", linestyle="")
-    shared_legend(figure, used, extra=handles)
+        axis = rows.axis_at(figure, 0.15 + number * (wide + gap), top, wide, tall)
+        axis.set_title(f"inside: {region}", fontsize=FONT, weight="bold", pad=4)
+        cells = summary[summary["region"] == region].set_index(keys)
+        reach = cells["energy_before"] + cells["energy_change_ci_high"]
+        shares = cells[["area", "energy_before", "energy_after"]].assign(reach=reach)
+        axis.set_xlim(0, 1.08 * np.nanmax(shares.to_numpy(float), initial=0) or 1)
+        axis.locator_params(axis="x", nbins=4)
+        named: dict[str, tuple[str, float, float]] = {}
+        for cell, spot in zip(listed, spots, strict=True):
+            if number == 0:
+                axis.text(0, spot - 0.12, rows.cell_name(cell), fontsize=FONT, va="bottom")
+            axis.plot(axis.get_xlim(), [spot, spot], color="0.87", linewidth=0.8, zorder=0)
+            key = tuple(cell.values())
+            if key in cells.index:
+                named |= _region(axis, cells.loc[key], spot)
+        if number == 0:
+            rows.name_marks(axis, [(text, *values) for text, values in named.items()], spots[-1] + 0.1)
+    label = f"mean share of the evidence inside; line: {100 * level:.0f}\N{NO-BREAK SPACE}% interval of the change"
+    style = {"ha": "center", "va": "bottom", "fontsize": FONT}
+    figure.text(0.5, 0.07 / figure.get_figheight(), f"{label}\nfurther right: more evidence inside", **style)
     return figure
+
+
+def _region(axis: Axes, cell: pd.Series, y: float) -> dict[str, tuple[str, float, float]]:
+    """Draw one cell in one region; returns what its marks are: name to colour, value and height."""
+    before, after = cell["energy_before"], cell["energy_after"]
+    if not np.isfinite(before + after):
+        axis.text(np.mean(axis.get_xlim()), y, "n/a", fontsize=FONT, ha="center", va="center", color="0.35")
+        return {}
+    axis.plot([cell["area"]] * 2, [y - 0.08, y + 0.08], color="black", linestyle=(0, (1.5, 0.8)), linewidth=1.6)
+    ends = [before + cell[f"energy_change_ci_{end}"] for end in ("low", "high")]
+    axis.plot(ends, [y + 0.05, y + 0.05], color=AFTER, linewidth=1.4)
+    axis.plot(before, y - 0.05, "o", color=BEFORE, markersize=5, zorder=3)
+    axis.plot(after, y + 0.05, "o", color=AFTER, markersize=5, zorder=3)
+    values = {"a uniform map": ("black", cell["area"]), "before": (BEFORE, before), "after": (AFTER, after)}
+    return {name: (colour, value, y) for name, (colour, value) in values.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,31 +11,43 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from cxr.report.figures.layout import place_legend
-from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, plain
+from cxr.report.figures.style import COLOURS, FONT, MARKERS, METHOD_LABELS, WIDTH, plain
 
 # the choices of an analysis, in the order of the rows under a specification curve
 _CHOICES = {"variant": "variant", "q": "area q", "grid": "grid", "images": "images", "scale": "scale"}
 
 
 def ranking(ranks: pd.DataFrame, *, title: str = "") -> Figure:
-    """The ranks of the architectures under each method (1: most stable). Crossing lines are reversals.
+    """The ranks of the architectures under each method (1: moved least). Crossing lines are reversals.
 
     `ranks` has one row an architecture, one column a method.
     """
     methods = list(ranks.columns)
-    figure, axis = plt.subplots(figsize=(2.4 + 1.8 * len(methods), 0.9 + 0.7 * len(ranks)))
+    width = min(WIDTH, 2.6 + 1.5 * len(methods))
+    figure, axis = plt.subplots(figsize=(width, max(2.1, 1.1 + 0.42 * len(ranks))), layout="constrained")
     for number, (name, row) in enumerate(ranks.iterrows()):
         colour = COLOURS[number % len(COLOURS)]
-        axis.plot(range(len(methods)), row[methods].to_numpy(float), "-o", color=colour, markersize=9)
+        axis.plot(range(len(methods)), row[methods].to_numpy(float), "-o", color=colour, markersize=7)
         spot = (len(methods) - 1, row[methods[-1]])
-        axis.annotate(name, spot, (10, 0), textcoords="offset points", va="center", color=colour)
-    axis.set_xticks(range(len(methods)), [METHOD_LABELS[method] for method in methods])
+        style = {"va": "center", "color": colour, "fontsize": FONT, "annotation_clip": False}
+        axis.annotate(name, spot, (8, 0), textcoords="offset points", **style)
+    letters = max(8, int((width - 2.2) / len(methods) / 0.066))
+    labels = [textwrap.fill(METHOD_LABELS[method], letters) for method in methods]
+    axis.set_xticks(range(len(methods)), labels)
     axis.set_yticks(range(1, len(ranks) + 1))
-    axis.set(ylabel="rank (1: most stable)", title=title, xlim=(-0.3, len(methods) - 0.1))
-    axis.set_ylim(len(ranks) + 0.4, 0.4)
+    axis.set_xlim(-0.3, len(methods) - 1 + 0.1)
+    axis.set_ylabel("rank (1: moved least)", fontsize=FONT)
+    axis.set_ylim(len(ranks) + 0.4, 0.6)
+    axis.tick_params(labelsize=FONT)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
+    known = ranks.dropna()
+    same = all((known[method] == known[methods[0]]).all() for method in methods)
+    message = "The order of the networks is the same under every method"
+    if len(methods) == 1:
+        message = "The order of the networks"
+    elif not same:
+        message = "The order of the networks depends on the method"
+    figure.suptitle(f"{message} ({title})" if title else message, fontsize=9.5, weight="bold", x=0.01, ha="left")
     return figure
 
 
@@ -42,7 +56,7 @@ def specification_curve(
     rankings: pd.DataFrame | None = None,
     *,
     method: str,
-    label: str = "overlap (IoU), raw or corrected",
+    label: str = "overlap, raw or corrected",
 ) -> Figure:
     """Specification curve (Simonsohn, Simmons and Nelson 2020) of the architectures' stability under one method.
 
@@ -103,7 +117,7 @@ def specification_curve(
     axes = axes[:, 0]
     for axis in axes:
         axis.axvspan(here - 0.5, here + 0.5, color=COLOURS[4], alpha=0.35, linewidth=0)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(labelsize=FONT)
     size = float(np.clip(240 / len(x), 3, 7))
     for number, name in enumerate(names):
         colour, value = COLOURS[number % len(COLOURS)], values[name].to_numpy(float)
@@ -117,9 +131,8 @@ def specification_curve(
                 markersize=size,
                 label=name if face != "white" else None,
             )
-    axes[0].set_ylabel(label)
+    axes[0].set_ylabel(f"{label}\nhigher: moved less", fontsize=FONT)
     axes[0].grid(axis="y", color="0.9")
-    axes[0].set_title(f"{METHOD_LABELS[method]}: {len(x)} analyses", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     handles.append(Rectangle((0, 0), 1, 1, color=COLOURS[4], alpha=0.35, linewidth=0))
     labels.append("default analysis")
@@ -135,15 +148,20 @@ def specification_curve(
     ]
     axis.bar(x[known], height[known], width=0.8, color=colours)
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set_ylabel(f"{first}\n\N{MINUS SIGN} {last}", fontsize=8)
+    axis.set_ylabel(f"{first}\n\N{MINUS SIGN} {last}", fontsize=FONT)
     ranks = values.rank(axis=1)  # ties share a rank: another order than one without ties
     whole = values.notna().all(axis=1).to_numpy() & complete  # incomplete analyses have no ranks
     same = (ranks.to_numpy() == ranks.loc[default[0]].to_numpy()).all(1) & whole
     negative, asked = height < 0, known & complete
-    text = f"reversed in {int((negative & asked).sum())} of {int(asked.sum())} complete analyses"
+    counted = f"{int((negative & asked).sum())} of {int(asked.sum())} complete analyses"
+    title = f"{METHOD_LABELS[method]}: {counted} reverse {first} and {last}"
+    figure.suptitle("\n".join(textwrap.wrap(title, 88)), fontsize=9.5, weight="bold", x=0.01, ha="left")
+    text = f"{len(x)} analyses"
     if len(names) > 2 and whole[here]:
-        text += f"; all {len(names)} as in the default analysis in {int(same.sum())} of {int(whole.sum())}"
-    axis.set_title(text, fontsize=8, loc="left", pad=3)
+        text += (
+            f"; all {len(names)} networks as in the default analysis in {int(same.sum())} of {int(whole.sum())}"
+        )
+    axis.set_title(text, fontsize=FONT, loc="left", pad=3)
     for axis, (key, found) in zip(axes[-len(options) :], options.items(), strict=True):
         for row, option in enumerate(found):
             spots = x[(chosen[key] == option).to_numpy()]
@@ -155,20 +173,21 @@ def specification_curve(
                 markersize=8,
                 markeredgewidth=1.6,
             )
-        axis.set_yticks(range(len(found)), [_option(key, option) for option in found], fontsize=8)
+        axis.set_yticks(range(len(found)), [_option(key, option) for option in found], fontsize=FONT)
         axis.set_ylim(len(found) - 0.5, -0.5)
         axis.set_ylabel(
-            _CHOICES.get(key, "reversal"), fontsize=8, rotation=0, ha="right", va="center", fontweight="bold"
+            _CHOICES.get(key, "reversal"), fontsize=FONT, rotation=0, ha="right", va="center", fontweight="bold"
         )
         axis.tick_params(axis="x", bottom=False)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
     axes[-1].set_xlim(-0.8, len(x) - 0.2)
-    axes[-1].set_xlabel("analysis, sorted by the difference")
+    axes[-1].set_xlabel("analysis, sorted by the difference", fontsize=FONT)
     axes[-1].tick_params(axis="x", bottom=True)
     axes[-1].spines["bottom"].set_visible(True)
     figure.align_ylabels(axes[: -len(options)])
     figure.align_ylabels(axes[-len(options) :])
-    place_legend(figure, handles, labels)
+    style = {"loc": "outside lower center", "frameon": False, "fontsize": FONT, "columnspacing": 1.2}
+    figure.legend(handles, labels, ncols=min(4, len(labels)), **style)
     return figure
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cxr.metrics.metric_table import METRICS
-from cxr.report.figures.layout import place_legend, shared_legend
-from cxr.report.figures.style import COLOURS, MARKERS, METHOD_LABELS, WIDTH, signed
+from cxr.report.figures.rows import LETTER, cell_name
+from cxr.report.figures.style import COLOURS, FONT, MARKERS, WIDTH, signed
+from cxr.report.figures.training import name_ends
 
 
 def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
-    """Effect sizes of a known change under every metric; outlined where the metric sees it.
+    """Effect sizes of a known change under every metric; framed where the metric sees it.
 
     Parameters
     ----------
@@ -24,54 +27,40 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
     """
     keys = ["metric", "architecture", "method"]
     metrics, names, methods = (list(dict.fromkeys(table[key])) for key in keys)
-    columns = [(name, method) for name in names for method in methods]
-    columns = [c for c in columns if ((table["architecture"] == c[0]) & (table["method"] == c[1])).any()]
+    rows = [(name, method) for name in names for method in methods]
+    rows = [c for c in rows if ((table["architecture"] == c[0]) & (table["method"] == c[1])).any()]
     cells = table.set_index(keys)
     sees = set(cells.index[cells["sees"].eq(True)])
-    values = np.full((len(metrics), len(columns)), np.nan)
-    for row, metric in enumerate(metrics):
-        for column, cell in enumerate(columns):
+    values = np.full((len(rows), len(metrics)), np.nan)
+    for row, cell in enumerate(rows):
+        for column, metric in enumerate(metrics):
             if (metric, *cell) in cells.index:
                 values[row, column] = cells.at[(metric, *cell), "standardised"]
-    texts = len(columns) <= 13
-    size = (float(np.clip(3.6 + 0.55 * len(columns), 4.5, WIDTH)), max(2.3 + 0.3 * len(metrics), 3.6))
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    everywhere = sum(all((metric, *cell) in sees for cell in rows) for metric in metrics)
+    title = f"{everywhere} of {len(metrics)} metrics see the change in every cell (black frames)"
+    labels = [cell_name({"architecture": name, "method": method}) for name, method in rows]
+    left = LETTER * max(map(len, labels)) + 0.3
+    width = float(np.clip(left + 0.36 * len(metrics) + 1.0, 5.6, WIDTH))
+    figure, axis = plt.subplots(figsize=(width, max(3.0, 2.1 + 0.26 * len(rows))), layout="constrained")
     axis.set_facecolor("0.88")
     shown = axis.imshow(np.ma.masked_invalid(values), cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        if texts:
-            text, dark = ("n/a", False) if np.isnan(value) else (signed(value), abs(value) > 0.65 * limit)
-            colour = "white" if dark else "black"
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-        if (metrics[row], *columns[column]) in sees:
-            axis.add_patch(
-                Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, fill=False, edgecolor="black", linewidth=1.6)
-            )
-    turn = {"rotation": 90 if len(columns) > 20 else 40, "ha": "center" if len(columns) > 20 else "right"}
-    axis.set_xticks(range(len(columns)), [METHOD_LABELS[m] for _, m in columns], fontsize=8, **turn)
-    if len(columns) <= 20:
-        for label in axis.get_xticklabels():
-            label.set_rotation_mode("anchor")
-    labels = [METRICS[m].label.split(" (")[0] if m in METRICS else m.replace("_", " ") for m in metrics]
-    axis.set_yticks(range(len(metrics)), labels, fontsize=8)
-    axis.set_xlabel("method")
-    upper = axis.secondary_xaxis("top")
-    middles = [np.mean([i for i, (a, _) in enumerate(columns) if a == name]) for name in names]
-    crowded = max(map(len, names)) * 0.072 * len(names) > size[0] - 3.4
-    turn = {"rotation": 20, "ha": "left", "rotation_mode": "anchor"} if crowded else {}
-    upper.set_xticks(middles, names, fontsize=8, **turn)
-    upper.tick_params(length=0)
-    for edge in [i - 0.5 for i in range(1, len(columns)) if columns[i][0] != columns[i - 1][0]]:
-        axis.axvline(edge, color="white", linewidth=3)
+        text, dark = ("n/a", False) if np.isnan(value) else (signed(value), abs(value) > 0.65 * limit)
+        colour = "white" if dark else "black"
+        axis.text(column, row, text, ha="center", va="center", fontsize=FONT, color=colour)
+        if (metrics[column], *rows[row]) in sees:
+            frame = {"fill": False, "edgecolor": "black", "linewidth": 1.0}
+            axis.add_patch(Rectangle((column - 0.45, row - 0.43), 0.9, 0.86, **frame))
+    known = [METRICS[m].label.split(" (")[0] if m in METRICS else m.replace("_", " ") for m in metrics]
+    axis.set_xticks(range(len(metrics)), [textwrap.fill(name, 18) for name in known], fontsize=FONT, rotation=90)
+    axis.set_yticks(range(len(rows)), labels, fontsize=FONT)
+    for edge in [i - 0.5 for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0]]:
+        axis.axhline(edge, color="white", linewidth=3)
     bar = figure.colorbar(shown, ax=axis, extend="both", fraction=0.05, pad=0.02)
-    bar.set_label("drift against\ntwo heads (effect size)", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    mark = Rectangle((0, 0), 1, 1, fill=False, edgecolor="black", linewidth=1.6)
-    handles, labels = [mark], ["the metric sees the change"]
-    if np.isnan(values).any():
-        handles.append(Rectangle((0, 0), 1, 1, facecolor="0.88"))
-        labels.append("not available")
-    place_legend(figure, handles, labels)
+    missing = "\n(grey: not available)" if np.isnan(values).any() else ""
+    bar.set_label(f"drift against\ntwo heads (effect size){missing}", fontsize=FONT)
+    bar.ax.tick_params(labelsize=FONT)
+    figure.suptitle(textwrap.fill(title, int(11 * width)), fontsize=9.5, weight="bold")
     return figure
 
 
@@ -88,37 +77,42 @@ def power(table: pd.DataFrame, *, wanted: float = 0.8) -> Figure:
     seeds = sorted(table["seeds"].unique())
     columns = min(3, len(effects))
     rows = -(-len(effects) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(max(3.0 * columns, 4.5), 2.8 * rows + 0.6),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
+    size = (float(np.clip(2.4 * columns, 4.5, WIDTH)), 2.1 * rows + 0.5)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    colours = {f"{count} patients": COLOURS[number % len(COLOURS)] for number, count in enumerate(patients)}
     for axis, effect in zip(axes.flat, effects, strict=False):
-        axis.axhline(wanted, color="grey", linestyle="--", linewidth=1, label=f"power {wanted:g}")
+        axis.axhline(wanted, color="grey", linestyle="--", linewidth=1)
         for number, count in enumerate(patients):
             line = table[(table["effect"] == effect) & (table["patients"] == count)].sort_values("seeds")
-            axis.plot(
-                line["seeds"],
-                line["power"],
-                marker=MARKERS[number % len(MARKERS)],
-                markersize=4,
-                color=COLOURS[number % len(COLOURS)],
-                label=f"{count} patients",
-            )
-        axis.set_title(
-            f"a difference of {effect:g}" if isinstance(effect, int | float) else str(effect), fontsize=9
-        )
-        axis.set(ylim=(-0.02, 1.02), xticks=seeds)
+            style = {"marker": MARKERS[number % len(MARKERS)], "markersize": 4}
+            axis.plot(line["seeds"], line["power"], color=colours[f"{count} patients"], **style)
+        name = f"a difference of {effect:g}" if isinstance(effect, int | float) else str(effect)
+        axis.set_title(name, fontsize=FONT, weight="bold")
+        axis.set(ylim=(-0.02, 1.05), xticks=seeds)
         axis.grid(axis="y", color="0.92")
-        axis.tick_params(labelbottom=True)
-        axis.set_xlabel("number of seeds")
+        axis.tick_params(labelbottom=True, labelsize=FONT)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel("number of seeds", fontsize=FONT)
     for axis in axes.flat[len(effects) :]:
         axis.remove()
     for axis in axes[:, 0]:
-        axis.set_ylabel("power\n(chance to find it)")
-    shared_legend(figure, axes.flat[: len(effects)])
+        axis.set_ylabel("power\n(chance to find it)", fontsize=FONT)
+    needed = _seeds_needed(table, effects, patients[0], wanted)
+    figure.suptitle(textwrap.fill(needed, int(11 * size[0])), fontsize=9.5, weight="bold", x=0.01, ha="left")
+    first = axes.flat[0]
+    start = table[(table["effect"] == effects[0]) & (table["seeds"] == seeds[-1])].set_index("patients")["power"]
+    ends = {f"{count} patients": (seeds[-1], float(start[count])) for count in patients if count in start}
+    room = max(seeds[-1] - seeds[0], 1)
+    first.set_xlim(seeds[0] - 0.06 * room, seeds[-1] + (0.06 + 0.062 * 14 / (size[0] / columns - 0.7)) * room)
+    name_ends(first, ends, colours)
     return figure
+
+
+def _seeds_needed(table: pd.DataFrame, effects: list, patients: int, wanted: float) -> str:
+    """How many seeds find the effects with the fewest patients of the table, in one sentence."""
+    most, texts = table["seeds"].max(), []
+    for effect in effects:
+        own = table[(table["effect"] == effect) & (table["patients"] == patients) & (table["power"] >= wanted)]
+        name = f"{effect:g}" if isinstance(effect, int | float) else str(effect)
+        texts.append(f"{own['seeds'].min()} for {name}" if len(own) else f"more than {most} for {name}")
+    return f"Seeds for a power of {wanted:g} with {patients} patients: {', '.join(texts)}"

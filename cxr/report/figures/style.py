@@ -22,33 +22,25 @@ CHECKPOINT_LABELS = {"before": "before fine-tuning", "after": "after fine-tuning
 MARKERS = "osD^vP*<>"
 
 
-DASHES = ("-", "--", ":", "-.")
+WIDTH = 7.3  # inches: a page 1100 pixels wide, at 150 dpi
 
 
-WIDTH = 9.0  # inches: at 100 dpi the 900 pixels of a report's column
+FONT = 8.0  # points: the smallest text on such a page that people read with ease
 
 
-PAGE = 7.3  # inches: a page 1100 pixels wide, at 150 dpi
-
-
-# by the suffix of the columns: label, colour of the band, colour of its median, hatch
+# by the suffix of the columns: name and colour
 BASELINES = {
-    "two_patients": ("two patients (same class)", "#BDBDBD", "#6E6E6E", None),
-    "two_heads": ("two heads", "#56B4E9", "#2E8BC0", None),
-    "two_seeds": ("two seeds", "#E69F00", "#B37B00", "/////"),
-    "more_training": ("as many epochs again", "#009E73", "#006B4F", "....."),
+    "two_patients": ("two patients", "#6E6E6E"),
+    "two_heads": ("two heads", "#2E8BC0"),
+    "two_seeds": ("two seeds", "#B37B00"),
+    "more_training": ("as many epochs again", "#006B4F"),
+    "chance": ("chance", "#9B4A77"),
 }
 
 
 def wrapped(label: str) -> str:
     """A label in lines of at most 30 characters."""
     return textwrap.fill(label, 30)
-
-
-def method_style(method: str) -> tuple[str, str]:
-    """Colour and marker of a method, the same in every figure."""
-    place = list(METHOD_LABELS).index(method)
-    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
 
 
 def plain(name: object) -> str:

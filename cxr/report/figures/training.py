@@ -2,81 +2,99 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cxr.report.figures.style import CHECKPOINT_LABELS, COLOURS
+from cxr.report.figures.style import AFTER, BEFORE, CHECKPOINT_LABELS, COLOURS, FONT, WIDTH
+
+_SIDES = {"before": BEFORE, "after": AFTER}
 
 
 def contact_sheet(images: np.ndarray, titles: Sequence[str], *, columns: int = 8, heading: str = "") -> Figure:
-    """Grey images, uint8 [n, h, w], in rows of `columns`, each with its title; black is 0, white 255."""
-    columns = max(1, min(columns, len(images)))
+    """Grey images, uint8 [n, h, w], in rows of at most `columns`, each with its title; black is 0, white 255."""
+    columns = max(1, min(columns, len(images), 6))  # more leave no room for titles
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.6 * columns, 1.8 * rows), squeeze=False, layout="constrained"
-    )
+    wide = min(1.6, WIDTH / columns)
+    lines = [textwrap.fill(title, max(8, int(wide / 0.07))) for title in titles]
+    tall = wide + 0.14 * max((text.count("\n") + 1 for text in lines), default=1) + 0.05
+    size = (wide * columns, tall * rows + 0.3 * bool(heading))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
-    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+    for axis, image, title in zip(axes.flat, images, lines, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.set_title(title, fontsize=7)
+        axis.set_title(title, fontsize=FONT, pad=2)
     if heading:
-        figure.suptitle(heading, fontsize=9)
+        figure.suptitle(heading, fontsize=9.5, weight="bold")
     return figure
 
 
 def history(table: pd.DataFrame, curves: Mapping[str, str], *, ylabel: str, title: str = "") -> Figure:
     """Curves over epochs: `curves` maps a label to a column of `table`, which has the column `epoch`."""
-    figure, axis = plt.subplots(figsize=(5, 3))
-    for colour, (label, column) in zip(COLOURS, curves.items(), strict=False):
-        axis.plot(table["epoch"], table[column], marker="o", markersize=3, color=colour, label=label)
-    axis.set(xlabel="epoch", ylabel=ylabel, title=title)
-    axis.legend(frameon=False)
-    figure.tight_layout()
+    figure, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
+    colours = dict(zip(curves, COLOURS, strict=False))
+    for label, column in curves.items():
+        axis.plot(table["epoch"], table[column], marker="o", markersize=3, color=colours[label])
+    ends = {label: (table["epoch"].iloc[-1], table[column].iloc[-1]) for label, column in curves.items()}
+    first, last = table["epoch"].min(), table["epoch"].max()
+    span = max(last - first, 1)
+    axis.set_xlim(first - 0.03 * span, last + (0.03 + 0.02 * max(map(len, curves))) * span)
+    axis.locator_params(axis="x", integer=True)
+    axis.set_xticks([tick for tick in axis.get_xticks() if first <= tick <= last])
+    _finish(axis, xlabel="epoch", ylabel=ylabel, title=title)
+    name_ends(axis, ends, colours)
     return figure
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") -> Figure:
     """Confusion matrix [true, predicted] of counts; colours show shares of the true class."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 1.8 + 0.62 * len(classes)
-    figure, axis = plt.subplots(figsize=(side + 0.8, side))
+    side = min(1.5 + 0.55 * len(classes), WIDTH - 1.2)
+    figure, axis = plt.subplots(figsize=(side + 1.2, side + 0.4), layout="constrained")
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if shares[row, column] > 0.5 else "black"
-        axis.text(column, row, int(count), ha="center", va="center", color=colour, fontsize=9)
+        axis.text(column, row, int(count), ha="center", va="center", color=colour, fontsize=FONT)
     ticks = range(len(classes))
-    axis.set_xticks(ticks, classes, rotation=35, ha="right")
+    axis.set_xticks(ticks, classes, rotation=35, ha="right", rotation_mode="anchor")
     axis.set_yticks(ticks, classes)
-    axis.set(xlabel="predicted class", ylabel="true class", title=title)
-    figure.colorbar(image, ax=axis, label="share of the true class", fraction=0.046)
-    figure.tight_layout()
+    right = np.trace(counts) / max(counts.sum(), 1)
+    message = f"{right:.0%} of {int(counts.sum())} images are classified correctly"
+    _finish(
+        axis, xlabel="predicted class", ylabel="true class", title=f"{title}:\n{message}" if title else message
+    )
+    bar = figure.colorbar(image, ax=axis, fraction=0.046)
+    bar.set_label("share of the true class", fontsize=FONT)
+    bar.ax.tick_params(labelsize=FONT)
     return figure
 
 
 def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Reliability diagram: accuracy against confidence, before and after.
 
-    `tables`: for each checkpoint confidence, accuracy and n, one row a bin; a marker's area grows with n.
+    `tables`: for each checkpoint confidence, accuracy and n, one row a bin; a marker's area grows with n. Bins
+    without an image are not drawn. The axes begin below the lowest value.
     """
-    figure, axis = plt.subplots(figsize=(4.2, 4))
-    axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfect calibration")
-    for colour, (checkpoint, table) in zip(COLOURS, tables.items(), strict=False):
-        table = table[table["n"] > 0]
-        axis.plot(
-            table["confidence"],
-            table["accuracy"],
-            color=colour,
-            label=CHECKPOINT_LABELS[checkpoint],
-        )
-        axis.scatter(table["confidence"], table["accuracy"], s=3 + table["n"], color=colour, alpha=0.6)
-    axis.set(xlabel="confidence of the predicted class", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    axis.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    figure, axis = plt.subplots(figsize=(4.2, 3.9), layout="constrained")
+    shown = {name: table[table["n"] > 0] for name, table in tables.items()}
+    lowest = min(table[["confidence", "accuracy"]].min().min() for table in shown.values())
+    start = max(0.0, np.floor(10 * lowest) / 10)
+    axis.plot([start, 1], [start, 1], color="grey", linewidth=1, linestyle="--")
+    for number, (checkpoint, table) in enumerate(shown.items()):
+        style = {"color": _SIDES[checkpoint]}
+        axis.plot(table["confidence"], table["accuracy"], **style)
+        axis.scatter(table["confidence"], table["accuracy"], s=3 + table["n"], alpha=0.6, **style)
+        text = CHECKPOINT_LABELS[checkpoint]
+        axis.text(0.03, 0.96 - 0.06 * number, text, transform=axis.transAxes, va="top", fontsize=FONT, **style)
+    axis.set(xlim=(start, 1.01), ylim=(start, 1.01))
+    title = "Below the dashed line: the network is too sure"
+    _finish(axis, xlabel="confidence of the predicted class", ylabel="accuracy", title=title)
     return figure
 
 
@@ -86,18 +104,62 @@ def performance(runs: pd.DataFrame) -> Figure:
     `runs`: architecture, seed, auc_macro_before, auc_macro_after; one row a training.
     """
     names = list(dict.fromkeys(runs["architecture"]))
-    figure, axis = plt.subplots(figsize=(1.6 + 1.5 * len(names), 3.4))
+    width = min(WIDTH, max(4.5, 0.9 + 1.15 * len(names)))
+    figure, axis = plt.subplots(figsize=(width, 3.0), layout="constrained")
     for position, name in enumerate(names):
         for _, row in runs[runs["architecture"] == name].iterrows():
             values = [row["auc_macro_before"], row["auc_macro_after"]]
-            colour = COLOURS[position % len(COLOURS)]
-            axis.plot([position - 0.2, position + 0.2], values, color=colour, linewidth=1)
-            axis.plot(position - 0.2, values[0], "o", color=colour, markerfacecolor="white")
-            axis.plot(position + 0.2, values[1], "o", color=colour)
-    axis.plot([], [], "o", color="black", markerfacecolor="white", label=CHECKPOINT_LABELS["before"])
-    axis.plot([], [], "o", color="black", label=CHECKPOINT_LABELS["after"])
-    axis.set_xticks(range(len(names)), names)
-    axis.set(ylabel="macro AUC, one-vs-rest (test set)", xlim=(-0.5, len(names) - 0.5))
-    axis.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+            axis.plot([position - 0.22, position + 0.22], values, color="0.6", linewidth=1, zorder=1)
+            axis.plot(position - 0.22, values[0], "o", color=BEFORE, markersize=5)
+            axis.plot(position + 0.22, values[1], "o", color=AFTER, markersize=5)
+    change = runs["auc_macro_after"] - runs["auc_macro_before"]
+    low, high = (f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") for value in (change.min(), change.max()))
+    spots = [position + side for position in range(len(names)) for side in (-0.22, 0.22)]
+    axis.set_xticks(spots, ["before", "after"] * len(names))
+    lines = [textwrap.fill(name, max(8, int((width - 0.8) / len(names) / 0.066))) for name in names]
+    for position, text in enumerate(lines):
+        below = {
+            "xycoords": axis.get_xaxis_transform(),
+            "textcoords": "offset points",
+            "ha": "center",
+            "va": "top",
+        }
+        axis.annotate(text, (position, 0), (0, -18), fontsize=FONT, **below)
+    for edge in np.arange(len(names) - 1) + 0.5:
+        axis.axvline(edge, color="0.88", linewidth=0.8, zorder=0)
+    axis.set_xlim(-0.5, len(names) - 0.5)
+    title = f"Macro AUC changes by {low}" + (f" to {high}" if high != low else "")
+    _finish(axis, xlabel="", ylabel="macro AUC (test set)\na line a seed", title=title)
+    axis.tick_params(axis="x", length=0)
     return figure
+
+
+def name_ends(axis: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:
+    """Name lines at their right ends, in their colours; names that would lie on one another are moved apart.
+
+    ends: by name, the last point of its line. Call it when the axis' size and limits are final.
+    """
+    figure = axis.get_figure()
+    figure.canvas.draw()  # a layout sets the size
+    low, high = axis.get_ylim()
+    tall = axis.get_window_extent().height / figure.dpi
+    step = 0.15 * (high - low) / tall  # the height of a line of text
+    order = sorted(ends, key=lambda name: ends[name][1])
+    heights = [ends[name][1] for name in order]
+    for number in range(1, len(heights)):
+        heights[number] = max(heights[number], heights[number - 1] + step)
+    shift = np.mean([ends[name][1] for name in order]) - np.mean(heights)
+    shift = min(shift, high - 0.3 * step - heights[-1])
+    for name, height in zip(order, heights, strict=True):
+        style = {"color": colours[name], "fontsize": FONT, "va": "center", "annotation_clip": False}
+        axis.annotate(name, (ends[name][0], height + shift), (6, 0), textcoords="offset points", **style)
+    axis.set_ylim(low, high)
+
+
+def _finish(axis: Axes, *, xlabel: str, ylabel: str, title: str) -> None:
+    """Labels, title and ticks at readable sizes, and no frame above and at the right."""
+    axis.set_xlabel(xlabel, fontsize=FONT)
+    axis.set_ylabel(ylabel, fontsize=FONT)
+    axis.set_title(title, fontsize=9.5, weight="bold", loc="left")
+    axis.tick_params(labelsize=FONT)
+    axis.spines[["top", "right"]].set_visible(False)
