@@ -7,12 +7,15 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3 pytho
 	$(p) -c 'import sys, venv, ensurepip; assert (3, 11) <= sys.version_info[:2] <= (3, 13); print("$(p)")' 2>/dev/null)))
 BIN := $(VENV)/bin
 
-.PHONY: help env study test test-fast ui lab bench lint lock clean
+.PHONY: help env quick study test test-fast ui lab examples bench lint lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(VENV)/.installed  ## install into .venv, and nothing else
+
+quick: $(VENV)/.installed  ## a first result: a small study, about three minutes on two free cores
+	$(BIN)/cxr study params/quick.yaml $(ARGS)
 
 study: $(VENV)/.installed  ## run a study; PARAMS=params/study.yaml ARGS='--set data=FOLDER'
 	$(BIN)/cxr study $(PARAMS) $(ARGS)
@@ -26,8 +29,12 @@ test-fast: $(VENV)/.installed  ## tests that are not marked slow
 ui: $(VENV)/.installed  ## the MLflow UI, for this machine only
 	$(BIN)/cxr ui $(ARGS)
 
-lab: $(VENV)/.installed  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+lab: $(VENV)/.installed  ## JupyterLab: notebooks/, and the executed notebooks of a study in mlruns/studies/NAME
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+
+NAME ?= phantom
+examples: $(VENV)/.installed  ## write docs/examples from the finished study NAME, in seconds
+	$(BIN)/python docs/examples/render.py $(NAME)
 
 BENCH ?= attribution training scoring data growth
 bench: $(VENV)/.installed  ## the benchmarks of docs/speed.md, under 15 minutes on two cores; ARGS=--small takes seconds

@@ -79,6 +79,33 @@ def test_help_imports_nothing_heavy():
     assert time.monotonic() - began < 5  # half a second on an idle machine
 
 
+def test_a_mistyped_network_gets_the_nearest_without_tensorflow():
+    code = (
+        "import sys\nfrom cxr.cli import main\n"
+        "codes = [main.main(['models', name]) for name in ('CompactDensNet', 'VGG16 ', 'no_such_module:net')]\n"
+        "print(codes, [m for m in ('tensorflow', 'keras', 'mlflow', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[2, 2, 2] []\n"
+    said = done.stderr.splitlines()
+    assert len(said) == 3 and "unknown 'CompactDensNet': did you mean CompactDenseNet or" in said[0]
+    assert "did you mean VGG16 or" in said[1] and "there is no module 'no_such_module'" in said[2]
+
+
+@pytest.mark.slow
+def test_models_prints_nothing_of_tensorflow(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import sys\nfrom cxr.models import build\n"
+        "def net(n_classes, image_size):\n    print('mine', file=sys.stderr)\n"
+        "    return build.build('CompactInception', n_classes=n_classes, image_size=image_size)\n"
+    )
+    words = [sys.executable, "-m", "cxr.cli", "models", "own:net", "--image-size", "64"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert max(map(len, done.stdout.splitlines())) <= 100 and "refused at this size" in done.stdout
+    assert done.stdout.startswith("own.net\n  input            64x64")
+    assert done.stderr == "mine\n"  # what others say is kept
+
+
 def test_a_dry_run_does_not_import_tensorflow(tmp_path):
     code = (
         "import sys\nfrom cxr.cli import main\nfrom cxr.data import loading\nfrom cxr.study import runner\n"
@@ -91,7 +118,7 @@ def test_a_dry_run_does_not_import_tensorflow(tmp_path):
 @pytest.mark.parametrize(
     ("assignments", "message"),
     [
-        (["batchsize=3"], "unknown parameter 'batchsize': did you mean 'batch_size'?"),
+        (["batchsize=3"], "unknown parameter 'batchsize': did you mean 'batch_size'"),
         (["batch_size"], "--set batch_size: expected key=value"),
         (["batch_size=0"], "batch_size: "),
         (["seed=[0, 0]"], "seed: list every entry once"),
@@ -102,6 +129,15 @@ def test_bad_parameters_end_with_2_and_one_line(params, assignments, message, ca
     assert main.main(["study", params, "--set", *assignments]) == 2
     error = error_of(capsys)
     assert error.startswith("cxr: error: ") and message in error
+
+
+@pytest.mark.parametrize("command", ["study", "check", "plan"])
+def test_a_key_that_the_study_does_not_have_is_refused_by_every_command(command, params, tmp_path, capsys):
+    assert main.main([command, params, "--set", "epochs=3"]) == 2
+    assert "unknown parameter 'epochs': did you mean 'transfer_epochs' or 'fine_tune_epochs'" in error_of(capsys)
+    (tmp_path / "study.yaml").write_text("name: demo\nsource_images: 64\n")
+    assert main.main([command, params]) == 2
+    assert "study.yaml: unknown parameter 'source_images'" in error_of(capsys)
 
 
 def test_a_parameter_file_that_is_not_there(tmp_path, capsys):
@@ -124,12 +160,12 @@ def test_options_reach_the_study(params, dry, monkeypatch):
 
     seen = []
     monkeypatch.setattr(runner, "run", lambda *words, **options: seen.append((words, options)) or 1)
-    words = ["study", params, "--set", "seed=[4]", "n_boot=200", "--set", "weights=none", "--jobs", "0"]
+    words = ["study", params, "--set", "seed=4", "n_boot=200", "--set", "weights=none", "--jobs", "0"]
     words += ["--tracking-uri", "sqlite:////x", "--out", "there", "--fresh", "--scheduler", "tcp://there:8786"]
     words += ["--plan", "plan.yaml"] + (["--dry-run"] if dry else [])
     assert main.main(words) == 1
     (((settings, path, overrides), options),) = seen
-    given = {"seed": [4], "n_boot": 200, "weights": "none", "jobs": 0, "plan": "plan.yaml"}
+    given = {"seed": 4, "n_boot": 200, "weights": "none", "jobs": 0, "plan": "plan.yaml"}
     assert path == params and overrides == given
     assert (settings.name, settings.seed, settings.weights, settings.jobs) == ("demo", [4], "none", 0)
     places = {"tracking_uri": "sqlite:////x", "out": "there", "scheduler": "tcp://there:8786"}

@@ -166,15 +166,50 @@ def test_the_matched_null_is_pooled():
 
 
 def test_the_report_shows_the_headline_in_tables_of_at_most_eight_columns():
-    table = scores(PLAIN).assign(overlap_two_patients=0.2, overlap_two_heads=0.9, overlap_more_training=0.8)
+    table = scores(PLAIN, metrics=METRICS).assign(
+        overlap_two_patients=0.2, overlap_two_heads=0.9, overlap_more_training=0.8
+    )
     again = table[["architecture", "method", "image_id", "patient_id"]].assign(seed_a=0, seed_b=1, overlap=0.7)
-    headline = headlines.headline(comparison.pooled(table, runs(PLAIN), two_seeds=again, n_boot=50))
+    summary = comparison.pooled(table, runs(PLAIN), two_seeds=again, n_boot=50)
+    headline = headlines.headline(summary)
     result, beside, images = headlines.in_tables(headline)
     run_ids = runs(PLAIN).assign(run_id="abc")
     shown = [tables.readable(each) for each in (headlines.with_runs(result, run_ids), beside, images)]
-    assert [len(each.columns) for each in shown] == [8, 8, 5] and {len(each) for each in shown} == {len(PLAIN)}
+    assert [len(each.columns) for each in shown] == [8, 8, 7] and {len(each) for each in shown} == {len(PLAIN)}
     assert "as many epochs again" in shown[1] and "score runs" in shown[0]
     assert {name for each in shown for name in each} >= set(tables.readable(headline)) - {"seeds"}
+    every = [tables.readable(each) for each in headlines.every_metric(summary)]
+    assert {f"{name}_median" for name in METRICS} <= {n for each in headlines.every_metric(summary) for n in each}
+    for each in [*shown, *every]:
+        assert list(each)[2] == "passes its checks" and len(each.columns) <= 8, "before the numbers of maps"
+
+
+def test_the_caution_counts_the_maps_that_fail_or_were_not_checked(monkeypatch):
+    said = []
+    monkeypatch.setattr(sections, "say", said.append)
+    sections.caution(pd.DataFrame({"map_check": ["yes", "no", "no", "not checked"]}))
+    assert ["in 2 of 4 rows the maps do not pass" in said[0], "in 1 of 4 rows the maps were not" in said[1]] == [
+        True
+    ] * 2
+    sections.caution(pd.DataFrame({"map_check": ["yes"]}))
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("name", sections.SHOWN)
+def test_what_the_report_shows_of_wide_tables_has_at_most_eight_columns(name):
+    assert len(sections.SHOWN[name]) <= 8
+
+
+def test_how_metrics_follow_the_marker_has_a_row_a_method_and_metric():
+    cells = [("A", "layercam"), ("A", "gradcam"), ("B", "layercam"), ("B", "gradcam")]
+    rows = [(*cell, metric, k) for k, cell in enumerate(cells) for metric in ("pearson", "overlap")]
+    seen = pd.DataFrame(rows, columns=["architecture", "method", "metric", "follows"])
+    table = sections.following(seen)
+    assert list(table) == ["method", "metric", "A", "B"]
+    assert table[table["method"] == "layercam"].values.tolist() == [
+        ["layercam", "overlap", 0, 2],
+        ["layercam", "pearson", 0, 2],
+    ], "metrics in the order of METRICS"
 
 
 def test_a_cell_passes_its_checks_if_both_checkpoints_do():

@@ -1,5 +1,6 @@
 """`cxr drift` as its users have it: a process of its own, exit codes, files, the MLflow run."""
 
+import html
 import os
 import signal
 import subprocess
@@ -85,8 +86,9 @@ def here(tmp_path, monkeypatch):
         ("--labels none --gate auc_macro_before>0", "no metric 'auc_macro_before' is measured"),
         ("--gate overlap_two_heads_median>0", "no metric 'overlap_two_heads_median'"),
         ("--classes x", "images are labelled y, and the classes are x"),
-        ("--set architecture=x", "--set architecture: no parameter of this"),
-        ("--set path_colum=x", "--set path_colum: no parameter of this"),
+        ("--set architecture=x", "unknown parameter 'architecture'"),
+        ("--set path_colum=x", "unknown parameter 'path_colum': did you mean 'path_column'"),
+        ("--set epochs=3", "unknown parameter 'epochs': the notebook's parameters cell lists all"),
         ("--tracking-uri http://127.0.0.1:9", "no MLflow server answers"),
     ],
 )
@@ -122,9 +124,11 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     said = [line.split(",")[0] for line in done.stdout.splitlines() if line.startswith("gate ")]
     assert said == [f"gate {gate}: {result}" for gate, result in gates.items()]
     assert "» maps of B2: image 80/80" in done.stderr and "»" not in done.stdout
-    shown = ("LayerCAM at last (12x12)", "Grad-CAM++ at last (12x12)", "two seeds of B", "on 80 of 80 images (")
-    for text in shown:
+    for text in ("explained at last (12x12)", "two seeds\n", "on 80 of 80 images (", "report:  there/drift.html"):
         assert text in done.stdout, done.stdout
+    long = [line for line in done.stdout.splitlines() if len(line) > 100]
+    assert all("cxr ui --tracking-uri" in line for line in long)  # a command to copy is not wrapped
+    assert "TF_ENABLE_ONEDNN" not in done.stderr and "absl" not in done.stderr
 
     (info,) = tracking.find("drift", experiment="drift")
     assert f"runs/{info.run_id}" in done.stdout
@@ -141,8 +145,23 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     assert info.tags["cxr.gate.2"].startswith("gate gradcampp/overlap_median>1: FAILED")
     assert (folder / "there" / "figure.pdf").read_bytes().startswith(b"%PDF")
     held = {"drift.png", "drift.pdf", "drift_by_class_layercam.png", "manifest.csv", "images.parquet"}
-    held |= {"gates.json", "notebook.ipynb", "parameters.yaml", "summary.txt"}
+    held |= {
+        "answer.txt",
+        "report.html",
+        "map_checks.csv",
+        "gates.json",
+        "notebook.ipynb",
+        "parameters.yaml",
+        "summary.txt",
+    }
     assert held <= set(info.artifacts())
+    page = (folder / "there" / "drift.html").read_text(encoding="utf-8")
+    for sentence in info.file("answer.txt").read_text().splitlines():
+        assert html.escape(sentence) in page
+        assert sentence.split(": ")[0][:60] in " ".join(done.stdout.split())
+    assert info.tags["cxr.answer"].startswith(info.file("answer.txt").read_text()[:60])
+    assert info.tags["cxr.synthetic"] == "no"  # the files do not say that a program drew them
+    assert info.metrics["passes_checks"] == info.table("map_checks.csv")["passes_checks"][[0, 2]].all()
     notebook = info.json("notebook.ipynb")
     assert all(cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code")
     assert info.params["checkpoint_sha256_before"] != info.params["checkpoint_sha256_after"]
@@ -177,7 +196,7 @@ def test_without_labels_by_hand_through_papermill(folder, store, tmp_path):
     assert (table["explained"] == table["predicted_after"]).all() and set(table["explained"]) <= set("01234")
     said = info.file("summary.txt").read_text()
     assert "A and B have the same weights" in said and "each treated as a separate patient" in said
-    assert "no baseline 'two seeds of A'" in said and "--like-b B2.keras" in said
+    assert "another seed alone may move it" in said and "--like-a, --like-b" in said
     assert not [name for name in info.metrics if name.startswith(("auc", "accuracy"))]
 
 

@@ -78,6 +78,20 @@ def test_performance_is_the_auc_where_every_class_is_there():
     assert found.at[("sex", "M"), "after_ci_low"] < np.mean(aucs) < found.at[("sex", "M"), "after_ci_high"] <= 1
 
 
+def test_intervals_of_few_and_unlike_seeds_stay_within_what_can_be():
+    scores, predictions = study(np.random.default_rng(3))
+    shares = {0: 0.9, 1: 0.5, 2: 0.1}  # right answers of class b: the mean less t times its error is below 0
+    for (_, seed, _), table in predictions.items():
+        own = table["label"] == "b"
+        table.loc[own, "correct"] = np.arange(own.sum()) < shares[seed] * own.sum()
+    scores.loc[scores["label"] == "b", "overlap"] *= scores["seed"].map({0: 1.5, 1: 0.5, 2: 0.01})
+    found = groups.performance(predictions, ["label"], **OPTIONS).set_index("value").loc["b"]
+    low, high = found[["after_ci_low", "after_ci_high"]]
+    assert 0 < low < found["after_median"] < high < 1 and low < 0.05 and high > 0.95
+    drift = groups.drift(scores, ["label"], "overlap", **OPTIONS).set_index("value").loc["b"]
+    assert drift["overlap_ci_low"] == 0 and drift["overlap_ci_high"] == 1 and drift["overlap_corrected_ci_low"] < 0
+
+
 def test_a_difference_that_is_there_is_found_and_no_other():
     scores, predictions = study(np.random.default_rng(2), seeds=4)
     found = groups.differences(scores, predictions, NAMES, "overlap", **OPTIONS)

@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import browser
@@ -75,6 +77,22 @@ def test_the_study_ends_with_a_table_and_a_report(study, store):
         and "each trained once: results describe these checkpoints only, not another training" in html
     )
     assert f"runs/{only('score', method='layercam').run_id}" in html, "numbers are linked to their runs"
+    widths = [head.count("<th") for head in re.findall(r"<thead>.*?</thead>", html, re.DOTALL)]
+    assert widths and max(widths) <= 8
+
+
+def test_the_report_opens_with_the_answer_and_the_run_holds_it(study, store):
+    html = (store / "out" / "report.html").read_text()
+    compare = only("compare", architecture=None)
+    sentences = compare.file("answer.txt").read_text(encoding="utf-8").splitlines()
+    assert compare.tags["cxr.synthetic"] == "yes" and compare.tags["cxr.answer"] == " ".join(sentences)
+    headings = (f">{text}<a class" for text in ("What this study says", "The paper's claims", "Appendix"))
+    places = [html.index(text) for text in ("SYNTHETIC DATA", *map(escape, sentences), *headings)]
+    assert places == sorted(places)
+    contents = re.search(r"<nav.*?</nav>", html, re.DOTALL)[0]
+    links = re.findall(r'href="#([^"]+)"', contents)
+    assert len(links) >= 15 and all(html.count(f'id="{link}"') == 1 for link in links)
+    assert compare.has("first_picture.png")
 
 
 def test_a_second_start_does_nothing(study, store):

@@ -9,10 +9,11 @@ from foreign_models import twin
 from keras import layers
 from PIL import Image
 
+from cxr.attribution import maps as attribution_maps
 from cxr.core.errors import InputError
 from cxr.core.params import DriftParams
 from cxr.metrics import baselines, metric_table, similarity
-from cxr.pair import compare, models, result
+from cxr.pair import checking, compare, models, result
 from cxr.pair import images as pair_images
 from cxr.report import comparison
 
@@ -350,10 +351,13 @@ def test_summary_names_and_words(scored, tmp_path):
     manifest = table_of(["a", "b", "c"])
     says = {"A": certain(0, 1, 2), "B": certain(0, 1, 2)}
     both = options.model_copy(update={"method": ["gradcampp", "layercam"]})
-    real = compare.metrics(
-        {"gradcampp": summary, "layercam": summary}, pair_images.measured(manifest, says, CLASSES)
-    )
+    summaries = {"gradcampp": summary, "layercam": summary}
+    performances = pair_images.measured(manifest, says, CLASSES)
+    real = compare.metrics(summaries, performances, passes={"gradcampp": True, "layercam": False})
     assert set(compare.metric_names(both, manifest)) == set(real)
+    assert (real["passes_checks"], real["layercam/passes_checks"]) == (1, 0)
+    unchecked = both.model_copy(update={"map_check_images": 0})
+    assert set(compare.metric_names(unchecked, manifest)) == set(compare.metrics(summaries, performances))
     plain = compare.metric_names(settings(), table_of([""] * 3))
     assert not [name for name in plain if "two_heads" in name or "two_seeds" in name or "auc" in name]
     json.dumps(plain)
@@ -431,6 +435,47 @@ def test_models_with_the_same_predictions_do_not_drift(folder, tmp_path, score):
         assert medians["layercam"] < 0.6 and (medians < 1).all()
     else:
         assert (table["overlap"] == 1).all() and (table["pearson"] > 1 - 1e-6).all()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_maps_are_checked_on_some_of_the_scored_images_and_models_stay_as_they_are(folder, labelled):
+    from cxr.attribution import explaining, map_checks, passing
+
+    options = settings(
+        model_a=str(folder / "a.keras"), model_b=str(folder / "b.keras"), method=["layercam", "gradcampp"],
+        target_layer="second", map_check_images=4, n_boot=100,
+    )  # fmt: skip
+    networks = models.load_all(options)
+    weights = {name: model.network.get_weights() for name, model in networks.items()}
+    pixels = {32: np.random.default_rng(0).integers(0, 255, (8, 32, 32), np.uint8)}
+    ids = [f"i{k}" for k in range(8)]
+    scored = [k not in (0, 5) for k in range(8)]
+    chosen = pd.DataFrame({"image_id": ids, "patient_id": ids, "explained": ["a", "b"] * 4, "scored": scored})
+    chosen = chosen.assign(label=chosen["explained"]) if labelled else chosen
+    maps = compare.explain(networks, pixels, chosen, CLASSES, options)
+    found = checking.check(networks, pixels, maps, chosen, CLASSES, options)
+    cells = found[["model", "checkpoint", "method"]].values.tolist()
+    assert cells == [[m, c, k] for m, c in models.CHECKPOINTS.items() for k in ("layercam", "gradcampp")]
+    assert (found["n_images"] + found["n_empty"] == 4).all()
+    for name, model in networks.items():
+        assert all(map(np.array_equal, model.network.get_weights(), weights[name]))
+
+    rows = attribution_maps.per_class(chosen.assign(label=chosen["explained"]), 4)
+    assert all(scored[row] for row in rows)
+    b = networks["B"]
+    explain = explaining.explainer(
+        b.network, layer="second", methods=("gradcampp",), score="log_odds", batch_size=32
+    )
+    index = np.array([CLASSES.index(name) for name in chosen["explained"][rows]])
+    gains = map_checks.gains(b.network, explain, pixels[32][rows], index)
+    own = passing.verdict(gains.assign(checkpoint="after"), rows, n_boot=100).iloc[0]
+    for name in ("deletion_gain", "class_gain", "weights_gain"):
+        assert found.iloc[3][name] == pytest.approx(own[name], abs=1e-4)
+
+    none = checking.check(
+        networks, pixels, maps, chosen, CLASSES, options.model_copy(update={"map_check_images": 0})
+    )
+    assert none.empty and checking.by_method(none, ["layercam"]) == {"layercam": "not checked"}
 
 
 @pytest.mark.slow

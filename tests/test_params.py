@@ -2,9 +2,13 @@ import pytest
 
 from cxr.core.errors import InputError
 from cxr.core.params import (
+    NOTEBOOKS,
     RENAMED,
-    VOCABULARY,
     AttributeParams,
+    CompareParams,
+    DriftParams,
+    ExploreParams,
+    PretrainParams,
     StudyParams,
     TrainParams,
     read_overrides,
@@ -16,7 +20,12 @@ from cxr.core.params import (
     ("values", "message"),
     [
         ({"architectur": ["DenseNet201"]}, "unknown parameter 'architectur': did you mean 'architecture'"),
-        ({"qqq": 1}, "unknown parameter 'qqq': known are .*batch_size"),
+        ({"qqq": 1}, "unknown parameter 'qqq': `cxr params` lists all"),
+        ({"epochs": 3}, "unknown parameter 'epochs': did you mean 'transfer_epochs' or 'fine_tune_epochs'"),
+        ({"use_split": "test", 3: 1}, "unknown parameter 'use_split': did you mean .*; unknown parameter '3'"),
+        ({"seed": "0,1"}, r"seed.0: .*got '0,1': write a list as \[0,1\]"),
+        ({"seed": True}, "seed: should be a valid list, got True"),
+        ({"method": None}, "method: should be a valid list, got None"),
         ({"architecture": ["VGG61"]}, "architecture.0: unknown 'VGG61': did you mean VGG19 or VGG16?"),
         ({"image_size": "big"}, "image_size: should be a valid integer.*got 'big'"),
         ({"image_size": 8}, "image_size: should be greater than or equal to 32, got 8"),
@@ -36,7 +45,8 @@ def test_bad_values_get_one_line(values, message):
 
 @pytest.mark.parametrize("old", RENAMED)
 def test_a_parameter_of_an_earlier_version_is_refused_with_its_name_now(old, tmp_path):
-    assert old not in VOCABULARY and RENAMED[old] in VOCABULARY
+    assert RENAMED[old] in StudyParams.known()
+    assert not [model for model in (StudyParams, *NOTEBOOKS.values()) if old in model.known()]
     with pytest.raises(InputError, match=f"^f.yaml: {old} is now {RENAMED[old]}$"):
         StudyParams.check({old: 1}, where="f.yaml")
     path = tmp_path / "study.yaml"
@@ -60,6 +70,54 @@ def test_a_study_file_drives_one_notebook_with_scalars():
     ):
         TrainParams.check({**study, "seed": 0}, where="nb")
     assert AttributeParams.check(study, where="nb").method == ["layercam"]
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "refused"),
+    [
+        (StudyParams, "n_boots", "did you mean 'n_boot'"),
+        (StudyParams, "train_run_id", "unknown parameter 'train_run_id'"),
+        (TrainParams, "epochs", "did you mean 'transfer_epochs' or 'fine_tune_epochs'"),
+        (AttributeParams, "score_run_ids", "did you mean '"),
+        (CompareParams, "train_run_id", "unknown parameter"),
+        (PretrainParams, "epoch", "did you mean 'epochs'"),
+        (PretrainParams, "methods", "the notebook's parameters cell lists all"),
+        (ExploreParams, "jobs", "the notebook's parameters cell lists all"),
+        (DriftParams, "architecture", "unknown parameter 'architecture'"),
+        (DriftParams, "model", "did you mean 'model_b' or 'model_a'"),
+    ],
+)
+def test_what_nobody_reads_is_refused_by_notebooks_and_studies(model, key, refused):
+    with pytest.raises(InputError, match=refused):
+        model.check({key: 1}, where="x")
+    own = next(iter(model.model_fields))
+    with pytest.raises(InputError, match=f"'{key}'"):  # by papermill
+        model.from_notebook(notebook(f"# Parameters\n{own} = 1", f"# Parameters\n{key} = 1", **{own: 1, key: 1}))
+    with pytest.raises(InputError, match=f"'{key}'"):  # in the notebook's own cell
+        model.from_notebook(notebook(f"# Parameters\n{own} = 1\n{key} = 1", **{own: 1, key: 1}))
+
+
+def test_a_notebook_of_a_study_takes_the_keys_of_the_others_and_says_so(monkeypatch, capsys):
+    cells = ["# Parameters\nseed = 0", "# Parameters\nn_boot = 300\njobs = 2"]
+    monkeypatch.setenv("CXR_WORKER", "1")
+    assert TrainParams.from_notebook(notebook(*cells, seed=0, n_boot=300, jobs=2)).seed == 0
+    assert capsys.readouterr().out == ""
+    monkeypatch.delenv("CXR_WORKER")
+    TrainParams.from_notebook(notebook(*cells, seed=0, n_boot=300, jobs=2))
+    assert capsys.readouterr().out == "parameters of a study that this notebook does not read: n_boot, jobs\n"
+
+
+@pytest.mark.parametrize("text", ["seed: 3\nmethod: hirescam\narchitecture: VGG16\ngroups: sex\n", ""])
+def test_one_value_stands_for_a_list_of_one(text, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    words = [] if text else ["seed=3", "method=hirescam", "architecture=VGG16", "groups=sex"]
+    study = StudyParams.read(path, read_overrides(words))
+    assert (study.seed, study.method, study.architecture) == ([3], ["hirescam"], ["VGG16"])
+    assert study.groups == ["sex"]
+    assert AttributeParams.check({"method": "hirescam", "seed": 3}, where="nb").method == ["hirescam"]
+    drift = DriftParams.check({"method": "gradcam", "like_a": "a.keras", "gate": "n_empty<3"}, where="nb")
+    assert (drift.method, drift.like_a, drift.gate) == (["gradcam"], ["a.keras"], ["n_empty<3"])
 
 
 def test_yaml_reads_1e_4_as_text_and_we_as_a_number(tmp_path):
@@ -110,3 +168,29 @@ def test_from_notebook_refuses_what_papermill_only_warns_of():
         TrainParams.from_notebook(notebook("# Parameters\nseed = 0", "# Parameters\nsead = 3\n", seed=0, sead=3))
     with pytest.raises(InputError, match="run the notebook.s parameters cell first"):
         TrainParams.from_notebook(notebook("x = 1", x=1))
+
+
+def test_a_notebooks_own_cell_holds_only_what_the_notebook_reads():
+    own = "# Parameters\nseed = 0\nn_boot = 500"
+    with pytest.raises(
+        InputError, match="'n_boot' is a parameter of 3_score, 4_compare, 5_drift, and this notebook"
+    ):
+        TrainParams.from_notebook(notebook(own, seed=0, n_boot=500))
+    with pytest.raises(InputError, match="unknown parameter 'epohcs': did you mean 'epochs'"):
+        PretrainParams.from_notebook(notebook("# Parameters\nepohcs = 3", epohcs=3))
+    below = notebook("# Parameters\nseed = 0", "# Parameters\nn_boot = 500", seed=0, n_boot=500)
+    assert TrainParams.from_notebook(below).seed == 0, "papermill's cell holds what other notebooks read"
+
+
+def test_a_parameter_of_another_notebook_gets_the_nearest_name_too():
+    cells = ["# Parameters\nseed = 0", "# Parameters\nepochs = 3"]
+    with pytest.raises(InputError, match="of 0_pretrain, .* remove it, or did you mean 'transfer_epochs' or"):
+        TrainParams.from_notebook(notebook(*cells, seed=0, epochs=3))
+
+
+def test_a_name_that_was_mended_in_the_same_kernel_is_forgotten():
+    wrong, call = "# Parameters\nsead = 3", "settings = TrainParams.from_notebook(globals())"
+    found = TrainParams.from_notebook(notebook(wrong, call, "# Parameters\nseed = 3", call, sead=3, seed=3))
+    assert found.seed == 3
+    with pytest.raises(InputError, match="unknown parameter 'sead'"):
+        TrainParams.from_notebook(notebook(wrong, call, call, sead=3))

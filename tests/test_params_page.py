@@ -49,8 +49,8 @@ def test_lines_keep_to_the_width(width):
 def test_unknown_keys_get_close_ones(capsys):
     assert main.main(["params", "image_sise", "zzz", "seed"]) == 2
     error = capsys.readouterr().err
-    assert "no parameter 'image_sise': did you mean image_size" in error
-    assert "no parameter 'zzz': `cxr params` lists all" in error
+    assert "unknown parameter 'image_sise': did you mean 'image_size'" in error
+    assert "unknown parameter 'zzz': `cxr params` lists all" in error
 
 
 def test_the_command(capsys):

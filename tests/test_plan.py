@@ -513,8 +513,8 @@ def test_what_the_plan_does_not_name_was_looked_at_afterwards(plan):
     judged = {"claims": {**asked.texts(TWO)["claims"], "new": "Something else"}, "hopes": {"where": "Where?"}}
     del judged["claims"]["reversal"]
     judged["claims"]["extremes"] = "Reworded"
-    headings = ["Verdicts", "What was declared before", "The numbers", "Methods", "Runs", "Where the evidence is"]
-    table = report_table(plan, judged=judged, sections=headings)
+    headings = ["The paper's claims", "What was declared before", "The numbers", "Methods", "Runs"]
+    table = report_table(plan, judged=judged, sections=[*headings, "Where the evidence is"])
     assert ("claims", "-", "Something else", AFTERWARDS) in rows_of(table, "claims")
     assert ("claims", plan.values["claims"]["reversal"], "-", NOT_DONE) in rows_of(table, "claims")
     assert ("claims", plan.values["claims"]["extremes"], "Reworded", CHANGED) in rows_of(table, "claims")

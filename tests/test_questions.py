@@ -7,7 +7,7 @@ from scipy import stats
 
 from cxr.report import evidence as report_evidence
 from cxr.report import questions
-from cxr.report.judgement import FRAGILE, OPEN
+from cxr.report.judgement import FRAGILE, NO_SPREAD, OPEN
 from cxr.report.questions import NO, SOME, YES
 
 MARGINS = report_evidence.Margins(auc=0.02, centroid=0.5, overlap=0.1)
@@ -89,7 +89,10 @@ def test_identical_maps_did_not_move():
 
 def test_maps_that_are_identical_in_every_image_did_not_move():
     table = study({"overlap": 0.5}).assign(overlap=1.0)
-    assert answer(table, "moved").verdict == NO
+    judgement = answer(table, "moved")
+    assert (
+        judgement.verdict == NO and "In 0 of 4 cells no more is left than two patients share" in judgement.evidence
+    )
     alike = study({"overlap": 0.5}).assign(overlap=0.65, overlap_two_patients=0.3)
     assert answer(alike, "moved").verdict == OPEN, "no spread elsewhere: no test"
 
@@ -180,6 +183,8 @@ def test_the_class_matters_after_holm_over_all_cells():
     assert judgement.verdict == YES
     assert "x against the other classes +0.20" in judgement.evidence and "4 of 8" in judgement.evidence
     assert answer(table, "class", classes=classes.assign(p=0.04)).verdict == OPEN
+    same = answer(table, "class", classes=classes.assign(p=np.nan, difference=0.0))  # identical maps
+    assert same.verdict == OPEN and same.needed == NO_SPREAD
     assert answer(table, "class").verdict == OPEN
 
 

@@ -376,7 +376,7 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     executed = train.file("notebook.ipynb").read_text(encoding="utf-8")
     assert "epoch 1/1" in executed
     assert first["score"][0].params["method"] == "layercam"
-    assert first["attribute"][0].params["train_run_id"] == train.run_id
+    assert first["attribute"][0].tags["cxr.inputs.train"] == train.run_id
     assert "the verdict: 1" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert first["compare"][0].has("report.html")
     assert "cxr.undefined" in first["score"][0].tags

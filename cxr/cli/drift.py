@@ -8,7 +8,6 @@ import functools
 import shtab
 
 from cxr.cli.parser import add_command, add_set, add_tracking_uri, count
-from cxr.core.errors import InputError
 from cxr.core.methods import SCORES
 
 
@@ -22,8 +21,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 Explains the same images with the model before (A) and the model after (B), and
 measures how far the evidence moved, beside baselines. Nothing is trained. Both
 models can come from anywhere: Keras 3 must load them, and they must end in
-Dense (softmax or sigmoid). Writes a table of all images, a figure, and an
-MLflow run with everything.
+Dense (softmax or sigmoid). Prints the answer, and writes a report page, a table
+of all images, a figure, and an MLflow run with everything.
 
 IMAGES is one of: a folder with one sub-folder per class; a folder of images
 without labels; a table (CSV or Parquet) with the columns path, patient_id and,
@@ -99,6 +98,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
     for name, key, what in (
         ("--image-size", "image_size", "side in pixels (default: the models')"),
         ("--batch-size", "batch_size", "images per batch (default: 32)"),
+        ("--map-checks", "map_check_images", "images on which maps are checked (default: 100; 0: no checks)"),
         ("--draws", "baseline_draws", "how many other images each image is compared with (default: 4)"),
         ("--n-boot", "n_boot", "bootstrap replicates (default: 2000)"),
         ("--seed", "seed", "of bootstrap and draws (default: 0)"),
@@ -115,7 +115,11 @@ docs/drift.md explains the output, and has a step for your CI.""",
     add_set(drift, "the notebook's")
     add_tracking_uri(drift)
     for name, default, what in (
-        ("--out", "drift.parquet", "table of all images, .parquet or .csv (default: drift.parquet)"),
+        (
+            "--out",
+            "drift.parquet",
+            "table of all images, .parquet or .csv (default: drift.parquet); beside it, as .html, the report page",
+        ),
         ("--figure", "", "the figure, .png or .pdf (default: beside --out, as .png)"),
     ):
         drift.add_argument(name, metavar="FILE", default=default, help=what).complete = shtab.FILE
@@ -125,10 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     from cxr.core.params import DriftParams, read_overrides
 
     values = {key: value for key, value in vars(arguments).items() if key in DriftParams.model_fields}
-    overrides = read_overrides(arguments.set)
-    if strange := [key for key in overrides if key not in DriftParams.model_fields]:
-        raise InputError(f"--set {strange[0]}: no parameter of this command: notebooks/5_drift.ipynb lists all")
-    settings = DriftParams.check({**values, **overrides}, where="cxr drift")
+    settings = DriftParams.check({**values, **read_overrides(arguments.set)}, where="cxr drift")
     from cxr.pair import command  # loads MLflow, which takes seconds: only after the parameters are checked
 
     return command.run(settings, out=arguments.out, figure=arguments.figure, tracking_uri=arguments.tracking_uri)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from cxr.cli.parser import add_command, count
 
@@ -31,15 +30,19 @@ docs/models.md says how to use a network of your own.""",
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from cxr.cli import quiet
     from cxr.core import architectures
+    from cxr.core.terminal import wrapped
 
     if not arguments.names:
         print(architectures.listing())
         return 0
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from cxr.models import build, description
+    for name in arguments.names:  # before TensorFlow, which takes seconds to load
+        architectures.find(name)
+    with quiet.tensorflow():
+        from cxr.models import build, description
 
-    for name in arguments.names:
-        found = description.describe(build.build(name, n_classes=2, image_size=arguments.image_size))
-        print(found.lines(), flush=True)
+        for name in arguments.names:
+            found = description.describe(build.build(name, n_classes=2, image_size=arguments.image_size))
+            print(wrapped(found.lines(), hang=17), flush=True)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ def lines(keys: Sequence[str] = (), *, width: int = 100) -> str:
     """
     unknown = [key for key in keys if key not in StudyParams.model_fields]
     if unknown:
-        raise InputError("; ".join(_unknown(key) for key in unknown))
+        raise InputError("; ".join(map(StudyParams.unknown, unknown)))
     parts = []
     for title, fields in groups():
         entries = [_entry(key, field, width) for key, field in fields.items() if not keys or key in keys]
@@ -39,7 +38,8 @@ def groups() -> Iterator[tuple[str, dict[str, FieldInfo]]]:
     """(title, fields by key) for each class from which `StudyParams` inherits; each field is there once."""
     # The axes of the grid come first: most people set them.
     for model in StudyParams.__mro__[: StudyParams.__mro__.index(Params)]:
-        own = {key: StudyParams.model_fields[key] for key in inspect.get_annotations(model)}
+        fields = StudyParams.model_fields
+        own = {key: fields[key] for key in inspect.get_annotations(model) if key in fields}
         yield (model.__doc__ or "More").strip().splitlines()[0].removesuffix("."), own
 
 
@@ -80,9 +80,3 @@ def _entry(key: str, field: FieldInfo, width: int) -> str:
     head = textwrap.wrap(f"  {key}: {default}", **wrap)
     text = f"{field.description} [{type_of(field)}]"
     return "\n".join([*head, *textwrap.wrap(text, initial_indent=" " * _INDENT, **wrap)])
-
-
-def _unknown(key: str) -> str:
-    close = difflib.get_close_matches(key, StudyParams.model_fields, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "`cxr params` lists all"
-    return f"a study has no parameter '{key}': {hint}"

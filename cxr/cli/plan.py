@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from cxr.core.errors import InputError
     from cxr.core.params import StudyParams, read_overrides
+    from cxr.core.terminal import wrapped
 
     study = StudyParams.read(arguments.params, read_overrides(arguments.set))
     path = Path(arguments.output or f"plans/{study.name}.yaml")
@@ -81,5 +82,5 @@ def run(arguments: argparse.Namespace) -> int:
         tracking_uri=arguments.tracking_uri,
     )
     plan_file.write(path, text)
-    print("\n".join(contents.summary(plan_file.read(path))))
+    print(wrapped("\n".join(contents.summary(plan_file.read(path))), hang=2))
     return 0

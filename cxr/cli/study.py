@@ -23,6 +23,7 @@ same command again skips the steps that are done.""",
 --set overrides parameters of the file. Write them as in the file; `cxr params`
 lists them. Quote what the shell would read: brackets, braces, spaces.
   --set data=/data/my-xrays name=mine    one value each, as many as you like
+  --set seed=0 method=layercam           one value stands for a list of one
   --set 'seed=[0,1,2]'                   a list: another axis of the grid
   --set 'label_map={NORMAL: normal, PNEUMONIA: pneumonia}'    a mapping
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import socket
+import subprocess
 import sys
+import time
 
+from cxr.cli import server_process
 from cxr.cli.parser import add_command, add_tracking_uri, count
 from cxr.core.errors import InputError
 
 _LOCAL = "127.0.0.1"
+_EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -20,7 +26,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "show the runs in the browser",
         """\
 Starts MLflow's own pages, for browsers on this machine only unless you give
---host. Press Ctrl-C to end it.""",
+--host, and prints the link to the scores of the latest study. Press Ctrl-C to
+end it.""",
         """\
 examples:
   cxr ui
@@ -43,9 +50,6 @@ docs/server.md: a server with passwords for several users.""",
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import socket
-    import subprocess
-
     from cxr import tracking
 
     uri = tracking.resolve(arguments.tracking_uri)
@@ -54,16 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if tracking.is_new(uri):
         raise InputError(f"{uri}: there are no runs yet: make some with `cxr study`, or correct --tracking-uri")
-    with socket.socket() as probe:
-        if probe.connect_ex((_LOCAL, arguments.port)) == 0:
-            raise InputError(
-                f"port {arguments.port} is taken, perhaps by another `cxr ui`: choose one with --port"
-            )
+    here = _LOCAL if arguments.host in _EVERY_ADDRESS else arguments.host
+    if _listens(here, arguments.port):
+        raise InputError(f"port {arguments.port} is taken, perhaps by another `cxr ui`: choose one with --port")
     tracking.connect(uri)
-    here = f"http://{_LOCAL}:{arguments.port}"
-    print(f"Open {here} in a browser on this machine. Ctrl-C ends it.", flush=True)
-    for line in tracking.front_pages(here):
-        print(line, flush=True)
+    page = tracking.front_page(f"http://{f'[{here}]' if ':' in here else here}:{arguments.port}")
     if arguments.host not in (_LOCAL, "localhost", "::1"):
         print(
             f"CAUTION: everyone who reaches {arguments.host}:{arguments.port} can read, change and delete the "
@@ -72,20 +71,45 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
-    # Without the second variable, MLflow would start eight processes for jobs that do not exist here.
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(command(uri, arguments), env={**quiet, **os.environ})
+    process = start(command(uri, arguments))
     try:
+        while process.poll() is None and not _listens(here, arguments.port):
+            time.sleep(0.3)
+        if process.poll() is None:
+            print(f"Open {page}\nCtrl-C ends it.", flush=True)
         return 1 if process.wait() else 0
     except KeyboardInterrupt:
-        process.wait()  # the terminal has interrupted it too
         return 0
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+def start(words: list[str]) -> subprocess.Popen:
+    """Start the server in a process group of its own; it ends when this process ends or closes `stdin`."""
+    # Without the second variable, MLflow would start eight processes for jobs that do not exist here.
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    quiet |= {"PYTHONWARNINGS": "ignore"}  # of MLflow's own packages
+    return subprocess.Popen(
+        [sys.executable, server_process.__file__, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # remarks on its options; errors are on stderr
+        env={**quiet, **os.environ},
+        start_new_session=True,  # Ctrl-C in the terminal is for `cxr ui`, which ends the server
+    )
+
+
+def _listens(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5):
+        return True
+    return False
 
 
 def command(uri: str, arguments: argparse.Namespace) -> list[str]:
     """The command that starts MLflow's server."""
     words = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     words += ["--host", arguments.host, "--port", str(arguments.port), "--workers", "1"]
+    words += ["--uvicorn-opts", "--log-level warning"]  # a line a request would push the link out of sight
     if arguments.allowed_hosts:
         words += ["--allowed-hosts", arguments.allowed_hosts]
     if arguments.cors_allowed_origins:

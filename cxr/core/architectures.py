@@ -131,6 +131,16 @@ def check(name: str) -> str:
     )
 
 
+def find(name: str) -> None:
+    """Raise InputError if no architecture has this name, or if the module of an entry point is not there."""
+    try:
+        check(name)
+    except ValueError as error:
+        raise InputError(f"architecture: {error}") from None
+    if is_entry_point(name):
+        source(name)
+
+
 def listing() -> str:
     """All architectures with a name, as text for people."""
     others = [name for name in APPLICATIONS if name not in KNOWN]

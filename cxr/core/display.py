@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+# `element` is where Jupyter puts the output of the script
+_SCROLL = 'if (typeof element !== "undefined") setTimeout(() => element.scrollIntoView({block: "center"}), 500)'
+
 
 def show_figure(figure: Figure) -> None:
     """Show a figure in a notebook and close it.
@@ -41,3 +44,15 @@ def show_table(table: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]]
     from IPython.display import HTML, display
 
     display(HTML(tables.html(tables.readable(table), links=links)))
+
+
+def scroll_here() -> None:
+    """Move the page to the output of the running cell; nothing outside of a Jupyter kernel.
+
+    *Run All Cells* of JupyterLab moves the page to the last cell, also if a cell above has failed.
+    """
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if hasattr(get_ipython(), "kernel"):
+        display({"application/javascript": _SCROLL}, raw=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,19 @@ class InputError(ValueError):
     def __init__(self, message: str, *, items: Iterable[Any] = ()) -> None:
         super().__init__(message)
         self.items = [str(item) for item in items]
+        self._shown = False
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and Jupyter show, and papermill prints: the message alone.
+
+        The message says what to do; the lines of our code above it would hide it. `%debug` still goes there.
+        """
+        if not self._shown:  # IPython asks twice
+            from cxr.core import display
+
+            self._shown = True
+            display.scroll_here()
+        return [f"{type(self).__name__}: {self}"]
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
@@ -29,6 +43,13 @@ def some(items: Iterable[Any]) -> str:
     items = [_line(str(item)) for item in items]
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return ", ".join(items[:SHOWN]) + more
+
+
+def close_to(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+    """At most `n` of the known names that are like a mistyped one, then those that contain all of its words."""
+    known, words = list(known), set(name.split("_"))
+    similar = difflib.get_close_matches(name, known, n=n)
+    return list(dict.fromkeys([*similar, *(other for other in known if words <= set(other.split("_")))]))[:n]
 
 
 def _line(text: str, most: int = 300) -> str:

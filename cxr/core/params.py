@@ -2,19 +2,20 @@
 
 A study file (`params/*.yaml`) is a flat mapping. It lists the three axes of the grid: `architecture`, `seed` and
 `method`. A notebook runs one cell of the grid and takes one value of each. So the same file also drives one
-notebook: `papermill 1_train.ipynb out.ipynb -f FILE -p architecture ResNet50V2 -p seed 0`. A notebook ignores keys
-of other notebooks; unknown keys are refused.
+notebook: `papermill 1_train.ipynb out.ipynb -f FILE -p architecture ResNet50V2 -p seed 0`. A notebook of a study
+takes all keys of a study, and reads its own. Keys that nobody reads are refused.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
 
 import yaml
 from pydantic import (
@@ -24,12 +25,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from cxr.core import architectures, methods
-from cxr.core.errors import InputError
+from cxr.core.errors import InputError, close_to
 
 Architecture = Annotated[str, AfterValidator(architectures.check)]
 Method = Literal[*methods.METHODS]
@@ -73,13 +75,26 @@ class Params(BaseModel):
 
     filters: ClassVar[frozenset[str]] = frozenset()
     """Parameters that only choose which finished run is read. They are not part of a fingerprint."""
+    of_a_study: ClassVar[bool] = False
+    """Whether a study's file drives the notebook: it then takes all keys of a study, and reads its own."""
+    listed: ClassVar[str] = "the notebook's parameters cell lists all"
+    """Where a reader finds all names."""
+
+    @classmethod
+    def known(cls) -> list[str]:
+        """The keys that are not refused."""
+        return list(dict.fromkeys([*cls.model_fields, *(StudyParams.model_fields if cls.of_a_study else ())]))
 
     @classmethod
     def check(cls, values: Mapping[str, Any], *, where: str) -> Self:
-        """Validate `values`. Raises InputError that names `where`, each bad key, its value and what is allowed."""
-        unknown = [key for key in values if key not in VOCABULARY]
-        if unknown:
-            raise InputError(f"{where}: " + "; ".join(_unknown(key) for key in unknown))
+        """Validate `values`. A single text or number stands for a list of one entry.
+
+        Raises: InputError that names `where`, each unknown key with the nearest names, or each bad value with what
+            is allowed.
+        """
+        known = cls.known()
+        if unknown := [str(key) for key in values if key not in known]:
+            raise InputError(f"{where}: " + "; ".join(cls.unknown(key) for key in unknown))
         own = {key: value for key, value in values.items() if key in cls.model_fields}
         try:
             return cls(**own)
@@ -91,18 +106,67 @@ class Params(BaseModel):
         """Parameters of the running notebook, from its `globals()`.
 
         It reads the names assigned in cells whose first line starts with `# Parameters`: the notebook's own
-        cell and the one that papermill adds. (Papermill only warns about unknown names; here they are refused.)
+        cell and the one that papermill adds below it. (Papermill only warns about unknown names; here they are
+        refused.) A name in the notebook's own cell must be one that this notebook reads. Papermill's cell may
+        hold parameters of other notebooks, since one file drives them all.
+
+        A person who mends a wrong name runs the cell again in the same kernel. So wrong names of an earlier cell
+        are forgotten as soon as a parameters cell was run again.
         """
         names: dict[str, None] = {}
-        for source in namespace.get("In", []):
-            if source.lstrip().startswith("# Parameters"):
-                names.update(dict.fromkeys(_assigned(source)))
-        if not names:
+        refused: dict[str, None] = {}
+        by_papermill = False
+        sources = [source.lstrip() for source in namespace.get("In", [])]
+        for number, source in enumerate(sources):
+            if not source.startswith("# Parameters"):
+                continue
+            if sources[number - 1].startswith("# Parameters"):
+                by_papermill = True
+            else:
+                refused = {}
+            allowed = cls.known() if by_papermill else cls.model_fields
+            for name in _assigned(source):
+                (names if name in allowed else refused)[name] = None
+        if not names and not refused:
             raise InputError(
                 "no parameters found: run the notebook's parameters cell first; its first line has to start with "
                 "'# Parameters'"
             )
-        return cls.check({name: namespace[name] for name in names}, where="notebook parameters")
+        where = "notebook parameters"
+        if refused:
+            raise InputError(f"{where}: " + "; ".join(cls._not_here(name) for name in refused))
+        settings = cls.check({name: namespace[name] for name in names}, where=where)
+        unread = [name for name in names if name not in cls.model_fields]
+        if unread and "CXR_WORKER" not in os.environ:  # in a study, another notebook reads them
+            print(f"parameters of a study that this notebook does not read: {', '.join(unread)}")
+        return settings
+
+    @classmethod
+    def _not_here(cls, name: str) -> str:
+        """Why this notebook refuses a name in its parameters cell."""
+        readers = [notebook for notebook, model in NOTEBOOKS.items() if name in model.model_fields]
+        if readers:
+            close = close_to(name, cls.model_fields)
+            near = f", or did you mean {' or '.join(map(repr, close))}?" if close else ""
+            of = ", ".join(readers)
+            return f"'{name}' is a parameter of {of}, and this notebook does not read it: remove it{near}"
+        return cls.unknown(name, cls.model_fields)
+
+    @classmethod
+    def unknown(cls, key: str, known: Iterable[str] | None = None) -> str:
+        """What to say of a key that nobody reads: the nearest names, by default of all keys."""
+        if key in RENAMED:
+            return f"{key} is now {RENAMED[key]}"
+        close = close_to(key, cls.known() if known is None else known)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else cls.listed
+        return f"unknown parameter {key!r}: {hint}"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_as_list(cls, value: Any, info: ValidationInfo) -> Any:
+        listed = get_origin(cls.model_fields[info.field_name].annotation) is list
+        single = isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
+        return [value] if listed and single else value
 
 
 def _assigned(source: str) -> list[str]:
@@ -116,14 +180,6 @@ def _assigned(source: str) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def _unknown(key: str) -> str:
-    if key in RENAMED:
-        return f"{key} is now {RENAMED[key]}"
-    close = difflib.get_close_matches(str(key), VOCABULARY, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(VOCABULARY))}"
-    return f"unknown parameter '{key}': {hint}"
-
-
 def _explain(item: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in item["loc"]) or "parameters"
     if item["type"] == "value_error":
@@ -135,7 +191,8 @@ def _explain(item: Mapping[str, Any]) -> str:
             if got
             else f"{name}: the list is empty"
         )
-    return f"{name}: {item['msg'].removeprefix('Input ')}, got {got!r}"
+    hint = f": write a list as [{got}]" if isinstance(got, str) and "," in got and "." in name else ""
+    return f"{name}: {item['msg'].removeprefix('Input ')}, got {got!r}{hint}"
 
 
 class DataParams(Params):
@@ -331,6 +388,8 @@ class _TrainFields(Params):
 class TrainParams(DataParams, _TrainFields):
     """`1_train.ipynb`."""
 
+    of_a_study: ClassVar[bool] = True
+
     architecture: Architecture = "CompactResNetV2"
     seed: Seed = 0
 
@@ -368,8 +427,9 @@ def _as_list(value: Any) -> Any:
 
 
 class _CellFilter(Params):
-    """Which finished runs a notebook reads."""
+    """Which finished runs a notebook of a study reads."""
 
+    of_a_study: ClassVar[bool] = True
     filters: ClassVar[frozenset[str]] = frozenset({"architecture", "seed"})
 
     architecture: Annotated[list[Architecture], BeforeValidator(_as_list)] = Field(
@@ -461,6 +521,8 @@ class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _Com
     A study has all parameters above, and lists for the three axes of the grid.
     """
 
+    listed: ClassVar[str] = "`cxr params` lists all"
+
     architecture: Annotated[list[Architecture], Field(min_length=1), AfterValidator(_once)] = Field(
         ["CompactDenseNet", "CompactResNetV2", "CompactInception"],
         description="axis of the grid: the networks; `cxr models` lists them",
@@ -526,6 +588,9 @@ class DriftParams(DataParams, _ScoreFields):
         "auto",
         description="score images whose explained class both models predict, or all; auto: correct if labelled",
     )
+    map_check_images: Natural = Field(
+        100, description="images on which the maps are checked against the models; 0: no checks"
+    )
     batch_size: Count = 32
     seed: Seed = Field(0, description="seed of the bootstrap and of the draws for the baselines")
     gate: list[str] = Field([], description="conditions on metrics, such as 'overlap_median>=0.5'")
@@ -546,9 +611,6 @@ NOTEBOOKS: dict[str, type[Params]] = {
     "5_drift": DriftParams,
     "explore": ExploreParams,
 }
-VOCABULARY: frozenset[str] = frozenset().union(
-    StudyParams.model_fields, *(model.model_fields for model in NOTEBOOKS.values())
-)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import pandas as pd
+
+from cxr.core.terminal import WIDTH
 
 HEADINGS = {
     "auc_macro_before": "AUC before",
@@ -27,6 +30,15 @@ HEADINGS = {
     "map_check": "passes its checks",
 }
 """Headings of columns for people; other columns keep their names."""
+MARKS = {"yes": "", "not checked": "? ", "no": "! "}
+"""By whether maps pass their checks: the mark before their numbers."""
+MEANING = {
+    "yes": "These maps pass their checks",
+    "not checked": "These maps were not checked",
+    "no": "These maps FAIL their checks; their numbers may say nothing about the network",
+}
+"""What the marks mean."""
+_NAMES = ("architecture", "network", "method", "metric", "model", "question", "answer")
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,16 +63,78 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def text(shown: pd.DataFrame) -> str:
-    """A table of strings for the terminal: names aligned left, numbers aligned right."""
-    lines: list[list[str]] = [[] for _ in range(len(shown) + 1)]
-    for name in shown.columns:
-        texts = [name, *shown[name]]
-        width = max(map(len, texts))
-        left = name in ("architecture", "method", "metric")
-        for line, item in zip(lines, texts, strict=True):
-            line.append(item.ljust(width) if left else item.rjust(width))
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+def text(shown: pd.DataFrame, *, width: int = WIDTH) -> str:
+    """A table of strings for the terminal: names aligned left, numbers aligned right (`lines`)."""
+    heading, rows = lines(shown, width=width)
+    return "\n".join([heading, *rows])
+
+
+def lines(shown: pd.DataFrame, *, width: int = WIDTH) -> tuple[str, list[str]]:
+    """The headings of a table of strings, and its rows, each as text for the terminal.
+
+    A heading may have several lines. Names that do not fit into the width are wrapped within their column, the
+    longest first; numbers never are.
+    """
+    table = [list(shown.columns), *shown.astype(str).to_numpy().tolist()]
+    cells = [[str(cell).split("\n") for cell in row] for row in table]
+    widths = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
+    names = [k for k, name in enumerate(shown.columns) if name in _NAMES]
+    while names and sum(widths) + 2 * (len(widths) - 1) > width:
+        longest = max(names, key=widths.__getitem__)
+        if widths[longest] <= 8:
+            break
+        widths[longest] -= 1
+    out = []
+    for row in cells:
+        for k in names:
+            row[k] = [part for line in row[k] for part in textwrap.wrap(line, widths[k], subsequent_indent="  ")]
+        high = max(map(len, row))
+        padded = []
+        for k, cell in enumerate(row):
+            blank = [""] * (high - len(cell))
+            # headings stand on the first row of numbers, rows begin on the line of their name
+            cell = [*blank, *cell] if not out else [*cell, *blank]
+            padded.append([line.ljust(widths[k]) if k in names else line.rjust(widths[k]) for line in cell])
+        out.append("\n".join("  ".join(parts).rstrip() for parts in zip(*padded, strict=True)))
+    return out[0], out[1:]
+
+
+def in_sections(shown: pd.DataFrame, checks: Sequence[str]) -> str:
+    """A table of strings for the terminal (`lines`). Rows whose maps were not checked or fail come last, marked.
+
+    A line above them says what is the matter, and their first column begins with the mark.
+
+    Args:
+        checks: for each row, "yes" (its maps pass their checks), "not checked" or "no".
+    """
+    order = pd.Series(list(checks)).map(list(MARKS).index).argsort(kind="stable")
+    checks = [checks[row] for row in order]
+    shown = shown.iloc[order]
+    first = shown.columns[0]
+    marked = [MARKS[check] + name for check, name in zip(checks, shown[first], strict=True)]
+    heading, rows = lines(shown.assign(**{first: marked}))
+    out = [heading]
+    for check in MARKS:
+        own = [row for row, is_of in zip(rows, checks, strict=True) if is_of == check]
+        out += ["", f"{MARKS[check]}{MEANING[check]}:"] if own and MARKS[check] else []
+        out += own
+    return "\n".join(out)
+
+
+def numbers(table: pd.DataFrame, *columns: str, interval: str = "", digits: int = 2) -> list[str]:
+    """The values of some columns of each row, side by side, as text; "-" for a missing value or column.
+
+    `interval`: the stem of the columns `<stem>_ci_low` and `<stem>_ci_high`, whose values follow in brackets.
+    """
+    ends = [f"{interval}_ci_{end}" for end in ("low", "high")] if interval else []
+    rows = table.reindex(columns=[*columns, *ends]).astype(float).to_numpy()
+    out = []
+    for row in rows:
+        texts = ["-" if value != value else f"{value:.{digits}f}" for value in row]
+        values, limits = texts[: len(columns)], texts[len(columns) :]
+        brackets = [f"[{', '.join(limits)}]"] if limits and "-" not in limits else []
+        out.append(" ".join([*values, *brackets]))
+    return out
 
 
 def html(shown: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | None = None) -> str:
@@ -79,7 +153,7 @@ def html(shown: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]] | Non
             " ".join(f'<a href="{escape(address(key))}">{escape(key[:8])}</a>' for key in keys.split())
             for keys in shown[column]
         ]
-    cells.columns = [escape(str(name)) for name in cells.columns]
+    cells.columns = [escape(str(name)).replace("_", "_<wbr>") for name in cells.columns]  # where a line may break
     with pd.option_context("display.max_colwidth", None):
         return style + cells.to_html(index=False, border=0, classes="cxr", escape=False)
 

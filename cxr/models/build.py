@@ -98,10 +98,7 @@ def _build_own(architecture: str, n_classes: int, image_size: int, dropout: floa
 
 def application_network(application: str, image_size: int) -> keras.Model:
     """The backbone of a classifier of keras.applications, as Keras makes it."""
-    try:
-        architectures.check(application)
-    except ValueError as error:
-        raise InputError(f"architecture: {error}") from None
+    architectures.find(application)
     try:
         return getattr(keras.applications, application)(
             include_top=False, weights=None, input_shape=(image_size, image_size, 3)

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from cxr import tracking
-from cxr.core import execution, processes
+from cxr.core import execution, processes, terminal
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
 from cxr.core.params import DriftParams
@@ -31,7 +31,7 @@ def run(
 
     Args:
         settings: the notebook's parameters.
-        out: path of the per-image table, .parquet or .csv.
+        out: path of the per-image table, .parquet or .csv; the report page is written beside it, as .html.
         figure: path of the figure, .png or .pdf; empty: beside the table, as .png.
         tracking_uri: see `cxr.tracking.connect`.
 
@@ -55,10 +55,14 @@ def run(
     _write(run, "drift.parquet", out)
     _write(run, f"drift{figure.suffix}", figure)
     results = run.json("gates.json")
+    page = out.with_suffix(".html")
+    _write(run, "report.html", page)
     print(run.file("summary.txt").read_text(encoding="utf-8"))
-    print(f"\ntable:   {out}\nfigure:  {figure}\nrun:     {tracking.run_url(run_id)}{_how_to_see_it()}")
+    print(f"\nreport:  {page}\ntable:   {out}\nfigure:  {figure}\nrun:     {tracking.run_url(run_id)}")
+    if how := _how_to_see_it():
+        print(f"         shown by: {how}")
     for result in results:
-        print(gates.line(result))
+        print(terminal.wrapped(gates.line(result), hang=2))
     return 0 if all(result["passed"] for result in results) else 1
 
 
@@ -116,7 +120,8 @@ def _execute(settings: DriftParams, notebooks: Path, run_id: str) -> int:
     tracking.set_tags(run_id, {"cxr.error": f"{kind}: {reason}"[:500]})
     if kind == InputError.__name__:
         raise InputError(reason)
-    where = f"see notebook.ipynb and log.txt of {tracking.run_url(run_id)}{_how_to_see_it()}"
+    how = _how_to_see_it()
+    where = f"see notebook.ipynb and log.txt of {tracking.run_url(run_id)}{f' (`{how}`)' if how else ''}"
     print(f"cxr: the notebook failed: {kind}: {reason}: {where}", file=sys.stderr)
     return 1
 
@@ -157,4 +162,4 @@ def _write(run: tracking.StoredRun, name: str, path: Path) -> None:
 
 def _how_to_see_it() -> str:
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    return "" if tracking.is_server(uri) else f"  (`{tracking.ui_command(uri)}`)"
+    return "" if tracking.is_server(uri) else tracking.ui_command(uri)

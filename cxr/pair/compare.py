@@ -171,11 +171,21 @@ def by_method(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {method: rows.reset_index(drop=True) for method, rows in table.groupby("method", sort=False)}
 
 
-def metrics(summaries: Mapping[str, Mapping[str, float]], performances: Mapping[str, float]) -> dict[str, float]:
-    """What a run logs: performance, the first method's summary, and the others' as `<method>/<name>`."""
+def metrics(
+    summaries: Mapping[str, Mapping[str, float]],
+    performances: Mapping[str, float],
+    *,
+    passes: Mapping[str, bool] | None = None,
+) -> dict[str, float]:
+    """What a run logs: performance, the first method's summary, and the others' as `<method>/<name>`.
+
+    `passes`: whether the maps of a method pass their checks, logged as `passes_checks` (1 or 0).
+    """
     first = next(iter(summaries))
     found = dict(performances)
     for method, summary in summaries.items():
+        if passes and method in passes:
+            summary = {**summary, "passes_checks": float(passes[method])}
         found |= summary if method == first else {f"{method}/{name}": value for name, value in summary.items()}
     return found
 
@@ -197,4 +207,5 @@ def metric_names(settings: DriftParams, manifest: pd.DataFrame) -> list[str]:
     classes = images.class_names(settings, manifest)
     uniform = np.full((len(manifest), len(classes)), 1 / max(1, len(classes)))
     performances = images.measured(manifest, dict.fromkeys(CHECKPOINTS, uniform), classes)
-    return list(metrics(dict.fromkeys(settings.method, summary), performances))
+    passes = dict.fromkeys(settings.method, True) if settings.map_check_images else None
+    return list(metrics(dict.fromkeys(settings.method, summary), performances, passes=passes))

@@ -1,4 +1,4 @@
-"""The result of a comparison: a table per method, the summary in words, the figure, and the gates."""
+"""The result of a comparison: a table per method, what the command prints, the figure, and the gates."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from cxr import tracking
-from cxr.core import tables
+from cxr.core import tables, terminal
 from cxr.core.methods import LABELS, SCORE_LABELS
 from cxr.core.params import DriftParams
 from cxr.metrics import metric_table
-from cxr.pair import gates, models
-from cxr.pair.compare import LEVELS, by_method
+from cxr.pair import answer, checking, compare, gates, models
+from cxr.pair.compare import by_method
 from cxr.pair.models import CHECKPOINTS, Model
 from cxr.report import pictures
 
@@ -55,12 +55,17 @@ def text(
     networks: Mapping[str, Model],
     chosen: pd.DataFrame,
     summaries: Mapping[str, Mapping[str, float]],
+    checked: pd.DataFrame,
     performances: Mapping[str, float],
     settings: DriftParams,
     *,
+    said: Sequence[str],
     notes: Sequence[str] = (),
 ) -> str:
-    """What the command prints: the models, the images, a table per method, missing baselines, and `notes`."""
+    """What the command prints: the models, the images, `notes`, the answer, and a row a method.
+
+    Args: checked: `checking.check`. said: `answer.sentences`.
+    """
     lines = []
     for name, model in networks.items():
         known = [
@@ -69,28 +74,37 @@ def text(
             if name in CHECKPOINTS and f"{metric}_{CHECKPOINTS[name]}" in performances
         ]
         adapted = model.network.adapted
-        known += [f"{model.size} px, preprocessing {adapted.preprocessing}: {adapted.preprocessing_why}"]
+        known += [
+            f"{model.size} px, preprocessing {adapted.preprocessing}: {adapted.preprocessing_why}",
+            f"explained at {model.layer} ({model.grid})",
+        ]
         lines.append(f"{name:2}  {model.path} (sha256 {model.sha256[:12]}): {', '.join(known)}")
-    lines.append(_which_images(chosen, settings))
-    for method, summary in summaries.items():
-        table = overview(summary)
-        shown = tables.readable(table).rename(columns={"value": f"median [{settings.level:.0%} interval]"})
-        a, b = networks["A"], networks["B"]
-        where = f"{a.layer} ({a.grid})" + ("" if a.layer == b.layer else f" and {b.layer} ({b.grid})")
-        lines += ["", f"{LABELS[method]} at {where}", tables.text(shown)]
-        empty = [f"{name} {summary[f'n_empty_{checkpoint}']:.0f}" for name, checkpoint in CHECKPOINTS.items()]
-        lines.append(f"empty maps (excluded from medians): {summary['n_empty']:.0f} images ({', '.join(empty)})")
-    missing = [
-        f"no baseline '{_SHOWN_LEVELS[level]}': add --like-{model.lower()} {model}2.keras: {model}, trained again "
-        "with another seed"
-        for model, level in LEVELS.items()
-        if f"{model}2" not in networks
-    ]
-    last = [*missing, *(f"CAUTION: {note}" for note in notes)]
-    return "\n".join([*lines, *([""] if last else []), *last])
+    lines.append(which_images(chosen, settings))
+    lines += [f"CAUTION: {note}" for note in notes]
+    table = answer.in_text(summaries, checked, level=settings.level)
+    return "\n".join(
+        [*(terminal.wrapped(line, hang=4) for line in lines), "", *map(terminal.wrapped, said), "", table]
+    )
 
 
-def _which_images(chosen: pd.DataFrame, settings: DriftParams) -> str:
+def heading(method: str, checked: pd.DataFrame) -> str:
+    """The method's name, after what is the matter with its maps, if they do not pass their checks."""
+    check = checking.by_method(checked, [method])[method]
+    return LABELS[method] if check == "yes" else f"{tables.MEANING[check]}: {LABELS[method]}"
+
+
+def measured(
+    summaries: Mapping[str, Mapping[str, float]], checked: pd.DataFrame, performances: Mapping[str, float]
+) -> dict[str, float]:
+    """What a run logs (`compare.metrics`), with whether the maps of each method pass their checks (1 or 0)."""
+    checks = checking.by_method(checked, list(summaries))
+    return compare.metrics(
+        summaries, performances, passes={name: c == "yes" for name, c in checks.items() if c != "not checked"}
+    )
+
+
+def which_images(chosen: pd.DataFrame, settings: DriftParams) -> str:
+    """Which class of how many images is explained, in words."""
     scored = chosen[chosen["scored"]]
     labelled = "label" in chosen
     explain = settings.explain if settings.explain != "auto" else "true" if labelled else "predicted"
@@ -112,11 +126,14 @@ def figure(
     maps: Mapping[str, Mapping[str, np.ndarray]],
     chosen: pd.DataFrame,
     settings: DriftParams,
+    checked: pd.DataFrame,
 ) -> Figure:
     """Medians with their baselines above; below, for each method, the images with the least, the median and the
-    most drift.
+    most drift. The title names the methods whose maps fail their checks.
 
-    Args: table: `score_methods`. summaries: `summarise_methods`. maps: `explain`. The others as for `explain`.
+    Args:
+        table: `score_methods`. summaries: `summarise_methods`. maps: `explain`. checked: `checking.check`.
+        The others as for `explain`.
     """
     from cxr.report import figures
 
@@ -131,6 +148,13 @@ def figure(
     )
     paths = "   ".join(f"{name}: {networks[name].path[-50:]}" for name in CHECKPOINTS)
     title = f"{paths}   {chosen['scored'].sum()} images"
+    failing = [
+        LABELS[method] for method, check in checking.by_method(checked, list(maps)).items() if check == "no"
+    ]
+    if failing:
+        title += (
+            f"\nMaps of {', '.join(failing)} FAIL their checks: their numbers may say nothing about the models"
+        )
     return figures.pair(summary, list(SHOWN), examples, title=title, level=settings.level)
 
 
@@ -151,12 +175,12 @@ def panels(
     return pictures.panels(found, pixels[rows], map_sets["A"], map_sets["B"], metric=PRIMARY)
 
 
-def judge(run: tracking.Run, measured: Mapping[str, float], settings: DriftParams) -> None:
+def judge(run: tracking.Run, values: Mapping[str, float], settings: DriftParams) -> None:
     """Log the gates' results (`gates.json`, tags `cxr.gate.<number>`), and print them.
 
-    Args: measured: `compare.metrics`.
+    Args: values: `measured`.
     """
-    results = gates.judge([gates.parse(expression) for expression in settings.gate], measured)
+    results = gates.judge([gates.parse(expression) for expression in settings.gate], values)
     run.json(results, "gates.json")
     lines = [gates.line(result) for result in results]
     run.tags({f"cxr.gate.{number}": line for number, line in enumerate(lines, 1)})

@@ -6,7 +6,7 @@ with two groups this is their difference, with more it asks which group differs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from cxr.report.comparison import CELL, LOCATED
 from cxr.report.scores import Study
 from cxr.statistics import bootstrap, estimates, resampling
 from cxr.statistics.bootstrap import FEW_PATIENTS
+from cxr.statistics.estimates import Estimate
 
 NO_VALUE = "no value"
 MEASURES = ("macro AUC", "accuracy")
@@ -92,7 +93,8 @@ def drift(
             row |= found.counts(members)
             for measure in found.measures:
                 per_seed, draws = found.statistic(measure, members)
-                location = _located(per_seed, draws, row["n_patients"], level)
+                bounds = METRICS[metric].bounds if measure == metric else (None, 1)
+                location = np.clip(_located(per_seed, draws, row["n_patients"], level), *bounds)
                 row |= {f"{measure}_{part}": x for part, x in zip(LOCATED, location, strict=True)}
             rows.append(row)
     return pd.DataFrame(rows)
@@ -127,7 +129,8 @@ def performance(
             row |= {"n_images": int(members.sum()), "n_patients": table["patient_id"][members].nunique()}
             row["measure"] = ends["after"].measure(members)
             for checkpoint, end in ends.items():
-                location = _located(*end.statistic(row["measure"], members), row["n_patients"], level)
+                values = end.statistic(row["measure"], members)
+                location = _located(*values, row["n_patients"], level, on=estimates.proportion)
                 row |= {f"{checkpoint}_{part}": x for part, x in zip(LOCATED, location, strict=True)}
             rows.append(row)
     return pd.DataFrame(rows)
@@ -291,12 +294,18 @@ def _contrasts(
             yield name, value, members, everyone & ~members
 
 
-def _located(per_seed: np.ndarray, draws: np.ndarray, n_patients: int, level: float) -> tuple[float, float, float]:
-    """Value and interval over the seeds that have a value; no interval with fewer than `FEW_PATIENTS` patients."""
+def _located(
+    per_seed: np.ndarray,
+    draws: np.ndarray,
+    n_patients: int,
+    level: float,
+    on: Callable[[Estimate], Estimate] | None = None,
+) -> tuple[float, float, float]:
+    """`estimates.located` over the seeds with a value; no interval with fewer than `FEW_PATIENTS` patients."""
     known = np.isfinite(per_seed)
     draws = _complete(draws[:, known])
-    found = estimates.located(per_seed[known], draws, n_patients=n_patients, level=level, least=FEW_PATIENTS)
-    return tuple(np.clip(found, None, 1))  # the highest value of overlap, AUC and accuracy
+    options = {"n_patients": n_patients, "level": level, "least": FEW_PATIENTS, "on": on}
+    return estimates.located(per_seed[known], draws, **options)
 
 
 def _complete(draws: np.ndarray) -> np.ndarray:

@@ -31,17 +31,17 @@ HEADLINE = (
 )
 
 
-# What the report shows of them: tables that are narrow enough to read.
-_OF_THE_RESULT = ("auc_macro_before", "auc_macro_after", "overlap", "overlap_corrected", "map_check")
+# What the report shows of them: tables of at most eight columns. The checks of maps stand before their numbers.
+_FIRST = ("architecture", "method", "map_check")
+_OF_THE_RESULT = ("auc_macro_before", "auc_macro_after", "overlap", "overlap_corrected")
 _OF_THE_BASELINES = (
     "overlap",
     "overlap_two_patients",
     "overlap_two_heads",
     "overlap_two_seeds",
     "overlap_more_training",
-    "overlap_share_of_two_seeds",
 )
-_OF_THE_IMAGES = ("centroid_shift", "n_images", "n_empty")
+_OF_THE_IMAGES = ("centroid_shift", "overlap_share_of_two_seeds", "n_images", "n_empty")
 
 # those that need several score runs
 OF_SEVERAL_RUNS = frozenset({"overlap_two_seeds_median", "overlap_share_of_two_seeds", "map_check"})
@@ -55,13 +55,14 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
 def in_tables(headline: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """`headline` as the report shows it: the result, the overlap beside its baselines, and the images.
 
-    Each is a part of its columns, at most eight where an interval stands with its median, and has all its rows.
+    Each has all rows, and some of the columns: at most eight where an interval stands with its median. Whether the
+    maps pass their checks stands in each of them, before the numbers.
     """
     parts = (_OF_THE_RESULT, _OF_THE_BASELINES, _OF_THE_IMAGES)
     ends = ("", "_median", "_ci_low", "_ci_high")
-    wanted = [["architecture", "method", *(f"{name}{end}" for name in part for end in ends)] for part in parts]
+    wanted = [[f"{name}{end}" for name in part for end in ends] for part in parts]
     wanted[0].append("seeds")
-    return tuple(headline[[name for name in headline if name in names]] for names in wanted)
+    return tuple(headline[[*_FIRST, *(name for name in headline if name in names)]] for names in wanted)
 
 
 def headline_first(values: Mapping[str, float]) -> dict[str, float]:
@@ -104,12 +105,12 @@ def corrected(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
     return summary[["architecture", "method", *columns]].rename(columns=columns)
 
 
-def every_metric(summary: pd.DataFrame, *, width: int = 7) -> Iterator[pd.DataFrame]:
+def every_metric(summary: pd.DataFrame, *, width: int = 4) -> Iterator[pd.DataFrame]:
     """Tables with the medians of all metrics, and then with those of two patients, `width` metrics a table."""
     for suffix in ("_median", "_two_patients_median"):
         names = [f"{name}{suffix}" for name in METRICS if f"{name}{suffix}" in summary]
         for start in range(0, len(names), width):
-            yield summary[["architecture", "method", *names[start : start + width]]]
+            yield summary[[*_FIRST, *names[start : start + width]]]
 
 
 def by_cell(summary: pd.DataFrame, metric: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ import pandas as pd
 from cxr.core import architectures
 from cxr.core.methods import SCORE_LABELS
 from cxr.metrics.metric_table import METRICS
+from cxr.report import verdicts
 
 if TYPE_CHECKING:
     from cxr.core.params import CompareParams
@@ -20,21 +21,25 @@ _WEIGHTS = {
     "source": "pretrained on this project's procedural source task of textures and shapes",
     "none": "random: the maps mean nothing",
 }
+_SCORED = {"correct": "the test images that both checkpoints classify correctly", "all": "all test images"}
 
 
-def heading(study: Study, *, name: str, url: str) -> str:
-    """The title of the report and what it covers, in Markdown.
-
-    `name`: of the study; `url`: of the comparison's own run.
-    """
+def covered(study: Study, *, url: str) -> str:
+    """What the report covers, and what its answers hold for, in Markdown. `url`: of the comparison's own run."""
     runs, one = study.runs, study.params
+    counts = [
+        f"{runs[name].nunique()} {text}{'s' * (runs[name].nunique() > 1)}"
+        for name, text in (("architecture", "network"), ("seed", "seed"), ("method", "attribution method"))
+    ]
+    holds = verdicts.scope(
+        runs["architecture"].nunique(),
+        runs["seed"].nunique(),
+        vary_split=study.training_params.get("vary_split") == "True",
+    )
     return (
-        f"# Does the evidence move under fine-tuning? Study `{name}`\n\n"
-        f"{runs['architecture'].nunique()} architectures, {runs['seed'].nunique()} seeds and "
-        f"{runs['method'].nunique()} attribution methods, at `{one['target_layer']}` (grids "
-        f"{', '.join(sorted(set(runs['grid'])))}), on {one['images']} images of the test set. Weights before "
-        f"transfer: `{one['weights']}`; images {one['image_size']} px. In MLflow: [this comparison]({url}); links "
-        "to the runs behind every number stand beside it and at the end."
+        f"**Covered:** {', '.join(counts)}, at `{one['target_layer']}` (grids "
+        f"{', '.join(sorted(set(runs['grid'])))}), on {_SCORED[one['images']]} ({one['image_size']} px); weights "
+        f"before transfer: `{one['weights']}`. [This comparison in MLflow]({url}).\n\n{holds}"
     )
 
 

@@ -33,7 +33,17 @@ from cxr.metrics import regions
 from cxr.metrics.metric_table import sign_of_stability
 from cxr.report import judgement, verdicts
 from cxr.report.evidence import CELL, Cells, Evidence, over_drift, primary_scores, twins
-from cxr.report.judgement import CONTRADICTED, FRAGILE, OPEN, SUPPORTED, Judgement, finds, number, of_one_seed
+from cxr.report.judgement import (
+    CONTRADICTED,
+    FRAGILE,
+    NO_SPREAD,
+    OPEN,
+    SUPPORTED,
+    Judgement,
+    finds,
+    number,
+    of_one_seed,
+)
 from cxr.statistics import contrasts, estimates
 from cxr.statistics.estimates import Estimate, holm, p_value
 from cxr.statistics.score_rows import Cell, Scores
@@ -213,18 +223,23 @@ def moved(asked: Asked) -> Judgement:
     null, found = identical - sign * evidence.margins.overlap, list(asked.drift.values())
     away, alike = ("less", "greater") if sign > 0 else ("greater", "less")
     counted = _counted(asked, asked.drift)
+
+    def unmoved(est: Estimate) -> bool:
+        """All maps are identical: there is no spread, and so no test; nor is there a doubt."""
+        return est.value == identical and est.se == 0
+
     text = f"{evidence.metric_text.capitalize()} {span(counted)}, where identical maps have {identical:g}"
     if evidence.corrected:
         text += " and maps of two patients 0"
-        none_left = sum(not p_value(est, 0, "greater") < asked.alpha for est in counted.values())
+        kept = [unmoved(est) or p_value(est, 0, "greater") < asked.alpha for est in counted.values()]
+        none_left = len(kept) - sum(kept)
         text += f". In {none_left} of {_cells(len(counted))} no more is left than two patients share"
     if asked.chance:
         lost = [asked.chance[cell] for cell in counted if cell in asked.chance]
         lost = sum(not p_value(est, 0, "less") < asked.alpha for est in lost)
         text += f", in {lost} no more than chance"
     yes, no = ([p_value(est, null, side) for est in found] for side in (away, alike))
-    # Where all maps are identical there is no spread, and no test; nor is there a doubt.
-    no = [0.0 if est.value == identical and est.se == 0 else p for est, p in zip(found, no, strict=True)]
+    no = [0.0 if unmoved(est) else p for est, p in zip(found, no, strict=True)]
     return per_cell(asked, asked.drift, yes, no, text)
 
 
@@ -295,9 +310,12 @@ def by_class(asked: Asked) -> Judgement:
     unsound = asked.evidence.unsound
     rows = asked.classes
     sound = [cell not in unsound for cell in zip(rows["architecture"], rows["method"], strict=True)]
-    rows = rows[np.array(sound, dtype=bool)].dropna(subset=["p"])
+    rows = rows[np.array(sound, dtype=bool)]
     if rows.empty:
         return Judgement(OPEN, "No cell has maps that pass", asked.evidence.why_unsound(unsound))
+    rows = rows.dropna(subset=["p"])
+    if rows.empty:
+        return Judgement(OPEN, "The differences between classes have no spread", NO_SPREAD)
     widest = rows.loc[rows["difference"].abs().idxmax()]
     text = (
         f"Widest difference: {widest['value']} against the other classes {widest['difference']:+.2f} "

@@ -77,7 +77,7 @@ def publish(run: tracking.Run, scored_maps: ScoredMaps, summary: Mapping[str, fl
     tracking.log_dataset_of(train.run_id)
     text = descriptions.score(
         scored_maps.cell,
-        headline(scored_maps, summary),
+        {**summary, **performance(scored_maps.train.metrics)},
         data=train.params["data"],
         links=[train.link, attribute.link],
         caution=scored_maps.caution,

@@ -22,6 +22,14 @@ from cxr.statistics import contrasts
 from cxr.statistics.rank_tests import paired_tests
 from cxr.statistics.score_rows import Scores
 
+SHOWN = {
+    "pairs": ["method", "a", "b", "difference", "low", "high", "p_holm", "difference_raw"],
+    "interaction": ["method_a", "method_b", "a", "b", "difference", "low", "high", "p_holm"],
+    "multiverse": ["axis", "level", "n", "share_a", "share_b", "share_reversal"],
+    "paired_tests": ["method", "test", "a", "b", "statistic", "effect", "p", "p_holm"],
+}
+"""The columns of wide tables that the report shows, at most eight; the run holds all of them."""
+
 
 def say(text: str) -> None:
     """Show a sentence, in Markdown, in the notebook and in the report."""
@@ -227,7 +235,7 @@ def blind(seen: pd.DataFrame) -> pd.DataFrame:
 
 
 def following(seen: pd.DataFrame) -> pd.DataFrame:
-    """How each metric follows the evidence in the marker, a column an architecture and method.
+    """How each metric follows the evidence in the marker: method, metric, and a column an architecture.
 
     `seen`: of `sensitivity`. Without rows where no shortcut was trained.
     """
@@ -237,9 +245,10 @@ def following(seen: pd.DataFrame) -> pd.DataFrame:
         "**Which metrics follow the movement that is known?** Spearman's correlation, over images, of a metric's "
         "distance from identical maps with the change of energy in the marker:"
     )
-    table = seen.pivot(index="metric", columns=comparison.CELL, values="follows").reindex(list(METRICS))
-    table.columns = [" ".join(column) for column in table.columns]
-    return table.reset_index()
+    table = seen.pivot(index=["method", "metric"], columns="architecture", values="follows").reset_index()
+    place = table["metric"].map(list(METRICS).index)
+    rows = table.assign(place=place).sort_values(["method", "place"])
+    return rows.drop(columns="place").rename_axis(columns=None)
 
 
 def course(study: Study, metric: str, *, level: float, n_boot: int) -> pd.DataFrame:
@@ -263,11 +272,11 @@ def failing(checks: pd.DataFrame) -> pd.DataFrame:
 
 
 def caution(summary: pd.DataFrame) -> None:
-    """Warn of cells in which maps fail their checks. `summary`: of `comparison.pooled`."""
-    suspect = summary[summary["map_check"] == "no"]
-    if len(suspect):
-        cells = ", ".join(f"{row.architecture} under {row.method}" for row in suspect.itertuples())
-        say(
-            f"**Caution: maps that do not pass their checks: {cells}.** Their drift may say nothing about the "
-            "network; see “Do the maps pass their checks?”"
-        )
+    """Warn of cells whose maps fail their checks, or were not checked. `summary`: of `comparison.pooled`."""
+    for found, words in (("no", "do not pass their checks"), ("not checked", "were not checked")):
+        n = int((summary["map_check"] == found).sum())
+        if n:
+            say(
+                f"**Caution: in {n} of {len(summary)} rows the maps {words}.** Their drift may say nothing about "
+                "the network; see “Do the maps pass their checks?”"
+            )

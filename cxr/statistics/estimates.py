@@ -48,7 +48,7 @@ Technometrics 24:295 (intersection-union). Gail and Simon (1985) Biometrics 41:3
 (2014) Compr. Psychol. 3:1 (rank-biserial).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log, nan, sqrt
 from typing import Literal
@@ -224,13 +224,20 @@ def proportion(est: Estimate) -> Estimate:
 
 
 def located(
-    per_seed: Sequence[float], replicates: np.ndarray, *, n_patients: int, level: float, least: int = 0
+    per_seed: Sequence[float],
+    replicates: np.ndarray,
+    *,
+    n_patients: int,
+    level: float,
+    least: int = 0,
+    on: Callable[[Estimate], Estimate] | None = None,
 ) -> tuple[float, float, float]:
     """Value and interval for a table: (value, low, high), from the same arguments as `estimate`.
 
     With several seeds they are those of `estimate`, over new trainings and new patients: percentiles over so few
     seeds would be too short. With one seed the interval holds percentiles over patients, and describes this
-    network. All NaN without any seed; no interval with fewer than `least` patients.
+    network. All NaN without any seed; no interval with fewer than `least` patients. `on` gives the estimate's
+    interval on another scale, such as `proportion`; percentiles need none.
     """
     per_seed = np.asarray(per_seed, dtype=float)  # a Series would be indexed by its seeds
     if len(per_seed) == 0:
@@ -240,6 +247,7 @@ def located(
     if len(per_seed) == 1:
         return (float(per_seed[0]), *bootstrap.interval(replicates[:, 0], level))
     found = estimate(per_seed, replicates, n_patients=n_patients, level=level)
+    found = found if on is None else on(found)
     return found.value, found.low, found.high
 
 

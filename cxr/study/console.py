@@ -4,10 +4,12 @@ import sys
 
 from tqdm import tqdm
 
+from cxr.core.terminal import wrapped
+
 
 def say(text: str) -> None:
-    """Print a line at once; above the progress bar, if there is one."""
-    tqdm.write(text)
+    """Print lines at once, long ones wrapped; above the progress bar, if there is one."""
+    tqdm.write(wrapped(text, hang=2))
     sys.stdout.flush()
 
 

@@ -1,9 +1,10 @@
-"""The report of a study as one HTML file: the compare notebook without its code."""
+"""The report of a study as one HTML file: the compare notebook without its code, with a list of contents."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,19 @@ from typing import Any
 from cxr import tracking
 from cxr.core.execution import PROGRESS
 from cxr.core.files import atomic
+
+APPENDIX = "Appendix"
+"""The heading of the first level after which sections are listed as those of the appendix."""
+# a heading of a Markdown cell, as nbconvert writes it
+_HEADING = re.compile(r'<h(?P<level>[12]) id="(?P<id>[^"]*)">(?P<text>.*?)<a class="anchor-link"', re.DOTALL)
+_STYLE = """<style>
+body.jp-Notebook {padding: 12px}
+main {max-width: 1000px; margin: 0 auto}
+main .jp-Cell {padding: 2px 0}
+main .jp-RenderedMarkdown, main .jp-RenderedHTMLCommon {padding: 0}
+.cxr-contents {border: 1px solid #ccc; border-radius: 4px; padding: 8px 12px; margin: 12px 0; font-size: 14px}
+.cxr-contents a {margin-right: 14px; white-space: nowrap}
+</style>"""
 
 
 def fetch(run_id: str, html: Path) -> None:
@@ -30,7 +44,8 @@ def fetch(run_id: str, html: Path) -> None:
 def export(notebook: str | Path, html: str | Path) -> None:
     """Write an executed notebook as a page for readers: no code, no prompts, images inside the file.
 
-    Cells tagged `hide`, output to stderr and progress lines are left out.
+    Cells tagged `hide`, output to stderr and progress lines are left out. A list of contents stands after the
+    first section.
     """
     import nbformat
     from nbconvert import HTMLExporter
@@ -52,10 +67,34 @@ def export(notebook: str | Path, html: str | Path) -> None:
         embed_images=True,
         require_js_url="",  # the page loads nothing from the network
         mathjax_url="",
+        mermaid_js_url="",
     )
-    body, _ = exporter.from_notebook_node(pages, resources={"metadata": {"path": str(Path(notebook).parent)}})
+    about = {"path": str(Path(notebook).parent), "name": "Report of a study"}
+    body, _ = exporter.from_notebook_node(pages, resources={"metadata": about})
+    body = _with_contents(body).replace("</head>", f"{_STYLE}</head>", 1)
     with atomic(html) as temporary:
         temporary.write_text(body, encoding="utf-8")
+
+
+def _with_contents(body: str) -> str:
+    """The page with links to its sections, before the second of them; as it is with fewer than two."""
+    found = list(_HEADING.finditer(body))
+    sections = [heading for heading in found if heading["level"] == "2"]
+    if len(sections) < 2:
+        return body
+    start = next((each.start() for each in found if (each["level"], each["text"]) == ("1", APPENDIX)), len(body))
+    parts = {
+        "Contents": [each for each in sections if each.start() < start],
+        APPENDIX: [each for each in sections if each.start() > start],
+    }
+    links = {title: " ".join(map(_link, own)) for title, own in parts.items() if own}
+    texts = "".join(f"<div><b>{title}:</b> {text}</div>" for title, text in links.items())
+    at = sections[1].start()
+    return f'{body[:at]}<nav class="cxr-contents">{texts}</nav>{body[at:]}'
+
+
+def _link(heading: re.Match[str]) -> str:
+    return f'<a href="#{heading["id"]}">{heading["text"]}</a>'
 
 
 def _for_readers(output: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cxr import tracking
 from cxr.core.files import from_here
+from cxr.core.terminal import wrapped
 from cxr.study import report_page, study_run
 from cxr.study.console import say
 from cxr.study.session import Session, State
@@ -14,6 +15,8 @@ from cxr.tracking import descriptions
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_OF_THE_ANSWER = ("cxr.answer", "cxr.synthetic")  # tags of a compare run
 
 
 def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
@@ -23,7 +26,7 @@ def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
         runs: keys of steps (see `grid.plan`) to run ids.
 
     Returns: columns `architecture`, `method`, `seeds` or `seed`, and the metrics of the score runs
-        (`auc_macro_before`, `overlap_median`, ...).
+        (`auc_macro_before`, `overlap_median`, ...), and `map_check` (yes, no, not checked).
     """
     import pandas as pd
 
@@ -36,16 +39,46 @@ def table(runs: Mapping[str, str]) -> pd.DataFrame | None:
     for key, run_id in runs.items():
         stage, *cell = key.split("/")
         if stage == "score":
-            metrics = tracking.stored(run_id).metrics
+            run = tracking.stored(run_id)
             names = [name for name in headlines.HEADLINE if name not in headlines.OF_SEVERAL_RUNS]
-            values = {name: metrics.get(name) for name in names}
-            rows.append({"architecture": cell[0], "method": cell[2], "seed": cell[1].removeprefix("s"), **values})
+            values = {name: run.metrics.get(name) for name in names}
+            cell = {"architecture": cell[0], "method": cell[2], "seed": cell[1].removeprefix("s")}
+            rows.append(
+                {**cell, **values, "map_check": _CHECKED.get(run.params.get("passes_checks"), "not checked")}
+            )
     return pd.DataFrame(rows) if rows else None
 
 
-def describe(session: Session, state: State) -> None:
-    """Write the descriptions of the study's run and of the experiment, and the experiment's views."""
+_CHECKED = {"True": "yes", "False": "no"}
+
+
+def in_text(headline: pd.DataFrame, *, level: float) -> str:
+    """The study's table for the terminal, by `tables.in_sections`.
+
+    `headline`: of `table`, a row a network and method, or a row a score run.
+    """
     from cxr.core import tables
+
+    again = "two_seeds" if "overlap_two_seeds_median" in headline else "two_heads"
+    cells = {
+        "network": headline["architecture"],
+        "method": headline["method"],
+        **({"seed": headline["seed"]} if "seed" in headline else {}),
+        "AUC before\nand after": tables.numbers(headline, "auc_macro_before", "auc_macro_after", digits=3),
+        f"overlap\n[{level:.0%} interval]": tables.numbers(headline, "overlap_median", interval="overlap"),
+        "two\npatients": tables.numbers(headline, "overlap_two_patients_median"),
+        again.replace("_", "\n"): tables.numbers(headline, f"overlap_{again}_median"),
+        "corrected\noverlap": tables.numbers(headline, "overlap_corrected_median"),
+    }
+    return tables.in_sections(headline[[]].assign(**cells), headline["map_check"].tolist())
+
+
+def describe(session: Session, state: State) -> None:
+    """Make the study readable in the MLflow UI.
+
+    Writes the descriptions of the study's run and of the experiment, logs the study's main numbers as metrics of
+    its run, and, if nothing failed, marks its runs as those that the experiment's views show.
+    """
     from cxr.data.manifest import classes
 
     name, data = session.study.name, session.study.data
@@ -53,15 +86,18 @@ def describe(session: Session, state: State) -> None:
     done = _in_order(session, state)
     compare = tracking.stored(done["compare"]) if "compare" in done else None
     artifacts = compare.artifacts() if compare else []
-    headline = table(done)
-    if headline is not None:
-        headline = tables.readable(headline)
+    summary = compare.table("summary.csv") if "summary.csv" in artifacts else None
+    answer = {key: compare.tags[key] for key in _OF_THE_ANSWER if key in compare.tags} if compare else {}
+    tracking.set_tags(state.parent, answer)
+    if summary is not None:
+        tracking.log_metrics(state.parent, study_run.headline_metrics(summary))
     changed, before = study_run.changed(session)
     text = descriptions.study(
         name,
         data=data,
-        headline=headline,
+        summary=summary,
         answers=compare.table("questions.csv") if "questions.csv" in artifacts else None,
+        answer=answer.get("cxr.answer", ""),
         runs=[(step.name, done[step.key]) for step in session.steps if step.key in done],
         experiment_id=experiment,
         report_run=compare.run_id if compare else "",
@@ -70,23 +106,38 @@ def describe(session: Session, state: State) -> None:
         differs=descriptions.differs(changed, before),
     )
     tracking.describe_run(state.parent, text)
+    if not state.failures:
+        study_run.publish_grid(state.parent, done, summary)
     last = tracking.stored(state.parent).link
-    text = descriptions.experiment(experiment, data=data, headline=headline, last=last)
-    tracking.describe_experiment(name, text, methods=session.study.method, classes=classes(session.manifest))
+    text = descriptions.experiment(
+        experiment, data=data, summary=summary, answer=answer.get("cxr.answer", ""), last=last
+    )
+    tracking.describe_experiment(
+        name,
+        text,
+        methods=session.study.method,
+        classes=classes(session.manifest),
+        study="" if state.failures else state.parent,
+    )
 
 
 def show(session: Session, state: State) -> None:
-    """Print the table, the answers, where the report and the runs are, and what failed. Writes `report.html`."""
-    from cxr.core import tables
+    """Print the answer, the table, the questions' answers, where the report and the runs are, and what failed.
 
+    Writes `report.html`.
+    """
+    compare = tracking.stored(state.runs["compare"]) if "compare" in state.runs else None
+    if compare is not None and compare.has("answer.txt"):
+        say("\n" + wrapped(compare.file("answer.txt").read_text(encoding="utf-8").strip()))
     headline = table(_in_order(session, state))
     if headline is not None:
-        say("\n" + tables.text(tables.readable(headline)))
-    if "compare" in state.runs:
+        say("\n" + in_text(headline, level=session.study.level))
+    if compare is not None:
         html = session.setup.out / "report.html"
-        report_page.fetch(state.runs["compare"], html)
-        compare = tracking.stored(state.runs["compare"])
+        report_page.fetch(compare.run_id, html)
         if compare.has("questions.csv"):
+            from cxr.core import tables
+
             say("\n" + tables.text(compare.table("questions.csv")[["question", "answer"]]))
         say(f"\nreport: {from_here(html)}")
     say(f"runs:   {tracking.ui_command(session.tracking_uri)}  (experiment '{session.study.name}')")

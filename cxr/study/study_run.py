@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -11,7 +13,10 @@ from cxr import tracking
 from cxr.study import session as sessions
 from cxr.study.grid import Step
 from cxr.study.session import Session, State
-from cxr.tracking import descriptions
+from cxr.tracking import descriptions, readable, views
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIGN_OF_LIFE_SECONDS = 60.0
 DEAD_SECONDS = 900.0  # longer than a runner waits for its store
@@ -58,6 +63,60 @@ def changed(session: Session) -> tuple[dict[str, tuple[str, str]], str]:
         return {}, ""
     settings = {key: tracking.param_value(value) for key, value in session.study.model_dump().items()}
     return descriptions.difference(settings, runs[0].params), runs[0].link
+
+
+def publish_grid(parent: str, runs: Mapping[str, str], summary: pd.DataFrame | None) -> None:
+    """Mark the runs of a study that has ended as its own, and give them their numbers as people read them.
+
+    The views of the UI then show these runs and no others. A run that an earlier study has made belongs to both,
+    and is marked as that of the later one.
+
+    Args:
+        parent: the study's own run.
+        runs: keys of steps (see `grid.plan`) to run ids.
+        summary: of its comparison, a row an architecture and method; None where there is none.
+    """
+    rows = [] if summary is None else summary.to_dict("records")
+    of_cell = {(row["architecture"], row["method"]): row for row in rows}
+    for run_id in runs.values():
+        run = tracking.stored(run_id)
+        tags = {views.STUDY: parent, **run.readable}
+        row = of_cell.get((run.params.get("architecture"), run.params.get("method")))
+        if run.stage == "score" and row is not None:
+            # one name for all seeds of a cell, by which the UI groups them
+            checked = readable.checks(row["map_check"])
+            tags[readable.CELL] = readable.cell(row["architecture"], row["method"], checked)
+            tags["two seeds"] = readable.number(row.get("overlap_two_seeds_median"))
+        tracking.set_tags(run_id, {key: value for key, value in tags.items() if run.tags.get(key) != value})
+
+
+def headline_metrics(summary: pd.DataFrame) -> dict[str, float]:
+    """A study's main numbers as metrics of its own run: `overlap/CompactDenseNet/layercam`, ...
+
+    They are rounded, as they are for reading; the compare run holds them exactly.
+
+    Args:
+        summary: of its comparison, a row an architecture and method.
+    """
+    found = {}
+    for row in summary.to_dict("records"):
+        cell = f"{row['architecture']}/{row['method']}"
+        for name, column in _HEADLINE.items():
+            if math.isfinite(row.get(column, math.nan)):
+                found[f"{name}/{cell}"] = round(row[column], 2)
+        found[f"passes_checks/{cell}"] = float(readable.checks(row["map_check"]) == readable.PASS)
+        for end in ("before", "after"):
+            found[f"auc_{end}/{row['architecture']}"] = round(row[f"auc_macro_{end}"], 2)
+    return dict(sorted(found.items(), key=lambda item: _ORDER.index(item[0].partition("/")[0])))
+
+
+_HEADLINE = {
+    "overlap": "overlap_median",
+    "two_patients": "overlap_two_patients_median",
+    "two_seeds": "overlap_two_seeds_median",
+    "corrected_overlap": "overlap_corrected_median",
+}
+_ORDER = ("passes_checks", *_HEADLINE, "auc_before", "auc_after")
 
 
 def end_all(study: str, state: State, status: str = "FAILED") -> None:

@@ -50,14 +50,14 @@ from cxr.tracking.entities import (
     tag_model,
 )
 from cxr.tracking.provenance import fingerprint, git_tags
-from cxr.tracking.run import Run, create_run, end_run, reopen_run, set_tags, start
+from cxr.tracking.run import Run, create_run, end_run, log_metrics, reopen_run, set_tags, start
 from cxr.tracking.source import contents, sha256
 from cxr.tracking.stored import (
     StoredRun,
     count_earlier,
     experiments_with,
     find,
-    front_pages,
+    front_page,
     misfit,
     plans_cited,
     run_url,

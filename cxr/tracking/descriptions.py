@@ -1,7 +1,9 @@
 """What MLflow shows at the top of a run, an experiment or a registered model: Markdown of a few lines.
 
-Pure functions of names, numbers and run ids; `cxr.tracking` puts the text where it belongs. Every text starts
-with a sentence, since the UI folds all but the first lines away, and says where images are synthetic.
+Pure functions of names, numbers and run ids; `cxr.tracking` puts the text where it belongs. The UI folds all but
+the first lines away, so the first line is the answer (of a study, its comparison and the experiment) or what the
+run did, with its main number. SYNTHETIC DATA stands before it where that is so. Numbers of maps that fail their
+checks are marked.
 
 The UI makes HTML of it (GitHub's flavour, in which a line's end breaks the line) and lets through links, tables
 and images, but neither their sizes nor `data:` addresses. Addresses here are relative to the server's own, so that
@@ -10,12 +12,14 @@ they hold behind a proxy and under a path too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from cxr.core.methods import SCORE_LABELS
-from cxr.tracking import views
+from cxr.core.tables import HEADINGS
+from cxr.tracking import readable, views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +41,7 @@ def plain(text: Any) -> str:
 def table(shown: pd.DataFrame | Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table of the rows of a frame, or of dicts of the same keys; empty without rows.
 
-    Floats get three decimals; cells that come from `link` keep their link.
+    Cells that come from `link` keep their link.
     """
     rows = shown if isinstance(shown, Sequence) else shown.to_dict("records")
     if not rows:
@@ -69,25 +73,66 @@ def image(run_id: str, path: str = FIGURE) -> str:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, Link):
-        return value
-    return f"{value:.3f}" if isinstance(value, float) else plain(value)
+    return value if isinstance(value, Link) else plain(value)
 
 
 def _paragraphs(parts: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _sentence(text: str) -> str:
-    return f"**S{text[3:]}." if text.startswith("**s") else f"{text[0].upper()}{text[1:]}."
+def first_line(text: str, *, synthetic: bool) -> str:
+    return f"**SYNTHETIC DATA.** {text}" if synthetic else text
+
+
+def answered(text: str, tags: Mapping[str, str]) -> str:
+    """A description below the answer that a run's tags hold (`cxr.answer`); as it is where they hold none."""
+    answer = tags.get("cxr.answer", "")
+    opening = first_line(plain(answer), synthetic=tags.get("cxr.synthetic") == "yes") if answer else ""
+    return _paragraphs([opening, text])
+
+
+def cells(summary: pd.DataFrame) -> str:
+    """A table of a study's numbers: a row a network and method, in eight columns, rounded.
+
+    Args:
+        summary: of `cxr.report.comparison.pooled`, or the columns of it that a study prints.
+    """
+    return table(
+        [
+            {
+                "network": row["architecture"],
+                "method": row["method"],
+                readable.CHECKS: readable.checks(row.get("map_check", "")),
+                "overlap": readable.interval(row, "overlap"),
+                "two patients": readable.number(row.get("overlap_two_patients_median")),
+                "two seeds": readable.number(row.get("overlap_two_seeds_median")),
+                "corrected overlap": readable.interval(row, "overlap_corrected"),
+                "AUC": "→".join(readable.number(row.get(f"auc_macro_{end}")) for end in ("before", "after")),
+            }
+            for row in summary.to_dict("records")
+        ]
+    )
+
+
+_HOW_TO_READ = (
+    "*Overlap*: of the strongest 20 % before and after fine-tuning (1: identical). *Two patients*: the same "
+    "overlap between two patients of one class. *Two seeds*: between two trainings. *Corrected overlap*: "
+    "(overlap - two patients) / (1 - two patients). **FAIL**: the maps fail their checks, so their numbers "
+    "describe the maps, not the network."
+)
 
 
 # -------------------------------------------------------------------------------------------------- stages
 
 
+def is_synthetic(data: str) -> bool:
+    """Whether the parameter `data` of a study stands for images that a program draws."""
+    return data == "phantom"
+
+
 def images_used(data: str) -> str:
     """What the images are, in words that no one can take for patients where they are none."""
-    if data == "phantom":
+    if is_synthetic(data):
         return "**synthetic images** (the embedded phantom: they say nothing about patients)"
     return f"images of `{plain(data)}`"
 
@@ -103,16 +148,21 @@ def train(settings: Mapping[str, Any], performances: Mapping[str, Mapping[str, f
     rows = [
         {
             "test set": checkpoint,
-            "AUC": float(found["auc_macro"]),
-            **{shown: float(found[name]) for name, shown in _MEASURES.items() if name in found},
+            "AUC": readable.number(found["auc_macro"]),
+            **{shown: readable.number(found[name]) for name, shown in _MEASURES.items() if name in found},
         }
         for checkpoint, found in performances.items()
     ]
+    auc = ", ".join(f"{row['AUC']} {row['test set']} fine-tuning" for row in rows[:2])
     return _paragraphs(
         [
-            f"**{plain(settings['architecture'])}, seed {settings['seed']}**: a new head on the frozen backbone "
-            f"(transfer), then every layer (fine-tuning); pretrained weights: `{plain(settings['weights'])}`, "
-            f"{settings['image_size']} px, {images_used(settings['data'])}.",
+            first_line(
+                f"Training of **{plain(settings['architecture'])}, seed {settings['seed']}**: AUC on the test set "
+                f"{auc}.",
+                synthetic=is_synthetic(settings["data"]),
+            ),
+            f"A new head on the frozen backbone (transfer), then every layer (fine-tuning); pretrained weights: "
+            f"`{plain(settings['weights'])}`, {settings['image_size']} px, {images_used(settings['data'])}.",
             table(rows),
             "The checkpoints are under *Artifacts*, `checkpoints`; what they look at is in the attribute and "
             "score runs of the same architecture and seed.",
@@ -147,16 +197,25 @@ def attribute(
         train_run: a link to it.
     """
     rows = maps.rename(columns={"empty": "empty maps"})
+    result = "the maps were not checked"
     if checks is not None and len(checks):
         passed = checks[["method", "checkpoint", "passes_checks"]]
-        passed = passed.assign(passes_checks=passed["passes_checks"].map({True: "yes", False: "no"}))
+        methods = passed.groupby("method", sort=False)["passes_checks"].all()
+        good = [name for name in methods.index if methods[name]]
+        result = f"the maps of {len(good)} of {len(methods)} methods pass their checks"
+        result += f" ({plain(', '.join(good))})" if good else ""
+        passed = passed.assign(passes_checks=passed["passes_checks"].map(readable.checks))
         rows = rows.merge(passed, on=["method", "checkpoint"], how="left")
-        rows = rows.rename(columns={"passes_checks": "passes its checks"})
+        rows = rows.rename(columns={"passes_checks": readable.CHECKS})
     return _paragraphs(
         [
-            f"**Maps of both checkpoints of {plain(train['architecture'])}, seed {train['seed']}** at "
-            f"`{plain(layer)}` ({grid}), which explain the {SCORE_LABELS[score]}; {scored} of {of} images are "
-            f"scored; {images_used(train['data'])}.",
+            first_line(
+                f"Maps of **{plain(train['architecture'])}, seed {train['seed']}** before and after fine-tuning: "
+                f"{result}.",
+                synthetic=is_synthetic(train["data"]),
+            ),
+            f"They are taken at `{plain(layer)}` ({grid}) and explain the {SCORE_LABELS[score]}; {scored} of {of} "
+            f"images are scored; {images_used(train['data'])}.",
             table(rows),
             f"Overlays of the first images of each class: *Model metrics*, below the numbers. {train_run}",
         ]
@@ -164,38 +223,61 @@ def attribute(
 
 
 def score(
-    cell: Mapping[str, Any], headline: pd.DataFrame, *, data: str, links: Sequence[str] = (), caution: str = ""
+    cell: Mapping[str, Any],
+    values: Mapping[str, float],
+    *,
+    data: str,
+    links: Sequence[str] = (),
+    caution: str = "",
 ) -> str:
     """Of a score run.
 
     Args:
         cell: architecture, seed, method.
-        headline: one row of `cxr.core.tables.readable`: the numbers that a study prints.
+        values: metrics of the run (`cxr.report.headlines.HEADLINE`).
         data: the study's parameter.
         links: to the runs behind it.
         caution: why the maps may say nothing about the network, where they fail a test.
     """
-    row = headline.drop(columns=["architecture", "method", "seed"], errors="ignore").iloc[0]
+    two_patients = readable.number(values.get("overlap_two_patients_median"))
+    mark = f"**{readable.MARK.capitalize()}: this describes the maps, not the network.** " if caution else ""
     return _paragraphs(
         [
-            f"**How far the evidence moved: {plain(cell['architecture'])}, seed {cell['seed']}, "
-            f"{plain(cell['method'])}.** {_sentence(images_used(data))}",
-            f"**Caution: {plain(caution)}**" if caution else "",
-            table([{"number": name, "value": value} for name, value in row.items()]),
+            first_line(
+                f"{mark}Overlap of the evidence before and after fine-tuning, **{plain(cell['architecture'])}, "
+                f"seed {cell['seed']}, {plain(cell['method'])}**: {readable.interval(values, 'overlap')} "
+                f"(two patients: {two_patients}).",
+                synthetic=is_synthetic(data),
+            ),
+            f"Failed checks: {plain(caution)}." if caution else "",
+            table([{"number": heading, "value": value} for heading, value in _values(values)]),
             "*Corrected overlap*: (overlap - two patients) / (1 - two patients) (1: identical maps; 0: no more "
-            "than two patients share). Intervals are over patients, about these two checkpoints. "
-            + " · ".join(links),
+            "than two patients share). *Centroid shift*: share of the image's diagonal. Intervals are over "
+            f"patients, about these two checkpoints. Data: {images_used(data)}. " + " · ".join(links),
         ]
     )
 
 
-def compare(
-    headline: pd.DataFrame, answers: pd.DataFrame, claims: pd.DataFrame, *, run_id: str, data: str
-) -> str:
-    """Of a compare run.
+def _values(values: Mapping[str, float]) -> Iterable[tuple[str, str]]:
+    """Headings and rounded values of those `HEADINGS` that a run has; bounds stand with their median."""
+    for name, heading in HEADINGS.items():
+        if name not in values or name.endswith(("_ci_low", "_ci_high")):
+            continue
+        if name.startswith("n_"):
+            yield heading, f"{values[name]:.0f}"
+        elif name == "centroid_shift_median":
+            yield heading, f"{values[name]:.3f}"  # some hundredths
+        elif name.endswith("_median"):
+            yield heading, readable.interval(values, name.removesuffix("_median"))
+        else:
+            yield heading, readable.number(values[name])
+
+
+def compare(summary: pd.DataFrame, answers: pd.DataFrame, claims: pd.DataFrame, *, run_id: str, data: str) -> str:
+    """Of a compare run, below its answer (`answered`).
 
     Args:
-        headline: of `cxr.core.tables.readable`, one row an architecture and method.
+        summary: as for `cells`.
         answers: question and answer (and more), one row a question of the study.
         claims: claim and verdict (and more), one row a claim of the paper.
         run_id: its own.
@@ -204,11 +286,10 @@ def compare(
     report = artifact_link("The whole report", run_id, "report.html")
     return _paragraphs(
         [
-            f"**Does the evidence move under fine-tuning?** {report} (or *Artifacts*, `report.html`). "
-            f"{_sentence(images_used(data))}",
+            f"{report} (or *Artifacts*, `report.html`). Data: {images_used(data)}.",
+            cells(summary),
+            _HOW_TO_READ,
             table(answers[["question", "answer"]]),
-            "**Numbers**",
-            table(headline),
             "**The paper's claims**",
             table(claims[["claim", "verdict"]]),
         ]
@@ -222,10 +303,11 @@ def study(
     name: str,
     *,
     data: str,
-    headline: pd.DataFrame | None,
+    summary: pd.DataFrame | None,
     answers: pd.DataFrame | None,
     runs: Sequence[tuple[str, str]],
     experiment_id: str,
+    answer: str = "",
     report_run: str = "",
     figure_run: str = "",
     failures: Mapping[str, str] | None = None,
@@ -235,27 +317,33 @@ def study(
 
     Args:
         name, data: of the study.
-        headline, answers: as for `compare`; None where the study has none.
+        summary, answers: as for `compare`; None where the study has none.
         runs: names and ids of the runs that are done.
         experiment_id: where they are.
+        answer: of its comparison; empty where there is none.
         report_run, figure_run: the id of the one that has the report, and the figure (`FIGURE`).
         failures: names of steps and why they failed.
         differs: from the study of this name before it (`difference`).
     """
-    report = artifact_link("the whole report", report_run, "report.html") if report_run else ""
+    report = f"{artifact_link('The whole report', report_run, 'report.html')}." if report_run else ""
     links = " · ".join(run_link(text, experiment_id, run_id) for text, run_id in runs)
     failed = [{"not done": step, "because": reason} for step, reason in (failures or {}).items()]
     return _paragraphs(
         [
-            f"**Study {plain(name)}: does the evidence move under fine-tuning?** {report}",
-            f"{_sentence(images_used(data))} {differs}",
+            first_line(plain(answer or _no_answer(name, failed)), synthetic=is_synthetic(data)),
+            f"{report} Data: {images_used(data)}. {differs}".strip(),
             table(failed),
+            f"{cells(summary)}\n\n{_HOW_TO_READ}" if summary is not None else "",
             table(answers[["question", "answer"]]) if answers is not None else "",
-            f"**Numbers**\n\n{table(headline)}" if headline is not None else "",
             image(figure_run) if figure_run else "",
             f"Runs: {links}",
         ]
     )
+
+
+def _no_answer(name: str, failed: Sequence[Any]) -> str:
+    why = f"{len(failed)} of its notebooks failed or were not run" if failed else "its comparison gives none"
+    return f"The study {name} has no answer in one sentence: {why}."
 
 
 def difference(settings: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -283,27 +371,38 @@ def study_name(name: str, date: str, changed: Mapping[str, tuple[str, str]]) -> 
     return f"study {name} {date}{words if len(words) <= 80 else f'{words[:78]}…)'}"
 
 
-def experiment(experiment_id: str, *, data: str, headline: pd.DataFrame | None = None, last: str = "") -> str:
+def experiment(
+    experiment_id: str, *, data: str, summary: pd.DataFrame | None = None, answer: str = "", last: str = ""
+) -> str:
     """Of an experiment. Its first line is all that the UI shows of it, until it is unfolded.
 
     Args:
         experiment_id: its own.
         data: the study's parameter.
-        headline: of the last study that has one.
+        summary: of the last study, as for `cells`; None where it has none.
+        answer: of the last study; empty where it has none.
         last: a link to that study's run.
     """
     shown = " · ".join(link(name, views.address(experiment_id, name)) for name in views.KEYS)
     about = "\n".join(f"- **{key}**: {what}" for key, (_, what) in views.KEYS.items())
+    first, others = _split(answer)
+    question = "Does the visual evidence behind a classifier change under fine-tuning? No study has answered yet."
     return _paragraphs(
         [
-            f"Open: {shown}",
-            "Does the visual evidence behind a classifier change under fine-tuning? "
-            f"{_sentence(images_used(data))}",
+            first_line(plain(first) or question, synthetic=is_synthetic(data)),
+            plain(others),
+            f"Open: {shown}" + (f" · last study: {last}" if last else ""),
+            f"Data: {images_used(data)}.",
+            f"{cells(summary)}\n\n{_HOW_TO_READ}" if summary is not None else "",
             about,
-            f"Last study: {last}" if last else "",
-            table(headline) if headline is not None else "",
         ]
     )
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The first sentence of a text, and the others."""
+    found = re.match(r"(.+?[.!?])\s+(?=[A-Z])(.*)", text, re.DOTALL)
+    return found.groups() if found else (text, "")
 
 
 def model(architecture: str, *, experiment: str) -> str:

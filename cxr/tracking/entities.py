@@ -34,13 +34,20 @@ def describe_run(run_id: str, text: str) -> None:
     _describe(mlflow_client().get_run(run_id).data.tags, text, functools.partial(mlflow_client().set_tag, run_id))
 
 
-def describe_experiment(experiment: str, text: str, *, methods: Sequence[str], classes: Sequence[str]) -> None:
-    """Give an experiment its description, unless a person has written another, and its views (`views`)."""
+def describe_experiment(
+    experiment: str, text: str, *, methods: Sequence[str], classes: Sequence[str], study: str = ""
+) -> None:
+    """Give an experiment its description, unless a person has written another, and its views (`views`).
+
+    `study`: id of the run of the finished study whose runs the views show; empty: as before.
+    """
     client = mlflow_client()
     found = client.get_experiment_by_name(experiment)
     set_tag = functools.partial(client.set_experiment_tag, found.experiment_id)
-    for key, value in views.tags(methods, [key_of(name) for name in classes]).items():
-        if found.tags.get(key) != value:
+    study = study or found.tags.get(views.STUDY, "")
+    wanted = views.tags(methods, [key_of(name) for name in classes], study=study)
+    for key, value in (wanted | {views.STUDY: study}).items():
+        if found.tags.get(key, "") != value:
             set_tag(key, value)
     _describe(found.tags, text, set_tag)
 

@@ -6,6 +6,7 @@ import atexit
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ from cxr.tracking.connection import (
 )
 from cxr.tracking.provenance import environment, fingerprint, git_tags
 from cxr.tracking.source import cell_version, code_cells
-from cxr.tracking.stored import SCHEMA_TAG, StoredRun, run_url, stored, upstream
+from cxr.tracking.stored import IDENTITY, SCHEMA_TAG, StoredRun, run_url, stored, upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,17 +104,7 @@ class Run:
         A value that is NaN or infinite is not logged, as SQL stores keep a NaN as 0 with a flag, and sort and plot
         it as 0; its name goes into the run's tag `cxr.undefined` (comma-separated) instead.
         """
-        client = mlflow_client()
-        now = int(time.time() * 1000)
-        numbers = {key_of(name): float(value) for name, value in values.items()}
-        finite = [Metric(key, value, now, step or 0) for key, value in numbers.items() if math.isfinite(value)]
-        for first in range(0, len(finite), 1000):  # MLflow's limit for one request
-            client.log_batch(self.run_id, metrics=finite[first : first + 1000])
-        undefined = [key for key, value in numbers.items() if not math.isfinite(value)]
-        if undefined:
-            known = client.get_run(self.run_id).data.tags.get("cxr.undefined", "")
-            names = dict.fromkeys([*(known.split(",") if known else []), *undefined])
-            client.log_batch(self.run_id, tags=[RunTag("cxr.undefined", ",".join(names))])
+        log_metrics(self.run_id, values, step)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters, by which runs are filtered. The same value twice is no error, another value is."""
@@ -151,8 +142,10 @@ class Run:
     def describe(self, text: str, *, figure: Figure | None = None) -> None:
         """Give the run its description in the MLflow UI (Markdown), with a figure below it, which is closed.
 
-        The figure is logged as `overview.png`, small enough for the column that the UI shows it in.
+        The figure is logged as `overview.png`, small enough for the column that the UI shows it in. Where the run
+        has the tag `cxr.answer`, the description begins with it.
         """
+        text = descriptions.answered(text, stored(self.run_id).tags)
         if figure is not None:
             with artifacts.new_file(self.run_id, descriptions.FIGURE) as path:
                 dpi = min(100, _FIGURE_PIXELS / figure.get_size_inches()[0])
@@ -167,7 +160,8 @@ class Run:
         Logs the peak memory of the kernel as the metric `peak_memory_mib` (not on Windows, which does not tell),
         and `sha256.json`: {artifact path: SHA-256} of all files that this process logged to the run. By these
         `StoredRun.file` knows the files again; the SHA-256 of `sha256.json` is the run's tag
-        `cxr.artifacts_sha256`. (Images of the grid are not in it.)
+        `cxr.artifacts_sha256`. (Images of the grid are not in it.) Its main numbers, rounded, are tags too
+        (`cxr.tracking.readable`).
 
         In Jupyter, the run is marked as `cxr.edited` when its cells differ from those that the notebook's file
         held at the start: its fingerprint, which was taken of the file, does not hold for it, and a study never
@@ -181,6 +175,7 @@ class Run:
 
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
             self.metrics({"peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10)})
+        set_tags(self.run_id, stored(self.run_id).readable)
         hashes = artifacts.logged_hashes(self.run_id)
         self.json(hashes, artifacts.HASHES)
         client.set_tag(self.run_id, artifacts.HASHES_TAG, hashes[artifacts.HASHES])
@@ -251,6 +246,8 @@ def start(
     notebook = notebooks_folder() / f"{STAGES[stage]}.ipynb"
     cells = [cell_version(source) for source in code_cells(notebook)]
     logged = settings.model_dump(exclude=set(settings.filters)) if settings_as_params else {}
+    # ids of the runs that are read are its inputs
+    logged = {key: value for key, value in logged.items() if not key.endswith(("_run_id", "_run_ids"))}
     logged |= params or {}
     if mlflow.active_run():  # the cell was run again, in Jupyter
         mlflow.end_run("KILLED")
@@ -348,8 +345,23 @@ def create_run(
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of any run."""
-    for key, value in tags.items():
-        mlflow_client().set_tag(run_id, key, value)
+    if tags:
+        mlflow_client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def log_metrics(run_id: str, values: Mapping[str, float], step: int | None = None) -> None:
+    """Log numbers of any run, as `Run.metrics` does for its own."""
+    client = mlflow_client()
+    now = int(time.time() * 1000)
+    numbers = {key_of(name): float(value) for name, value in values.items()}
+    finite = [Metric(key, value, now, step or 0) for key, value in numbers.items() if math.isfinite(value)]
+    for first in range(0, len(finite), 1000):  # MLflow's limit for one request
+        client.log_batch(run_id, metrics=finite[first : first + 1000])
+    undefined = [key for key, value in numbers.items() if not math.isfinite(value)]
+    if undefined:
+        known = client.get_run(run_id).data.tags.get("cxr.undefined", "")
+        names = dict.fromkeys([*(known.split(",") if known else []), *undefined])
+        client.log_batch(run_id, tags=[RunTag("cxr.undefined", ",".join(names))])
 
 
 def end_run(run_id: str, status: str) -> None:
@@ -366,6 +378,17 @@ def reopen_run(run_id: str) -> None:
 
 
 def _log_params(run_id: str, values: Mapping[str, Any]) -> None:
-    items = [Param(key, param_value(value)) for key, value in values.items()]
+    """Log parameters; ids of runs and hashes as tags, which `StoredRun.params` holds too.
+
+    A comparison of runs opens in the UI on the first three parameters, by name, that differ: of these, people
+    learn nothing.
+    """
+    texts = {key: param_value(value) for key, value in values.items()}
+    identities = {key for key in texts if _IS_IDENTITY.search(key)}
+    items = [Param(key, text) for key, text in texts.items() if key not in identities]
     for first in range(0, len(items), 100):  # MLflow's limit for one request
         mlflow_client().log_batch(run_id, params=items[first : first + 100])
+    set_tags(run_id, {f"{IDENTITY}{key}": texts[key] for key in identities if texts[key]})
+
+
+_IS_IDENTITY = re.compile(r"_run$|sha256")

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from cxr.core.errors import InputError, first_line
 from cxr.core.execution import STAGES
 from cxr.core.params import SCHEMA, Params
-from cxr.tracking import artifacts, descriptions, views
+from cxr.tracking import artifacts, descriptions, readable, views
 from cxr.tracking.connection import ask, connect, is_server, mlflow_client
 from cxr.tracking.source import sha256
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_TAG = "cxr.schema"
+IDENTITY = "cxr.id."
+"""Prefix of the tags that hold parameters which are ids or hashes (`run.log_params`)."""
 _OF_THIS_SCHEMA = f"tags.`{SCHEMA_TAG}` = '{SCHEMA}'"
 _COMPLETE = "attributes.status = 'FINISHED' and tags.`cxr.complete` = 'true'"
 _NEWEST = ["attributes.start_time DESC"]
@@ -37,7 +39,7 @@ class StoredRun:
     name: str
     stage: str
     status: str
-    params: dict[str, str]
+    params: dict[str, str]  # with those that are kept as tags (`IDENTITY`)
     tags: dict[str, str]
     metrics: dict[str, float]
     experiment_id: str
@@ -52,6 +54,11 @@ class StoredRun:
     def fingerprint(self) -> str:
         """Empty for a run that was not opened by `start`."""
         return self.tags.get("cxr.fingerprint", "")
+
+    @property
+    def readable(self) -> dict[str, str]:
+        """Its main numbers as tags for people (`cxr.tracking.readable`)."""
+        return readable.tags(self.stage, self.params, self.metrics)
 
     @property
     def link(self) -> descriptions.Link:
@@ -130,14 +137,16 @@ def run_url(run_id: str) -> str:
     return f"{server}/#/experiments/{mlflow_client().get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 
-def front_pages(server: str, most: int = 3) -> list[str]:
-    """Lines with the addresses of the views (`cxr.tracking.views`) of the experiments that were changed last."""
-    lines = []
-    found = mlflow_client().search_experiments(order_by=["last_update_time DESC"], max_results=100)
-    for experiment in [item for item in found if views.has(item.tags)][:most]:
-        lines.append(f"  {experiment.name}")
-        lines += [f"    {name:9} {server}/{views.address(experiment.experiment_id, name)}" for name in views.KEYS]
-    return lines
+def front_page(server: str) -> str:
+    """The address of the scores of the study that ended last, or, if none has, of the experiment changed last.
+
+    `server`: the address of the UI; the answer where the store has no experiment with views.
+    """
+    changed = mlflow_client().search_experiments(order_by=["last_update_time DESC"], max_results=1000)
+    with_views = {item.name: item.experiment_id for item in changed if views.has(item.tags)}
+    with_study = [name for name in experiments_with("study") if name in with_views]
+    first = next(iter([*with_study, *with_views]), None)
+    return server if first is None else f"{server}/{views.address(with_views[first], 'scores')}"
 
 
 def find(
@@ -278,12 +287,14 @@ def _filters(settings: Params) -> Mapping[str, list[str]]:
 
 
 def _stored(run: mlflow.entities.Run, experiment: str) -> StoredRun:
+    tags = run.data.tags
+    identities = {key.removeprefix(IDENTITY): tags[key] for key in tags if key.startswith(IDENTITY)}
     return StoredRun(
         run_id=run.info.run_id,
         name=run.info.run_name,
         stage=run.data.tags.get("cxr.stage", ""),
         status=run.info.status,
-        params=dict(run.data.params),
+        params={**run.data.params, **identities},
         tags=dict(run.data.tags),
         metrics=dict(run.data.metrics),
         experiment_id=run.info.experiment_id,

@@ -18,17 +18,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxr.core.params import SCHEMA
+from cxr.tracking import readable
 
+STUDY = "cxr.study"
+"""The tag of a run that says of which finished study's grid it is: the id of that study's run, the latest one."""
 _PREFIX = "mlflow.sharedViewState."
 
 KEYS = {
-    "scores": ("cxr-scores", "drift beside its baselines, one row an architecture, method and seed"),
-    "means": ("cxr-means", "the same, averaged over seeds"),
-    "training": ("cxr-training", "losses, AUC and duration of both stages"),
+    "scores": ("cxr-scores", "overlap beside its baselines and AUC, by network and method, one row a seed"),
+    "charts": ("cxr-means", "the same as charts: one bar a network and method, the mean over seeds"),
+    "training": ("cxr-training", "AUC, calibration and duration of each training, losses as charts"),
     "maps": ("cxr-maps", "image, map before, map after and their difference, side by side"),
-    "studies": ("cxr-studies", "studies and comparisons: verdicts, reports"),
+    "studies": ("cxr-studies", "the answer of each study of this name"),
 }
 """The views: {name: (key, what it shows)}."""
+_AS_CHARTS = ("charts", "maps")
 
 # MLflow's own sections of charts, which have to be there. It puts a chart of every other metric into the first.
 _OTHERS = ("Model metrics", "System metrics")
@@ -36,17 +40,20 @@ _RUN_NAME = "tags.`mlflow.runName`"
 _MOST_RUNS = 20  # that a chart shows
 
 
-def tags(methods: Sequence[str] = (), classes: Sequence[str] = ()) -> dict[str, str]:
+def tags(methods: Sequence[str] = (), classes: Sequence[str] = (), *, study: str = "") -> dict[str, str]:
     """The experiment's tags that hold all views.
 
     Args:
         methods, classes: of the study, in the order in which their maps are shown; without them, as MLflow does.
+        study: id of the run of the study whose runs the views show, those with the tag `STUDY` of this value. A
+            notebook that was run by hand beside the study is then in none. Empty (no study has ended): all
+            finished runs.
     """
     states = {
-        "scores": _scores(),
-        "means": _means(),
-        "training": _training(),
-        "maps": _maps(methods, classes),
+        "scores": _scores(study),
+        "charts": _charts(study),
+        "training": _training(study),
+        "maps": _maps(methods, classes, study),
         "studies": _studies(),
     }
     return {
@@ -60,85 +67,69 @@ def has(experiment_tags: Mapping[str, str]) -> bool:
     return f"{_PREFIX}{KEYS['scores'][0]}" in experiment_tags
 
 
-def address(experiment_id: str, name: str, *, charts: bool | None = None) -> str:
-    """Where the UI shows a view, relative to the server's address: as charts, or as a table.
-
-    Without `charts`, what the view is for: maps are pictures, and all others numbers.
-    """
-    key = KEYS[name][0]
-    mode = "&compareRunsMode=CHART" if (name == "maps" if charts is None else charts) else ""
+def address(experiment_id: str, name: str) -> str:
+    """Where the UI shows a view, relative to the server's address: as charts, or as a table."""
+    mode = "&compareRunsMode=CHART" if name in _AS_CHARTS else ""
     # without the second, a new user is met by what MLflow has for language models
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&workflowType=machine_learning{mode}"
+    return (
+        f"#/experiments/{experiment_id}/runs?viewStateShareKey={KEYS[name][0]}&workflowType=machine_learning{mode}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the views
 
 
-_NUMBERS = [
-    *("auc_macro_before", "auc_macro_after", "overlap_median", "overlap_ci_low", "overlap_ci_high"),
-    *(
-        "overlap_two_patients_median",
-        "overlap_two_heads_median",
-        "overlap_corrected_median",
-        "centroid_shift_median",
-    ),
-    *("n_images", "n_empty"),
-]
-
-
-def _scores() -> dict[str, Any]:
-    columns = [f"metrics.{name}" for name in _NUMBERS]  # architecture, seed and method are the run's name
+def _scores(study: str) -> dict[str, Any]:
+    names = (readable.CHECKS, "overlap", "two patients", "two seeds", "AUC before", "AUC after")
+    columns = [f"tags.{name}" for name in (*names, "corrected overlap", "images")]
     charts = [
-        _bar("Drift", "overlap_median", "overlap, median"),
-        _bar("Drift", "overlap_corrected_median", "corrected overlap, median"),
-        _bar("Drift", "centroid_shift_median", "centroid shift, of the diagonal"),
-        _scatter("Drift", "auc_macro_after", "overlap_median"),
-        _bar("Baselines", "overlap_two_patients_median", "overlap, two patients"),
-        _bar("Baselines", "overlap_two_heads_median", "overlap, two heads"),
-        _bar("Accuracy", "auc_macro_before", "AUC, before"),
-        _bar("Accuracy", "auc_macro_after", "AUC, after"),
+        _bar("Drift", "overlap_median"),
+        _bar("Drift", "overlap_two_patients_median"),
+        _bar("Drift", "overlap_corrected_median"),
+        _bar("Drift", "centroid_shift_median"),
+        _bar("Accuracy", "auc_macro_before"),
+        _bar("Accuracy", "auc_macro_after"),
     ]
-    return _state(_of("score"), columns=[*columns, "params.passes_checks"], charts=charts)
+    keys = [{"mode": "tag", "groupByData": readable.CELL}]
+    group = {"groupBy": {"aggregateFunction": "average", "groupByKeys": keys}}
+    return {**_state(_of("score", study), columns=columns, charts=charts, cards=1, height=340), **group}
 
 
-def _means() -> dict[str, Any]:
-    keys = [{"mode": "param", "groupByData": name} for name in ("architecture", "method")]
-    group = {"aggregateFunction": "average", "groupByKeys": keys}
-    columns = [f"metrics.{name}" for name in _NUMBERS if "_ci_" not in name]  # a mean of intervals is none
-    return {**_scores(), **_columns(columns, name_width=430), "groupBy": group}
+def _charts(study: str) -> dict[str, Any]:
+    return {**_scores(study), "runListHidden": True}  # room for the names of the bars
 
 
-def _training() -> dict[str, Any]:
+def _training(study: str) -> dict[str, Any]:
+    numbers = ("AUC before", "AUC after", "accuracy after", "calibration error after", "seconds")
     columns = [
-        *("attributes.Dataset", "attributes.Models", "params.weights", "metrics.auc_macro_before"),
-        *("metrics.auc_macro_after", "metrics.accuracy_after", "metrics.ece_after"),
-        *("metrics.seconds_transfer", "metrics.seconds_fine_tuning"),
+        *(f"tags.{name}" for name in numbers),
+        *("params.weights", "attributes.Dataset", "attributes.Models"),
     ]
     charts = [
         _line("Curves", "transfer/val_loss", "transfer: validation loss by epoch"),
         _line("Curves", "fine_tuning/val_loss", "fine-tuning: validation loss by epoch"),
         _line("Curves", "course/auc_macro", "AUC on the test set, in the course of fine-tuning"),
-        _bar("At the end", "auc_macro_before", "AUC, before"),
-        _bar("At the end", "auc_macro_after", "AUC, after"),
-        _bar("At the end", "seconds_fine_tuning", "seconds of fine-tuning"),
+        _bar("At the end", "auc_macro_before"),
+        _bar("At the end", "auc_macro_after"),
+        _bar("At the end", "seconds_fine_tuning"),
     ]
-    return _state(_of("train"), columns=columns, charts=charts)
+    return _state(_of("train", study), columns=columns, charts=charts)
 
 
-def _maps(methods: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+def _maps(methods: Sequence[str], classes: Sequence[str], study: str) -> dict[str, Any]:
     columns = [
         *("params.architecture", "params.seed", "params.layer", "params.grid"),
         *("metrics.n_images", "metrics.n_candidates"),
     ]
     charts = [_images(method, f"{method}/{name}") for method in methods for name in classes]
     # two large cards a row: each has image, both maps and their difference
-    return _state(_of("attribute"), columns=columns, charts=charts, cards=2, height=620)
+    return _state(_of("attribute", study), columns=columns, charts=charts, cards=2, height=620)
 
 
 def _studies() -> dict[str, Any]:
-    stages = ("pretrain", "train", "attribute", "score")
+    stages = ("pretrain", "train", "attribute", "score", "compare")
     others = " AND ".join(f"tags.`cxr.stage` != '{stage}'" for stage in stages)  # there is no OR
-    columns = ["params.data", "params.image_size", "params.weights", "attributes.Description"]
+    columns = ["tags.cxr.answer", "params.data", "params.image_size", "params.weights"]
     return _state(others, columns=columns)
 
 
@@ -179,21 +170,26 @@ def _state(
     }
 
 
-def _of(stage: str) -> str:
-    return f"tags.`cxr.schema` = '{SCHEMA}' AND tags.`cxr.stage` = '{stage}' AND attributes.status = 'FINISHED'"
+def _of(stage: str, study: str) -> str:
+    which = f"tags.`{STUDY}` = '{study}'" if study else f"tags.`cxr.schema` = '{SCHEMA}'"
+    return f"{which} AND tags.`cxr.stage` = '{stage}' AND attributes.status = 'FINISHED'"
 
 
-def _columns(names: Sequence[str], *, name_width: int = 300) -> dict[str, Any]:
+_WIDTHS = {
+    **{readable.CHECKS: 95, "overlap": 130, "two patients": 100, "two seeds": 85, "corrected overlap": 140},
+    **{"Dataset": 220, "Models": 260, "cxr.answer": 700, "data": 220},
+}
+
+
+def _columns(names: Sequence[str]) -> dict[str, Any]:
     """Which columns are shown, in which order, wide enough for the runs' names and their own."""
-    own = [_quoted(name) for name in names]
-    widths = {
-        column: max(90, 30 + 7 * len(name.partition(".")[2])) for column, name in zip(own, names, strict=True)
-    }
-    widths |= {"attributes.`Dataset`": 220, "attributes.`Models`": 260, "attributes.`Description`": 400}
+    own = {_quoted(name): name.partition(".")[2] for name in names}
+    widths = {column: _WIDTHS.get(name, max(90, 30 + 7 * len(name))) for column, name in own.items()}
+    first = {"attributes.`Run Name`": 290, "runDateAndNestInfo": 48}  # the second: status, and when it began
     return {
-        "selectedColumns": own,
-        "columnOrder": ["attributes.`Run Name`", *own],
-        "columnWidths": {"attributes.`Run Name`": name_width, **{column: widths[column] for column in own}},
+        "selectedColumns": list(own),
+        "columnOrder": [*first, *own],
+        "columnWidths": first | widths,
     }
 
 
@@ -207,8 +203,8 @@ def _chart(kind: str, section: str, title: str, **options: Any) -> dict[str, Any
     return {**about, "deleted": False, "isGenerated": False, "runsCountToCompare": _MOST_RUNS, **options}
 
 
-def _bar(section: str, metric: str, title: str) -> dict[str, Any]:
-    return _chart("BAR", section, title, metricKey=metric)
+def _bar(section: str, metric: str) -> dict[str, Any]:
+    return _chart("BAR", section, metric, metricKey=metric)  # the UI writes the metric's name over it in any case
 
 
 def _line(section: str, metric: str, title: str) -> dict[str, Any]:
@@ -237,13 +233,6 @@ def _line(section: str, metric: str, title: str) -> dict[str, Any]:
 def _images(section: str, key: str) -> dict[str, Any]:
     # without the parameters, which MLflow would write over each picture
     return _chart("IMAGE", section, key, imageKeys=[key], step=0, showRunParams=False)
-
-
-def _scatter(section: str, x: str, y: str) -> dict[str, Any]:
-    axes = {
-        axis: {"key": key, "type": "METRIC", "dataAccessKey": key} for axis, key in (("xaxis", x), ("yaxis", y))
-    }
-    return _chart("SCATTER", section, f"{y} against {x}", **axes)
 
 
 def _envelope(name: str, state: dict[str, Any], number: int) -> str:

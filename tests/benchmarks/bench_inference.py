@@ -8,8 +8,8 @@ patients with one or two images (150 patients for AUC). Values are like overlaps
 networks, half the architecture's and method's own) + the patient under this network (sd 0.05) + the image (sd
 0.15, half of its variance common to all networks). Overlap of two patients, of pairs of seeds, of two heads and
 the centroid shift are made alike. Scores of classifiers are binormal, and the separation of their classes varies
-between trainings by six times the seed sd. Estimates and verdicts are those of `cxr.statistics` and
-`cxr.report.verdicts`.
+between trainings by six times the seed sd. Estimates and verdicts are those of `cxr.statistics`,
+`cxr.report.verdicts` and `cxr.report.questions`; of the classes, those of `cxr.report.groups`.
 
 Each rule is asked at the edge of its null hypothesis, where errors are most frequent: for *supported*, one member
 of an "all" claim lies at the edge and the others are clearly true; for *contradicted*, all lie at the edge.
@@ -36,7 +36,7 @@ from joblib import Parallel, delayed
 from scipy import optimize, special
 
 from cxr.metrics import baselines, classification
-from cxr.report import judgement, questions, verdicts
+from cxr.report import groups, judgement, questions, verdicts
 from cxr.report.evidence import Evidence, Margins
 from cxr.report.judgement import Judgement
 from cxr.statistics import bootstrap, estimates, planning, rank_tests, resampling
@@ -96,7 +96,8 @@ def study(k: int, seed_sd: float, n_boot: int, number: int) -> dict[str, object]
             groups.append([sum(w * values[i][a, m] for m, w in own) for i in (0, 1)])
         return estimates.total([(theta, drawn.T) for theta, drawn in groups], n_patients=n)
 
-    out: dict[str, object] = {"cell": contrast(corrected, {(0, 0): 1})}
+    out: dict[str, object] = {"cells": [contrast(corrected, {(a, 0): 1}) for a in range(3)]}
+    out["methods"] = [contrast(corrected, {(a, 0): 1, (a, 1): -1}) for a in range(3)]
     pairs = list(combinations(range(3), 2))
     out["pairs"] = [(m, a, b, contrast(corrected, {(a, m): 1, (b, m): -1})) for m in (0, 1) for a, b in pairs]
     out["raw pair"] = contrast(list(raw), {(0, 0): 1, (1, 0): -1})
@@ -138,7 +139,32 @@ def study(k: int, seed_sd: float, n_boot: int, number: int) -> dict[str, object]
         out["excess"] = [
             estimates.over_pairs(two, excess[0][a], excess[1][a].T, n_patients=n, level=0.95) for a in range(3)
         ]
+    out["classes"] = class_differences(rng, patient, k, seed_sd, n_boot)
     return out
+
+
+def class_differences(
+    rng: np.random.Generator, patient: np.ndarray, k: int, seed_sd: float, n_boot: int
+) -> pd.DataFrame:
+    """`groups.differences` of one cell whose patients are of three classes that do not differ."""
+    raw = CENTRE + normal(rng, seed_sd, k)[:, None] + columns(rng, patient, 1, 1, k)[0, 0]
+    shared = SHARED + columns(rng, patient, 1, 1, k)[0, 0]
+    rows = [
+        pd.DataFrame(
+            {
+                "architecture": NAMES[0],
+                "method": METHODS[0],
+                "seed": seed,
+                "image_id": [f"i{number}" for number in range(len(patient))],
+                "patient_id": [f"p{number}" for number in patient],
+                "label": [f"class {number % 3}" for number in patient],
+                "overlap": raw[seed],
+                "overlap_two_patients": shared[seed],
+            }
+        )
+        for seed in range(k)
+    ]
+    return groups.differences(pd.concat(rows, ignore_index=True), {}, ["label"], "overlap", n_boot=n_boot)
 
 
 def separation(auc: float, sd: float) -> float:
@@ -241,11 +267,20 @@ def crossed(s: dict, leads: dict[tuple[int, int, int], float]) -> Evidence:
     return evidence(pairs=table, crossings=crossings(table))
 
 
-def beyond(excess: dict) -> Judgement:
-    """The study's own question whether fine-tuning moves the evidence further than another seed does."""
-    return questions.beyond_seeds(questions.Asked(evidence(excess=excess), *({} for _ in range(5))))
+def asked(excess: dict | None = None, **parts: object) -> questions.Asked:
+    """What a study's own questions are asked of."""
+    none = dict.fromkeys(("drift", "chance", "null", "disease", "methods"), {})
+    return questions.Asked(evidence(excess=excess or {}), **none | parts)
 
 
+def by_method(found: list[Estimate], edge: float) -> Judgement:
+    """The question whether drift depends on the method, with each network's difference moved to the edge."""
+    methods = {(name, *METHODS): moved(est, edge) for name, est in zip(NAMES, found, strict=False)}  # or one
+    return questions.by_method(asked(methods=methods))
+
+
+CORRECTED = (CENTRE - SHARED) / (1 - SHARED)  # of a cell
+NEAR = 1 - MARGINS.overlap - CORRECTED  # moves a cell to the margin around identical maps
 PAIRS = list(combinations(range(3), 2))
 ALL_BUT_ONE = {(m, a, b): FAR for m in (0, 1) for a, b in PAIRS if (m, a, b) != (0, 0, 1)}
 # The claim, the verdict that would be an error, its level, and the verdict at the edge of its null hypothesis.
@@ -266,8 +301,14 @@ EDGES = {
     ("centroid stays put", "contradicted", 0.025): lambda s: verdicts.still_centroid(
         evidence(shift=of_cells(s["shift"], 0.0))
     ),
-    ("beyond seeds", "yes", 0.025): lambda s: beyond(of_cells(s["excess"], 0.0, FAR)),
-    ("beyond seeds", "in part", 0.05): lambda s: beyond(of_cells(s["excess"], 0.0)),
+    ("evidence moved", "yes", 0.025): lambda s: questions.moved(asked(drift=of_cells(s["cells"], NEAR, -FAR))),
+    ("evidence moved", "no", 0.025): lambda s: questions.moved(asked(drift=of_cells(s["cells"], NEAR, FAR))),
+    ("evidence moved", "in part", 0.05): lambda s: questions.moved(asked(drift=of_cells(s["cells"], NEAR))),
+    ("beyond seeds", "yes", 0.025): lambda s: questions.beyond_seeds(asked(of_cells(s["excess"], 0.0, FAR))),
+    ("beyond seeds", "in part", 0.05): lambda s: questions.beyond_seeds(asked(of_cells(s["excess"], 0.0))),
+    ("depends on method", "yes", 0.05): lambda s: by_method(s["methods"], 0.0),
+    ("depends on method", "no", 0.025): lambda s: by_method(s["methods"][:1], MARGINS.overlap),
+    ("depends on class", "yes", 0.05): lambda s: questions.by_class(asked(classes=s["classes"])),
     ("depends on architecture", "supported", 0.05): lambda s: verdicts.depends_on_architecture(
         evidence(pairs=pairs_table(s["pairs"], {}))
     ),
@@ -285,9 +326,8 @@ EDGES = {
     ),
     ("ranking reverses", "contradicted", 0.05): lambda s: verdicts.reversal(crossed(s, ALL_BUT_ONE)),
 }
-CORRECTED = (CENTRE - SHARED) / (1 - SHARED)
 COVERED = {
-    "corrected overlap of a cell": lambda s: (s["cell"], CORRECTED),
+    "corrected overlap of a cell": lambda s: (s["cells"][0], CORRECTED),
     "its difference of two architectures": lambda s: (s["pairs"][0][-1], 0.0),
     "difference of differences": lambda s: (s["interaction"], 0.0),
     "centroid shift / two patients": lambda s: (s["shift"][0], 0.5),
@@ -300,7 +340,7 @@ EFFECT = 0.1
 
 def one(k: int, seed_sd: float, n_boot: int, number: int) -> dict[str, bool]:
     """What happens in one simulated study."""
-    judgement.finds = verdicts.finds = lambda *_: ""  # a text that takes longer than all else
+    judgement.finds = verdicts.finds = questions.finds = lambda *_: ""  # a text that takes longer than all else
     found = study(k, seed_sd, n_boot, number) | performance(k, 6 * seed_sd, n_boot, number)
     row = {f"{claim} {wrong}": ask(found).verdict == wrong for (claim, wrong, _), ask in EDGES.items()}
     for name, of in COVERED.items():

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/ui_screenshots.py [--tracking-uri URI] [--experiment NAME] [--out FOLDER]
 
-Starts `cxr ui` on a store that holds a study, opens its pages in a headless Chromium, sees that what should be
-there is there, and writes a PNG of each. Exit status 1 when something is missing. `tests/test_notebooks.py` runs
-it on a small study.
+Starts `cxr ui` on a store that holds a study, opens its pages in a headless Chromium at two widths, sees that what
+should be there is there, and writes a PNG of each. Exit status 1 when something is missing.
+`tests/test_notebooks.py` runs it on a small study.
 """
 
 import argparse
@@ -29,6 +29,8 @@ import browser
 from cxr import tracking
 from cxr.tracking import entities, views
 
+WIDTHS = (1100, 1440)  # of the window, pixels
+_HEIGHT = 900
 _PICTURES = "[...document.images].filter(image => image.complete && image.naturalWidth > 100).length"
 
 
@@ -55,9 +57,11 @@ def pages(experiment: str) -> list[Page]:
     """The pages of an experiment that holds at least a train, an attribute, two score runs and a compare run."""
     number = tracking.experiment_id(experiment)
     runs = {
-        stage: tracking.find(stage, experiment=experiment) for stage in ("train", "attribute", "score", "compare")
+        stage: [run for run in tracking.find(stage, experiment=experiment) if views.STUDY in run.tags]
+        for stage in ("train", "attribute", "score", "compare")
     }
-    scores = sorted(run.name for run in runs["score"])
+    study = tracking.find("study", experiment=experiment)[0]
+    scores = sorted(run.name for run in runs["score"])[:3]  # the table makes the rows that are in sight
     compare, score, train, attribute = (runs[stage][0] for stage in ("compare", "score", "train", "attribute"))
     several = json.dumps([run.run_id for run in runs["score"][:4]], separators=(",", ":"))
     model = entities.model_name(experiment, train.params["architecture"])
@@ -66,32 +70,24 @@ def pages(experiment: str) -> list[Page]:
         return f"#/experiments/{number}/runs/{run.run_id}{tab}?workflowType=machine_learning"
 
     return [
-        Page(
-            "scores",
-            views.address(number, "scores"),
-            (*scores, "overlap_median", "auc_macro_before", "Open: scores"),
-        ),
-        Page(
-            "charts",
-            views.address(number, "scores", charts=True),
-            ("Drift", "overlap_corrected_median", "centroid_shift_median", "Baselines"),
-        ),
-        Page("means", views.address(number, "means"), ("Group by: architecture", "overlap_corrected_median")),
+        Page("scores", views.address(number, "scores"), (*scores, "map checks", "overlap", "Open: scores")),
+        Page("charts", views.address(number, "charts"), ("Group by: cell", "Drift", "overlap_median")),
         Page(
             "training",
             views.address(number, "training"),
-            tuple(run.name for run in runs["train"]) + ("auc_macro_after", "Dataset"),
+            (*sorted(run.name for run in runs["train"])[:2], "AUC before", "AUC after"),
         ),
         Page("maps", views.address(number, "maps"), (attribute.name, "layercam"), pictures=len(runs["attribute"])),
-        Page("studies", views.address(number, "studies"), ("compare", "study ")),
+        Page("studies", views.address(number, "studies"), (study.name, "cxr.answer")),
         Page(
             "compare-runs",
             f"#/compare-runs?runs={several}&experiments=%5B%22{number}%22%5D&workflowType=machine_learning",
             ("Comparing ", *(run.name for run in runs["score"][:4])),
         ),
-        Page("train", of(train), ("a new head on the frozen backbone", "then every layer"), click="Show more"),
-        Page("score", of(score), ("How far the evidence moved", "two patients"), pictures=1, click="Show more"),
-        Page("compare", of(compare), ("Does the evidence move", "verdict"), pictures=1, click="Show more"),
+        Page("train", of(train), ("Training of", "then every layer"), click="Show more"),
+        Page("score", of(score), ("Overlap of the evidence", "two patients"), pictures=1, click="Show more"),
+        Page("study", of(study), ("The whole report", "map checks", "overlap/", "passes_checks/")),
+        Page("compare", of(compare), ("The whole report", "map checks", "verdict"), pictures=1, click="Show more"),
         Page("grid", of(attribute, "/model-metrics"), ("layercam",), pictures=1),
         Page("artifact", of(compare, "/artifacts/report.html"), ("report.html", "What this study says")),
         Page("models", f"#/experiments/{number}/models?workflowType=machine_learning", ("after", "before")),
@@ -104,10 +100,12 @@ def pages(experiment: str) -> list[Page]:
     ]
 
 
-def look(address: str, wanted: list[Page], out: Path | None = None) -> dict[str, list[str]]:
+def look(
+    address: str, wanted: list[Page], out: Path | None = None, *, width: int = WIDTHS[-1]
+) -> dict[str, list[str]]:
     """Open the pages on the server at `address`; returns what is missing on which. `out`: for screenshots."""
     missing = {}
-    with browser.Browser() as page:
+    with browser.Browser(width=width, height=_HEIGHT) as page:
         for one in wanted:
             began = time.monotonic()
             page.open(f"{address}/{one.address}")
@@ -119,12 +117,11 @@ def look(address: str, wanted: list[Page], out: Path | None = None) -> dict[str,
             if one.pictures and not page.wait(f"{_PICTURES} >= {one.pictures}", seconds=60):
                 lacks.append(f"{one.pictures} pictures")
             if out:
-                page.screenshot(out / f"{one.name}.png")
+                page.screenshot(out / f"{one.name}-{width}.png")
             if lacks:
                 missing[one.name] = lacks
-            print(
-                f"{one.name:14}{time.monotonic() - began:5.1f} s  {'lacks ' + ', '.join(lacks) if lacks else 'ok'}"
-            )
+            found = f"lacks {', '.join(lacks)}" if lacks else "ok"
+            print(f"{width} {one.name:14}{time.monotonic() - began:5.1f} s  {found}")
     return missing
 
 
@@ -171,7 +168,8 @@ def main() -> int:
     uri = tracking.connect(arguments.tracking_uri)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with server(uri) as address:
-        return 1 if look(address, pages(arguments.experiment), arguments.out) else 0
+        missing = [look(address, pages(arguments.experiment), arguments.out, width=width) for width in WIDTHS]
+    return 1 if any(missing) else 0
 
 
 if __name__ == "__main__":

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 NO_PLAN = "No plan was frozen before this study; the primary metric and margins are those of the parameter file."
 KEPT, AFTERWARDS = "as declared", "looked at afterwards"
 COLUMNS = ("what", "declared", "in this report", "status")
-_OF_WHAT_IS_DECLARED = ("Verdicts", "What was declared before", "The numbers", "Methods", "Runs")
+_OF_WHAT_IS_DECLARED = (
+    "What this study says",
+    "The paper's claims",
+    "What was declared before",
+    "The numbers",
+    "Methods",
+    "Runs",
+)
 """Sections of the report that show what is declared, or how it was made. Those of `asked.TABLES` are judged."""
 
 
