@@ -94,7 +94,8 @@ def with_runs(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def corrected(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What `cxr.report.figures.corrected` draws: architecture, method, corrected, ci_low, ci_high.
+    """What `cxr.report.figures.corrected` draws: architecture, method, corrected, ci_low, ci_high,
+    and map_check where it is known.
 
     Without rows for a metric that is not 1 for identical maps, or that has no baseline of two patients.
     """
@@ -102,7 +103,8 @@ def corrected(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
     columns |= {f"{metric}_corrected_{end}": end for end in ("ci_low", "ci_high")}
     if not set(columns) <= set(summary):
         return pd.DataFrame(columns=["architecture", "method", *columns.values()])
-    return summary[["architecture", "method", *columns]].rename(columns=columns)
+    known = ["map_check"] if "map_check" in summary else []
+    return summary[["architecture", "method", *known, *columns]].rename(columns=columns)
 
 
 def every_metric(summary: pd.DataFrame, *, width: int = 4) -> Iterator[pd.DataFrame]:
