@@ -402,7 +402,7 @@ def test_metrics_seen_keeps_one_colour_scale_and_frames_what_sees():
     centres = sorted((p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2) for p in axis.patches)
     np.testing.assert_allclose(centres, [(0, 0), (1, 0)], atol=1e-12)
     assert texts(axis) == ["2.5", "40.0", "0.0", "n/a"]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["A, LayerCAM", "B, LayerCAM"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["A,\nLayerCAM", "B,\nLayerCAM"]
     assert [label.get_text() for label in axis.get_xticklabels()] == [
         "Overlap of the top\n20 % area",
         "lesion gain",
