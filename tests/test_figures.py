@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.report import figures
+from cxr.report import figures, headlines
 from cxr.report.figures import style
 from cxr.report.figures.checks import CHECKS
 
@@ -186,6 +186,11 @@ def test_cells_that_fail_their_checks_stand_below():
     assert x_of_points(axis) == [0.3, 0.5, 0.9]
     heads = ["maps pass their checks", "maps were not checked", "maps fail their checks"]
     assert [text for text in texts(axis) if text.startswith("maps")] == heads
+    table = table.assign(overlap_corrected_median=table["overlap_median"])
+    for end in ("ci_low", "ci_high"):
+        table[f"overlap_corrected_{end}"] = table[f"overlap_{end}"]
+    axis = figures.corrected(headlines.corrected(table, "overlap")).axes[0]
+    assert x_of_points(axis) == [0.3, 0.5, 0.9]
 
 
 def test_corrected_has_lines_at_nothing_and_all():
@@ -397,7 +402,7 @@ def test_metrics_seen_keeps_one_colour_scale_and_frames_what_sees():
     centres = sorted((p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2) for p in axis.patches)
     np.testing.assert_allclose(centres, [(0, 0), (1, 0)], atol=1e-12)
     assert texts(axis) == ["2.5", "40.0", "0.0", "n/a"]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["A, LayerCAM", "B, LayerCAM"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["A,\nLayerCAM", "B,\nLayerCAM"]
     assert [label.get_text() for label in axis.get_xticklabels()] == [
         "Overlap of the top\n20 % area",
         "lesion gain",

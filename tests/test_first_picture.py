@@ -208,12 +208,16 @@ def test_the_edge_of_an_area_leaves_out_what_is_tied():
     assert (many > areas.edge(many)).sum() == 95
 
 
-def test_the_file_is_small():
-    large = {"image": np.kron(panel().image, np.ones((4, 4), np.uint8))}
-    large |= {name: blob(40, 50, 128) for name in ("before", "after")}
-    table = summary(methods=METHODS[:2])
-    figure = figures.first_picture(panel(**large), table, level=0.95, synthetic=True)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=150, bbox_inches="tight")
-    assert len(buffer.getvalue()) < 150 * 1024
-    assert abs(Image.open(buffer).width - 1100) < 60
+def test_the_file_is_small(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(128, 128))
+    image = (100 + 100 * blob(60, 60, 128) + 8 * noise).astype(np.uint8)
+    large = panel(image=image, before=blob(40, 50, 128), after=blob(40, 60, 128))
+    figure = figures.first_picture(large, summary(), level=0.95, synthetic=True)
+    buffer, path = io.BytesIO(), tmp_path / "picture.png"
+    for where in (buffer, path):
+        figure.savefig(where, dpi=150, bbox_inches="tight")
+    assert path.read_bytes() == buffer.getvalue() and len(buffer.getvalue()) < 150 * 1024
+    with Image.open(path) as picture:
+        assert abs(picture.width - 1100) < 60 and picture.convert("RGB").getpixel((2, 200)) == (255, 255, 255)
+    figure.savefig(tmp_path / "picture.svg")
+    assert "<svg" in (tmp_path / "picture.svg").read_text()

@@ -160,8 +160,8 @@ def corrected(index: pd.DataFrame, *, level: float = 0.95) -> Figure:
 
     Parameters
     ----------
-    index : one row an architecture and method: architecture, method, corrected, ci_low, ci_high. 0: no more
-        overlap than two patients have; 1: identical maps.
+    index : one row an architecture and method: architecture, method, corrected, ci_low, ci_high, and map_check as
+        for `drift`. 0: no more overlap than two patients have; 1: identical maps.
     level : of the intervals, for the axis label.
     """
     table = index.rename(columns={name: f"corrected_{name}" for name in ("ci_low", "ci_high")})

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from cxr.report.figures import rows
 from cxr.report.figures.areas import outline
+from cxr.report.figures.output import PaletteFigure
 from cxr.report.figures.style import AFTER, BASELINES, BEFORE, FONT, METHOD_LABELS, WIDTH
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _MARKS = ("two_patients", "two_seeds", "more_training")
 _EDGE = 0.1  # inches
-_GREYS = 24  # of the radiograph: with more, the file grows and nobody sees it
 
 
 def first_picture(panel: Panel | None, summary: pd.DataFrame, *, level: float, synthetic: bool) -> Figure:
@@ -51,7 +51,7 @@ def first_picture(panel: Panel | None, summary: pd.DataFrame, *, level: float, s
         lines = len(_caption(panel, side, stacked=stacked))
         images = (1.5 * side + 0.4 if stacked else side + 0.25) + rows.LINE * lines
     height = top + max(right, images) + 0.05
-    figure = plt.figure(figsize=(WIDTH, height))
+    figure = plt.figure(figsize=(WIDTH, height), FigureClass=PaletteFigure)
     if synthetic:
         style = {"weight": "bold", "color": "white", "va": "top", "fontsize": FONT}
         box = {"facecolor": "#A33C00", "linewidth": 0, "pad": 3}
@@ -106,11 +106,9 @@ def _images(figure: Figure, panel: Panel, top: float, side: float, *, stacked: b
         "before": (_EDGE, second, small),
         "after": (_EDGE + small + (0.06 if stacked else 0.05), second, small),
     }
-    step = 255 / (_GREYS - 1)
-    grey = np.rint(np.rint(panel.image / step) * step)
     for name, (x, y, wide) in spots.items():
         axis = figure.add_axes((x / WIDTH, 1 - (y + wide) / high, wide / WIDTH, wide / high))
-        axis.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.imshow(panel.image, cmap="gray", vmin=0, vmax=255)
         axis.axis("off")
         for part in ("before", "after") if name == "both" else (name,):
             values = getattr(panel, part)

@@ -108,7 +108,7 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
     found = list(dict.fromkeys(summary["region"]))
     keys = ["architecture", "method"]
     listed = summary.drop_duplicates(keys)[keys].to_dict("records")
-    spots = rows.ROW * (np.arange(len(listed)) + 1) - 0.1
+    spots = 0.44 * (np.arange(len(listed)) + 1) - 0.13  # a name and two points
     tall = spots[-1] + 0.1 + rows.names_height(2)
     title = "Right of the dashed mark: more of the evidence lies inside than in a uniform map"
     figure = rows.new_figure(0.25 + tall + rows.BELOW, title, width=WIDTH)
@@ -125,7 +125,7 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
         named: dict[str, tuple[str, float, float]] = {}
         for cell, spot in zip(listed, spots, strict=True):
             if number == 0:
-                axis.text(0, spot - 0.12, rows.cell_name(cell), fontsize=FONT, va="bottom")
+                axis.text(0, spot - 0.14, rows.cell_name(cell), fontsize=FONT, va="bottom")
             axis.plot(axis.get_xlim(), [spot, spot], color="0.87", linewidth=0.8, zorder=0)
             key = tuple(cell.values())
             if key in cells.index:

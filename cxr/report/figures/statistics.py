@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cxr.metrics.metric_table import METRICS
-from cxr.report.figures.rows import LETTER, cell_name
-from cxr.report.figures.style import COLOURS, FONT, MARKERS, WIDTH, signed
+from cxr.report.figures.rows import LETTER
+from cxr.report.figures.style import COLOURS, FONT, MARKERS, METHOD_LABELS, WIDTH, signed
 from cxr.report.figures.training import name_ends
 
 
@@ -38,10 +38,10 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
                 values[row, column] = cells.at[(metric, *cell), "standardised"]
     everywhere = sum(all((metric, *cell) in sees for cell in rows) for metric in metrics)
     title = f"{everywhere} of {len(metrics)} metrics see the change in every cell (black frames)"
-    labels = [cell_name({"architecture": name, "method": method}) for name, method in rows]
-    left = LETTER * max(map(len, labels)) + 0.3
+    labels = [f"{name},\n{METHOD_LABELS[method]}" for name, method in rows]
+    left = LETTER * max(len(line) for label in labels for line in label.splitlines()) + 0.3
     width = float(np.clip(left + 0.36 * len(metrics) + 1.0, 5.6, WIDTH))
-    figure, axis = plt.subplots(figsize=(width, max(3.0, 2.1 + 0.26 * len(rows))), layout="constrained")
+    figure, axis = plt.subplots(figsize=(width, max(3.2, 2.3 + 0.34 * len(rows))), layout="constrained")
     axis.set_facecolor("0.88")
     shown = axis.imshow(np.ma.masked_invalid(values), cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -52,7 +52,10 @@ def metrics_seen(table: pd.DataFrame, *, limit: float = 3.0) -> Figure:
             frame = {"fill": False, "edgecolor": "black", "linewidth": 1.0}
             axis.add_patch(Rectangle((column - 0.45, row - 0.43), 0.9, 0.86, **frame))
     known = [METRICS[m].label.split(" (")[0] if m in METRICS else m.replace("_", " ") for m in metrics]
-    axis.set_xticks(range(len(metrics)), [textwrap.fill(name, 18) for name in known], fontsize=FONT, rotation=90)
+    letters = 18 if (width - left - 1.0) / len(metrics) > 0.34 else 40  # two lines need that room
+    axis.set_xticks(
+        range(len(metrics)), [textwrap.fill(name, letters) for name in known], fontsize=FONT, rotation=90
+    )
     axis.set_yticks(range(len(rows)), labels, fontsize=FONT)
     for edge in [i - 0.5 for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0]]:
         axis.axhline(edge, color="white", linewidth=3)
