@@ -124,7 +124,7 @@ def test_a_plain_cnn_with_labels_levels_and_gates(folder, store):
     said = [line.split(",")[0] for line in done.stdout.splitlines() if line.startswith("gate ")]
     assert said == [f"gate {gate}: {result}" for gate, result in gates.items()]
     assert "» maps of B2: image 80/80" in done.stderr and "»" not in done.stdout
-    for text in ("explained at last (12x12)", "two seeds\n", "on 80 of 80 images (", "report:  there/drift.html"):
+    for text in ("explained at last (12x12)", "two seeds  two seeds", "on 80 of 80 images (", "there/drift.html"):
         assert text in done.stdout, done.stdout
     long = [line for line in done.stdout.splitlines() if len(line) > 100]
     assert all("cxr ui --tracking-uri" in line for line in long)  # a command to copy is not wrapped
