@@ -115,7 +115,7 @@ def test_from_notebook_refuses_what_papermill_only_warns_of():
 
 def test_a_notebooks_own_cell_holds_only_what_the_notebook_reads():
     own = "# Parameters\nseed = 0\nn_boot = 500"
-    with pytest.raises(InputError, match="'n_boot' is a parameter of 3_score, 4_compare, 5_drift: this notebook"):
+    with pytest.raises(InputError, match="'n_boot' is a parameter of 3_score, 4_compare, 5_drift, and this notebook"):
         TrainParams.from_notebook(notebook(own, seed=0, n_boot=500))
     with pytest.raises(InputError, match="unknown parameter 'epohcs': did you mean 'epochs'"):
         PretrainParams.from_notebook(notebook("# Parameters\nepohcs = 3", epohcs=3))

@@ -127,7 +127,7 @@ class Params(BaseModel):
         """Why this notebook refuses a name in its parameters cell."""
         readers = [notebook for notebook, model in NOTEBOOKS.items() if name in model.model_fields]
         if readers:
-            return f"'{name}' is a parameter of {', '.join(readers)}: this notebook does not read it, remove it"
+            return f"'{name}' is a parameter of {', '.join(readers)}, and this notebook does not read it: remove it"
         return _unknown(name, cls.model_fields)
 
 
