@@ -256,7 +256,7 @@ class Writer:
             picture = picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)), Image.LANCZOS)
         drawn, photo = io.BytesIO(), io.BytesIO()  # the smaller one is kept: charts are PNG, radiographs JPEG
         picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(drawn, "PNG", optimize=True)
-        picture.save(photo, "JPEG", quality=75, optimize=True)
+        picture.save(photo, "JPEG", quality=70, subsampling=0, optimize=True)
         content, suffix = min((drawn.getvalue(), "png"), (photo.getvalue(), "jpg"), key=lambda each: len(each[0]))
         file = self.folder / "pictures" / f"{name}.{suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
