@@ -106,7 +106,7 @@ def test_no_more_is_claimed_than_the_answer_does(answer, start):
     [
         (NO, "Another seed moves it further."),
         (OPEN, "This study cannot tell whether another seed moves it as far."),
-        (IN_PART, f"Another seed moves it less in part: yes in 1 and no in 2 of 4 {BOTH}."),
+        (IN_PART, f"Does another seed move it less? Yes in 1 and no in 2 of 4 {BOTH}."),
     ],
 )
 def test_the_comparison_with_another_seed(answer, text):

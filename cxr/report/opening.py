@@ -144,7 +144,7 @@ def _rival(rival: str, judgement: Judgement) -> str:
     return {
         YES: f"{start} moves it less.",
         NO: f"{start} moves it further.",
-        SOME: f"{start} moves it less in part: {_counts(judgement)}.",
+        SOME: f"Does {rival} move it less? {_counts(judgement).capitalize()}.",
     }.get(judgement.verdict, f"This study cannot tell whether {rival} moves it as far.")
 
 
