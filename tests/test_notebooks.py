@@ -66,7 +66,7 @@ def only(stage, architecture="CompactResNetV2", **params):
 
 def test_the_study_ends_with_a_table_and_a_report(study, store):
     _, done = study
-    lines = [line.split() for line in done.stdout.splitlines()]
+    lines = [line.removeprefix("! ").split() for line in done.stdout.splitlines()]  # marked: the maps fail
     assert ["CompactResNetV2", "layercam"] in [line[:2] for line in lines]
     assert ["CompactResNetV2", "gradcampp"] in [line[:2] for line in lines]
     html = (store / "out" / "report.html").read_text()
@@ -439,7 +439,7 @@ def test_a_misspelt_parameter_by_hand_fails_and_says_so(store, tmp_path):
         (["fine_tune_from=logits"], "leaves nothing to train"),
         (["weights=nowhere"], "'nowhere' is none of imagenet, source and none"),
         (["data=nowhere"], "nowhere"),
-        (["imagesize=64"], "unknown parameter 'imagesize': did you mean 'image_size'?"),
+        (["imagesize=64"], "unknown parameter 'imagesize': did you mean 'image_size' or 'images'?"),
         (["phantom_images=many"], "phantom_images: should be a valid integer"),
     ],
 )

@@ -9,8 +9,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-# TensorFlow writes them to the file descriptor before its log level counts: information (I) and warnings (W).
-_START_UP = re.compile(rb"(WARNING: All log messages before absl|[IW]\d{4} \d\d:|To enable the following instr).*")
+# TensorFlow writes them to the file descriptor before its log level counts: information (I), warnings (W), and an
+# error (E) that no GPU answers.
+_START_UP = re.compile(
+    rb"(WARNING: All log messages before absl|[IW]\d{4} \d\d:|E\d{4} .*\bcuInit\b|To enable the following instr).*"
+)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,10 @@ import sys
 
 from tqdm import tqdm
 
-from cxr.core.terminal import wrapped
-
 
 def say(text: str) -> None:
-    """Print lines at once, long ones wrapped; above the progress bar, if there is one."""
-    tqdm.write(wrapped(text, hang=2))
+    """Print lines at once; above the progress bar, if there is one. A message stays one line, to be searched."""
+    tqdm.write(text)
     sys.stdout.flush()
 
 

@@ -140,11 +140,15 @@ def show(session: Session, state: State) -> None:
 
             say("\n" + tables.text(compare.table("questions.csv")[["question", "answer"]]))
         say(f"\nreport: {from_here(html)}")
-    say(f"runs:   {tracking.ui_command(session.tracking_uri)}  (experiment '{session.study.name}')")
+    say(
+        wrapped(
+            f"runs:   {tracking.ui_command(session.tracking_uri)}  (experiment '{session.study.name}')", hang=8
+        )
+    )
     if state.failures:
         say(f"\n{len(state.failures)} of {len(session.steps)} notebooks failed or were not run:")
         for key, reason in state.failures.items():
-            say(f"  {key}: {reason}")
+            say(wrapped(f"  {key}: {reason}", hang=2))
         say("Fix the cause and run the same command again: it skips what is done.")
 
 
