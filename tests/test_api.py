@@ -1,4 +1,4 @@
-"""The public face: `import cxr` in a script, as the README shows it."""
+"""The public face: `import cxr` in a script, as docs/library.md shows it."""
 
 import re
 import subprocess
@@ -30,10 +30,11 @@ def folder(tmp_path_factory):
     return place
 
 
-def test_the_script_of_the_readme_runs_as_written(folder, monkeypatch, capsys):
-    script = re.search(r"```python\n(.*?import cxr\n.*?)```", (PROJECT / "README.md").read_text(), re.S).group(1)
+def test_the_script_of_the_page_runs_as_written(folder, monkeypatch, capsys):
+    page = (PROJECT / "docs/library.md").read_text("utf-8")
+    script = re.search(r"```python\n(.*?import cxr\n.*?)```", page, re.S).group(1)
     monkeypatch.chdir(folder)
-    exec(compile(script, "README.md", "exec"), {})
+    exec(compile(script, "library.md", "exec"), {})
     assert 0 <= float(capsys.readouterr().out.split()[-1]) <= 1
     assert Image.open(folder / "drift.png").width > 500
 
