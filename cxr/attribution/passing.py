@@ -124,3 +124,10 @@ def over_seeds(gains: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000) 
         table.insert(1, "n_seeds", part["seed"].nunique())
         tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def in_word(table: pd.DataFrame) -> str:
+    """Whether all maps of some rows of `verdict` pass: "yes", "no", or "not checked" where there are none."""
+    if table.empty:
+        return "not checked"
+    return "yes" if table["passes_checks"].all() else "no"

@@ -5,7 +5,6 @@ Numbers are of a method whose maps pass their checks. Where no maps pass, the se
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -15,6 +14,7 @@ from cxr.core.methods import LABELS
 from cxr.core.params import DriftParams, StudyParams
 from cxr.pair import checking
 from cxr.pair.compare import LEVELS, by_method
+from cxr.report import opening
 from cxr.statistics import bootstrap
 
 MARGIN: float = StudyParams.model_fields["overlap_margin"].default
@@ -57,9 +57,8 @@ def sentences(
 
 
 def tags(said: Sequence[str], settings: DriftParams) -> dict[str, str]:
-    """Tags of the run: the answer (cut at 500 characters), and whether the images are synthetic."""
-    answer = textwrap.shorten(" ".join(said), 500, placeholder=" …")
-    return {"cxr.answer": answer, "cxr.synthetic": "yes" if settings.data == "phantom" else "no"}
+    """Tags of the run, as those of a study's comparison: the answer, and whether the images are synthetic."""
+    return opening.tags(said, synthetic=settings.data == "phantom")
 
 
 def _moved(summary: Mapping[str, float], method: str, settings: DriftParams) -> str:

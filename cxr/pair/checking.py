@@ -58,11 +58,7 @@ def check(
 
 def by_method(checked: pd.DataFrame, methods: Sequence[str]) -> dict[str, str]:
     """Whether the maps of both models pass, by method: "yes", "no" or "not checked". Args: checked: `check`."""
-    found = {}
-    for method in methods:
-        own = checked.loc[checked["method"] == method, "passes_checks"]
-        found[method] = "not checked" if own.empty else "yes" if own.all() else "no"
-    return found
+    return {method: passing.in_word(checked[checked["method"] == method]) for method in methods}
 
 
 def reasons(checked: pd.DataFrame, method: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cxr.attribution import maps
+from cxr.attribution import maps, passing
 from cxr.metrics import baselines
 from cxr.metrics.metric_table import METRICS, sign_of_stability
 from cxr.metrics.similarity import compare_maps
@@ -177,10 +177,7 @@ def map_check(checks: pd.DataFrame | None, architecture: str, method: str) -> st
     """
     if checks is None or checks.empty:
         return "not checked"
-    own = checks[(checks["architecture"] == architecture) & (checks["method"] == method)]
-    if own.empty:
-        return "not checked"
-    return "yes" if own["passes_checks"].all() else "no"
+    return passing.in_word(checks[(checks["architecture"] == architecture) & (checks["method"] == method)])
 
 
 def two_seeds_table(
