@@ -56,7 +56,7 @@ def test_one_network_with_one_seed():
     found = say({"seeds": OPEN}, cells=CELLS[:1], seeds=1, against="", auc=[-0.004])
     assert found == [
         f"The evidence moved: {OVERLAP} 0.45 (identical maps 1, two patients 0.22).",
-        "There is no comparison with another seed: it needs three seeds or extra heads.",
+        "There is no comparison with another seed: it needs three seeds.",
         "Accuracy stayed: macro AUC fell by 0.004 (margin ±0.02). All maps pass their checks. One seed: this "
         "describes these checkpoints only.",
     ]
@@ -111,7 +111,10 @@ def test_no_more_is_claimed_than_the_answer_does(answer, start):
 )
 def test_the_comparison_with_another_seed(answer, text):
     assert say({"seeds": answer})[1] == text
-    assert say({"seeds": YES}, against="two heads")[1] == "Another seed of the new head moves it less."
+    assert say({"seeds": NO}, against="two heads")[1] == "Another seed of the new head moves it further."
+    assert say({"seeds": OPEN}, against="two heads")[1] == (
+        "There is no comparison with another seed: it needs three seeds."
+    )
 
 
 def test_the_matched_null_is_said_where_it_was_asked():

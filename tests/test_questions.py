@@ -207,9 +207,12 @@ def test_one_network_with_one_seed_gets_answers_about_itself():
     }
     table = study(columns, cells=[("A", "layercam")], seeds=(0,))
     found, _ = ask(table)
-    for question in ("moved", "seeds", "null"):
+    for question in ("moved", "null"):
         assert found[ASKED[question]].verdict == YES
         assert "these networks only" in found[ASKED[question]].evidence
+    assert found[ASKED["seeds"]].verdict == OPEN and "needs three seeds" in found[ASKED["seeds"]].needed
+    above = study(columns | {"overlap": 0.95}, cells=[("A", "layercam")], seeds=(0,))
+    assert answer(above, "seeds").verdict == NO, "another head alone moves it further"
     assert found[ASKED["disease"]].verdict == "towards"
     assert found[ASKED["network"]].verdict == OPEN
 

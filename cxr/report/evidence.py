@@ -28,6 +28,10 @@ def twins(methods: Iterable[str]) -> list[str]:
     return [twin for method, twin in TWIN.items() if {method, twin} <= known]
 
 
+TWO_HEADS = "two heads"
+"""`Evidence.against` with fewer than three seeds."""
+
+
 @dataclass(frozen=True)
 class Margins:
     """What counts as no difference and what as a majority, set before anyone looks, and the intervals' level.
@@ -170,7 +174,7 @@ def unsound(map_checks: pd.DataFrame, scores: pd.DataFrame) -> dict[Cell, str]:
     for cell, rows in scores.groupby(CELL, sort=False):
         own = pd.DataFrame()
         if len(map_checks):
-            own = map_checks[(map_checks[CELL] == cell).all(axis=1)]
+            own = map_checks[(map_checks[CELL] == list(cell)).all(axis=1)]
             own = own[own["checkpoint"].isin(["before", "after"])]
         if own.empty:
             out[cell] = "were not checked"
@@ -277,7 +281,7 @@ def _excess(
         }
         return found, "two seeds"
     found = over_drift(scores, metric, "two_heads", n_boot=primary.n_boot, level=primary.level)
-    return found, "two heads" if found else ""
+    return found, TWO_HEADS if found else ""
 
 
 def over_drift(

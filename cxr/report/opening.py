@@ -17,6 +17,7 @@ from cxr.core.architectures import NETWORKS
 from cxr.core.methods import LABELS
 from cxr.metrics.metric_table import METRICS
 from cxr.report import questions
+from cxr.report.evidence import TWO_HEADS
 from cxr.report.judgement import OPEN, Judgement
 from cxr.report.questions import NO, SOME, YES, Asked
 from cxr.statistics.score_rows import Cell
@@ -128,11 +129,13 @@ def _numbers(asked: Asked, summary: pd.DataFrame) -> str:
 
 def _compared(asked: Asked, seeds: Judgement, null: Judgement) -> str:
     """Compared with another seed and, if it was asked, with training on for as many epochs."""
-    seed = "another seed" if asked.evidence.against != "two heads" else "another seed of the new head"
-    rivals = [(seed, seeds)] if asked.evidence.excess else []
+    heads = asked.evidence.against == TWO_HEADS
+    seed = "another seed of the new head" if heads else "another seed"
+    counts = asked.evidence.excess and (not heads or seeds.verdict == NO)  # heads say nothing else about seeds
+    rivals = [(seed, seeds)] if counts else []
     rivals += [("training on for as many epochs", null)] if asked.null else []
     if not rivals:
-        return "There is no comparison with another seed: it needs three seeds or extra heads."
+        return "There is no comparison with another seed: it needs three seeds."
     if len(rivals) == 2 and {seeds.verdict, null.verdict} == {OPEN}:
         both = " or ".join(rival for rival, _ in rivals)
         return f"This study cannot tell whether {both} moves it as far."

@@ -5,7 +5,7 @@ any study, also of one network that was trained once:
 
 1. Did accuracy stay?
 2. Did the evidence move? Compared with identical maps, with two patients of one class, and with chance.
-3. Further than another seed moves it? (two seeds, or two heads)
+3. Further than another seed moves it? (three seeds; two heads can only refute it)
 4. Further than the same training again moves it? (the matched null)
 5. Towards the disease, or away from it? (where masks are known)
 6. Does the drift depend on the network? 7. On the method? 8. On the class?
@@ -32,7 +32,7 @@ import pandas as pd
 from cxr.metrics import regions
 from cxr.metrics.metric_table import sign_of_stability
 from cxr.report import judgement, verdicts
-from cxr.report.evidence import CELL, Cells, Evidence, over_drift, primary_scores, twins
+from cxr.report.evidence import CELL, TWO_HEADS, Cells, Evidence, over_drift, primary_scores, twins
 from cxr.report.judgement import (
     CONTRADICTED,
     FRAGILE,
@@ -244,13 +244,20 @@ def moved(asked: Asked) -> Judgement:
 
 
 def beyond_seeds(asked: Asked) -> Judgement:
-    """Fine-tuning moves the evidence further than another seed does, in every cell."""
+    """Fine-tuning moves the evidence further than another seed does, in every cell.
+
+    Two heads on the same features differ by less than two trainings. So they can show that another seed moves the
+    evidence as far, never that it moves it less.
+    """
     evidence = asked.evidence
+    needed = "needs three seeds: two make one pair, which shows no spread"
     if not evidence.excess:
-        needed = "needs three seeds (two make one pair, which shows no spread), or extra_heads"
         return Judgement(OPEN, "Not measured", needed)
     text = f"{evidence.metric_text.capitalize()} of {evidence.against} minus that of before/after: "
-    return _above_zero(asked, evidence.excess, text)
+    found = _above_zero(asked, evidence.excess, text)
+    if evidence.against == TWO_HEADS and found.verdict in (YES, SOME):
+        return Judgement(OPEN, found.evidence, f"{needed}; two heads differ by less than two trainings")
+    return found
 
 
 def beyond_null(asked: Asked) -> Judgement:
