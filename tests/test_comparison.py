@@ -178,22 +178,20 @@ def test_the_report_shows_the_headline_in_tables_of_at_most_eight_columns():
     assert [len(each.columns) for each in shown] == [8, 8, 7] and {len(each) for each in shown} == {len(PLAIN)}
     assert "as many epochs again" in shown[1] and "score runs" in shown[0]
     assert {name for each in shown for name in each} >= set(tables.readable(headline)) - {"seeds"}
-    assert list(headlines.corrected(summary, "overlap"))[2:4] == ["map_check", "corrected"]
-    assert headlines.corrected(summary, "centroid_shift").empty
     every = [tables.readable(each) for each in headlines.every_metric(summary)]
     assert {f"{name}_median" for name in METRICS} <= {n for each in headlines.every_metric(summary) for n in each}
     for each in [*shown, *every]:
         assert list(each)[2] == "passes its checks" and len(each.columns) <= 8, "before the numbers of maps"
 
 
-def test_the_caution_counts_the_maps_that_fail_or_were_not_checked(monkeypatch):
+def test_the_caution_names_the_maps_that_fail_or_were_not_checked(monkeypatch):
     said = []
     monkeypatch.setattr(sections, "say", said.append)
-    sections.caution(pd.DataFrame({"map_check": ["yes", "no", "no", "not checked"]}))
-    assert ["in 2 of 4 rows the maps do not pass" in said[0], "in 1 of 4 rows the maps were not" in said[1]] == [
-        True
-    ] * 2
-    sections.caution(pd.DataFrame({"map_check": ["yes"]}))
+    cells = pd.DataFrame({"architecture": ["A", "A", "B", "C"], "method": ["layercam", "gradcampp"] * 2})
+    sections.caution(cells.assign(map_check=["no", "no", "yes", "not checked"]))
+    assert "do not pass their checks: A (LayerCAM, Grad-CAM++).**" in said[0]
+    assert "were not checked: C (Grad-CAM++).**" in said[1]
+    sections.caution(cells.assign(map_check="yes"))
     assert len(said) == 2
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.report import figures, headlines
+from cxr.report import figures
 from cxr.report.figures import style
 from cxr.report.figures.checks import CHECKS
 
@@ -186,23 +186,6 @@ def test_cells_that_fail_their_checks_stand_below():
     assert x_of_points(axis) == [0.3, 0.5, 0.9]
     heads = ["maps pass their checks", "maps were not checked", "maps fail their checks"]
     assert [text for text in texts(axis) if text.startswith("maps")] == heads
-    table = table.assign(overlap_corrected_median=table["overlap_median"])
-    for end in ("ci_low", "ci_high"):
-        table[f"overlap_corrected_{end}"] = table[f"overlap_{end}"]
-    axis = figures.corrected(headlines.corrected(table, "overlap")).axes[0]
-    assert x_of_points(axis) == [0.3, 0.5, 0.9]
-
-
-def test_corrected_has_lines_at_nothing_and_all():
-    index = made.cells(
-        ["A", "B"], ["layercam"], corrected=[0.2, np.nan], ci_low=[-0.1, np.nan], ci_high=[0.3, np.nan]
-    )
-    figure = figures.corrected(index, level=0.9)
-    (axis,) = figure.axes
-    uprights = {x[0] for x, y in lines_of(axis) if len(x) == 2 and x[0] == x[1]}
-    assert uprights == {0, 1} and "90" in axis.get_xlabel() and axis.get_xlim()[0] < -0.1
-    assert x_of_points(axis) == [0.2] and "n/a: empty maps" in texts(axis)
-    assert [-0.1, 0.3] in [x for x, _ in lines_of(axis, linewidth=1.4)]
 
 
 def test_specification_curve_sorts_by_the_difference_of_the_default_extremes():

@@ -211,7 +211,7 @@ def test_the_comparison_judges_every_claim(store):
     }
     tables |= {"regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "map_checks.csv"}
     tables |= {"answers.csv", "groups.csv", "groups_differences.csv", "consistency.csv"}
-    figures = {"drift.png", "corrected.png", "specification_curve_layercam.png", "regions.png", "course.png"}
+    figures = {"drift.png", "specification_curve_layercam.png", "regions.png", "course.png"}
     figures |= {"answers.png", "groups.png", "consistency.png", "consistency_course.png"}
     assert tables | figures <= held and "examples/" in held
     analyses = info.table("analyses.parquet")

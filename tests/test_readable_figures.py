@@ -69,10 +69,6 @@ CASES = {
             np.zeros((16, 8, 8), np.uint8), [*CLASSES, "b"] * 4, heading="Training images"
         ),
     ],
-    "corrected": [
-        lambda: figures.corrected(made.cells(ONE, FEW[:1], corrected=0.3, ci_low=-0.2, ci_high=0.4)),
-        lambda: figures.corrected(made.cells(LONG, METHODS, corrected=0.9, ci_low=0.8, ci_high=1.0)),
-    ],
     "course": [
         lambda: figures.course(made.courses(ONE, FEW[:1], [0])),
         lambda: figures.course(made.courses(LONG, FEW), summary=made.drift(LONG, FEW)),

@@ -93,18 +93,6 @@ def with_runs(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="seeds").merge(behind, on=["architecture", "method"])
 
 
-def corrected(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What `cxr.report.figures.corrected` draws: architecture, method, map_check, corrected, ci_low, ci_high.
-
-    Without rows for a metric that is not 1 for identical maps, or that has no baseline of two patients.
-    """
-    columns = {f"{metric}_corrected_median": "corrected"}
-    columns |= {f"{metric}_corrected_{end}": end for end in ("ci_low", "ci_high")}
-    if not set(columns) <= set(summary):
-        return pd.DataFrame(columns=[*_FIRST, *columns.values()])
-    return summary[[*_FIRST, *columns]].rename(columns=columns)
-
-
 def every_metric(summary: pd.DataFrame, *, width: int = 4) -> Iterator[pd.DataFrame]:
     """Tables with the medians of all metrics, and then with those of two patients, `width` metrics a table."""
     for suffix in ("_median", "_two_patients_median"):

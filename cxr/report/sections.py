@@ -272,11 +272,12 @@ def failing(checks: pd.DataFrame) -> pd.DataFrame:
 
 
 def caution(summary: pd.DataFrame) -> None:
-    """Warn of cells whose maps fail their checks, or were not checked. `summary`: of `comparison.pooled`."""
+    """Name the cells whose maps fail their checks, or were not checked. `summary`: of `comparison.pooled`."""
     for found, words in (("no", "do not pass their checks"), ("not checked", "were not checked")):
-        n = int((summary["map_check"] == found).sum())
-        if n:
+        cells = summary[summary["map_check"] == found].groupby("architecture", sort=False)["method"]
+        if len(cells):
+            named = [f"{name} ({', '.join(LABELS[each] for each in own)})" for name, own in cells]
             say(
-                f"**Caution: in {n} of {len(summary)} rows the maps {words}.** Their drift may say nothing about "
-                "the network; see “Do the maps pass their checks?”"
+                f"**Caution: these maps {words}: {'; '.join(named)}.** Their drift may say nothing about the "
+                "network; see “Do the maps pass their checks?”"
             )

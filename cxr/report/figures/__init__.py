@@ -9,7 +9,7 @@ Every function takes tables or arrays and returns a Matplotlib figure, at most 7
 
 from cxr.core.display import show_figure as show
 from cxr.report.figures.checks import map_checks
-from cxr.report.figures.drifts import corrected, drift, drift_by_class, pair
+from cxr.report.figures.drifts import drift, drift_by_class, pair
 from cxr.report.figures.epochs import consistency_course, course
 from cxr.report.figures.example_images import examples
 from cxr.report.figures.first import first_picture
@@ -30,7 +30,6 @@ __all__ = [
     "consistency",
     "consistency_course",
     "contact_sheet",
-    "corrected",
     "course",
     "drift",
     "drift_by_class",

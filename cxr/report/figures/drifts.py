@@ -153,28 +153,3 @@ def pair(
     if block:
         block.draw(figure, at=((WIDTH - block.width) / 2, above + tall + _LABEL + 0.1), names=("A", "B"))
     return figure
-
-
-def corrected(index: pd.DataFrame, *, level: float = 0.95) -> Figure:
-    """The corrected overlap by architecture and method.
-
-    Parameters
-    ----------
-    index : one row an architecture and method: architecture, method, corrected, ci_low, ci_high, and map_check as
-        for `drift`. 0: no more overlap than two patients have; 1: identical maps.
-    level : of the intervals, for the axis label.
-    """
-    table = index.rename(columns={name: f"corrected_{name}" for name in ("ci_low", "ci_high")})
-    table = table.rename(columns={"corrected": "corrected_median"})
-    groups = rows.grouped(table, "corrected_median")
-    tall = sum(map(len, groups.values())) * rows.ROW + rows.HEADING * len(groups) * rows.has_headings(groups) + 0.1
-    title = "Corrected overlap: 0 is what two patients share, 1 is identical maps"
-    figure = rows.new_figure(tall + rows.BELOW, title, width=WIDTH)
-    axis = rows.axis_at(figure, 2 * _EDGE, rows.title_height(1), WIDTH - 4 * _EDGE, tall)
-    axis.set_xlim(min(0.0, 1.05 * np.nanmin(table["corrected_ci_low"], initial=0)), 1)
-    axis.axvline(0, color="grey", linestyle=":", linewidth=1.2)
-    axis.axvline(1, color="grey", linestyle="--", linewidth=1)
-    rows.cells(axis, groups, "corrected", {}, point="")
-    interval = f"median, {100 * level:.0f}\N{NO-BREAK SPACE}% interval"
-    axis.set_xlabel(f"corrected overlap, {interval}\nfurther right: moved less", fontsize=FONT, labelpad=2)
-    return figure
