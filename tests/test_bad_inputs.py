@@ -17,7 +17,7 @@ from data_files import encoded
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless
-from test_images import NOISE, dicom
+from test_images import NOISE, RAMP, TWELVE, dicom, table
 
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams
@@ -27,6 +27,7 @@ from cxr.data.loading import check_images
 from cxr.data.manifest import build_manifest, data_root
 
 PNG, JPEG, TIFF, DICOM = encoded(NOISE), encoded(NOISE, "JPEG"), encoded(NOISE, "TIFF"), dicom()
+COLOUR = encoded(np.dstack([NOISE, NOISE // 2, NOISE // 3]), "JPEG")
 OK = ""  # is read
 
 
@@ -127,6 +128,95 @@ FILES = {
         "cannot be decoded|damaged",
     ),
     "DICOM without preamble": (dicom(preamble=False), OK),
+    "DICOM, 12 bits stored, values of 16": (dicom(NOISE.astype(np.uint16) * 200, **TWELVE), "BitsStored 12, and"),
+    "DICOM, 8 bits stored of 7": (dicom(BitsStored=7, HighBit=6), "BitsStored 7, and .* pixels have more bits"),
+    "DICOM, signed, 10 bits stored, values of 12": (
+        dicom(RAMP.astype(np.int16) - 2000, BitsStored=10, HighBit=9),
+        "BitsStored 10, and .* pixels have more bits",
+    ),
+    "DICOM, more bits stored than allocated": (
+        dicom(BitsStored=12, HighBit=11),
+        "BitsStored 12 of BitsAllocated 8",
+    ),
+    "DICOM, values in the highest bits": (dicom(RAMP * 16, BitsStored=12), "HighBit 15 for BitsStored 12"),
+    "DICOM, sign 2": (dicom(PixelRepresentation=2), "PixelRepresentation 2: expected 0 or 1"),
+    "DICOM, grey of three samples": (dicom(np.dstack([NOISE] * 3)), "SamplesPerPixel 3 for MONOCHROME2"),
+    "DICOM, RGB of one sample": (dicom(kind="RGB"), "SamplesPerPixel 1 for RGB"),
+    "DICOM, MONOCHROME3": (dicom(kind="MONOCHROME3"), "MONOCHROME3: only grey and RGB"),
+    "DICOM, polarity said twice": (
+        dicom(PresentationLUTShape="INVERSE"),
+        "PresentationLUTShape INVERSE for MONOCHROME2",
+    ),
+    "DICOM, polarity said twice, the same": (dicom(kind="MONOCHROME1", PresentationLUTShape="INVERSE"), OK),
+    "DICOM, padding that no pixel can have": (
+        dicom(PixelPaddingValue=300),
+        "PixelPaddingValue 300, and pixels have",
+    ),
+    "DICOM, limit of padding alone": (dicom(PixelPaddingRangeLimit=9), "RangeLimit without PixelPaddingValue"),
+    "DICOM, nothing but padding": (
+        dicom(NOISE * 0, PixelPaddingValue=0),
+        "all of its pixels have the PixelPadding",
+    ),
+    "DICOM, slope without intercept": (dicom(RescaleSlope=2), r"RescaleSlope 2, RescaleIntercept \(none\)"),
+    "DICOM, slope 0": (dicom(RescaleSlope=0, RescaleIntercept=1), "RescaleSlope 0, .* give no grey values"),
+    "DICOM, table and slope": (
+        dicom(ModalityLUTSequence=table(range(256), 8), RescaleSlope=2, RescaleIntercept=0),
+        "ModalityLUTSequence and RescaleSlope",
+    ),
+    "DICOM, centre without width": (dicom(WindowCenter=5), r"WindowCenter 5, WindowWidth \(none\)"),
+    "DICOM, two centres and one width": (dicom(WindowCenter=[5, 6], WindowWidth=9), r"WindowCenter 5\\6, WindowW"),
+    "DICOM, empty window": (dicom(WindowCenter="", WindowWidth=""), OK),
+    "DICOM, window of another scale": (
+        dicom(WindowCenter=30000, WindowWidth=100),
+        "tables or windows show nothing",
+    ),
+    "DICOM, window of an unknown kind": (
+        dicom(WindowCenter=99, WindowWidth=9, VOILUTFunction="CUBIC"),
+        "VOILUTFunction CUBIC: expected LINEAR",
+    ),
+    "DICOM, VOI table with too few values": (
+        dicom(VOILUTSequence=table(range(50), 8, number=99)),
+        "VOILUTSequence: LUTData has 50 values, and LUTDescriptor says 99",
+    ),
+    "DICOM, VOI table with too large values": (
+        dicom(VOILUTSequence=table([0, 4095], 8)),
+        "VOILUTSequence: LUTData has values up to 4095, and LUTDescriptor says 8 bits",
+    ),
+    "DICOM, modality table with too large values": (
+        dicom(ModalityLUTSequence=table([0, 300], 8)),
+        "ModalityLUTSequence: LUTData has values up to 300",
+    ),
+    "DICOM, VOI table of other values": (
+        dicom(RAMP.astype(np.int16) - 9000, VOILUTSequence=table(range(9), 8)),
+        "tables or windows show nothing",
+    ),
+    "DICOM with half its columns": (dicom(Columns=8), "8x12 of 8 bits are 96 bytes, and there are 192"),
+    "DICOM with fewer rows": (dicom(Rows=11), "16x11 of 8 bits are 176 bytes, and there are 192"),
+    "DICOM, no frame": (dicom(NumberOfFrames=0), "NumberOfFrames 0"),
+    "DICOM, two JPEG frames, one declared": (
+        dicom(syntax=JPEGBaseline8Bit, pixels=encapsulate([JPEG, JPEG])),
+        "2 frames in one DICOM file, and the header says one",
+    ),
+    "DICOM, JPEG turned": (
+        dicom(NOISE.reshape(16, 12), syntax=JPEGBaseline8Bit, pixels=encapsulate([JPEG])),
+        "12x16, and the picture inside has 16x12",
+    ),
+    "DICOM, JPEG with a sign": (
+        dicom(syntax=JPEGBaseline8Bit, pixels=encapsulate([JPEG]), PixelRepresentation=1),
+        "PixelRepresentation 1, and a JPEG has no sign",
+    ),
+    "DICOM, JPEG with more bits": (
+        dicom(syntax=JPEGBaseline8Bit, pixels=encapsulate([JPEG]), BitsStored=7, HighBit=6),
+        "BitsStored 7, and",
+    ),
+    "DICOM, colour JPEG called RGB": (
+        dicom(np.dstack([NOISE] * 3), kind="RGB", syntax=JPEGBaseline8Bit, pixels=encapsulate([COLOUR])),
+        "RGB, and the JPEG inside says YCbCr",
+    ),
+    "DICOM, colour JPEG": (
+        dicom(np.dstack([NOISE] * 3), kind="YBR_FULL_422", syntax=JPEGBaseline8Bit, pixels=encapsulate([COLOUR])),
+        OK,
+    ),
 }
 
 
