@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import re
+import socket
 import struct
 import time
 import zlib
@@ -299,8 +300,8 @@ def written(root, text, name="list.csv"):
     return root / name
 
 
-def lines(*more, header="path,label,patient_id", without=0):
-    return lambda root: written(root, "\n".join([header, *good(root)[without:], *more]) + "\n")
+def lines(*more, header="path,label,patient_id", without=0, pad=""):
+    return lambda root: written(root, "\n".join([header, *(g + pad for g in good(root)[without:]), *more]) + "\n")
 
 
 def content(make):
@@ -326,6 +327,47 @@ def link_loop(root):
 
 def renamed(a, b):
     return lambda root: (root / a).rename(root / b)
+
+
+def socket_at(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))  # the whole path may be too long
+
+
+def sparse(path, size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def nested(root, levels):
+    """Folders within folders, and an image in the last one: made from within, as their path is too long."""
+    here = os.getcwd()
+    root.mkdir(parents=True, exist_ok=True)
+    os.chdir(root)
+    try:
+        for _ in range(levels):
+            os.mkdir("d")
+            os.chdir("d")
+        with open("x.png", "wb") as file:
+            file.write(PNG)
+    finally:
+        os.chdir(here)
+
+
+def beside(name):
+    """Six more images in a folder of this name."""
+    return lambda root: [
+        copied(f"{name}/{k}.png", encoded(NOISE + np.uint8(k + len(name))))(root) for k in range(6)
+    ]
+
+
+def linked(root, link):
+    elsewhere = root / ".elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "y.png").write_bytes(PNG)
+    link.symlink_to(elsewhere)
 
 
 def copied(path, data=PNG):
@@ -363,6 +405,13 @@ SETS = {
     ),
     "class folder called ..x": (folder(renamed("ill", "..x")), {}, "at least two classes"),
     "class names in other scripts": (folder(renamed("ill", "肺炎 Lungenentzündung")), {}, OK),
+    "class names that MLflow cannot tell apart": (
+        folder(lambda root: [renamed("ill", "a+b")(root), renamed("well", "a%b")(root)]),
+        {},
+        "'a%b' and 'a.b' are both 'a_b' as metric names; rename one",
+    ),
+    "class called macro": (folder(renamed("ill", "macro")), {}, "'macro' cannot name a class's metrics"),
+    "class name of 200 letters": (folder(renamed("ill", "x" * 200)), {}, "cannot name a class's metrics"),
     "classes Ill and ill": (folder(copied("Ill/x.png")), {}, "Ill, ill differ only in upper and lower case"),
     "link to the folder itself": (folder(link_loop), {}, "loop is a link to a folder above it"),
     "link that leads to itself": (
@@ -375,7 +424,100 @@ SETS = {
         {},
         "ill/x.png .not found",
     ),
-    "pipe named .png": (folder(lambda root: os.mkfifo(root / "ill" / "x.png")), {}, OK),
+    "pipe named .png": (
+        folder(lambda root: os.mkfifo(root / "ill" / "x.png")),
+        {},
+        r"1 of 13 images cannot be used: ill/x.png \(cannot be read: it is a pipe, not a regular file",
+    ),
+    "socket named .png": (folder(lambda root: socket_at(root / "ill" / "x.png")), {}, "x.png .*it is a socket"),
+    "device named .png": (
+        folder(lambda root: (root / "ill" / "x.png").symlink_to("/dev/zero")),
+        {},
+        "ill/x.png .*it is a device, not a regular file",
+    ),
+    "image of 4 GiB": (
+        folder(lambda root: sparse(root / "ill" / "x.tif", 2**32)),
+        {},
+        "ill/x.tif .*it has 4,294,967,296 bytes, and at most 1,073,741,824 are read",
+    ),
+    "table with a pipe": (
+        lambda root: (os.mkfifo(root / "pipe.png"), lines("pipe.png,ill,3")(root))[1],
+        {},
+        "pipe.png .*it is a pipe",
+    ),
+    "table with a mask that is a device": (
+        lines("ill/ill0.png,ill,0,/dev/zero", header="path,label,patient_id,lung_mask", without=1, pad=","),
+        {},
+        "lung_mask /dev/zero: cannot be read: it is a device",
+    ),
+    "table that is a pipe": (lambda root: (os.mkfifo(root / "x.csv"), root / "x.csv")[1], {}, "it is a pipe"),
+    "folder with a pipe for a table": (
+        folder(lambda root: os.mkfifo(root / "manifest.csv")),
+        {},
+        "manifest.csv cannot be read as a table: it is a pipe",
+    ),
+    "table of 4 GiB": (lambda root: sparse(root / "x.csv", 2**32), {}, "it has 4,294,967,296 bytes"),
+    "masks beside the images": (folder(beside("masks")), {}, r"6 of 18 images .*annotations: masks \(6\)"),
+    "masks in folders of classes": (
+        folder(lambda root: [copied(f"{n}/Ground Truth/{n}0.png")(root) for n in ("ill", "well")]),
+        {},
+        r"2 of 14 images .*Ground Truth \(2\): move",
+    ),
+    "LungMask_png": (folder(beside("LungMask_png")), {}, r"LungMask_png \(6\)"),
+    "annotations": (folder(beside("ill/x/annotations")), {}, r"annotations \(6\)"),
+    "segmentation-v2": (folder(beside("well/segmentation-v2")), {}, r"segmentation-v2 \(6\)"),
+    "classes label_0 and label_1": (
+        folder(lambda root: [renamed("ill", "label_0")(root), renamed("well", "label_1")(root)]),
+        {},
+        OK,
+    ),
+    "a class that is called mask": (
+        folder(renamed("ill", "with_mask")),
+        {"label_map": {"with_mask": "mask", "well": "none"}},
+        OK,
+    ),
+    "masks left out by image_folder": (
+        folder(
+            lambda root: [beside(f"{n}/{part}")(root) for n in ("ill", "well") for part in ("masks", "images")]
+        ),
+        {"image_folder": "images"},
+        OK,
+    ),
+    "masks beside their images in one folder": (
+        folder(lambda root: copied("ill/ill0_mask.png")(root)),
+        {},
+        "1 of 13 files are named as masks or annotations of others: ill/ill0_mask.png",
+    ),
+    "system folders and thumbnails": (
+        folder(
+            lambda root: [copied(f"{n}/x.png")(root) for n in ("@eaDir", "lost+found", "ill/Thumbs", "thumbnails")]
+        ),
+        {},
+        OK,
+    ),
+    "link to a folder elsewhere": (folder(lambda root: linked(root, root / "ill" / "more")), {}, OK),
+    "link to another class": (
+        folder(lambda root: (root / "ill" / "more").symlink_to(root / "well")),
+        {},
+        "well is a link to .*ill/more, whose images would count twice",
+    ),
+    "link to the data folder": (
+        folder(lambda root: (root / "ill" / "more").symlink_to(root)),
+        {},
+        "ill/more is a link to the data folder, whose images",
+    ),
+    "link in a circle within a class": (
+        folder(lambda root: [(root / "ill" / "a").mkdir(), (root / "ill" / "a" / "b").symlink_to("..")]),
+        {},
+        "ill/a/b is a link to .*ill, whose images",
+    ),
+    "1100 folders within each other": (folder(lambda root: nested(root / "ill", 1100)), {}, "more than 100 deep"),
+    "90 folders within each other": (folder(lambda root: nested(root / "ill", 90)), {}, OK),
+    "folders within each other, searched for a table": (
+        lambda root: (nested(root / "deep", 1100), lines()(root))[1],
+        {"path_template": "**/{}"},
+        "12 of 12 files do not exist|nested too deep",
+    ),
     "folder named x.png": (folder(lambda root: (root / "ill" / "x.png").mkdir()), {}, OK),
     "file name that is not UTF-8": (folder(copied(b"ill/\xff.png")), {}, "1 file names are not UTF-8"),
     "image of zero bytes": (
