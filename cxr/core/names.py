@@ -12,8 +12,8 @@ _LONGEST = 150  # characters of a class in a metric's name; MLflow takes 250 for
 def key(name: str) -> str:
     """A name with only ASCII letters, digits and `_-. /`, as MLflow allows in keys.
 
-    Letters of other scripts become their code, as in u6b63 for 正: two names stay two names. All else, also accents
-    of Latin letters, becomes _.
+    Letters of other scripts become their code, as in u6b63 for 正: two names stay two names. All else, also Latin
+    letters with accents, becomes _.
     """
     return re.sub(r"[^0-9A-Za-z_\-. /]", lambda found: _code(found[0]), name)
 
@@ -35,7 +35,7 @@ def metric_name(name: str) -> str:
 
 
 def metric_names(classes: list[str]) -> list[str]:
-    """`metric_name` of each class. Raises InputError if two are the same, or one cannot be part of a metric's name."""
+    """`metric_name` of each class. Raises InputError if two are the same, or one cannot name a metric."""
     found = [metric_name(name) for name in classes]
     for i, name in enumerate(found):
         if not name or name == "macro" or len(name) > _LONGEST:
