@@ -488,6 +488,14 @@ SETS = {
         {},
         "1 of 13 files are named as masks or annotations of others: ill/ill0_mask.png",
     ),
+    "masks of lungs beside their images in one folder": (
+        folder(
+            lambda root: [copied(f"ill/ill_0{k}{end}.png")(root) for k in (1, 2) for end in ("", "_lung_mask")]
+        ),
+        {},
+        "2 of 16 files are named as masks or annotations of others: ill/ill_01_lung_mask.png",
+    ),
+    "a name with the word mask and no image beside it": (folder(copied("ill/mask_1.png")), {}, OK),
     "system folders and thumbnails": (
         folder(
             lambda root: [copied(f"{n}/x.png")(root) for n in ("@eaDir", "lost+found", "ill/Thumbs", "thumbnails")]
@@ -616,3 +624,22 @@ def test_data_set(name, tmp_path):
         said = str(error)
     assert re.search(expected, said) if expected else said == OK
     assert "\n" not in said and "\0" not in said and len(said) < 2000
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, socket_at, lambda path: path.symlink_to("/dev/zero")])
+def test_only_regular_files_are_models_parameters_and_plans(tmp_path, monkeypatch, make):
+    """None of them may be waited for, or read without end."""
+    from cxr.core.params import DriftParams, StudyParams
+    from cxr.pair import models
+    from cxr.report.declared import plan_file
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.yaml"
+    make(path)
+    for read in (
+        StudyParams.read,
+        plan_file.read,
+        lambda path: models.files(DriftParams(model_a=str(path), model_b=str(path))),
+    ):
+        with pytest.raises(InputError, match="it is a (pipe|socket|device), not a regular file"):
+            read(path)

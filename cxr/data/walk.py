@@ -135,7 +135,7 @@ def refuse_pictures_about_images(root: Path, paths: Sequence[str], *, classes: C
             items=items,
         )
     stems = {PurePosixPath(path).stem.lower() for path in paths}
-    beside = [path for path in paths if _without_word(PurePosixPath(path).stem) in stems]
+    beside = [path for path in paths if _without_word(PurePosixPath(path).stem) & stems]
     if beside:
         raise InputError(
             f"{root}: {len(beside)} of {len(paths)} files are named as masks or annotations of others: "
@@ -195,11 +195,14 @@ def _is_about(name: str) -> bool:
     ) or bool(pairs & {"groundtruth", "boundingboxes", "boundingbox"})
 
 
-def _without_word(stem: str) -> str | None:
-    """The stem without a word for masks at its beginning or end, in lower case; None if it has none there."""
+def _without_word(stem: str) -> set[str]:
+    """The rest of a stem that begins or ends with a word for masks, in lower case (a_lung_mask: a_lung, a)."""
     words = "|".join(sorted(_ABOUT))
-    found = re.fullmatch(rf"(?:{words})[_\-. ]+(.+)|(.+?)[_\-. ]+(?:\w+[_\-. ])?(?:{words})", stem.lower())
-    return (found[1] or found[2]) if found else None
+    if found := re.fullmatch(rf"(?:{words})[_\-. ]+(.+)", stem.lower()):
+        return {found[1]}
+    if found := re.fullmatch(rf"(.+?)[_\-. ]+(?:{words})", stem.lower()):
+        return {found[1], re.sub(r"[_\-. ]+[^_\-. ]+$", "", found[1])}
+    return set()
 
 
 def _identity(folder: Path) -> tuple[int, int]:
