@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import re
+import socket
 import struct
 import time
 import zlib
@@ -17,7 +18,7 @@ from data_files import encoded
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless
-from test_images import NOISE, dicom
+from test_images import NOISE, RAMP, TWELVE, dicom, table
 
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams
@@ -27,6 +28,7 @@ from cxr.data.loading import check_images
 from cxr.data.manifest import build_manifest, data_root
 
 PNG, JPEG, TIFF, DICOM = encoded(NOISE), encoded(NOISE, "JPEG"), encoded(NOISE, "TIFF"), dicom()
+COLOUR = encoded(np.dstack([NOISE, NOISE // 2, NOISE // 3]), "JPEG")
 OK = ""  # is read
 
 
@@ -127,6 +129,95 @@ FILES = {
         "cannot be decoded|damaged",
     ),
     "DICOM without preamble": (dicom(preamble=False), OK),
+    "DICOM, 12 bits stored, values of 16": (dicom(NOISE.astype(np.uint16) * 200, **TWELVE), "BitsStored 12, and"),
+    "DICOM, 8 bits stored of 7": (dicom(BitsStored=7, HighBit=6), "BitsStored 7, and .* pixels have more bits"),
+    "DICOM, signed, 10 bits stored, values of 12": (
+        dicom(RAMP.astype(np.int16) - 2000, BitsStored=10, HighBit=9),
+        "BitsStored 10, and .* pixels have more bits",
+    ),
+    "DICOM, more bits stored than allocated": (
+        dicom(BitsStored=12, HighBit=11),
+        "BitsStored 12 of BitsAllocated 8",
+    ),
+    "DICOM, values in the highest bits": (dicom(RAMP * 16, BitsStored=12), "HighBit 15 for BitsStored 12"),
+    "DICOM, sign 2": (dicom(PixelRepresentation=2), "PixelRepresentation 2: expected 0 or 1"),
+    "DICOM, grey of three samples": (dicom(np.dstack([NOISE] * 3)), "SamplesPerPixel 3 for MONOCHROME2"),
+    "DICOM, RGB of one sample": (dicom(kind="RGB"), "SamplesPerPixel 1 for RGB"),
+    "DICOM, MONOCHROME3": (dicom(kind="MONOCHROME3"), "MONOCHROME3: only grey and RGB"),
+    "DICOM, polarity said twice": (
+        dicom(PresentationLUTShape="INVERSE"),
+        "PresentationLUTShape INVERSE for MONOCHROME2",
+    ),
+    "DICOM, polarity said twice, the same": (dicom(kind="MONOCHROME1", PresentationLUTShape="INVERSE"), OK),
+    "DICOM, padding that no pixel can have": (
+        dicom(PixelPaddingValue=300),
+        "PixelPaddingValue 300, and pixels have",
+    ),
+    "DICOM, limit of padding alone": (dicom(PixelPaddingRangeLimit=9), "RangeLimit without PixelPaddingValue"),
+    "DICOM, nothing but padding": (
+        dicom(NOISE * 0, PixelPaddingValue=0),
+        "all of its pixels have the PixelPadding",
+    ),
+    "DICOM, slope without intercept": (dicom(RescaleSlope=2), r"RescaleSlope 2, RescaleIntercept \(none\)"),
+    "DICOM, slope 0": (dicom(RescaleSlope=0, RescaleIntercept=1), "RescaleSlope 0, .* give no grey values"),
+    "DICOM, table and slope": (
+        dicom(ModalityLUTSequence=table(range(256), 8), RescaleSlope=2, RescaleIntercept=0),
+        "ModalityLUTSequence and RescaleSlope",
+    ),
+    "DICOM, centre without width": (dicom(WindowCenter=5), r"WindowCenter 5, WindowWidth \(none\)"),
+    "DICOM, two centres and one width": (dicom(WindowCenter=[5, 6], WindowWidth=9), r"WindowCenter 5\\6, WindowW"),
+    "DICOM, empty window": (dicom(WindowCenter="", WindowWidth=""), OK),
+    "DICOM, window of another scale": (
+        dicom(WindowCenter=30000, WindowWidth=100),
+        "tables or windows show nothing",
+    ),
+    "DICOM, window of an unknown kind": (
+        dicom(WindowCenter=99, WindowWidth=9, VOILUTFunction="CUBIC"),
+        "VOILUTFunction CUBIC: expected LINEAR",
+    ),
+    "DICOM, VOI table with too few values": (
+        dicom(VOILUTSequence=table(range(50), 8, number=99)),
+        "VOILUTSequence: LUTData has 50 values, and LUTDescriptor says 99",
+    ),
+    "DICOM, VOI table with too large values": (
+        dicom(VOILUTSequence=table([0, 4095], 8)),
+        "VOILUTSequence: LUTData has values up to 4095, and LUTDescriptor says 8 bits",
+    ),
+    "DICOM, modality table with too large values": (
+        dicom(ModalityLUTSequence=table([0, 300], 8)),
+        "ModalityLUTSequence: LUTData has values up to 300",
+    ),
+    "DICOM, VOI table of other values": (
+        dicom(RAMP.astype(np.int16) - 9000, VOILUTSequence=table(range(9), 8)),
+        "tables or windows show nothing",
+    ),
+    "DICOM with half its columns": (dicom(Columns=8), "8x12 of 8 bits are 96 bytes, and there are 192"),
+    "DICOM with fewer rows": (dicom(Rows=11), "16x11 of 8 bits are 176 bytes, and there are 192"),
+    "DICOM, no frame": (dicom(NumberOfFrames=0), "NumberOfFrames 0"),
+    "DICOM, two JPEG frames, one declared": (
+        dicom(syntax=JPEGBaseline8Bit, pixels=encapsulate([JPEG, JPEG])),
+        "2 frames in one DICOM file, and the header says one",
+    ),
+    "DICOM, JPEG turned": (
+        dicom(NOISE.reshape(16, 12), syntax=JPEGBaseline8Bit, pixels=encapsulate([JPEG])),
+        "12x16, and the picture inside has 16x12",
+    ),
+    "DICOM, JPEG with a sign": (
+        dicom(syntax=JPEGBaseline8Bit, pixels=encapsulate([JPEG]), PixelRepresentation=1),
+        "PixelRepresentation 1, and a JPEG has no sign",
+    ),
+    "DICOM, JPEG with more bits": (
+        dicom(syntax=JPEGBaseline8Bit, pixels=encapsulate([JPEG]), BitsStored=7, HighBit=6),
+        "BitsStored 7, and",
+    ),
+    "DICOM, colour JPEG called RGB": (
+        dicom(np.dstack([NOISE] * 3), kind="RGB", syntax=JPEGBaseline8Bit, pixels=encapsulate([COLOUR])),
+        "RGB, and the JPEG inside says YCbCr",
+    ),
+    "DICOM, colour JPEG": (
+        dicom(np.dstack([NOISE] * 3), kind="YBR_FULL_422", syntax=JPEGBaseline8Bit, pixels=encapsulate([COLOUR])),
+        OK,
+    ),
 }
 
 
@@ -209,8 +300,8 @@ def written(root, text, name="list.csv"):
     return root / name
 
 
-def lines(*more, header="path,label,patient_id", without=0):
-    return lambda root: written(root, "\n".join([header, *good(root)[without:], *more]) + "\n")
+def lines(*more, header="path,label,patient_id", without=0, pad=""):
+    return lambda root: written(root, "\n".join([header, *(g + pad for g in good(root)[without:]), *more]) + "\n")
 
 
 def content(make):
@@ -236,6 +327,47 @@ def link_loop(root):
 
 def renamed(a, b):
     return lambda root: (root / a).rename(root / b)
+
+
+def socket_at(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))  # the whole path may be too long
+
+
+def sparse(path, size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def nested(root, levels):
+    """Folders within folders, and an image in the last one: made from within, as their path is too long."""
+    here = os.getcwd()
+    root.mkdir(parents=True, exist_ok=True)
+    os.chdir(root)
+    try:
+        for _ in range(levels):
+            os.mkdir("d")
+            os.chdir("d")
+        with open("x.png", "wb") as file:
+            file.write(PNG)
+    finally:
+        os.chdir(here)
+
+
+def beside(name):
+    """Six more images in a folder of this name."""
+    return lambda root: [
+        copied(f"{name}/{k}.png", encoded(NOISE + np.uint8(k + len(name))))(root) for k in range(6)
+    ]
+
+
+def linked(root, link):
+    elsewhere = root / ".elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "y.png").write_bytes(PNG)
+    link.symlink_to(elsewhere)
 
 
 def copied(path, data=PNG):
@@ -273,6 +405,13 @@ SETS = {
     ),
     "class folder called ..x": (folder(renamed("ill", "..x")), {}, "at least two classes"),
     "class names in other scripts": (folder(renamed("ill", "肺炎 Lungenentzündung")), {}, OK),
+    "class names that MLflow cannot tell apart": (
+        folder(lambda root: [renamed("ill", "a+b")(root), renamed("well", "a%b")(root)]),
+        {},
+        "'a%b' and 'a.b' are both 'a_b' as metric names; rename one",
+    ),
+    "class called macro": (folder(renamed("ill", "macro")), {}, "'macro' cannot name a class's metrics"),
+    "class name of 200 letters": (folder(renamed("ill", "x" * 200)), {}, "cannot name a class's metrics"),
     "classes Ill and ill": (folder(copied("Ill/x.png")), {}, "Ill, ill differ only in upper and lower case"),
     "link to the folder itself": (folder(link_loop), {}, "loop is a link to a folder above it"),
     "link that leads to itself": (
@@ -285,7 +424,108 @@ SETS = {
         {},
         "ill/x.png .not found",
     ),
-    "pipe named .png": (folder(lambda root: os.mkfifo(root / "ill" / "x.png")), {}, OK),
+    "pipe named .png": (
+        folder(lambda root: os.mkfifo(root / "ill" / "x.png")),
+        {},
+        r"1 of 13 images cannot be used: ill/x.png \(cannot be read: it is a pipe, not a regular file",
+    ),
+    "socket named .png": (folder(lambda root: socket_at(root / "ill" / "x.png")), {}, "x.png .*it is a socket"),
+    "device named .png": (
+        folder(lambda root: (root / "ill" / "x.png").symlink_to("/dev/zero")),
+        {},
+        "ill/x.png .*it is a device, not a regular file",
+    ),
+    "image of 4 GiB": (
+        folder(lambda root: sparse(root / "ill" / "x.tif", 2**32)),
+        {},
+        "ill/x.tif .*it has 4,294,967,296 bytes, and at most 1,073,741,824 are read",
+    ),
+    "table with a pipe": (
+        lambda root: (os.mkfifo(root / "pipe.png"), lines("pipe.png,ill,3")(root))[1],
+        {},
+        "pipe.png .*it is a pipe",
+    ),
+    "table with a mask that is a device": (
+        lines("ill/ill0.png,ill,0,/dev/zero", header="path,label,patient_id,lung_mask", without=1, pad=","),
+        {},
+        "lung_mask /dev/zero: cannot be read: it is a device",
+    ),
+    "table that is a pipe": (lambda root: (os.mkfifo(root / "x.csv"), root / "x.csv")[1], {}, "it is a pipe"),
+    "folder with a pipe for a table": (
+        folder(lambda root: os.mkfifo(root / "manifest.csv")),
+        {},
+        "manifest.csv cannot be read as a table: it is a pipe",
+    ),
+    "table of 4 GiB": (lambda root: sparse(root / "x.csv", 2**32), {}, "it has 4,294,967,296 bytes"),
+    "masks beside the images": (folder(beside("masks")), {}, r"6 of 18 images .*annotations: masks \(6\)"),
+    "masks in folders of classes": (
+        folder(lambda root: [copied(f"{n}/Ground Truth/{n}0.png")(root) for n in ("ill", "well")]),
+        {},
+        r"2 of 14 images .*Ground Truth \(2\): move",
+    ),
+    "LungMask_png": (folder(beside("LungMask_png")), {}, r"LungMask_png \(6\)"),
+    "annotations": (folder(beside("ill/x/annotations")), {}, r"annotations \(6\)"),
+    "segmentation-v2": (folder(beside("well/segmentation-v2")), {}, r"segmentation-v2 \(6\)"),
+    "classes label_0 and label_1": (
+        folder(lambda root: [renamed("ill", "label_0")(root), renamed("well", "label_1")(root)]),
+        {},
+        OK,
+    ),
+    "a class that is called mask": (
+        folder(renamed("ill", "with_mask")),
+        {"label_map": {"with_mask": "mask", "well": "none"}},
+        OK,
+    ),
+    "masks left out by image_folder": (
+        folder(
+            lambda root: [beside(f"{n}/{part}")(root) for n in ("ill", "well") for part in ("masks", "images")]
+        ),
+        {"image_folder": "images"},
+        OK,
+    ),
+    "masks beside their images in one folder": (
+        folder(lambda root: copied("ill/ill0_mask.png")(root)),
+        {},
+        "1 of 13 files are named as masks or annotations of others: ill/ill0_mask.png",
+    ),
+    "masks of lungs beside their images in one folder": (
+        folder(
+            lambda root: [copied(f"ill/ill_0{k}{end}.png")(root) for k in (1, 2) for end in ("", "_lung_mask")]
+        ),
+        {},
+        "2 of 16 files are named as masks or annotations of others: ill/ill_01_lung_mask.png",
+    ),
+    "a name with the word mask and no image beside it": (folder(copied("ill/mask_1.png")), {}, OK),
+    "system folders and thumbnails": (
+        folder(
+            lambda root: [copied(f"{n}/x.png")(root) for n in ("@eaDir", "lost+found", "ill/Thumbs", "thumbnails")]
+        ),
+        {},
+        OK,
+    ),
+    "link to a folder elsewhere": (folder(lambda root: linked(root, root / "ill" / "more")), {}, OK),
+    "link to another class": (
+        folder(lambda root: (root / "ill" / "more").symlink_to(root / "well")),
+        {},
+        "well is a link to .*ill/more, whose images would count twice",
+    ),
+    "link to the data folder": (
+        folder(lambda root: (root / "ill" / "more").symlink_to(root)),
+        {},
+        "ill/more is a link to the data folder, whose images",
+    ),
+    "link in a circle within a class": (
+        folder(lambda root: [(root / "ill" / "a").mkdir(), (root / "ill" / "a" / "b").symlink_to("..")]),
+        {},
+        "ill/a/b is a link to .*ill, whose images",
+    ),
+    "1100 folders within each other": (folder(lambda root: nested(root / "ill", 1100)), {}, "more than 100 deep"),
+    "90 folders within each other": (folder(lambda root: nested(root / "ill", 90)), {}, OK),
+    "folders within each other, searched for a table": (
+        lambda root: (nested(root / "deep", 1100), lines()(root))[1],
+        {"path_template": "**/{}"},
+        "12 of 12 files do not exist|nested too deep",
+    ),
     "folder named x.png": (folder(lambda root: (root / "ill" / "x.png").mkdir()), {}, OK),
     "file name that is not UTF-8": (folder(copied(b"ill/\xff.png")), {}, "1 file names are not UTF-8"),
     "image of zero bytes": (
@@ -384,3 +624,22 @@ def test_data_set(name, tmp_path):
         said = str(error)
     assert re.search(expected, said) if expected else said == OK
     assert "\n" not in said and "\0" not in said and len(said) < 2000
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, socket_at, lambda path: path.symlink_to("/dev/zero")])
+def test_only_regular_files_are_models_parameters_and_plans(tmp_path, monkeypatch, make):
+    """None of them may be waited for, or read without end."""
+    from cxr.core.params import DriftParams, StudyParams
+    from cxr.pair import models
+    from cxr.report.declared import plan_file
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.yaml"
+    make(path)
+    for read in (
+        StudyParams.read,
+        plan_file.read,
+        lambda path: models.files(DriftParams(model_a=str(path), model_b=str(path))),
+    ):
+        with pytest.raises(InputError, match="it is a (pipe|socket|device), not a regular file"):
+            read(path)

@@ -61,9 +61,38 @@ def test_cache_key(folder, tmp_path, monkeypatch):
         assert entries() == number
 
 
+def changed(place, value=None):
+    """One byte of a file is another: with one bit flipped, or `value`."""
+
+    def change(path):
+        content = bytearray(path.read_bytes())
+        content[place] = content[place] ^ 1 if value is None else value
+        path.write_bytes(content)
+
+    return change
+
+
+def zeroed(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:128] + bytes(len(content) - 128))
+
+
+def renamed(folder, tmp_path, path):
+    """The whole entry of other images, of the same size, under this one's name."""
+    other = build_manifest(grouped(folder))[::-1]
+    load_images(other, root=folder, size=16, cache=tmp_path / "other")
+    only_entry(tmp_path / "other").replace(path)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        changed(500),
+        changed(-1),
+        changed(-40),
+        zeroed,
+        "renamed",
+        lambda path: path.write_bytes(path.read_bytes() + b"x"),
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"not an array"),
@@ -71,12 +100,16 @@ def test_cache_key(folder, tmp_path, monkeypatch):
         lambda path: np.save(path, np.zeros((23, 16, 16), np.uint8)),
         lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True),
     ],
-    ids=["cut", "empty", "text", "type", "shape", "pickle"],
+    ids=[
+        *("a bit", "its hash", "last pixel", "zeros", "renamed", "longer"),
+        *("cut", "empty", "text", "type", "shape", "pickle"),
+    ],
 )
 def test_damaged_cache_is_made_anew(folder, tmp_path, damage):
     manifest = build_manifest(grouped(folder))
     fresh = np.array(load_images(manifest, root=folder, size=16, cache=tmp_path / "cache"))
-    damage(only_entry(tmp_path / "cache"))
+    entry = only_entry(tmp_path / "cache")
+    renamed(folder, tmp_path, entry) if damage == "renamed" else damage(entry)
     with pytest.warns(UserWarning, match="cached images are damaged .* made again"):
         found = load_images(manifest, root=folder, size=16, cache=tmp_path / "cache")
         assert (np.asarray(found) == fresh).all()

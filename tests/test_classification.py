@@ -130,6 +130,8 @@ def test_ties():
         ("b/", "b_"),
         ("effusion (left), 50%", "effusion _left__ 50_"),
         ("Ödem:x", "_dem_x"),
+        ("正常", "u6b63u5e38"),
+        ("Норма 2", "u41du43eu440u43cu430 2"),
     ],
 )
 def test_metric_name(name, expected):
@@ -146,10 +148,24 @@ def test_mlflow_accepts_every_metric_name(name):
         assert re.fullmatch(r"[/\w.\- ]+", key, re.ASCII) and normpath(key) == key and key[0] != "/"
 
 
+@pytest.mark.parametrize(
+    "classes", [["正常", "肺炎"], ["норма", "отёки"], ["सामान्य", "निमोनिया"], ["طبيعي", "التهاب"]]
+)
+def test_classes_in_any_script_have_metrics_and_images_of_their_own(classes):
+    from cxr.tracking.connection import key_of
+
+    found = perf.performance(
+        np.array([0, 0, 1, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]]), classes
+    )
+    assert len([name for name in found if name.startswith("auc_")]) == 3
+    assert all(key_of(name) == name for name in found)
+    assert len({key_of(f"layercam/{name}") for name in classes}) == 2
+
+
 @pytest.mark.slow
 def test_mlflow_accepts_the_odd_metric_names():
     validation = pytest.importorskip("mlflow.utils.validation")
-    for name in ("a/b", "a//b", "a/../b", "b/", "/b", "..", "effusion (left), 50%", "Ödem"):
+    for name in ("a/b", "a//b", "a/../b", "b/", "/b", "..", "effusion (left), 50%", "Ödem", "正常"):
         validation._validate_metric_name(f"auc_{perf.metric_name(name)}")
 
 

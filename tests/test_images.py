@@ -69,9 +69,9 @@ def grey(content):
     return np.asarray(image, float)
 
 
-def table(values, bits, first=0):
+def table(values, bits, first=0, number=None):
     item = Dataset()
-    item.add_new("LUTDescriptor", "US", [len(values), first, bits])
+    item.add_new("LUTDescriptor", "US", [len(values) if number is None else number, first, bits])
     item.add_new("LUTData", "US", list(values))
     return [item]
 
@@ -107,6 +107,60 @@ def test_voi_table_comes_before_the_window():
     values = np.array([[0, 1], [2, 3]], np.uint8)
     content = dicom(values, VOILUTSequence=table([0, 4095, 2048, 1024], 12), WindowCenter=2, WindowWidth=2)
     np.testing.assert_allclose(grey(content), np.array([[0, 4095], [2048, 1024]]) * 255 / 4095, atol=1e-3)
+
+
+RAMP = np.linspace(0, 4095, 192).round().astype(np.uint16).reshape(12, 16)
+TWELVE = {"BitsStored": 12, "HighBit": 11}
+
+
+@pytest.mark.parametrize(("declared", "used"), [(16, 12), (12, 12), (16, 10), (14, 9), (8, 8)])
+def test_a_table_that_names_more_bits_than_its_values_have_is_not_dark(declared, used):
+    steps = (np.arange(4096) / 4095 * (2**used - 1)).round().astype(int).tolist()
+    found = grey(dicom(RAMP, **TWELVE, VOILUTSequence=table(steps, declared)))
+    window = grey(dicom(RAMP, **TWELVE, WindowCenter=2047.5, WindowWidth=4095, VOILUTFunction="LINEAR_EXACT"))
+    np.testing.assert_allclose(found, window, atol=255 / (2**used - 1))
+
+
+def padded(values, fill, **tags):
+    """The same picture with a frame of one pixel of padding; grey values inside the frame, and the frame's."""
+    framed = np.pad(values, 1, constant_values=fill)
+    found = grey(dicom(framed, **tags))
+    frame = np.ones(found.shape, bool)
+    frame[1:-1, 1:-1] = False
+    return found[1:-1, 1:-1], found[frame]
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("values", "fill", "tags"),
+    [
+        (RAMP, 65535, {"PixelPaddingValue": 65535}),
+        (RAMP, 65535, {"PixelPaddingValue": 65535, **TWELVE}),  # above the bits stored
+        (RAMP, 60000, {"PixelPaddingValue": 65535, "PixelPaddingRangeLimit": 50000}),
+        (RAMP, 60000, {"PixelPaddingValue": 50000, "PixelPaddingRangeLimit": 65535}),
+        (RAMP + np.uint16(100), 0, {"PixelPaddingValue": 0}),
+        (RAMP.astype(np.int16) - 1000, -2000, {"PixelPaddingValue": -2000}),
+        (RAMP, 65535, {"PixelPaddingValue": 65535, "WindowCenter": 2000, "WindowWidth": 1000}),
+        (RAMP, 65535, {"PixelPaddingValue": 65535, "RescaleSlope": 2, "RescaleIntercept": -5}),
+        (RAMP, 65535, {"PixelPaddingValue": 65535, "VOILUTSequence": table(range(4096), 16)}),
+    ],
+)
+def test_padding_is_black_and_changes_no_other_pixel(kind, values, fill, tags):
+    without = {name: value for name, value in tags.items() if not name.startswith("PixelPadding")}
+    inside, frame = padded(values, fill, kind=kind, **tags)
+    np.testing.assert_allclose(inside, grey(dicom(values, kind=kind, **without)), atol=1e-3)
+    assert (frame == 0).all()
+
+
+def test_a_padding_value_that_no_pixel_has_changes_nothing():
+    np.testing.assert_array_equal(grey(dicom(RAMP, PixelPaddingValue=9999)), grey(dicom(RAMP)))
+
+
+def test_signed_values_of_12_bits_with_and_without_repeated_sign():
+    values = np.array([[-2048, -1], [0, 2047]], np.int16)
+    plain = grey(dicom(values, **TWELVE))
+    np.testing.assert_array_equal(plain, grey(dicom(values)))
+    np.testing.assert_array_equal(plain, grey(dicom(values & 0xFFF, **TWELVE)))
 
 
 def test_modality_table():

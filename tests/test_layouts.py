@@ -257,6 +257,32 @@ def test_train_and_val_alone_are_classes(tmp_path):
     assert counts(manifest) == {"train": 32, "val": 32}
 
 
+def test_patients_in_the_names_of_folders(tmp_path):
+    """As in CheXpert and MURA, where each study has a view1_frontal."""
+    for name in ("ill", "well"):
+        for k in range(6):
+            for study in (1, 2):
+                put(tmp_path / name / f"patient{k}{len(name)}" / f"study{study}" / "view1_frontal.png")
+    with pytest.warns(UserWarning, match="24 of 24 images have the name of one in another folder of their class"):
+        manifest = build_manifest(DataParams(data=str(tmp_path), patient_pattern=r"patient(\d+)"))
+    assert manifest["patient_id"].nunique() == 12 and whole_patients(manifest)
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    root = split_folders(tmp_path / "set", ("train", "val", "test"))
+    put(tmp_path / "more" / "p999_0.png")
+    (root / "train" / "ill" / "more").symlink_to(tmp_path / "more")
+    assert "train/ill/more/p999_0.png" in set(build_manifest(folder(root))["path"])
+
+
+def test_thumbnails_are_left_out_and_said(tmp_path):
+    root = split_folders(tmp_path, ("train", "val", "test"))
+    put(root / "train" / "ill" / "Thumbnails" / "p999_0.png")
+    put(root / "train" / "@eaDir" / "p998_0.png")
+    with pytest.warns(UserWarning, match="1 folders of thumbnails are left out: train/ill/Thumbnails"):
+        assert len(build_manifest(folder(root))) == 96
+
+
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +333,31 @@ def test_table_without_patients(tmp_path, rows):
         assert build_manifest(DataParams(data=str(table), **named))["patient_id"].nunique() == 24
     manifest = build_manifest(DataParams(data=str(table), patient_pattern=r"^(\d)", **named))
     assert set(manifest["patient_id"]) == set("0123456789")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_chexpert(tmp_path, kind):
+    """Blank labels are left out by label_map, and the patient is in the name of a folder."""
+    columns = "Path,Sex,Age,Frontal/Lateral,AP/PA,Pneumonia"
+    rows = []
+    for k in range(30):
+        path = f"CheXpert-v1.0-small/train/patient{k // 2:05d}/study{k % 2 + 1}/view1_frontal.jpeg"
+        put(tmp_path / path)
+        rows.append([path, "Male", str(40 + k), "Frontal", "AP", (1.0, 0.0, -1.0, None)[k // 2 % 4]])
+    frame = pd.DataFrame(rows, columns=columns.split(","))
+    table = tmp_path / f"train.{kind}"
+    frame.to_csv(table, index=False) if kind == "csv" else frame.to_parquet(table)
+    named = {"path_column": "Path", "label_column": "Pneumonia", "patient_column": ""}
+    more = {"patient_pattern": r"patient(\d+)", "label_map": {"1.0": "pneumonia", "0.0": "none"}}
+    with pytest.warns(
+        UserWarning,
+        match=r"14 of 30 images are left out: 14 have no label .*\(not in label_map: -1.0 8x, blank 6x\)",
+    ):
+        manifest = build_manifest(DataParams(data=str(table), **named, **more))
+    assert counts(manifest) == {"pneumonia": 8, "none": 8}
+    assert manifest["patient_id"].nunique() == 8 and whole_patients(manifest)
+    with pytest.raises(InputError, match="no Pneumonia in line"):
+        build_manifest(DataParams(data=str(table), **named, patient_pattern=r"patient(\d+)"))
 
 
 def test_given_splits_of_a_table(tmp_path, rows):

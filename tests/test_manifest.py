@@ -262,7 +262,7 @@ def test_bad_patient_pattern(folder, pattern, match):
     refused(match, params(folder, patient_pattern=pattern))
 
 
-def test_patient_pattern_sees_the_file_name_only(folder):
+def test_patient_pattern_does_not_see_the_class(folder):
     refused("no patient in 24 of 24", params(folder, patient_pattern="(ill|well)"))
 
 

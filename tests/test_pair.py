@@ -297,7 +297,43 @@ def test_a_wrong_order_of_classes_is_suspected_and_the_right_one_told():
     constant = certain(*[0] * 12)
     (doubt,) = pair_images.doubts(manifest, {"A": constant, "B": constant}, CLASSES)
     assert "With the order" not in doubt
+    assert "A gives the class a and B gives the class a to all 12 images" in doubt
     assert pair_images.doubts(table_of([""] * 12), {"A": turned, "B": turned}, CLASSES) == []
+
+
+def test_a_model_that_tells_no_classes_apart_is_a_caution_with_and_without_labels():
+    right, constant = certain(*[0, 1, 2] * 4), certain(*[1] * 12)
+    for manifest in (table_of(["a", "b", "c"] * 4), table_of([""] * 12)):
+        (doubt,) = pair_images.doubts(manifest, {"A": right, "B": constant}, CLASSES)
+        assert doubt.startswith("B gives the class b to all 12 images: the images may be prepared in another way")
+
+
+def test_one_model_at_chance_is_a_caution():
+    """Of nine in ten images of one class, a model that guesses gets most right."""
+    rng = np.random.default_rng(0)
+    labels = rng.permuted(["a"] * 90 + ["b"] * 10)
+    truth = (labels == "b").astype(int)
+    guess = certain(*rng.permuted(truth))
+    (doubt,) = pair_images.doubts(table_of(list(labels)), {"A": certain(*truth), "B": guess}, ["a", "b"])
+    assert doubt.startswith("accuracy is 1.00 for A") and "B cannot be told from chance" in doubt
+    good = np.where(rng.random(100) < 0.1, 1 - truth, truth)
+    assert (
+        pair_images.doubts(table_of(list(labels)), {"A": certain(*truth), "B": certain(*good)}, ["a", "b"]) == []
+    )
+
+
+def test_classes_without_images_are_a_caution():
+    manifest = table_of(["a", "b"] * 6)
+    says = {name: certain(*[0, 1] * 6) for name in "AB"}
+    (doubt,) = pair_images.doubts(manifest, says, CLASSES)
+    assert doubt.startswith("there is no image of c")
+    chosen = pair_images.select(manifest, says, CLASSES, explain="auto", images="auto")
+    assert pair_images.by_class(chosen).to_dict() == {"a": 6, "b": 6} and pair_images.lacking(chosen) == []
+    says["B"] = certain(*[0] * 12)
+    chosen = pair_images.select(manifest, says, CLASSES, explain="auto", images="auto")
+    (note,) = pair_images.lacking(chosen)
+    assert note.startswith("all scored images are of one class (a 6, b 0)")
+    assert "; a 6, b 0); both models" in result.which_images(chosen, settings())
 
 
 # ------------------------------------------------------------------------------------------------------- scoring

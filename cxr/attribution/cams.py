@@ -29,7 +29,7 @@ def activations_and_gradients(
     Args:
         model: its logits are the output of a layer named `logits`.
         wanted: pairs (layer, score), the score one of `cxr.core.methods.SCORES`.
-    Returns: A is the layer's output [n, h, w, k], G the gradient of each image's score at it, [n, h, w, k].
+    Returns: A is the layer's output, G the gradient of each image's score at it, both float32 [n, h, w, k].
     Raises: InputError for a score that the model does not have (`scores.Head`).
 
     The backward pass ends at the first layer wanted: nothing before it is differentiated. One trace serves all
@@ -52,7 +52,10 @@ def activations_and_gradients(
             at = [layer for layer, s in wanted if s == score]
             found = tape.gradient(explained[score], [activations[layer] for layer in at])
             gradients |= {(layer, score): gradient for layer, gradient in zip(at, found, strict=True)}
-        return [(activations[layer], gradients[layer, score]) for layer, score in wanted]
+        found = [(activations[layer], gradients[layer, score]) for layer, score in wanted]
+        return [
+            tuple(tf.cast(part, tf.float32) for part in pair) for pair in found
+        ]  # some models have other types
 
     return compute
 

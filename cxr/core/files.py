@@ -1,9 +1,11 @@
 """Files that are written whole or not at all, and Python source that only one thread parses at a time."""
 
 import ast
+import errno
 import hashlib
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +43,27 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_regular(path: str | Path, *, most: int | None = None) -> None:
+    """Raise OSError for anything but a regular file of at most `most` bytes: reading it might block, or never end.
+
+    The error's `strerror` says what it is, as in "it is a pipe, not a regular file". A missing file gives
+    FileNotFoundError.
+    """
+    found = os.stat(path)
+    kinds = {
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFDIR: "a folder",
+    }
+    if not stat.S_ISREG(found.st_mode):
+        kind = kinds.get(stat.S_IFMT(found.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+    if most is not None and found.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and at most {most:,} are read", str(path))
 
 
 def sha256_file(path: str | Path) -> str:

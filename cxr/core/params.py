@@ -32,6 +32,7 @@ from pydantic import (
 
 from cxr.core import architectures, methods
 from cxr.core.errors import InputError, close_to
+from cxr.core.files import require_regular
 
 Architecture = Annotated[str, AfterValidator(architectures.check)]
 Method = Literal[*methods.METHODS]
@@ -617,6 +618,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """A flat YAML mapping as a dict. Raises InputError if it cannot be read or is something else."""
     path = Path(path)
     try:
+        require_regular(path, most=2**20)
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot read the parameter file ({error.strerror}){_meant(path)}") from None

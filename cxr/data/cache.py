@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from cxr.core.files import atomic
 from cxr.core.progress import progress
 
 _CACHE_GIB = 50.0
+_DIGEST_BYTES = 32  # of a SHA-256
 
 
 def read_hashes(path: Path) -> set[str]:
@@ -46,39 +47,47 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "cxr"
 
 
-def entry(
-    path: Path,
-    shape: tuple[int, ...],
-    dtype: Any,
-    make: Callable[[], Iterable[np.ndarray]],
-    *,
-    check: Callable[[np.memmap], None] | None = None,
-) -> np.memmap:
-    """The array of an entry, mapped into memory and marked as used last. A missing one is made.
+def entry(path: Path, shape: tuple[int, ...], dtype: Any, make: Callable[[], Iterable[np.ndarray]]) -> np.memmap:
+    """The array of an entry, mapped into memory, read-only, and marked as used last. A missing one is made.
 
-    If another process is writing the entry, this one waits for it. A damaged entry is made again, with a warning.
+    The file holds the array's bytes and then a SHA-256 of the entry's name and of these bytes. An entry that was
+    changed, cut, or written under another name is made again, with a warning. If another process is writing the
+    entry, this one waits for it.
 
     Args:
         path: of the entry; its name begins with what it holds, as in `images-<key>.npy`.
         shape, dtype: of the array.
-        make: called if the entry is missing or damaged.
-        check: raises ValueError if the content is not what was written. Sizes are compared in any case.
+        make: called if the entry is missing or damaged; gives blocks [m, *shape[1:]] of `dtype`.
 
-    Raises OSError if the entry cannot be written, any error of `make`, and InputError if CXR_CACHE_GIB is not a
-    number.
+    Raises OSError if the entry cannot be written, ValueError if the blocks do not make such an array, any error of
+    `make`, and InputError if CXR_CACHE_GIB is not a number.
     """
     what = path.stem.partition("-")[0]
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
 
     def read() -> np.memmap | None:
         try:
-            array = arrays.read(path, shape, dtype)
-            if check is not None:
-                check(array)
+            content = arrays.read(path, (size + _DIGEST_BYTES,), np.uint8)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        digest = _digest_of(path)
+        digest.update(content[:size].data)
+        if digest.digest() != content[size:].tobytes():
+            raise ValueError("has other bytes than were written")
         with suppress(OSError):  # a cache of others that may only be read
             os.utime(path)
-        return array
+        return content[:size].view(dtype).reshape(shape)
+
+    def signed() -> Iterator[np.ndarray]:
+        digest = _digest_of(path)
+        for block in make():
+            if block.shape[1:] != tuple(shape[1:]) or block.dtype != dtype:
+                raise ValueError(f"a block is {block.dtype} {block.shape}, the array {dtype} {tuple(shape)}")
+            content = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+            digest.update(content.data)
+            yield content
+        yield np.frombuffer(digest.digest(), np.uint8)
 
     with suppress(ValueError, OSError, EOFError):  # those below say what is wrong
         if (array := read()) is not None:
@@ -93,8 +102,14 @@ def entry(
             warnings.warn(f"{path}: cached {what} are damaged ({error}) and are made again", stacklevel=3)
         for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):  # left by a process that was killed
             left.unlink(missing_ok=True)
-        _make_room(path, math.prod(shape) * np.dtype(dtype).itemsize)
-        return arrays.write(path, shape, dtype, make())
+        _make_room(path, size + _DIGEST_BYTES)
+        content = arrays.write(path, (size + _DIGEST_BYTES,), np.uint8, signed())
+        return content[:size].view(dtype).reshape(shape)
+
+
+def _digest_of(path: Path) -> Any:
+    """A SHA-256 that has seen the entry's name: the bytes of another entry are not those of this one."""
+    return hashlib.sha256(path.stem.encode())
 
 
 def _make_room(path: Path, size: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from cxr.data.formats import Header, Unusable, as_unusable, check_size, detail_lines, one_line, stretched
+from cxr.data import dicom_fields
+from cxr.data.formats import Header, Unusable, as_unusable, check_size, detail_lines, one_line
 
 _DICOM_DETAILS = (
     "ViewPosition",
@@ -57,6 +58,7 @@ def _dicom_read(file: BinaryIO, start: bytes, *, pixels: bool) -> Any:
         kind = " ".join(str(dataset.get("Modality") or "").split())[:16]
         raise Unusable(f"a DICOM file without an image{f' (Modality {kind})' if kind else ''}")
     check_size(int(dataset.Columns), int(dataset.Rows))
+    dicom_fields.check_header(dataset)
     return dataset
 
 
@@ -84,64 +86,70 @@ def dicom_image(content: bytes) -> Image.Image:
 
 
 def _dicom_decoded(dataset: Any) -> Image.Image:
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+    from pydicom.pixels import apply_rescale, pixel_array
 
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise Unusable("a DICOM file without pixels (no Pixel Data)")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise Unusable(f"{frames} frames in one DICOM file: save the one to use as a file of its own")
     if "TransferSyntaxUID" not in dataset.file_meta:  # no meta header: pydicom found out how values are encoded
         dataset.file_meta.TransferSyntaxUID = _guessed_syntax(dataset)
-    kind = str(dataset.get("PhotometricInterpretation") or "")
-    if not kind.startswith(("MONOCHROME1", "MONOCHROME2", "RGB", "YBR")):
-        raise Unusable(
-            f"DICOM of the photometric interpretation {kind or '(none)'}: only grey and RGB can be read"
-        )
+    dicom_fields.check_pixel_data(dataset)
+    kind = dicom_fields.photometric(dataset)
+    is_grey = kind.startswith("MONOCHROME")
     try:
-        values = pixel_array(dataset)  # YBR becomes RGB
+        # Grey values keep all bits, to be compared with the header (pydicom cuts them off). YBR becomes RGB.
+        values = pixel_array(dataset, raw=is_grey, correct_unused_bits=not is_grey)
     except (RuntimeError, NotImplementedError) as error:
         # no decoder is installed, or all failed; Pillow, for example, does not know 12-bit JPEG
         raise Unusable(
             f"DICOM compressed as {_syntax(dataset)} that cannot be decoded ({one_line(error)}): {_INFLATE}"
         ) from None
-    if values.ndim == 3:
-        if values.dtype != np.uint8 or values.shape[-1] != 3:
+    if not is_grey:
+        if values.dtype != np.uint8 or values.ndim != 3 or values.shape[-1] != 3:
             raise Unusable(
                 f"colour DICOM with {values.shape[-1]} channels of {values.dtype}: only 8-bit RGB can be read"
             )
         return Image.fromarray(values)
     if values.ndim != 2:
         raise Unusable(f"damaged: pixels of the shape {values.shape}")
-    values = apply_modality_lut(values, dataset)
-    if not np.isfinite(values).all():
-        raise Unusable("has values that are not finite (NaN or infinity)")
-    if low_high := _voi_range(dataset):
-        low, high = low_high
-        if dataset.get("VOILUTSequence"):  # a table takes whole numbers
-            values = np.rint(values).astype(np.int64)
-        values = apply_voi_lut(values, dataset, index=0)
-        grey = ((values.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.float32)
+    values, padding = dicom_fields.stored_values(dataset, values)
+    inside = values if padding is None else values[~padding]
+    if dataset.get("ModalityLUTSequence"):
+        grey = _presented(dicom_fields.looked_up(inside, dataset, "ModalityLUTSequence")[0], dataset)
     else:
-        grey = stretched(values)
-    return Image.fromarray(255 - grey if kind.startswith("MONOCHROME1") else grey)
+        grey = _presented(apply_rescale(inside, dataset), dataset)
+    if grey.min() == grey.max() and inside.min() != inside.max():
+        raise Unusable("its tables or windows show nothing: all pixels become one grey")
+    if kind == "MONOCHROME1":
+        grey = 255 - grey
+    if padding is not None:  # black, whatever its value is
+        whole = np.zeros(values.shape, np.float32)
+        whole[~padding] = grey
+        grey = whole
+    return Image.fromarray(grey)
 
 
-def _voi_range(dataset: Any) -> tuple[float, float] | None:
-    """The lowest and the highest output of the VOI LUT or window; None if the file has neither."""
+def _presented(values: np.ndarray, dataset: Any) -> np.ndarray:
+    """Values behind the modality LUT as grey values, float32 from 0 to 255, of the same shape."""
     from pydicom.pixels import apply_windowing
 
-    if tables := dataset.get("VOILUTSequence"):
-        return 0.0, 2.0 ** int(tables[0].LUTDescriptor[2]) - 1
-    if dataset.get("WindowCenter") in (None, "") or dataset.get("WindowWidth") in (None, ""):
-        return None
-    with np.errstate(over="ignore"):
-        low, high = apply_windowing(np.array([-1e12, 1e12]), dataset, index=0)
-    if not low < high:
-        raise Unusable(
-            f"DICOM window of centre {dataset.WindowCenter} and width {dataset.WindowWidth} shows nothing"
-        )
-    return float(low), float(high)
+    if not np.isfinite(values).all():
+        raise Unusable("has values that are not finite (NaN or infinity)")
+    if dataset.get("VOILUTSequence"):
+        # White is the largest value of the table: its descriptor often names more bits than its values have.
+        values, high = dicom_fields.looked_up(values, dataset, "VOILUTSequence")
+        low = 0.0
+    elif dataset.get("WindowCenter") in (None, "") or dataset.get("WindowWidth") in (None, ""):
+        low, high = float(values.min()), float(values.max())
+    else:
+        with np.errstate(over="ignore"):
+            low, high = apply_windowing(np.array([-1e12, 1e12]), dataset, index=0)
+        if not low < high:
+            raise Unusable(
+                f"DICOM window of centre {dataset.WindowCenter} and width {dataset.WindowWidth} shows nothing"
+            )
+        values = apply_windowing(values, dataset, index=0)
+    scale = 255 / (high - low) if high > low else 0
+    return ((values.astype(np.float64) - low) * scale).clip(0, 255).astype(np.float32)
 
 
 def _syntax(dataset: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import warnings
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from cxr.core.params import DataParams
 from cxr.data import groups
 from cxr.data.formats import FORMATS, SUFFIXES
 from cxr.data.labels import assign_classes, compiled_pattern, identities
+from cxr.data.walk import Walk, is_hidden, is_thumbnails, refuse_pictures_about_images, warn_of_equal_names
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -30,18 +29,39 @@ def folder_rows(root: Path, settings: DataParams) -> pd.DataFrame:
     """
     refuse_table_options(root, settings)
     parts = _split_folders(root)
+    walk = Walk(root, settings.image_folder)
     if parts is None:
-        rows = _class_rows(root, root, settings)
+        rows = _class_rows(walk, root, settings)
     else:
         named = parts.items()
-        rows = [{**row, "split": split} for split, part in named for row in _class_rows(root, part, settings)]
+        rows = [{**row, "split": split} for split, part in named for row in _class_rows(walk, part, settings)]
+    walk.warn()
     frame = pd.DataFrame(rows)
+    if not settings.image_folder:
+        refuse_pictures_about_images(root, frame["path"].tolist(), classes=settings.label_map)
     if "split" in frame and settings.given_splits == "ignore":
         frame = frame.drop(columns="split")
     if settings.label_pattern:
         frame["label"] = _labels_by_name(frame, settings.label_pattern)
     frame = assign_classes(frame, settings, where=str(root))
-    return frame.assign(**identities(frame["path"].tolist(), settings, root))
+    paths = frame["path"].tolist()
+    below = [path.removeprefix(f"{folder}/") for path, folder in zip(paths, frame["folder"], strict=True)]
+    frame = frame.assign(**identities(paths, settings, root, below=below))
+    owners = frame["folder"] + ("\n" + frame["patient_id"] if settings.patient_pattern else "")
+    warn_of_equal_names(root, paths, owners.tolist())
+    return frame.drop(columns="folder")
+
+
+def image_rows(root: Path, settings: DataParams) -> list[str]:
+    """Paths of all image files below `root`, at any depth, relative to it, sorted. Raises InputError."""
+    walk = Walk(root, settings.image_folder)
+    paths = walk.files(root)
+    walk.warn()
+    if not settings.image_folder:
+        refuse_pictures_about_images(root, paths)
+    if not settings.patient_pattern:
+        warn_of_equal_names(root, paths, [""] * len(paths))
+    return paths
 
 
 def refuse_table_options(root: Path, settings: DataParams) -> None:
@@ -53,13 +73,12 @@ def refuse_table_options(root: Path, settings: DataParams) -> None:
 
 
 def subfolders(parent: Path) -> list[Path]:
-    """The folders in `parent` that are not hidden, sorted."""
-    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not is_hidden(entry.name))
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is ignored by its name: hidden ones, and those that macOS adds to archives."""
-    return name.startswith(".") or name == "__MACOSX"
+    """The folders in `parent`, sorted, without hidden ones and those of thumbnails."""
+    return sorted(
+        entry
+        for entry in parent.iterdir()
+        if entry.is_dir() and not is_hidden(entry.name) and not is_thumbnails(entry.name)
+    )
 
 
 def _split_folders(root: Path) -> dict[str, Path] | None:
@@ -88,10 +107,13 @@ def _split_folders(root: Path) -> dict[str, Path] | None:
     return parts
 
 
-def _class_rows(root: Path, parent: Path, settings: DataParams) -> list[dict[str, str]]:
-    """path and label of the images in the class folders of `parent`; paths are relative to `root`."""
+def _class_rows(walk: Walk, parent: Path, settings: DataParams) -> list[dict[str, str]]:
+    """path, label and class folder of the images in `parent`, as `walk` finds them; paths are below its root."""
     entries = sorted(entry for entry in parent.iterdir() if not is_hidden(entry.name))
     folders = subfolders(parent)
+    for entry in entries:
+        if entry.is_dir() and is_thumbnails(entry.name):
+            walk.leave_out(entry)
     loose = [entry.name for entry in entries if entry.is_file() and entry.suffix.lower() in SUFFIXES]
     layout = f"expected one sub-folder per class with {FORMATS} files, or a manifest.csv"
     if not entries:
@@ -108,9 +130,9 @@ def _class_rows(root: Path, parent: Path, settings: DataParams) -> list[dict[str
     if loops:
         raise InputError(f"{parent}: {some(loops)} is a link to a folder above it: remove the link")
     rows = [
-        {"path": path, "label": folder.name}
+        {"path": path, "label": folder.name, "folder": folder.relative_to(walk.root).as_posix()}
         for folder in folders
-        for path in images_below(root, folder, settings.image_folder)
+        for path in walk.files(folder)
     ]
     without = sorted({folder.name for folder in folders} - {row["label"] for row in rows})
     if without:
@@ -122,45 +144,6 @@ def _class_rows(root: Path, parent: Path, settings: DataParams) -> list[dict[str
             items=without,
         )
     return rows
-
-
-def images_below(root: Path, folder: Path, image_folder: str) -> list[str]:
-    """Paths of image files below `folder`, relative to `root`, sorted; with `image_folder` only those in it."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        if image_folder and image_folder not in Path(parent).relative_to(folder).parts:
-            continue
-        found += [
-            (Path(parent) / name).relative_to(root).as_posix()
-            for name in files
-            if not name.startswith(".")
-            and Path(name).suffix.lower() in SUFFIXES
-            and not _is_device(os.path.join(parent, name))
-        ]
-    undecodable = [path.encode(errors="backslashreplace").decode() for path in found if not _is_text(path)]
-    if undecodable:
-        raise InputError(
-            f"{root}: {len(undecodable)} file names are not UTF-8: {some(undecodable)}: rename them",
-            items=undecodable,
-        )
-    return sorted(found)
-
-
-def _is_device(path: str) -> bool:
-    """Whether it is a pipe or a device, which may never end. (Missing files are reported later.)"""
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _labels_by_name(frame: pd.DataFrame, pattern: str) -> list[str]:

@@ -23,7 +23,7 @@ import numpy as np
 import PIL
 from PIL import ExifTags, Image, ImageOps
 
-from cxr.data import dicom, formats
+from cxr.data import dicom, dicom_fields, formats
 from cxr.data.cache import source_hash
 from cxr.data.dicom import dicom_header, dicom_image, is_dicom
 from cxr.data.formats import Header, Unusable, as_unusable, check_size, detail_lines, stretched
@@ -36,7 +36,7 @@ _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCb
 
 def decoder_versions() -> list[str]:
     """What pixels depend on besides the file: a hash of the code that decodes, and its libraries' versions."""
-    code = source_hash(__file__, dicom.__file__, formats.__file__)
+    code = source_hash(__file__, dicom.__file__, dicom_fields.__file__, formats.__file__)
     return [code, PIL.__version__, np.__version__, f"pydicom {version('pydicom')}"]
 
 

@@ -12,14 +12,20 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError, some
+from cxr.core.names import metric_names
 from cxr.core.params import DataParams
 
 
-def identities(paths: list[str], settings: DataParams, where: Path) -> dict[str, list[str]]:
-    """image_id and patient_id of files. Without a `patient_pattern` each file is a patient, with a warning."""
+def identities(
+    paths: list[str], settings: DataParams, where: Path, *, below: list[str] | None = None
+) -> dict[str, list[str]]:
+    """image_id and patient_id of files. Without a `patient_pattern` each file is a patient, with a warning.
+
+    Args: below: the paths without class folders, which are no patients; None: the whole paths.
+    """
     ids = image_ids(paths)
     if settings.patient_pattern:
-        return {"image_id": ids, "patient_id": _patients(paths, settings.patient_pattern, where)}
+        return {"image_id": ids, "patient_id": _patients(below or paths, settings.patient_pattern, where)}
     warnings.warn(
         f"{where}: each file is treated as a separate patient. If a patient has several images, they may now be "
         "in two splits, and intervals are too short: set patient_pattern (a regular expression; its first group "
@@ -33,7 +39,7 @@ def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> 
     """The rows that have one class, by `label_map`, `label_separator` and `multi_label`; `label` is the class."""
     separator, mapping = settings.label_separator, settings.label_map
     cells = [
-        [part.strip() for part in label.split(separator) if part.strip()] if separator else [label]
+        ([part.strip() for part in label.split(separator) if part.strip()] if separator else [label]) or [""]
         for label in frame["label"]
     ]
     seen = sorted({label for labels in cells for label in labels})
@@ -60,6 +66,7 @@ def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> 
         none = sum(not hit for hit in hits)
         more = sum(len(hit) > most for hit in hits)
         unmapped = pd.Series([label for labels in cells for label in labels if label not in wanted]).value_counts()
+        unmapped = unmapped.rename(index={"": "blank"})
         reasons = [f"{none} have no label in label_map"] * (none > 0) + [f"{more} have several classes"] * (
             more > 0
         )
@@ -77,6 +84,7 @@ def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> 
     frame = frame[keep].assign(label=[hit[0] for hit in hits if 1 <= len(hit) <= most]).reset_index(drop=True)
     alike = pd.Series(sorted(set(frame["label"])))
     clash = alike[alike.str.casefold().duplicated(keep=False)].tolist()
+    metric_names(alike.tolist())  # raises, rather than after a training
     if clash:
         raise InputError(
             f"{where}: classes {some(clash)} differ only in upper and lower case: give them one name in label_map"
@@ -85,16 +93,19 @@ def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> 
 
 
 def _patients(paths: list[str], pattern: str, root: Path) -> list[str]:
+    """The first group of the pattern in each file's name, or, if it is not in every name, in each path."""
     compiled = compiled_pattern("patient_pattern", pattern, "the patient's part")
-    matches = [compiled.search(path.rsplit("/", 1)[-1]) for path in paths]
-    without = [path for path, match in zip(paths, matches, strict=True) if not (match and match.group(1))]
-    if without:
-        raise InputError(
-            f"patient_pattern: {pattern!r} finds no patient in {len(without)} of {len(paths)} file names in "
-            f"{root}: {some(without)}: change the pattern, or write a manifest.csv",
-            items=without,
-        )
-    return [match.group(1) for match in matches]
+    without: list[str] = []
+    for places in ([path.rsplit("/", 1)[-1] for path in paths], paths):
+        matches = [compiled.search(place) for place in places]
+        without = [path for path, match in zip(paths, matches, strict=True) if not (match and match.group(1))]
+        if not without:
+            return [match.group(1) for match in matches]
+    raise InputError(
+        f"patient_pattern: {pattern!r} finds no patient in {len(without)} of {len(paths)} file names, nor in the "
+        f"names of their folders, in {root}: {some(without)}: change the pattern, or write a manifest.csv",
+        items=without,
+    )
 
 
 def compiled_pattern(name: str, pattern: str, what: str) -> re.Pattern:

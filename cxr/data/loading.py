@@ -112,9 +112,7 @@ def load_regions(
             if not path:
                 return np.zeros((size, size), bool)
             with naming(name, path):
-                content = read_file(root, path)
-                if hashlib.sha256(content).hexdigest() != getattr(row, f"{name}_sha256"):
-                    raise Unusable("changed since the manifest was made")
+                content = read_file(root, path, getattr(row, f"{name}_sha256"))
                 return square_mask(inside_mask(content), size)
 
         return np.stack(for_each(work, manifest, what=name))
@@ -126,10 +124,7 @@ def _read_all(manifest: pd.DataFrame, root: Path, size: int) -> Iterator[np.ndar
     """The images in the order of the manifest, as blocks uint8 [1, size, size]."""
 
     def work(row: Any) -> np.ndarray:
-        content = read_file(root, row.path)
-        if hashlib.sha256(content).hexdigest() != row.sha256:
-            raise Unusable("changed since the manifest was made")
-        return square(decode(content), size)[None]
+        return square(decode(read_file(root, row.path, row.sha256)), size)[None]
 
     return stream(work, manifest, what="loading")
 
@@ -149,7 +144,9 @@ def check_images(manifest: pd.DataFrame, root: Path | None) -> None:
     if is_phantom(manifest):
         return
     names = [name for name in MASKS if name in manifest]
-    for_each(lambda row: _check(row, read_file(root, row.path), root, names), manifest, what="checking")
+    for_each(
+        lambda row: _check(row, read_file(root, row.path, row.sha256), root, names), manifest, what="checking"
+    )
 
 
 def _check(row: Any, content: bytes, folder: Path, masks: Sequence[str]) -> None:

@@ -28,14 +28,15 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError, some
+from cxr.core.files import require_regular
 from cxr.core.params import DataParams
 from cxr.data import groups
-from cxr.data.folders import folder_rows, images_below, refuse_table_options, subfolders
+from cxr.data.folders import folder_rows, image_rows, refuse_table_options, subfolders
 from cxr.data.formats import FORMATS, SUFFIXES
 from cxr.data.labels import identities
 from cxr.data.loading import drop_unusable
 from cxr.data.phantom.rows import phantom_rows
-from cxr.data.reading import for_each, read_file
+from cxr.data.reading import MAX_BYTES, for_each, hash_file, naming
 from cxr.data.splits import assign_splits, check_given_splits, limit_per_class, val_from_train
 from cxr.data.tables import MASKS, OWN, PARQUET, file_paths, read_csv, read_parquet, read_table, table_rows
 
@@ -49,7 +50,7 @@ def source(settings: Any) -> tuple[Path | None, Path | None]:
     path = Path(settings.data).expanduser().absolute()
     if path.is_dir():
         table = path / "manifest.csv"
-        return path, table if table.is_file() else None
+        return path, _regular(table) if table.exists() and not table.is_dir() else None
     if not path.exists():
         raise InputError(
             f"data: {path} does not exist: give 'phantom', a folder with one sub-folder per class, or a table"
@@ -59,7 +60,18 @@ def source(settings: Any) -> tuple[Path | None, Path | None]:
             f"data: {path} is neither a folder nor a .csv or .parquet file: give a folder with one sub-folder "
             "per class, or a table"
         )
-    return path.parent, path
+    return path.parent, _regular(path)
+
+
+def _regular(table: Path) -> Path:
+    """The path of a table. Raises InputError for a pipe or a device, and for a file that is too large."""
+    try:
+        require_regular(table, most=MAX_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"data: {table} cannot be read as a table: {error.strerror}: give a CSV or Parquet file"
+        ) from None
+    return table
 
 
 def has_labels(settings: Any) -> bool:
@@ -85,7 +97,7 @@ def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.
     if table is not None:
         return table_rows(table, settings, labelled=False)
     refuse_table_options(root, settings)
-    paths = images_below(root, root, settings.image_folder)
+    paths = image_rows(root, settings)
     if not paths:
         raise InputError(
             f"{root}: no {FORMATS} files: give a folder with files that have one of the suffixes "
@@ -240,14 +252,16 @@ def _hashed(manifest: pd.DataFrame, root: Path | None) -> pd.DataFrame:
     if root is None:
         return manifest
     if "sha256" not in manifest:
-        manifest["sha256"] = for_each(
-            lambda row: hashlib.sha256(read_file(root, row.path)).hexdigest(), manifest, what="hashing"
-        )
+        manifest["sha256"] = for_each(lambda row: hash_file(root, row.path), manifest, what="hashing")
     for name in MASKS:
         if name in manifest:
-            manifest[f"{name}_sha256"] = [
-                hashlib.sha256((root / path).read_bytes()).hexdigest() if path else "" for path in manifest[name]
-            ]
+
+            def work(row: Any, name: str = name) -> str:
+                path = getattr(row, name)
+                with naming(name, path):
+                    return hash_file(root, path) if path else ""
+
+            manifest[f"{name}_sha256"] = for_each(work, manifest, what=f"hashing {name}")
     return manifest
 
 

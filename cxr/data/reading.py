@@ -1,7 +1,12 @@
-"""Files of images are read and decoded in parallel, and trouble with single files is gathered into one error."""
+"""How files of images are read, and how many are read at once. Trouble with single files makes one error.
+
+Every image and mask takes one path: `opened` (a regular file of a sensible size), `read_file` (the bytes that the
+manifest names), `images.decode` (a header that fits its pixels), `images.square`, and the cache (`cache.entry`).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections import deque
@@ -10,14 +15,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 from tqdm import tqdm
 
 from cxr.core.errors import InputError, some
+from cxr.core.files import require_regular
 from cxr.data.formats import Unusable
 
+MAX_BYTES = 2**30  # of one file: the largest image that is read, in colour of 16 bits
 _ROWS_AT_ONCE = 8  # rows that a thread takes at a time
 
 
@@ -84,16 +91,39 @@ def stream(work: Callable[[Any], Any], manifest: pd.DataFrame, *, what: str) -> 
         )
 
 
-def read_file(root: Path, path: str) -> bytes:
-    """The bytes of a file of the manifest. Raises Unusable."""
+@contextmanager
+def opened(root: Path, path: str) -> Iterator[BinaryIO]:
+    """An image or mask file, open for reading. Raises Unusable; so does an error of reading within the context.
+
+    Anything but a regular file, and a file of more than MAX_BYTES, is refused before a byte is read.
+    """
     try:
-        return (root / path).read_bytes()
+        require_regular(root / path, most=MAX_BYTES)
+        with (root / path).open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise Unusable(f"not found in {root}") from None
     except OSError as error:
-        raise Unusable(f"cannot be read: {error.strerror}") from None
+        raise Unusable(f"cannot be read: {error.strerror or error}") from None
     except ValueError:  # a path with a NUL character
         raise Unusable("cannot be read: not a valid file name") from None
+
+
+def read_file(root: Path, path: str, sha256: str = "") -> bytes:
+    """The bytes of a file. Raises Unusable, also if a SHA-256 (hex) is given and they have another."""
+    with opened(root, path) as file:
+        content = file.read(MAX_BYTES + 1)  # a file that grows, or says that it is empty, may never end
+    if len(content) > MAX_BYTES:
+        raise Unusable(f"too large: more than {MAX_BYTES:,} bytes")
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise Unusable("changed since the manifest was made")
+    return content
+
+
+def hash_file(root: Path, path: str) -> str:
+    """The SHA-256 (hex) of a file, read in pieces. Raises Unusable."""
+    with opened(root, path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cores() -> int:

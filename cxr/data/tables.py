@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow
@@ -14,8 +15,8 @@ import pyarrow.parquet
 from cxr.core.errors import InputError, some
 from cxr.core.params import DataParams
 from cxr.data import groups
-from cxr.data.folders import is_hidden
 from cxr.data.labels import assign_classes, identities, image_ids, normalised
+from cxr.data.walk import is_hidden
 
 MASKS = ("lesion_mask", "lung_mask")
 PARQUET = (".parquet", ".pq")
@@ -42,7 +43,8 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
     wanted += ["split"] * ("split" in frame)
     for name in wanted:
         frame[name] = frame[name].str.strip()
-        missing = frame.loc[frame[name] == "", "line"].tolist()
+        blank = (frame[name] == "") & (name != "label" or not settings.label_map)  # a map leaves blank labels out
+        missing = frame.loc[blank, "line"].tolist()
         if missing:
             hint = " (or leave the whole column out)" if name == "split" else ""
             raise InputError(f"{table}: no {found[name]} in line {some(missing)}: fill it in{hint}", items=missing)
@@ -62,7 +64,7 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
     for name in ("path", *masks):
         # with "skip", missing files are found when they are read
         listed = frame[name][(frame[name] != "") & (settings.on_bad_image == "stop")]
-        absent = [path for path in listed if not _is_file(table.parent / path)]
+        absent = [path for path in listed if not _is_there(table.parent / path)]
         if absent:
             what = "files" if name == "path" else f"files of the column {name}"
             raise InputError(
@@ -76,10 +78,11 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
     return frame.assign(**own)[[*kept, "image_id"]]
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
+    """Whether a path names a file of any kind; `reading.opened` refuses pipes and devices."""
     try:
-        return path.is_file()
-    except OSError:  # for example a name that is too long
+        return path.exists() and not path.is_dir()
+    except (OSError, ValueError):  # for example a name that is too long, or has a NUL character
         return False
 
 
@@ -127,7 +130,14 @@ def file_paths(cells: pd.Series, table: Path, settings: DataParams) -> list[str]
     if not any(c in folder for c in "*?["):
         return [normalised(template.replace("{}", cell)) for cell in cells]
     places: dict[str, list[str]] = {}
-    for place in sorted(place for place in table.parent.glob(folder) if place.is_dir()):
+    try:
+        found = sorted(place for place in table.parent.glob(folder) if place.is_dir())
+    except RecursionError:
+        raise InputError(
+            f"{table}: path_template: folders beside the table are nested too deep: move them away, or make the "
+            "template narrower"
+        ) from None
+    for place in found:
         inside = place.relative_to(table.parent)
         if not any(is_hidden(part) for part in inside.parts):
             for entry in os.scandir(place):
@@ -165,9 +175,13 @@ def read_parquet(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     columns = [str(name) for name in table.column_names]
     if len(set(columns)) < len(columns):
         raise InputError(f"{path}: a column name appears twice in {', '.join(columns)}: rename or drop one")
-    cells = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
+    cells = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
     rows = zip(*cells, strict=True)
     return [{**dict(zip(columns, row, strict=True)), "line": str(k)} for k, row in enumerate(rows, 1)], columns
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None or value != value else str(value)  # NaN is no value
 
 
 def read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:

@@ -1,13 +1,11 @@
 """How well a checkpoint classifies: numbers from labels and probabilities."""
 
-import posixpath
-import re
-
 import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from cxr.core.errors import InputError
+from cxr.core.names import metric_name, metric_names  # noqa: F401
 
 
 def performance(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> dict[str, float]:
@@ -38,7 +36,7 @@ def performance(labels: np.ndarray, probabilities: np.ndarray, classes: list[str
         without images of other classes, because its AUC does not exist.
     """
     labels, p = _checked(labels, probabilities, len(classes))
-    names = _metric_names(classes)
+    in_keys = metric_names(classes)
     counts = np.bincount(labels, minlength=len(classes))
     for name, count in zip(classes, counts, strict=True):
         if count in (0, len(labels)):
@@ -67,7 +65,7 @@ def performance(labels: np.ndarray, probabilities: np.ndarray, classes: list[str
         "log_loss": -np.log(np.maximum(true, np.finfo(np.float64).eps)).mean(),
         "n_images": len(labels),
     }
-    for i, name in enumerate(names):
+    for i, name in enumerate(in_keys):
         out[f"auc_{name}"] = auc[i]
         out[f"sensitivity_{name}"] = sensitivity[i]
         out[f"specificity_{name}"] = specificity[i]
@@ -136,30 +134,6 @@ def _weighted_auc(labels: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.
         with np.errstate(invalid="ignore"):
             total += (hits * below).sum(1) / pairs  # 0 / 0 is NaN: the class, or all others, not drawn
     return total / p.shape[1]
-
-
-def metric_name(name: str) -> str:
-    """A class name as part of an MLflow metric name; characters that MLflow does not allow become _.
-
-    MLflow allows ASCII letters, digits, underscore, hyphen, dot, space and slash. It also refuses names that
-    change when read as a path ("a//b", "a/../b", a trailing slash). In such a name the slashes become _ too.
-    """
-    name = re.sub(r"[^0-9A-Za-z_\-. /]", "_", name)
-    whole = f"auc_{name}"  # a leading slash is fine behind a prefix
-    return name if posixpath.normpath(whole) == whole else name.replace("/", "_")
-
-
-def _metric_names(classes: list[str]) -> list[str]:
-    names = [metric_name(name) for name in classes]
-    for i, name in enumerate(names):
-        if not name or name == "macro":
-            raise InputError(f"classes: {classes[i]!r} cannot name a class's metrics; rename the class.")
-        if name in names[:i]:
-            raise InputError(
-                f"classes: {classes[names.index(name)]!r} and {classes[i]!r} are both {name!r} as metric "
-                "names; rename one of them."
-            )
-    return names
 
 
 def _checked(labels: np.ndarray, probabilities: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,8 @@ from keras import layers
 from cxr.core.errors import InputError, first_line
 from cxr.models.graph import has_weights
 
+_OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
+
 
 def flatten(model: keras.Model) -> keras.Model:
     """`model` as one flat graph without nested models: the same function, with the same weights.
@@ -26,6 +28,8 @@ def flatten(model: keras.Model) -> keras.Model:
     gets its model's name in front (`backbone_conv1`), and a number if needed. Augmentation layers stay: in
     inference they do nothing. Calls lose their argument `training`: Keras overrides it by that of the whole
     model's call.
+
+    Layers of other precisions (mixed_float16) compute in float32, with the same weights.
 
     The result is a copy with the weights that `model` has now. It must be a copy: in Keras a layer's `output` is
     that of its first call, so a layer of the old graph cannot be named in the new one.
@@ -50,14 +54,6 @@ def operations(model: keras.Model) -> Iterator[keras.Operation]:
             yield from operations(op)
         else:
             yield op
-
-
-def models_within(model: keras.Model) -> Iterator[keras.Model]:
-    """The model and its nested models, outer ones first."""
-    yield model
-    for op in members(model):
-        if isinstance(op, keras.Model):
-            yield from models_within(op)
 
 
 def members(model: keras.Model) -> list[keras.Operation]:
@@ -118,7 +114,10 @@ class Copies:
                 "checkpoint: call keras.ops (or preprocess_input) on the tensor itself, or use a layer"
             )
         try:
-            return type(op).from_config({**op.get_config(), "name": self._name(parent, op)})
+            config = {**op.get_config(), "name": self._name(parent, op)}
+            if "dtype" in config and getattr(op, "compute_dtype", "float32") in _OTHER_PRECISIONS:
+                config["dtype"] = "float32"  # maps of few digits would be maps of rounding
+            return type(op).from_config(config)
         except (NotImplementedError, TypeError, ValueError) as error:
             raise InputError(
                 f"'{op.name}' of {parent.name} ({type(op).__name__}) cannot be copied ({first_line(error)}): "

@@ -9,9 +9,10 @@ import numpy as np
 from keras import KerasTensor, layers
 
 from cxr.core.errors import InputError, first_line
+from cxr.models import geometry
 from cxr.models.flatten import Copies, model_inputs, require_graph
 from cxr.models.graph import GLOBAL_POOLING, activation_of, producer
-from cxr.models.preprocessing import PREPROCESSING, find_preprocessing, given, preprocessing_layer
+from cxr.models.preprocessing import PREPROCESSING, check_own, find_preprocessing, given, preprocessing_layer
 
 RESERVED = ("image", "grey_to_rgb", "preprocessing", "pool", "logits", "probabilities")  # names of added layers
 
@@ -55,19 +56,20 @@ def adapt(
 
     Returns: a flat copy, all of it trainable. It goes from `image` [n, side, side, 1] (grey values, 0 to 255)
         through `grey_to_rgb` (for three channels), `preprocessing` and the model's own layers to `logits` [n,
-        classes] and `probabilities`. Its attribute `adapted` says what was found. With several labels,
-        `probabilities` are sigmoids, and the log-odds of a class are its logit (`cxr.attribution.scores`).
+        classes] and `probabilities`, all in float32. Its attribute `adapted` says what was found. With several
+        labels, `probabilities` are sigmoids, and the log-odds of a class are its logit (`cxr.attribution.scores`).
     Raises: InputError if the model does not fit; the message says what to do.
     """
     require_graph(model)
     side, channels = _input(model, image_size)
-    mode, why = find_preprocessing(model) if preprocessing == "auto" else given(preprocessing)
+    guessed = preprocessing == "auto"
+    mode, why = find_preprocessing(model) if guessed else given(preprocessing, model)
     if channels == 1 and len(PREPROCESSING[mode][1]) > 1:
         raise InputError(
             f"preprocessing: {mode} is for three channels, and {model.name} takes one: use none, tf or unit"
         )
     image = keras.Input((side, side, 1), name="image")
-    x = layers.Concatenate(name="grey_to_rgb")([image] * 3) if channels == 3 else image
+    x = layers.Concatenate(name="grey_to_rgb", dtype="float32")([image] * 3) if channels == 3 else image
     x = preprocessing_layer(mode)(x)
     copies = Copies(RESERVED)
     try:
@@ -80,6 +82,9 @@ def adapt(
         raise InputError(f"{model.name} has {len(outputs)} outputs: give the model of one of them")
     probabilities, head, multi_label = _head(outputs[0], model.name, classes, dropout)
     flat = keras.Model(image, probabilities, name=name or model.name)
+    geometry.refuse_moved(flat)
+    if guessed and mode == "none":
+        check_own(flat)
     for layer in flat.layers:  # the stages of training decide which layers train
         layer.trainable = True
     flat.adapted = Adapted(mode, why, head, multi_label, channels)
@@ -110,9 +115,13 @@ def _head(output: KerasTensor, name: str, classes: int | None, dropout: float) -
     if len(output.shape) == 4 or isinstance(op, (*GLOBAL_POOLING, layers.Flatten)):
         if classes is None:
             raise InputError(f"{name} ends without a head ('{op.name}'): say how many classes it is to have")
-        x = layers.GlobalAveragePooling2D(name="pool")(output) if len(output.shape) == 4 else output
-        x = layers.Dropout(dropout, name="dropout")(x)
-        logits = layers.Dense(classes, name="logits")(x)
+        x = (
+            layers.GlobalAveragePooling2D(name="pool", dtype="float32")(output)
+            if len(output.shape) == 4
+            else output
+        )
+        x = layers.Dropout(dropout, name="dropout", dtype="float32")(x)
+        logits = layers.Dense(classes, name="logits", dtype="float32")(x)
         return layers.Activation("softmax", dtype="float32", name="probabilities")(logits), "none", False
     activation, own = activation_of(op), ""
     if not isinstance(op, layers.Dense) and activation in ("softmax", "sigmoid", "linear"):
@@ -139,7 +148,7 @@ def _head(output: KerasTensor, name: str, classes: int | None, dropout: float) -
     if classes not in (None, units):
         raise InputError(f"{name} is for {units} classes, and there are to be {classes}")
     multi_label = activation == "sigmoid"
-    dense = layers.Dense(units, use_bias=op.use_bias, name="logits", dtype=op.dtype_policy)
+    dense = layers.Dense(units, use_bias=op.use_bias, name="logits", dtype="float32")
     logits = dense(op.input)
     dense.set_weights(kernel)
     function = "sigmoid" if multi_label else "softmax"

@@ -131,7 +131,7 @@ class _Graph:
         self.name = model.name
         if "logits" not in {layer.name for layer in model.layers}:
             raise InputError(f"{model.name} has no layer 'logits': make it with cxr.models.foreign.adapt")
-        self.nodes = _ordered(model.get_layer("logits").output)
+        self.nodes = ordered(model.get_layer("logits").output)
         self.consumers: dict[Any, list[Any]] = {node: [] for node in self.nodes}
         for node in self.nodes:
             for parent in node.parent_nodes:
@@ -245,7 +245,7 @@ def _target(node: Any, why: str) -> Target:
     return Target(node.operation.name, grid, signed, why + " (values of either sign)" * signed)
 
 
-def _ordered(tensor: KerasTensor) -> list[Any]:
+def ordered(tensor: KerasTensor) -> list[Any]:
     """The nodes that compute `tensor`, each after all that it depends on."""
     order: list[Any] = []
     seen: set[Any] = set()

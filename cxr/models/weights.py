@@ -94,6 +94,8 @@ def find_weights(architecture: str, weights: str) -> Path | None:
             if (file / name).is_file():
                 return file / name
         raise InputError(f"weights: the folder {file} holds none of {', '.join(names)}")
+    if file.exists() and not file.is_file():
+        raise InputError(f"weights: {file} is no regular file: give a .h5, .keras or .npz file")
     if not file.is_file():
         raise InputError(
             f"weights: '{weights}' is none of imagenet, source and none, and there is no such file or folder"

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from cxr.attribution import maps
 from cxr.core.errors import InputError, some
+from cxr.core.names import metric_names
 from cxr.core.params import DriftParams
 from cxr.data import cache, loading
 from cxr.data import manifest as data_manifest
@@ -76,13 +77,14 @@ def class_names(settings: DriftParams, manifest: pd.DataFrame, outputs: int | No
         outputs: the models' number of outputs; None: not known yet, and not checked.
 
     Raises:
-        InputError: a class is named twice, a label is not among the classes, or there is not one class for each
-            output.
+        InputError: a class is named twice or cannot name metrics, a label is not among the classes, or there is
+            not one class for each output.
     """
     labels = sorted(set(manifest["label"])) if is_labelled(manifest) else []
     names = list(settings.class_names) or labels or [str(k) for k in range(outputs or 0)]
     if len(set(names)) < len(names):
         raise InputError(f"class_names: name every class once, got {', '.join(names)}")
+    metric_names(names)
     if strange := sorted(set(labels) - set(names)):
         raise InputError(
             f"class_names: images are labelled {some(strange)}, and the classes are {', '.join(names)}: use the "
@@ -161,30 +163,77 @@ def side_by_side(performances: Mapping[str, float]) -> pd.DataFrame:
 
 
 def doubts(manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[str]:
-    """A note if both models classify no better than chance: the classes may be in another order.
+    """Notes if a model gives one class to all images, is no better than chance, or if a class has no image.
 
-    If another order of the classes gives a much better accuracy, the note names it.
+    "No better than chance": 1.64 standard errors of the balanced accuracy reach down to chance. If another order
+    of the classes gives a much better accuracy, the note names it. Without labels only the first note is possible.
     """
+    predicted = {name: probabilities[name].argmax(axis=1) for name in CHECKPOINTS}
+    constant = [name for name, own in predicted.items() if len(own) > 1 and len(set(own.tolist())) == 1]
+    notes = []
+    if constant:
+        given = " and ".join(f"{name} gives the class {classes[predicted[name][0]]}" for name in constant)
+        notes.append(
+            f"{given} to all {len(manifest)} images: the images may be prepared in another way than in the "
+            "training (--preprocessing), or the model tells no classes apart; do not read its maps before this is "
+            "settled"
+        )
     if not is_labelled(manifest):
-        return []
+        return notes
     labels = data_manifest.class_index(manifest["label"], classes)
+    if lacking := [name for k, name in enumerate(classes) if k not in set(labels.tolist())]:
+        notes.append(f"there is no image of {some(lacking)}: the result says nothing about this class")
+    weak = [name for name in CHECKPOINTS if name not in constant and _at_chance(labels, predicted[name])]
+    if not weak:
+        return notes
     one = np.eye(len(classes))
-    tables = [one[labels].T @ one[probabilities[name].argmax(axis=1)] for name in CHECKPOINTS]  # true, predicted
+    tables = [one[labels].T @ one[predicted[name]] for name in CHECKPOINTS]  # true, predicted
     accuracy = [float(np.trace(table) / len(labels)) for table in tables]
     chance = 1 / len(classes)
-    if max(accuracy) > chance:
-        return []
+    which = " and ".join(weak)
     text = (
-        f"accuracy is {accuracy[0]:.2f} for A and {accuracy[1]:.2f} for B, no better than chance ({chance:.2f}): "
-        f"the classes may be in another order than {', '.join(classes)} (--classes), or the images prepared in "
-        "another way than in the training (--preprocessing)"
+        f"accuracy is {accuracy[0]:.2f} for A and {accuracy[1]:.2f} for B; {which} cannot be told from chance on "
+        f"these images: the classes may be in another order than {', '.join(classes)} (--classes), or the images "
+        "prepared in another way than in the training (--preprocessing)"
     )
     rows, outputs = linear_sum_assignment(-sum(tables))
     best = float(sum(tables)[rows, outputs].sum() / (2 * len(labels)))
-    if best > max(2 * chance, max(accuracy) + 0.1):
+    if len(weak) == len(tables) and best > max(2 * chance, max(accuracy) + 0.1):
         order = [classes[row] for row in rows[np.argsort(outputs)]]
         text += f". With the order {','.join(order)} it would be {best:.2f} on average"
-    return [text]
+    return [*notes, text]
+
+
+def _at_chance(labels: np.ndarray, predicted: np.ndarray) -> bool:
+    """Whether the mean recall of the classes with images is no better than 1 / their number, within its error."""
+    present = np.unique(labels)
+    if len(present) < 2:
+        return False
+    hits = [predicted[labels == k] == k for k in present]
+    recall = np.array([hit.mean() for hit in hits])
+    error = np.sqrt(sum(r * (1 - r) / len(hit) for r, hit in zip(recall, hits, strict=True))) / len(present)
+    return bool(recall.mean() - 1.64 * error <= 1 / len(present))
+
+
+def by_class(chosen: pd.DataFrame) -> pd.Series:
+    """How many images of each class are scored: int, by the class that is explained, sorted.
+
+    Args: chosen: `select`.
+    """
+    return chosen.groupby("explained")["scored"].sum().sort_index()
+
+
+def lacking(chosen: pd.DataFrame) -> list[str]:
+    """A note if no image of a class is scored, though there are some. Args: chosen: `select`."""
+    counts = by_class(chosen)
+    if not (counts == 0).any():
+        return []
+    of = "all scored images are of one class" if (counts > 0).sum() == 1 else "a class has no scored image"
+    listed = some(f"{name} {count}" for name, count in counts.items())
+    return [
+        f"{of} ({listed}): the result says nothing about the others; a model may confuse them (--images all "
+        "scores all images)"
+    ]
 
 
 def select(

@@ -6,7 +6,6 @@ B2, B3, ... from B. The files are checked without TensorFlow, which takes second
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.core.errors import InputError
+from cxr.core.files import require_regular, sha256_file
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
 
@@ -83,6 +83,7 @@ def _check_file(name: str, path: str) -> None:
             )
         raise InputError(f"{which} is a folder: {whole}")
     try:
+        require_regular(file)
         with file.open("rb") as stream:
             start = stream.read(64)
     except OSError as error:
@@ -123,8 +124,7 @@ def label(files: Mapping[str, str]) -> str:
 
 def sha256(path: str) -> str:
     """SHA-256 of a model's file, in hexadecimal."""
-    with Path(path).expanduser().open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_file(Path(path).expanduser())
 
 
 def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image_size: int = 0) -> Model:

@@ -16,7 +16,7 @@ import pandas as pd
 from cxr.core import tables
 from cxr.core.methods import LABELS
 from cxr.core.params import DriftParams
-from cxr.pair import answer, checking, gates, models, result
+from cxr.pair import answer, checking, gates, images, models, result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,16 +64,16 @@ def html(
     checks = checking.by_method(checked, list(summaries))
     first, *more = said
     title = f"Does the evidence differ? {models.label({name: model.path for name, model in networks.items()})}"
-    images = "The images are drawn by a program. Nothing here is about patients."
+    synthetic = "The images are drawn by a program. Nothing here is about patients."
     measured = gates.judge(
         [gates.parse(text) for text in settings.gate], result.measured(summaries, checked, performances)
     )
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p class='banner'><b>SYNTHETIC DATA</b> {images}</p>" if settings.data == "phantom" else "",
+        f"<p class='banner'><b>SYNTHETIC DATA</b> {synthetic}</p>" if settings.data == "phantom" else "",
         f"<p class='lead'>{escape(first)}</p>",
         *(f"<p>{escape(text)}</p>" for text in more),
-        *(f"<p class='caution'><b>Caution:</b> {escape(note)}</p>" for note in notes),
+        *(f"<p class='caution'><b>Caution:</b> {escape(note)}</p>" for note in (*notes, *images.lacking(chosen))),
         *(f"<p><b>{escape(gates.line(one))}</b></p>" for one in measured),
         _table(_marked(answer.rows(summaries, level=settings.level), list(checks.values()))),
         f"<p>{escape(_capital(result.which_images(chosen, settings)))}. {_HOW_TO_READ}</p>",

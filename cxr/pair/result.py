@@ -13,7 +13,7 @@ from cxr.core import tables, terminal
 from cxr.core.methods import LABELS, SCORE_LABELS
 from cxr.core.params import DriftParams
 from cxr.metrics import metric_table
-from cxr.pair import answer, checking, compare, gates, models
+from cxr.pair import answer, checking, compare, gates, images, models
 from cxr.pair.compare import by_method
 from cxr.pair.models import CHECKPOINTS, Model
 from cxr.report import pictures
@@ -80,7 +80,7 @@ def text(
         ]
         lines.append(f"{name:2}  {model.path} (sha256 {model.sha256[:12]}): {', '.join(known)}")
     lines.append(which_images(chosen, settings))
-    lines += [f"CAUTION: {note}" for note in notes]
+    lines += [f"CAUTION: {note}" for note in (*notes, *images.lacking(chosen))]
     table = answer.in_text(summaries, checked, level=settings.level)
     return "\n".join(
         [*(terminal.wrapped(line, hang=4) for line in lines), "", *map(terminal.wrapped, said), "", table]
@@ -111,9 +111,10 @@ def which_images(chosen: pd.DataFrame, settings: DriftParams) -> str:
     what = "the true class" if explain == "true" else f"what {'B' if explain == 'predicted' else 'A'} predicts"
     by_image = (chosen["patient_id"] == chosen["image_id"]).all()
     patients = "each treated as a separate patient" if by_image else f"{scored['patient_id'].nunique()} patients"
+    counts = ", ".join(f"{name} {count}" for name, count in images.by_class(chosen).items())
     return (
         f"explained: {what} ({SCORE_LABELS[settings.score]}), on {len(scored)} of {len(chosen)} images "
-        f"({patients}); both models predict {'the true class' if labelled else 'it'} of "
+        f"({patients}; {counts}); both models predict {'the true class' if labelled else 'it'} of "
         f"{chosen['both_correct'].sum()}"
     )
 

@@ -6,7 +6,6 @@ import errno
 import functools
 import logging
 import os
-import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import requests
 import tenacity
 from mlflow.exceptions import MlflowException
 
-from cxr.core import arrays
+from cxr.core import arrays, names
 from cxr.core.errors import InputError, first_line
 from cxr.tracking import views
 
@@ -344,5 +343,4 @@ def param_value(value: Any) -> str:
 
 def key_of(name: str) -> str:
     """A name that MLflow takes as metric or image key, whatever file or class it comes from."""
-    clean = re.sub(r"[^A-Za-z0-9_\-. /]", "_", name)
-    return "/".join(part.strip(" ") for part in clean.split("/") if part.strip(" .")) or "_"
+    return "/".join(part.strip(" ") for part in names.key(name).split("/") if part.strip(" .")) or "_"

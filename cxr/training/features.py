@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from cxr.models import build, compact, flatten, foreign, graph, preprocessing, w
 Images = np.ndarray | arrays.Subset  # uint8 [n, side, side], in memory or not
 _IN_MEMORY = 2**25  # bytes; larger features stay in a file
 _OUTPUT_BYTES = 2**24  # of a model's output in one call
-_DIGEST_BYTES = 32  # of a SHA-256
 _CODE = (build, compact, flatten, foreign, graph, preprocessing)  # the modules that make a network
 
 
@@ -56,10 +55,8 @@ def pooled(network: keras.Model, images: Images, settings: TrainParams, *, cache
 
     if cache is not None:
         path = Path(cache) / f"features-{key(network, images, settings)}.npy"
-        rows = (shape[0] + _digest_rows(shape[1]), shape[1])
         try:
-            found = data_cache.entry(path, rows, np.float32, lambda: _signed(make(), shape[1]), check=_checked)
-            found = found[: shape[0]]
+            found = data_cache.entry(path, shape, np.float32, make)
             return np.array(found) if found.nbytes <= _IN_MEMORY else found
         except OSError as error:
             progress(
@@ -134,27 +131,3 @@ def _configuration(part: Any) -> Any:
     if isinstance(part, dict):
         return {key: _configuration(value) for key, value in part.items() if key != "shared_object_id"}
     return [_configuration(value) for value in part] if isinstance(part, list) else part
-
-
-def _checked(rows: np.ndarray) -> None:
-    """Raise ValueError if the rows of an entry are not those that `_signed` gave."""
-    last = _digest_rows(rows.shape[1])
-    if rows[-last:].tobytes()[:_DIGEST_BYTES] != hashlib.sha256(rows[:-last].data).digest():
-        raise ValueError("has other bytes than were written")
-
-
-def _signed(blocks: Iterable[np.ndarray], width: int) -> Iterator[np.ndarray]:
-    """The blocks, then rows that hold their SHA-256. By it a damaged or incomplete entry is recognised."""
-    digest = hashlib.sha256()
-    for block in blocks:
-        block = np.ascontiguousarray(block, np.float32)
-        digest.update(block.data)
-        yield block
-    last = np.zeros(4 * _digest_rows(width) * width, np.uint8)
-    last[:_DIGEST_BYTES] = np.frombuffer(digest.digest(), np.uint8)
-    yield last.view(np.float32).reshape(-1, width)
-
-
-def _digest_rows(width: int) -> int:
-    """How many rows of `width` float32 a SHA-256 fills."""
-    return -(-_DIGEST_BYTES // (4 * width))

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cxr.core.errors import some
 from cxr.core.params import DataParams
 from cxr.data import images
 from cxr.data.checks.findings import Finding, Picture
 from cxr.data.formats import Unusable
-from cxr.data.reading import for_each
+from cxr.data.reading import for_each, opened, read_file
 
 THUMB = 32  # side in pixels of the thumbnails that are compared
 CONSTANT = 4.0  # grey values: an image whose thumbnail has a smaller standard deviation shows nothing
@@ -36,25 +37,24 @@ class Look:
 def look_at_all(manifest: pd.DataFrame, root: Path, full: bool) -> list[Look]:
     """Read the header of each file of the manifest, in its order; with `full` decode the files too."""
     what = "decoding" if full else "headers"
-    return for_each(lambda row: _look(root / row.path, full), manifest, what=what)
+    return for_each(lambda row: _look(root, row, full), manifest, what=what)
 
 
-def _look(path: Path, full: bool) -> Look:
+def _look(root: Path, row: Any, full: bool) -> Look:
     try:
-        with path.open("rb") as file:
+        with opened(root, row.path) as file:
             header = images.header(file)
             size = file.seek(0, 2)
-            # only `decode` knows whether a file with several images can be used
-            whole = header.frames == 1 and _has_end(file, header.format, size)
+            # only `decode` knows whether a file with several images can be used, and whether the pixels of a DICOM
+            # file fit its header
+            whole = header.frames == 1 and header.format != "DICOM" and _has_end(file, header.format, size)
         if whole and not full:
             return Look(header, size)
         # Decode a file without an end mark: files of some programs lack it and are whole.
-        thumb = images.square(images.decode(path.read_bytes()), THUMB)
-        return Look(header, size, thumb=thumb)
+        image = images.decode(read_file(root, row.path, row.sha256))
+        return Look(header, size, thumb=images.square(image, THUMB) if full else None)
     except Unusable as trouble:
         return Look(trouble=str(trouble))
-    except OSError as error:
-        return Look(trouble=f"cannot be read: {error.strerror or error}")
 
 
 def _has_end(file: BinaryIO, kind: str, size: int) -> bool:
@@ -87,7 +87,8 @@ def unreadable(manifest: pd.DataFrame, looks: Sequence[Look], settings: DataPara
         severity, advice = "error", f"more than max_skipped_fraction ({settings.max_skipped_fraction:g})"
     else:
         severity, advice = "error", "restore or remove them, or set on_bad_image: skip"
-    text = f"{len(bad)} of {total} files cannot be used: {advice}"
+    listed = some(f"{path} ({reason})" for path, reason in bad)
+    text = f"{len(bad)} of {total} files cannot be used: {listed}: {advice}"
     table = pd.DataFrame(bad, columns=["file", "reason"])
     return [Finding("unreadable", severity, text, table, table["file"].tolist())]
 
@@ -118,4 +119,4 @@ def _number(n: int, what: str) -> str:
 
 def shown_images(root: Path, *paths: str, side: int = 160) -> tuple[np.ndarray, ...]:
     """The images at these paths for a picture of a finding, each uint8 [side, side]."""
-    return tuple(images.square(images.decode((root / path).read_bytes()), side) for path in paths)
+    return tuple(images.square(images.decode(read_file(root, path)), side) for path in paths)

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from cxr.core.errors import InputError, first_line
+from cxr.core.files import require_regular
 
 FORMAT = 1
 HASH = "sha256: "
@@ -109,6 +110,7 @@ def write(path: Path, text: str) -> None:
 def read(path: str | Path) -> Plan:
     """Read a plan. Raises InputError if it cannot be read, is no plan, or was changed after it was frozen."""
     try:
+        require_regular(path, most=2**20)
         text = Path(path).read_bytes().decode().replace("\r\n", "\n")  # git may check out other line ends
     except OSError as error:
         raise InputError(f"{path}: cannot read the plan ({error.strerror})") from None
