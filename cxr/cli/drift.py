@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     from cxr.core.params import DriftParams, read_overrides
 
     values = {key: value for key, value in vars(arguments).items() if key in DriftParams.model_fields}
-    settings = DriftParams.check({**values, **read_overrides(arguments.set)}, where="cxr drift")
+    settings = DriftParams.check(read_overrides(arguments.set, DriftParams, values), where="cxr drift")
     from cxr.pair import command  # loads MLflow, which takes seconds: only after the parameters are checked
 
     return command.run(settings, out=arguments.out, figure=arguments.figure, tracking_uri=arguments.tracking_uri)

@@ -66,11 +66,9 @@ examples:
 def run(arguments: argparse.Namespace) -> int:
     from cxr.core.params import StudyParams, read_overrides
 
-    overrides = read_overrides(arguments.set)
-    if arguments.jobs is not None:
-        overrides["jobs"] = arguments.jobs
-    if arguments.plan is not None:
-        overrides["plan"] = arguments.plan
+    options = {"jobs": arguments.jobs, "plan": arguments.plan}
+    given = {key: value for key, value in options.items() if value is not None}
+    overrides = read_overrides(arguments.set, StudyParams, given)
     params = StudyParams.read(arguments.params, overrides)
     from cxr.study import runner  # loads MLflow, which takes seconds: only after the parameters are checked
 

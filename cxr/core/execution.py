@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cxr.core.errors import InputError
 from cxr.core.files import from_here, parse
 
@@ -48,11 +50,9 @@ def parameters_of(path: Path) -> dict[str, Any]:
     values = {}
     try:
         for statement in parse("".join(tagged[0]["source"])).body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                values[statement.targets[0].id] = ast.literal_eval(statement.value)
-            elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                values[statement.target.id] = ast.literal_eval(statement.value)
-    except (SyntaxError, ValueError, TypeError):
+            for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
+                values[target.id] = ast.literal_eval(statement.value)
+    except (SyntaxError, ValueError, TypeError, AttributeError):
         raise InputError(f"{path}: the parameters cell may hold only `name = literal` lines") from None
     return values
 
@@ -64,9 +64,17 @@ def command(
 
     `overrides` replace parameters of the file.
     """
-    words = [*_papermill(), from_here(notebook), from_here(executed)]
+    words = [*_papermill(), _argument(notebook), _argument(executed)]
     words += ["-k", "python3", "--log-output", "--no-progress-bar", "-f", str(params_file)]
-    return [*words, "-y", json.dumps(overrides)] if overrides else words  # JSON is YAML
+    # not JSON, whose pairs of surrogates YAML reads as two characters
+    text = yaml.safe_dump(dict(overrides or {}), default_flow_style=True, width=10**9, sort_keys=False).strip()
+    return [*words, "-y", text] if overrides else words
+
+
+def _argument(path: Path) -> str:
+    """A path as papermill takes it: it puts parameters in place of braces, and reads `-x` as an option."""
+    text = from_here(path).replace("{", "{{").replace("}", "}}")
+    return f"./{text}" if text.startswith("-") else text
 
 
 def _papermill() -> list[str]:
