@@ -401,7 +401,7 @@ PARAMETERS = {
     "deep brackets": ("seed: " + "[" * 100_000, "more than 20 brackets within brackets .line 1"),
     "deep braces": ("seed: " + "{a: " * 5000, "more than 20 brackets within brackets"),
     "deep dashes": ("- " * 5000 + "a", "more than 20 brackets within brackets"),
-    "a megabyte": ("#" * 1_000_001, "1000001 bytes: a file of parameters has at most 1000000"),
+    "a megabyte": ("#" * 1_000_001, "1000001 bytes: such a file has at most 1000000"),
     "a tag with code": ("data: !!python/object/apply:os.system [ls]\n", "tags are not read"),
     "a key with code": ("'import os; x': 1\n", "unknown parameter 'import os; x'"),
     "a tag": ("data: !!str 5\n", "tags are not read"),

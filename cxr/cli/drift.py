@@ -36,6 +36,7 @@ examples:
   cxr drift A.keras B.keras images/ --layer block5_conv3 --preprocessing caffe
   cxr drift A.keras B.keras images/ --like-a A2.keras --like-b B2.keras
   cxr drift A.keras B.keras images/ --gate 'overlap_median>=0.5'
+  cxr drift A.keras B.keras images/ --module my_layers.py
   cxr drift A.keras B.keras films.csv --set path_column=file patient_column=pid
 
 exit codes: 0; 1 when a gate or the notebook fails; 2 for bad input.
@@ -90,6 +91,12 @@ docs/drift.md explains the output, and has a step for your CI.""",
             action="append",
             help=f"{model}, trained again with another seed: adds a baseline; repeatable",
         ).complete = shtab.FILE
+    option(
+        "--module",
+        metavar="FILE",
+        help="a Python file that defines layers or functions of the models; its code is run, so give only a file "
+        "that you trust",
+    ).complete = shtab.FILE
     option(
         "--preprocessing",
         metavar="MODE",

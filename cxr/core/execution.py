@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import atexit
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,10 +89,16 @@ def _papermill() -> list[str]:
 
 
 def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
-    """Start papermill; read its output as text from `stdout`. `environment` is added to that of this process."""
+    """Start papermill; read its output as text from `stdout`. `environment` is added to that of this process.
+
+    The notebook's kernel is this Python, whatever kernels named `python3` this machine has; the notebook checks it
+    (`check_kernel`).
+    """
+    paths = [str(_kernels()), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    own = {"JUPYTER_PATH": os.pathsep.join(paths), _PARENT: _this_python(), "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
         words,
-        env={**os.environ, **ENVIRONMENT, **environment, "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, **ENVIRONMENT, **environment, **own},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -97,6 +106,37 @@ def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
         errors="replace",
         start_new_session=True,  # the caller passes Ctrl-C on
     )
+
+
+_PARENT = "CXR_PARENT"  # environment variable: `_this_python` of the process that started papermill
+
+
+@functools.cache
+def _kernels() -> Path:
+    """A folder that Jupyter searches first, with the one kernel `python3`; deleted when this process exits."""
+    folder = Path(tempfile.mkdtemp(prefix="cxr-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": words, "display_name": "Python 3 (ipykernel)", "language": "python"}
+    (folder / "kernels" / "python3").mkdir(parents=True)
+    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    return folder
+
+
+def _this_python() -> str:
+    """The environment of this process, and the folder of this package."""
+    return os.pathsep.join([os.path.realpath(sys.prefix), str(Path(__file__).resolve().parents[1])])
+
+
+def check_kernel() -> None:
+    """Raise InputError where this is the kernel of a notebook that another environment or checkout has started."""
+    parent = os.environ.get(_PARENT)
+    if parent not in (None, _this_python()):
+        raise InputError(
+            f"this kernel has another Python or another copy of cxr ({_this_python()}) than the command that "
+            f"started the notebook ({parent}): remove the Jupyter kernel 'python3' that leads here "
+            "(`jupyter kernelspec list`), and see that PYTHONPATH names no other copy"
+        )
 
 
 def error_of(notebook: Path) -> tuple[str, str] | None:

@@ -416,7 +416,9 @@ class _TrainFields(Params):
     batchnorm: Literal["inference", "training"] = Field(
         "inference", description="mode of BatchNorm layers in fine-tuning: keep their statistics, or train them"
     )
-    deterministic: bool = Field(True, description="same bits in every run on one machine; slower on GPUs")
+    deterministic: bool = Field(
+        True, description="same bits in every run on one machine with as many threads; slower on GPUs"
+    )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="number format of the backbone in training; weights and checkpoints stay float32"
     )
@@ -614,6 +616,9 @@ class DriftParams(DataParams, _ScoreFields):
     model_b: str = Field("", description="model after (B)")
     like_a: list[str] = Field([], description="models like A, trained again with other seeds")
     like_b: list[str] = Field([], description="models like B, trained again with other seeds")
+    module: str = Field(
+        "", description="Python file that defines layers or functions of the models; its code is run; empty: none"
+    )
     use_split: Literal["", "train", "val", "test"] = Field(
         "", description="only images of this split (given by the data, or made as in a study); empty: all"
     )

@@ -33,18 +33,23 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def read_file(path: Path) -> Any:
-    """What a YAML file holds; None for an empty one.
+def text_of(path: Path) -> str:
+    """The text of a small file.
 
-    Raises: OSError: it cannot be read. InputError: it is no regular file, too large, or as for `parse`.
+    Raises: OSError: it cannot be read. InputError: it is no regular file, or too large. UnicodeDecodeError.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise InputError(f"{path}: not a regular file: give a file that can be read more than once")
     if found.st_size > _MOST_BYTES:
-        raise InputError(f"{path}: {found.st_size} bytes: a file of parameters has at most {_MOST_BYTES}")
+        raise InputError(f"{path}: {found.st_size} bytes: such a file has at most {_MOST_BYTES}")
+    return path.read_text(encoding="utf-8")
+
+
+def read_file(path: Path) -> Any:
+    """What a YAML file holds; None for an empty one. Raises OSError, and InputError as `text_of` and `parse`."""
     try:
-        return parse(path.read_text(encoding="utf-8"), where=str(path), what="not a YAML file")
+        return parse(text_of(path), where=str(path), what="not a YAML file")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a YAML file: not UTF-8 ({error.reason} at byte {error.start})") from None
 

@@ -7,21 +7,27 @@ B2, B3, ... from B. The files are checked without TensorFlow, which takes second
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError
+from cxr.core import architectures
+from cxr.core.errors import InputError, on_one_line
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
 
 if TYPE_CHECKING:
     import keras
+_REBUILD = (
+    "build the same model with the Keras installed here, copy the weights (`new.set_weights(old.get_weights())`, "
+    "old loaded with the Keras that saved it: tf_keras for Keras 2), and save it with `new.save('name.keras')`"
+)
 CHECKPOINTS = {"A": "before", "B": "after"}
 """What each model is called in columns and metrics."""
 
@@ -56,9 +62,13 @@ def files(settings: DriftParams) -> dict[str, str]:
     """The models' files by the models' names: A, B, then A2, A3, ... (`like_a`) and B2, B3, ... (`like_b`).
 
     Raises:
-        InputError: a file is missing, or it is not a whole Keras model. What shows only when a model is loaded is
-            left to `load`.
+        InputError: a file is missing, or it is not a whole Keras model, or `module` is no Python file. What shows
+            only when a model is loaded is left to `load`.
     """
+    if settings.module and not (settings.module.endswith(".py") and Path(settings.module).expanduser().is_file()):
+        raise InputError(
+            f"module: {settings.module} is no Python file: give the .py file that defines your layers"
+        )
     found = {"A": settings.model_a, "B": settings.model_b}
     for name, others in (("A", settings.like_a), ("B", settings.like_b)):
         found |= {f"{name}{number}": path for number, path in enumerate(others, start=2)}
@@ -77,10 +87,7 @@ def _check_file(name: str, path: str) -> None:
         raise InputError(f"{which} does not exist: {whole}")
     if file.is_dir():
         if (file / "saved_model.pb").exists():
-            raise InputError(
-                f"{which} is a SavedModel folder, which Keras 3 does not load: load it with the Keras that saved "
-                "it (tf_keras for Keras 2), and save it as a .h5 file"
-            )
+            raise InputError(f"{which} is a SavedModel folder, which Keras 3 does not load: {_REBUILD}")
         raise InputError(f"{which} is a folder: {whole}")
     try:
         with file.open("rb") as stream:
@@ -127,7 +134,32 @@ def sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image_size: int = 0) -> Model:
+def own_objects(module: str) -> dict[str, Any]:
+    """Run a Python file of the user's, and return what it defines that a model may need: classes and functions.
+
+    Classes that it registers (`keras.saving.register_keras_serializable`) are known to Keras from then on too.
+    Raises InputError if the file cannot be run.
+    """
+    file = Path(module).expanduser().absolute()
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    found = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(found)
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"module: {module} cannot be run: {architectures.failure(error, file)}") from None
+    own = {name: value for name, value in vars(found).items() if getattr(value, "__module__", "") == file.stem}
+    return {name: value for name, value in own.items() if callable(value)}
+
+
+def load(
+    name: str,
+    path: str,
+    *,
+    layer: str,
+    preprocessing: str = "auto",
+    image_size: int = 0,
+    own: Mapping[str, Any] | None = None,
+) -> Model:
     """Load one model and adapt it (`cxr.models.foreign.adapt`). Python code inside the file is never run.
 
     Args:
@@ -136,6 +168,7 @@ def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image
         layer: the layer to explain, as `cxr.models.targets.target_layer` takes it.
         preprocessing: what the model expects of grey values, as `cxr.models.foreign.adapt` takes it.
         image_size: the side of the images in pixels; 0: the model's own.
+        own: layers and functions of the user's, by name (`own_objects`).
 
     Raises:
         InputError: the model cannot be loaded (custom layers, Lambda layers with code), is not an image
@@ -148,7 +181,7 @@ def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image
     file = Path(path).expanduser()
     progress(f"model {name}: loading {path}")
     try:
-        loaded = keras.models.load_model(file, compile=False, safe_mode=True)
+        loaded = keras.models.load_model(file, custom_objects=dict(own or {}), compile=False, safe_mode=True)
     except Exception as error:  # Keras raises what its layers, h5py and zipfile do
         raise InputError(f"model {name}: {path} cannot be loaded: {_why(error)}") from None
     try:
@@ -159,10 +192,15 @@ def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image
 
 
 def load_all(settings: DriftParams) -> dict[str, Model]:
-    """Load all models that the settings name: A, B, A2, ..., B2, ... Raises InputError as `files` and `load`."""
+    """Load all models that the settings name: A, B, A2, ..., B2, ... Runs the file `module` first.
+
+    Raises InputError as `files`, `own_objects` and `load`.
+    """
+    paths = files(settings)
     layers = {"A": settings.target_layer, "B": settings.target_layer_b or settings.target_layer}
     options = {"preprocessing": settings.preprocessing, "image_size": settings.image_size}
-    return {name: load(name, path, layer=layers[name[0]], **options) for name, path in files(settings).items()}
+    options["own"] = own_objects(settings.module) if settings.module else {}
+    return {name: load(name, path, layer=layers[name[0]], **options) for name, path in paths.items()}
 
 
 def common_size(models: Mapping[str, Model]) -> int:
@@ -180,10 +218,11 @@ def _why(error: Exception) -> str:
         )
     if "Could not locate class" in text or "custom object" in text or "Unknown layer" in text:
         return (
-            f"a layer or function that Keras does not know ({text[:160]}…): register it in a module with "
-            "`keras.saving.register_keras_serializable`, or replace it by layers of Keras"
+            f"a layer or function that Keras does not know ({on_one_line(text, 240)}): give the Python file that "
+            "defines it with --module FILE.py (`module` in a notebook or script), which runs this file; or "
+            "replace it by layers of Keras"
         )
-    return text[:300]
+    return f"{on_one_line(text, 600)}. If another version of Keras saved it: {_REBUILD}"
 
 
 def describe(models: Mapping[str, Model]) -> pd.DataFrame:
