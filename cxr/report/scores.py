@@ -54,7 +54,7 @@ class Study:
     def attribution(self) -> Mapping[str, str]:
         """Settings of the first attribute run (`AttributeParams`), as text; they are the same in all."""
         first = next(iter(self.attribute_runs.values()))
-        return {key: str(value) for key, value in first.settings.items() if key not in CELL_OF_RUNS}
+        return {key: str(value) for key, value in first.settings.items() if key not in _MAY_DIFFER}
 
     @property
     def methods_coincide(self) -> bool:
@@ -213,13 +213,16 @@ def _check_splits(training_runs: Mapping[str, StoredRun]) -> None:
         )
 
 
-CELL_OF_RUNS = frozenset({"architecture", "seed", "method", "name", "train_run_id", "attribute_run_id"})
+_MAY_DIFFER = PLACES | {
+    *("architecture", "seed", "method", "name", "train_run_id", "attribute_run_id"),
+    *("attribute_batch_size", "overlays_per_class"),
+}
 """Settings in which runs of one comparison may differ. Images are told by their manifest, not by their place."""
 
 
 def _settings(run: StoredRun) -> dict[str, str]:
     """What results of a run depend on, but for its cell: its settings, and the images of a training."""
-    own = {key: str(value) for key, value in run.settings.items() if key not in CELL_OF_RUNS | PLACES}
+    own = {key: str(value) for key, value in run.settings.items() if key not in _MAY_DIFFER}
     if "weights" in run.settings:
         own["weights"] = _weights(run.settings["weights"])
     if own.get("vary_split") != "True" and "cxr.inputs.manifest" in run.tags:
@@ -292,21 +295,32 @@ def latest_cells(runs: Sequence[StoredRun]) -> list[str]:
     runs = [run for run in runs if {"mlflow.parentRunId", views.STUDY} & run.tags.keys()] or runs
     if not runs:
         raise InputError("no finished score run in the experiment: run 3_score.ipynb first, or set `name`")
-    newest = _kind(runs[0])
+    trainings = {key: _if_there(key) for key in {run.params["train_run"] for run in runs}}
+    newest = _kind(runs[0], trainings)
     cells: dict[tuple[str, ...], str] = {}
     for run in runs:
-        if _kind(run) == newest:
+        if _kind(run, trainings) == newest:
             cell = tuple(run.params[key] for key in ("architecture", "seed", "method"))
             cells.setdefault(cell, run.run_id)
     return [cells[cell] for cell in sorted(cells)]
 
 
-def _kind(run: StoredRun) -> dict[str, str]:
+def _if_there(run_id: str) -> StoredRun | None:
+    """A run; None where it is gone, or of an earlier version."""
+    try:
+        return tracking.stored(run_id)
+    except InputError:
+        return None
+
+
+def _kind(run: StoredRun, trainings: Mapping[str, StoredRun | None]) -> dict[str, str]:
     """Images and settings of a score run and its training, as far as they are parameters."""
-    train = tracking.stored(run.params["train_run"])
+    train = trainings[run.params["train_run"]]
+    if train is None:
+        return {}
     trained = {f"train {key}": train.params[key] for key in TrainParams.model_fields if key in train.params}
     scored = {key: run.params[key] for key in (*ScoreParams.model_fields, *SAME) if key in run.params}
     images = "" if train.params.get("vary_split") == "True" else train.tags.get("cxr.inputs.manifest", "")
-    left_out = {*CELL_OF_RUNS, *PLACES, *(f"train {key}" for key in CELL_OF_RUNS | PLACES)}
+    left_out = {*_MAY_DIFFER, *(f"train {key}" for key in _MAY_DIFFER)}
     same = {key: value for key, value in (trained | scored).items() if key not in left_out}
     return same | {"images": images, "weights": _weights(run.params["weights"])}
