@@ -69,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("cxr: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of the output stopped, such as `head`
-        _drop_output()
         return 1
     except UnicodeEncodeError as error:
         print(
@@ -80,30 +79,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(f"cxr: error: {_of_the_system(error)}", file=sys.stderr)
-        try:
-            sys.stdout.flush()
-        except OSError:
-            _drop_output()
         return 2
     finally:
         warnings.formatwarning = format_before
+        _end_output()
 
 
 def _of_the_system(error: OSError) -> str:
     """What the system refused, on one line, and what to do."""
-    what = on_one_line(error.filename) if error.filename else "the output"
     said = error.strerror or first_line(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    what = on_one_line(error.filename) if error.filename else "the output"
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return f"{what}: cannot be written ({said}): make room on the disk, and run the same command again"
+    if not error.filename:
+        return f"{type(error).__name__}: {said}: see that disks and network answer, and run the same command again"
     return (
         f"{what}: cannot be read or written ({said}): correct its place or its permissions (--out: another folder)"
     )
 
 
-def _drop_output() -> None:
-    """Write what is left of the output nowhere, or Python complains at its end."""
-    with contextlib.suppress(OSError):  # no file, in a test
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _end_output() -> None:
+    """Write what is left of the output; nowhere if that fails, or Python complains at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # no file, in a test
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:
