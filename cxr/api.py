@@ -44,9 +44,9 @@ def load(
     """
     from cxr.pair import models
 
-    own = models.own_objects(str(module)) if module else {}
-    options = {"layer": layer, "preprocessing": preprocessing, "image_size": image_size}
-    return models.load(Path(path).stem, str(path), **options, own=own)
+    if module:
+        models.use_module(str(module))
+    return models.load(Path(path).stem, str(path), layer=layer, preprocessing=preprocessing, image_size=image_size)
 
 
 def read_images(folder: str | Path, *, size: int) -> np.ndarray:

@@ -147,22 +147,27 @@ def twice(x):
 """
 
 
+def forget(own):
+    for name in ("mine>Registered", *own):
+        keras.saving.get_custom_objects().pop(name, None)
+
+
 @pytest.mark.parametrize("name", ["own.keras", "own.h5"])
 def test_a_module_of_the_user_s_gives_the_layers_that_a_model_needs(name, tmp_path):
     (tmp_path / "my_layers.py").write_text(OWN)
-    own = models.own_objects(str(tmp_path / "my_layers.py"))
+    own = models.use_module(str(tmp_path / "my_layers.py"))
     assert set(own) == {"Registered", "Plain", "twice"}
     stack = [own["Registered"](), own["Plain"](), layers.Conv2D(4, 3, activation=own["twice"])]
     end = [layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax")]
     keras.Sequential([keras.Input((32, 32, 1)), *stack, *end]).save(tmp_path / name)
-    keras.saving.get_custom_objects().clear()
+    forget(own)
     path = str(tmp_path / name)
     with pytest.raises(InputError, match=r"give the Python file that defines it with --module FILE.py"):
         models.load("B", path, layer="last_conv", preprocessing="none")
     settings = {"model_a": path, "model_b": path, "target_layer": "last_conv", "preprocessing": "none"}
     found = models.load_all(DriftParams(**settings, module=str(tmp_path / "my_layers.py")))
     assert found["B"].layer == "conv2d" or found["B"].layer.startswith("conv2d")
-    keras.saving.get_custom_objects().clear()
+    forget(own)
 
 
 def test_a_module_that_is_none_or_fails(tmp_path, folder):
@@ -172,7 +177,7 @@ def test_a_module_that_is_none_or_fails(tmp_path, folder):
             models.files(DriftParams(**both, module=str(tmp_path / name)))
     (tmp_path / "bad.py").write_text("x = 1\nraise RuntimeError('no\\nway')\n")
     with pytest.raises(InputError, match=r"module: .*bad.py cannot be run: RuntimeError: no .*bad.py, line 2\)"):
-        models.own_objects(str(tmp_path / "bad.py"))
+        models.use_module(str(tmp_path / "bad.py"))
 
 
 def test_a_whole_h5_model_is_the_same_model(tmp_path, folder):

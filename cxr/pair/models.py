@@ -134,12 +134,13 @@ def sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def own_objects(module: str) -> dict[str, Any]:
-    """Run a Python file of the user's, and return what it defines that a model may need: classes and functions.
+def use_module(module: str) -> dict[str, Any]:
+    """Run a Python file of the user's. Keras then knows its classes and functions, also unregistered ones.
 
-    Classes that it registers (`keras.saving.register_keras_serializable`) are known to Keras from then on too.
-    Raises InputError if the file cannot be run.
+    Returns: these classes and functions, by name. Raises InputError if the file cannot be run.
     """
+    import keras
+
     file = Path(module).expanduser().absolute()
     spec = importlib.util.spec_from_file_location(file.stem, file)
     found = importlib.util.module_from_spec(spec)
@@ -148,18 +149,12 @@ def own_objects(module: str) -> dict[str, Any]:
     except Exception as error:  # the user's code may raise anything
         raise InputError(f"module: {module} cannot be run: {architectures.failure(error, file)}") from None
     own = {name: value for name, value in vars(found).items() if getattr(value, "__module__", "") == file.stem}
-    return {name: value for name, value in own.items() if callable(value)}
+    own = {name: value for name, value in own.items() if callable(value)}
+    keras.saving.get_custom_objects().update(own)
+    return own
 
 
-def load(
-    name: str,
-    path: str,
-    *,
-    layer: str,
-    preprocessing: str = "auto",
-    image_size: int = 0,
-    own: Mapping[str, Any] | None = None,
-) -> Model:
+def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image_size: int = 0) -> Model:
     """Load one model and adapt it (`cxr.models.foreign.adapt`). Python code inside the file is never run.
 
     Args:
@@ -168,7 +163,6 @@ def load(
         layer: the layer to explain, as `cxr.models.targets.target_layer` takes it.
         preprocessing: what the model expects of grey values, as `cxr.models.foreign.adapt` takes it.
         image_size: the side of the images in pixels; 0: the model's own.
-        own: layers and functions of the user's, by name (`own_objects`).
 
     Raises:
         InputError: the model cannot be loaded (custom layers, Lambda layers with code), is not an image
@@ -181,7 +175,7 @@ def load(
     file = Path(path).expanduser()
     progress(f"model {name}: loading {path}")
     try:
-        loaded = keras.models.load_model(file, custom_objects=dict(own or {}), compile=False, safe_mode=True)
+        loaded = keras.models.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises what its layers, h5py and zipfile do
         raise InputError(f"model {name}: {path} cannot be loaded: {_why(error)}") from None
     try:
@@ -194,12 +188,13 @@ def load(
 def load_all(settings: DriftParams) -> dict[str, Model]:
     """Load all models that the settings name: A, B, A2, ..., B2, ... Runs the file `module` first.
 
-    Raises InputError as `files`, `own_objects` and `load`.
+    Raises InputError as `files`, `use_module` and `load`.
     """
     paths = files(settings)
     layers = {"A": settings.target_layer, "B": settings.target_layer_b or settings.target_layer}
     options = {"preprocessing": settings.preprocessing, "image_size": settings.image_size}
-    options["own"] = own_objects(settings.module) if settings.module else {}
+    if settings.module:
+        use_module(settings.module)
     return {name: load(name, path, layer=layers[name[0]], **options) for name, path in paths.items()}
 
 
