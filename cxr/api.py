@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: str | Path, *, layer: str = "penultimate", preprocessing: str = "auto", image_size: int = 0
+    path: str | Path,
+    *,
+    layer: str = "penultimate",
+    preprocessing: str = "auto",
+    image_size: int = 0,
+    module: str | Path = "",
 ) -> Model:
-    """A trained Keras classifier, ready to be explained. Python code inside the file is never run.
+    """A trained Keras classifier, ready to be explained. Python code inside the model's file is never run.
 
     Args:
         path: a `.keras` file, or a `.h5` file with the whole model: a checkpoint of a study, or your own.
@@ -31,6 +36,7 @@ def load(
         preprocessing: what the model expects of grey values 0 to 255: "auto" finds it where it shows, or "none",
             "tf", "torch", "caffe", "unit".
         image_size: the side of the images in pixels; 0: the model's own.
+        module: a Python file that defines layers or functions of the model; its code is run. Empty: none.
 
     Returns: the model: `size` (the side of its images), `outputs` (classes), `grid` (of its maps).
     Raises: InputError for a file that is no whole Keras classifier, for a layer that it lacks, and where
@@ -38,6 +44,8 @@ def load(
     """
     from cxr.pair import models
 
+    if module:
+        models.use_module(str(module))
     return models.load(Path(path).stem, str(path), layer=layer, preprocessing=preprocessing, image_size=image_size)
 
 

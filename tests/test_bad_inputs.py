@@ -21,7 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLS
 from test_images import NOISE, RAMP, TWELVE, dicom, table
 
 from cxr.core.errors import InputError
-from cxr.core.params import DataParams
+from cxr.core.params import DataParams, StudyParams
 from cxr.data.formats import Unusable
 from cxr.data.images import decode, header, square
 from cxr.data.loading import check_images
@@ -629,7 +629,7 @@ def test_data_set(name, tmp_path):
 @pytest.mark.parametrize("make", [os.mkfifo, socket_at, lambda path: path.symlink_to("/dev/zero")])
 def test_only_regular_files_are_models_parameters_and_plans(tmp_path, monkeypatch, make):
     """None of them may be waited for, or read without end."""
-    from cxr.core.params import DriftParams, StudyParams
+    from cxr.core.params import DriftParams
     from cxr.pair import models
     from cxr.report.declared import plan_file
 
@@ -643,3 +643,72 @@ def test_only_regular_files_are_models_parameters_and_plans(tmp_path, monkeypatc
     ):
         with pytest.raises(InputError, match="it is a (pipe|socket|device), not a regular file"):
             read(path)
+
+
+# --- files of parameters ----------------------------------------------------------------------------------------
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+# name: (the file's text, what the message has in it; OK: it is read)
+PARAMETERS = {
+    "nothing": ("", OK),
+    "a billion laughs": (BOMB, "anchors and aliases .* are not read: write 'a' out .line 1, column 4"),
+    "an alias": ("data: &x phantom\nname: *x\n", "anchors and aliases"),
+    "deep brackets": ("seed: " + "[" * 100_000, "more than 20 brackets within brackets .line 1"),
+    "deep braces": ("seed: " + "{a: " * 5000, "more than 20 brackets within brackets"),
+    "deep dashes": ("- " * 5000 + "a", "more than 20 brackets within brackets"),
+    "a megabyte": ("#" * 1_000_001, "it has 1,000,001 bytes, and at most 1,000,000 are read"),
+    "a tag with code": ("data: !!python/object/apply:os.system [ls]\n", "tags are not read"),
+    "a key with code": ("'import os; x': 1\n", "unknown parameter 'import os; x'"),
+    "a tag": ("data: !!str 5\n", "tags are not read"),
+    "a merge": ("<<: {seed: 1}\n", "'<<' is not read"),
+    "a key twice": ("seed: 0\nname: a\nseed: 1\n", "'seed' is there twice: remove one .line 3, column 1"),
+    "a key twice, inside": ("label_map: {a: b, a: c}\n", "'a' is there twice"),
+    "an octal number": ("seed: 010\n", "'010' would be read as another number: .* .line 1, column 7"),
+    "a number in sixties": ("image_size: 1:04\n", "'1:04' would be read as another number"),
+    "a fraction in sixties": ("level: 0:0.9\n", "'0:0.9' would be read as another number"),
+    "a hexadecimal number": ("seed: 0x10\n", "'0x10' would be read as another number"),
+    "a number of 5000 digits": ("seed: " + "9" * 5000, "would be read as another number"),
+    "a date that is none": ("name: 2024-99-99\n", OK),
+    "a date": ("name: 2024-01-01\n", OK),
+    "a word that is true": (
+        "patient_column: yes\n",
+        "patient_column: should be a valid string, got True: put",
+    ),
+    "two documents": ("name: a\n---\nname: b\n", "not a YAML file: .*another document .line 2"),
+    "a list as a key": ("? [1]\n: 2\n", "not a YAML file: found unhashable key"),
+    "an open bracket": ("seed: [1\n", "not a YAML file: .* .line 2, column 1"),
+    "a control character": ("name: a\x07\n", "not a YAML file: special characters are not allowed"),
+    "Latin-1": (b"name: \xe9\n", "not a YAML file: not UTF-8 .* at byte 6"),
+    "UTF-16": ("name: a\n".encode("utf-16"), "not a YAML file: not UTF-8"),
+    "a byte-order mark": ("name: a\n".encode("utf-8-sig"), OK),
+    "beyond U+FFFF": ("data: 😀\n", OK),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_file_of_parameters(name, tmp_path):
+    text, expected = PARAMETERS[name]
+    path, said, start = written(tmp_path, text, "study.yaml"), OK, time.monotonic()
+    try:
+        StudyParams.read(path)
+    except InputError as error:
+        said = str(error)
+    assert re.search(expected, said) if expected else said == OK
+    assert "\n" not in said and len(said) < 500 and time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (os.mkdir, "study.yaml: cannot read the parameter file .it is a folder"),
+        (lambda path: path.symlink_to("study.yaml"), "study.yaml: cannot read the parameter file"),
+    ],
+)
+def test_what_is_no_file_of_parameters(make, expected, tmp_path):
+    make(tmp_path / "study.yaml")
+    with pytest.raises(InputError, match=expected):
+        StudyParams.read(tmp_path / "study.yaml")

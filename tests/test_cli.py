@@ -1,12 +1,17 @@
+import errno
+import io
 import os
 import socket
 import subprocess
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
+from data_files import encoded
 
 from cxr.cli import main
 
@@ -180,6 +185,55 @@ def test_unreachable_server_ends_with_2_and_writes_nothing(params, capsys, monke
     assert main.main(["study", params, *words]) == 2
     assert "no MLflow server answers at http://127.0.0.1:9" in error_of(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def small_set(root, names=("ill", "well")):
+    for name in names:
+        for k in range(6):
+            path = root / name / f"{name}{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(np.random.default_rng(k).integers(0, 256, (9, 9), np.uint8)))
+    return root
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("place", ["a file", "full", "forbidden"])
+def test_a_page_that_cannot_be_written_ends_with_2_and_one_line(place, params, tmp_path, monkeypatch, capsys):
+    out, replace = tmp_path / "out", os.replace
+    number = {"full": errno.ENOSPC, "forbidden": errno.EACCES}.get(place)
+    if place == "a file":
+        out.write_text("")
+
+    def refused(source, target):
+        if Path(target).parent == out:
+            raise OSError(number, os.strerror(number), str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    words = ["--set", f"data={small_set(tmp_path / 'data')}", "groups=label"]
+    assert main.main(["check", params, "--out", str(out), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"cxr: error: {out}") and said.count("\n") == 1 and "Traceback" not in said
+    assert {"full": "make room on the disk", "forbidden": "(--out: another folder)"}.get(place, "") in said
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_output_ends_with_2_and_one_line():
+    words = [sys.executable, "-m", "cxr.cli", "params"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("cxr: error: the output: cannot be written (No space")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_terminal_that_has_not_every_letter(params, tmp_path, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    data = small_set(tmp_path / "data", ("正常", "肺炎"))
+    assert main.main(["check", params, "--out", str(tmp_path / "out"), "--set", f"data={data}"]) in (0, 1)
+    assert b"page: " in written.getvalue() and b"\\u6b63\\u5e38" in written.getvalue()
+    assert "正常" in (tmp_path / "out" / "checks.html").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_ends_with_130(params, capsys, monkeypatch):

@@ -50,7 +50,7 @@ def test_tables_have_a_line_a_row_and_cells_that_cannot_break_them():
 
 def test_links_and_pictures_are_relative_to_the_server():
     run = descriptions.run_link("a [run](http://evil)", "7", "abc")
-    assert run.startswith("[a &#91;run&#93;(http://evil)](#/experiments/7/runs/abc")
+    assert run.startswith("[a &#91;run&#93;(http&#58;//evil)](#/experiments/7/runs/abc")
     assert descriptions.table([{"run": run}]).endswith(f"| {run} |")
     assert descriptions.image("abc") == "![overview.png](get-artifact?path=overview.png&run_uuid=abc)"
     assert "path=a%2Fb+c.html" in descriptions.artifact_link("report", "abc", "a/b c.html")

@@ -12,6 +12,7 @@ from cxr import tracking
 from cxr.attribution import maps
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
+from cxr.tracking import artifacts
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def files(finished, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     tracking.connect(uri)
-    tracking.scratch.cache_clear()  # another process' folder: nothing of the last test is in it
+    forget(run_id)
     saved = root.with_name("saved")
     shutil.copytree(root, saved)
     yield run_id, root
@@ -106,18 +107,63 @@ def test_the_table_of_hashes_itself_is_known_again(files):
         tracking.stored(run_id).file("checkpoints")
 
 
-def test_what_the_study_adds_and_runs_of_older_versions_are_read_as_they_are(files, tmp_path):
+def test_what_is_logged_after_the_end_has_its_hash_too(files, tmp_path):
     run_id, root = files
     (tmp_path / "n").write_text("{}")
     tracking.log_file_as(run_id, tmp_path / "n", "notebook.ipynb")
+    tracking.log_text(run_id, "<p>yes</p>", "pages/report.html")
+    forget(run_id)
     assert tracking.stored(run_id).file("notebook.ipynb").read_text() == "{}"
+    assert tracking.stored(run_id).file("pages/report.html").read_text() == "<p>yes</p>"
+    (root / "pages" / "report.html").write_text("<p>no</p>")
+    change(root / "notebook.ipynb")
+    for name in ("pages/report.html", "pages", "notebook.ipynb"):
+        forget(run_id)
+        with pytest.raises(InputError, match=f"artifact '{name[:5]}.*is not the file that the run logged"):
+            tracking.stored(run_id).file(name)
+
+
+def test_a_file_that_nobody_logged_is_refused(files):
+    run_id, root = files
+    forget(run_id)
+    (root / "report.html").write_text("forged")
+    (root / "more").mkdir()
+    (root / "more" / "x.csv").write_text("a\n1\n")
+    for name in ("report.html", "more/x.csv", "more"):
+        with pytest.raises(InputError, match="was not logged by the run: remove it"):
+            tracking.stored(run_id).file(name)
+    assert len(list(tracking.stored(run_id).file("images").iterdir())) == 2, "MLflow's own"
+
+
+def test_a_study_s_own_files_have_their_hash(files):
+    study = tracking.create_run(experiment="demo", name="s", tags={"cxr.stage": "study"}, params={})
+    tracking.log_text(study, "{}", "steps.json")
+    forget(study)
+    assert tracking.stored(study).json("steps.json") == {}
+    (files[1].parents[1] / study / "artifacts" / "steps.json").write_text('{"train": "x"}')
+    with pytest.raises(InputError, match="'steps.json' is not the file that the run logged"):
+        tracking.stored(study).json("steps.json")
+
+
+def test_runs_of_older_versions_are_read_as_they_are(files):
+    run_id, root = files
     change(root / "checkpoints" / "before.keras")
-    tag = tracking.stored(run_id).tags["cxr.artifacts_sha256"]
-    mlflow.MlflowClient().delete_tag(run_id, "cxr.artifacts_sha256")
+    (root / "report.html").write_text("of an older version")
+    tags = {key: tracking.stored(run_id).tags[key] for key in ("cxr.artifacts_sha256", "cxr.hashes")}
+    for key in tags:
+        mlflow.MlflowClient().delete_tag(run_id, key)
+    forget(run_id)
     try:
-        tracking.stored(run_id).file("checkpoints")
+        for name in ("checkpoints", "report.html"):
+            tracking.stored(run_id).file(name)
     finally:
-        tracking.set_tags(run_id, {"cxr.artifacts_sha256": tag})
+        tracking.set_tags(run_id, tags)
+
+
+def forget(run_id):
+    """As another process: what this one has logged and fetched is not known."""
+    artifacts.logged_hashes.cache_clear()
+    tracking.scratch.cache_clear()
 
 
 # -- maps of the wrong model

@@ -56,12 +56,13 @@ def parameters(**changes):
 
 
 def test_methods_are_written_from_the_parameters():
-    def text(score="log_odds", **changes):
+    def text(score="log_odds", level=0.95, attribution=None, **changes):
         return methods.methods_text(
             [parameters(**changes), parameters(**{"seed": "1", **changes})],
             {"images": "correct", "explain": "true", "score": score, "target_layer": "penultimate"}
-            | {"baseline_draws": "4"},
-            compare={"level": 0.95, "n_boot": 2000, "primary_metric": "overlap"}
+            | {"baseline_draws": "4", "attribute_split": "test"}
+            | (attribution or {}),
+            compare={"level": level, "n_boot": 2000, "primary_metric": "overlap"}
             | {"auc_margin": 0.02, "centroid_margin": 0.5, "overlap_margin": 0.1, "majority": 0.75},
             counts=pd.DataFrame({"split": ["test"], "images": [500], "patients": [333]}),
             versions={"keras": "3.15"},
@@ -81,4 +82,31 @@ def test_methods_are_written_from_the_parameters():
     assert "new splits included" in varied and "same splits" not in varied
     assert "a marker tells the class" in text(shortcut="transfer")
     assert "matched null" not in plain + text(placebo="False") and "matched null" in text(placebo="True")
+    assert "on the test images that both checkpoints classify correctly." in plain
+    assert "on the validation images that both" in text(attribution={"attribute_split": "val"})
+    assert "on all training images." in text(attribution={"attribute_split": "train", "images": "all"})
+    assert "at 99.5%" in text(level=0.995) and "at 99.9%" in text(level=0.999)
+    assert "*two heads*" in plain and "(transfer heads" not in text(extra_heads="0") + text(augmentation="light")
+    assert "and *two seeds* (fine" in plain and "*two seeds*" not in text(seed="0")
+    assert "Splits are stratified by class and grouped by patient: test" in plain
+    assert "Splits are those that the data give, or else stratified by class" in text(data="xrays")
+    assert "Splits are stratified" in text(data="xrays", given_splits="ignore")
+    many = {
+        "label_map": "{'a': 'b'}",
+        "multi_label": "single",
+        "max_images_per_class": "40",
+        "on_bad_image": "skip",
+    }
+    for words in (
+        "labels are mapped",
+        "several classes are left out",
+        "at most 40 images",
+        "cannot be decoded are",
+    ):
+        assert words in text(data="xrays", **many) and words not in text(data="xrays")
+    used = {"class_weights": "True", "precision": "mixed_float16", "xla": "True", "deterministic": "False"}
+    for words in ("classes weighted", "backbone in mixed_float16", "compiled with XLA", "without deterministic"):
+        assert words in text(**used) and words not in plain
+    assert "by 2 devices" in text(devices="2")
+    assert "images of ``` a``[b](c) ```" in text(data="a``[b](c)")
     assert "images of `xrays`" in text(data="xrays") and "all up to `pool3` frozen" in text(fine_tune_from="pool3")

@@ -130,6 +130,56 @@ def test_what_cannot_be_loaded_or_explained(tmp_path, folder):
         models.files(DriftParams(model_a=str(folder / "a.keras"), model_b=str(tmp_path / "cut.keras")))
 
 
+OWN = """
+import keras
+
+@keras.saving.register_keras_serializable("mine")
+class Registered(keras.layers.Layer):
+    def call(self, x):
+        return x / 255
+
+class Plain(keras.layers.Layer):
+    def call(self, x):
+        return x / 255
+
+def twice(x):
+    return 2 * x
+"""
+
+
+def forget(own):
+    for name in ("mine>Registered", *own):
+        keras.saving.get_custom_objects().pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["own.keras", "own.h5"])
+def test_a_module_of_the_user_s_gives_the_layers_that_a_model_needs(name, tmp_path):
+    (tmp_path / "my_layers.py").write_text(OWN)
+    own = models.use_module(str(tmp_path / "my_layers.py"))
+    assert set(own) == {"Registered", "Plain", "twice"}
+    stack = [own["Registered"](), own["Plain"](), layers.Conv2D(4, 3, activation=own["twice"])]
+    end = [layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax")]
+    keras.Sequential([keras.Input((32, 32, 1)), *stack, *end]).save(tmp_path / name)
+    forget(own)
+    path = str(tmp_path / name)
+    with pytest.raises(InputError, match=r"give the Python file that defines it with --module FILE.py"):
+        models.load("B", path, layer="last_conv", preprocessing="none")
+    settings = {"model_a": path, "model_b": path, "target_layer": "last_conv", "preprocessing": "none"}
+    found = models.load_all(DriftParams(**settings, module=str(tmp_path / "my_layers.py")))
+    assert found["B"].layer == "conv2d" or found["B"].layer.startswith("conv2d")
+    forget(own)
+
+
+def test_a_module_that_is_none_or_fails(tmp_path, folder):
+    both = {"model_a": str(folder / "a.keras"), "model_b": str(folder / "b.keras")}
+    for name in ("none.py", "a.keras"):
+        with pytest.raises(InputError, match=f"module: .*{name} is no Python file: give the .py file"):
+            models.files(DriftParams(**both, module=str(tmp_path / name)))
+    (tmp_path / "bad.py").write_text("x = 1\nraise RuntimeError('no\\nway')\n")
+    with pytest.raises(InputError, match=r"module: .*bad.py cannot be run: RuntimeError: no .*bad.py, line 2\)"):
+        models.use_module(str(tmp_path / "bad.py"))
+
+
 def test_a_whole_h5_model_is_the_same_model(tmp_path, folder):
     keras.models.load_model(folder / "a.keras").save(tmp_path / "a.h5")
     a, same = loaded("A", folder / "a.keras"), loaded("B", tmp_path / "a.h5")

@@ -1,5 +1,12 @@
+import click.testing
+import papermill.cli
 import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from papermill.translators import PythonTranslator
 
+from cxr.core import execution
 from cxr.core.errors import InputError
 from cxr.core.params import (
     NOTEBOOKS,
@@ -24,7 +31,27 @@ from cxr.core.params import (
         ({"epochs": 3}, "unknown parameter 'epochs': did you mean 'transfer_epochs' or 'fine_tune_epochs'"),
         ({"use_split": "test", 3: 1}, "unknown parameter 'use_split': did you mean .*; unknown parameter '3'"),
         ({"seed": "0,1"}, r"seed.0: .*got '0,1': write a list as \[0,1\]"),
-        ({"seed": True}, "seed: should be a valid list, got True"),
+        ({"seed": True}, "seed: a number is wanted, got True"),
+        ({"seed": [True]}, "seed: a number is wanted, got True"),
+        ({"n_boot": True}, "n_boot: a number is wanted, got True"),
+        ({"dropout": False}, "dropout: a number is wanted, got False"),
+        ({"groups": ["age"], "bands": {"age": [True]}}, "bands: a number is wanted, got True"),
+        ({"transfer_learning_rate": float("inf")}, "transfer_learning_rate: should be a finite number, got inf"),
+        ({"transfer_learning_rate": "nan"}, "transfer_learning_rate: should be a finite number"),
+        ({"name": 5}, "name: should be a valid string, got 5: put it in quotes .papermill: -r name VALUE"),
+        ({"explain": True}, "explain: should be 'true' or 'predicted', got True: put it in quotes"),
+        ({"label_map": {"a": False}}, "label_map.a: should be a valid string, got False: put it in quotes"),
+        ({"label_map": {False: "a"}}, "label_map.0.*: should be a valid string, got False: put it in quotes"),
+        (
+            {"patient_column": None},
+            "patient_column: should be a valid string, got None: write '' for an",
+        ),
+        ({"groups": "[a, b]"}, "groups: a list is wanted, got the text '.a, b.' .papermill: give lists with -y"),
+        ({"label_map": "{a: b}"}, "label_map: should be a valid dictionary, got '{a: b}'"),
+        ({"data": "a\0b"}, r"data: a text that no file and no store can hold, got 'a.*x00b'"),
+        ({"label_map": {"a": "\udcff"}}, "label_map: a text that no file and no store can hold"),
+        ({"name": "a\nb" * 1000}, "name: use letters, digits"),
+        ({"a\nb": 1}, r"unknown parameter 'a\\nb'"),
         ({"method": None}, "method: should be a valid list, got None"),
         ({"architecture": ["VGG61"]}, "architecture.0: unknown 'VGG61': did you mean VGG19 or VGG16?"),
         ({"image_size": "big"}, "image_size: should be a valid integer.*got 'big'"),
@@ -40,7 +67,9 @@ from cxr.core.params import (
 def test_bad_values_get_one_line(values, message):
     with pytest.raises(InputError, match=message) as error:
         StudyParams.check(values, where="f.yaml")
-    assert str(error.value).startswith("f.yaml: ") and "\n" not in str(error.value)
+    assert (
+        str(error.value).startswith("f.yaml: ") and "\n" not in str(error.value) and len(str(error.value)) < 2000
+    )
 
 
 @pytest.mark.parametrize("old", RENAMED)
@@ -134,8 +163,66 @@ def test_overrides_lie_over_the_file(tmp_path):
     for bad in ("image_size", "=3"):
         with pytest.raises(InputError, match="expected key=value"):
             read_overrides([bad])
-    with pytest.raises(InputError, match="the value is not YAML"):
+    with pytest.raises(InputError, match="--set seed=.1: the value is not YAML: .* .line 1, column 3"):
         read_overrides(["seed=[1"])
+    with pytest.raises(InputError, match="--set seed=2: 'seed' is given twice"):
+        read_overrides(["seed=1", "seed=2"])
+    with pytest.raises(InputError, match="--set jobs=2: 'jobs' is given twice"):
+        read_overrides(["jobs=2"], options={"jobs": 3})
+
+
+TYPED = [
+    "/d/Study #2",
+    "*",
+    "[",
+    "yes",
+    "2024-01-01",
+    "",
+    "null",
+    "~",
+    "&a",
+    "!x",
+    "a: b",
+    "010",
+    "😀",
+    " x ",
+    "{}",
+    "'",
+]
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_a_text_of_the_command_line_is_what_was_typed(text, tmp_path):
+    (tmp_path / "a.yaml").write_text("")
+    for key in ("data", "weights", "patient_pattern"):
+        assert getattr(StudyParams.read(tmp_path / "a.yaml", read_overrides([f"{key}={text}"])), key) == text
+    assert read_overrides([f"model_a={text}", "gate=a#b"], DriftParams) == {"model_a": text, "gate": "a#b"}
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("seed=010", [10]),
+        ("groups=a #b", ["a #b"]),
+        ("groups=[a, b]", ["a", "b"]),
+        ("placebo=yes", True),
+        ("explain=true", "true"),
+        ("val_fraction=1e-1", 0.1),
+        ("label_map={a: b}", {"a": "b"}),
+        ("label_separator=|", "|"),
+        ("patient_column=", ""),
+    ],
+)
+def test_a_value_of_the_command_line_has_the_parameter_s_own_type(word, value, tmp_path):
+    (tmp_path / "a.yaml").write_text("")
+    found = getattr(StudyParams.read(tmp_path / "a.yaml", read_overrides([word])), word.partition("=")[0])
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["''", '"a b"'])
+def test_quotes_that_the_shell_did_not_take_away_are_refused(text):
+    with pytest.raises(InputError, match="the quotes would be part of the value: leave them out"):
+        read_overrides([f"patient_column={text}"])
 
 
 def test_files_that_are_no_parameter_files(tmp_path):
@@ -147,6 +234,96 @@ def test_files_that_are_no_parameter_files(tmp_path):
             read_yaml(tmp_path / "a.yaml")
 
 
+# -- one gate: whichever way a value comes, it is the same, or it is refused
+
+ODD = [
+    "",
+    "yes",
+    "No",
+    "null",
+    "~",
+    "010",
+    "1:30",
+    "1e3",
+    "2024-01-01",
+    "a #b",
+    "[",
+    "{}",
+    "*a",
+    "&a",
+    "!a",
+    "-",
+    "😀",
+    "\x85",
+]
+TEXTS = st.sampled_from(ODD) | st.text(max_size=20)
+VALUES = (
+    TEXTS | st.booleans() | st.integers() | st.floats() | st.none() | st.lists(TEXTS | st.integers(), max_size=3)
+)
+VALUES |= st.dictionaries(TEXTS, TEXTS | st.lists(st.floats(allow_nan=False), max_size=2), max_size=2)
+KEYS = st.sampled_from(list(StudyParams.model_fields))
+
+
+def checked(values):
+    """The parameters, or None where they are refused, in one line."""
+    try:
+        return StudyParams.check(values, where="f").model_dump()
+    except InputError as error:
+        assert "\n" not in str(error) and len(str(error)) < 2000
+        return None
+
+
+def by_papermill(values):
+    """What a notebook's cell holds after papermill has read `-y`, as `execution.command` writes it."""
+    words = execution.command(execution.Path("a"), execution.Path("b"), params_file="f", overrides=values)
+    given = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(papermill.cli, "execute_notebook", lambda *_, parameters, **__: given.update(parameters))
+        arguments = [word for word in words[words.index("a") :] if word not in ("-f", "f")]
+        done = click.testing.CliRunner().invoke(papermill.cli.papermill, arguments)
+    assert done.exit_code == 0, done.output
+    cell, namespace = PythonTranslator.codify(given), {}
+    cell.encode()  # as the notebook is written
+    exec(compile(cell, "cell", "exec"), namespace)
+    return {key: namespace[key] for key in given}
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(key=KEYS, value=VALUES)
+@example(key="data", value="\ud83d\ude00")
+@example(key="data", value="a\u2028b\x7f")
+def test_any_value_is_refused_or_arrives_as_it_was_meant(key, value, tmp_path_factory):
+    own = {key: value}
+    wanted = checked(own)
+    if wanted is None:
+        return
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_text(yaml.safe_dump(own, allow_unicode=True), encoding="utf-8")
+    assert checked(read_yaml(path)) == wanted
+    assert checked(by_papermill(own)) == wanted
+    stored = yaml.safe_dump(wanted, sort_keys=False)
+    path.write_text(stored, encoding="utf-8")
+    assert checked(read_yaml(path)) == wanted, "as a run stores it in parameters.yaml"
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(key=KEYS, text=TEXTS)
+def test_any_text_of_the_command_line_is_refused_or_taken_as_it_is(key, text):
+    try:
+        found = StudyParams.check(read_overrides([f"{key}={text}"]), where="f").model_dump()[key]
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    kind = StudyParams.model_fields[key].annotation
+    if kind is str:
+        assert found == text
+    elif kind in (int, float):
+        assert found == kind(text)
+    elif isinstance(found, list) and not text.lstrip().startswith("["):
+        assert found == [type(found[0])(text)]
+
+
 def notebook(*cells, **values):
     return {"In": ["", *cells], **values}
 
@@ -155,6 +332,19 @@ def test_from_notebook_reads_the_parameter_cells_only():
     cells = ["# Parameters\nseed = 0\narchitecture = 'ResNet50V2'", "# Parameters\nseed = 3\n", "n = 5"]
     found = TrainParams.from_notebook(notebook(*cells, seed=3, architecture="ResNet50V2", n=5))
     assert (found.seed, found.architecture) == (3, "ResNet50V2")
+
+
+@pytest.mark.parametrize(
+    "line", ["seed, batch_size = 3, 4", "seed += 1", "for seed in (1, 2): pass", "import seed", "seed: int"]
+)
+def test_what_would_not_be_read_in_a_parameters_cell_is_refused(line):
+    with pytest.raises(InputError, match="write `name = value` in the parameters cell, got `"):
+        TrainParams.from_notebook(notebook(f"# Parameters\nseed = 0\n{line}", seed=3, batch_size=4))
+
+
+def test_a_parameters_cell_that_could_not_run_counts_for_nothing():
+    cells = ["# Parameters\nseed = ", "# words", "# Parameters\nseed = 3"]
+    assert TrainParams.from_notebook(notebook(*cells, seed=3)).seed == 3
 
 
 def test_the_variable_of_a_comprehension_is_no_parameter():

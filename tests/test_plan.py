@@ -678,7 +678,7 @@ def test_a_dry_run_gives_the_plan_to_the_notebooks_and_prints_deviations(path, p
     out = capsys.readouterr().out
     assert f"# plan {path}: sha256 {plan.short}" in out
     assert "#   deviates from the plan: seeds: [2] added afterwards" in out
-    assert f'"plan": "{path}"' in out
+    assert f"plan: {path}" in out
 
 
 def test_planning_the_embedded_study_is_quick_and_needs_no_tensorflow(tmp_path):

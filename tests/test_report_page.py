@@ -4,8 +4,9 @@ import re
 
 import nbformat
 import pandas as pd
+import pytest
 
-from cxr.core import tables
+from cxr.core import markdown, tables
 from cxr.report import page_parts
 from cxr.report.judgement import Judgement
 from cxr.study import report_page
@@ -49,7 +50,20 @@ def test_a_name_with_markup_stays_text_everywhere(tmp_path):
     assert page.count("alert(1)") >= 9 and "<script>alert" not in page
 
 
+MARKUP = ["[x](http://evil/)", "![x](http://evil/x.png)", "http://evil/x", "www.evil.com", "`[x](http://evil/)`"]
+
+
+@pytest.mark.parametrize(
+    "name", [*MARKUP, "`` ` ``![x](http://evil/x.png)", "a\n\n[x]: http://evil/\n\n[x]", "<b>*a*"]
+)
+def test_markdown_in_a_name_makes_no_link_and_no_picture(name, tmp_path):
+    text = f"images of {markdown.code(name)} and of {markdown.plain(name)}"
+    body = exported(tmp_path, ["# One"], [{"text/markdown": text}]).partition("<body")[2]
+    assert not re.search(r"""<(a|img|b|em)\b(?![^>]*#)""", body) and "evil" in body or "a" in body
+
+
 def test_the_page_loads_nothing_from_the_network(tmp_path):
+    assert "default-src 'none'; img-src data:" in exported(tmp_path, ["# A"]).partition("<body")[0]
     page = exported(tmp_path, ["# A\n\n$x^2$", "## B", "## C\n\n```mermaid\ngraph TD\n```"])
     loaded = re.findall(
         r"""(?:src=|url\(|import\(|import |from |<link[^>]*href=)\s*["']?(?:https?:)?//[^"')\s]*""", page

@@ -133,6 +133,14 @@ def test_a_study_ends_with_answer_table_questions_and_report(answered, tmp_path,
     assert widest(out) <= 100
 
 
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.95, "95%"), (0.995, "99.5%"), (0.999, "99.9%"), (1 - 0.95, "5%"), (1 - 0.995, "0.5%"), (0.5, "50%")],
+)
+def test_a_share_keeps_its_digits(share, shown):
+    assert tables.percent(share) == shown
+
+
 def test_tables_wrap_names_and_never_numbers():
     shown = pd.DataFrame({"method": ["word " * 30, "b"], "n": ["1" * 50, "2"], "two\nlines": ["3", "4"]})
     heading, rows = tables.lines(shown)

@@ -1,5 +1,6 @@
 """Which score runs a comparison reads."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -30,6 +31,12 @@ def stored_run(run_id, architecture="CompactResNetV2", seed="0", method="layerca
     )
 
 
+def behind(run_id, *, images="abc", **settings):
+    """A train or attribute run."""
+    tags = {"cxr.inputs.manifest": images}
+    return SimpleNamespace(run_id=run_id, name=f"run {run_id}", params=settings, tags=tags, settings=settings)
+
+
 RUNS = {
     run.run_id: run  # the newest first
     for run in (
@@ -45,11 +52,10 @@ RUNS = {
 @pytest.fixture(autouse=True)
 def store(monkeypatch):
     others = {"train": stored_run("train", stage="train")}
+    monkeypatch.setattr(StoredRun, "settings", {"n_boot": 300})
     monkeypatch.setattr(tracking, "connect", lambda: None)
     monkeypatch.setattr(tracking, "find", lambda stage, *, experiment: list(RUNS.values()))
-    monkeypatch.setattr(
-        tracking, "stored", lambda run_id: (RUNS | others).get(run_id) or SimpleNamespace(run_id=run_id, params={})
-    )
+    monkeypatch.setattr(tracking, "stored", lambda run_id: (RUNS | others).get(run_id) or behind(run_id))
     monkeypatch.setattr(StoredRun, "table", lambda run, name: pd.DataFrame({"run": [run.run_id], "name": name}))
 
 
@@ -101,6 +107,44 @@ def test_a_study_holds_the_rows_and_the_runs_behind_them():
         ("CompactDenseNet", "layercam", 1),
         ("CompactResNetV2", "layercam", 2),
     ]
+
+
+def newest_first(monkeypatch, *runs, **others):
+    found = {run.run_id: run for run in runs}
+    monkeypatch.setattr(tracking, "find", lambda stage, *, experiment: list(found.values()))
+    monkeypatch.setattr(tracking, "stored", lambda key: found.get(key) or others.get(key) or behind(key))
+
+
+def test_runs_made_by_hand_or_edited_are_not_read_beside_those_of_a_study(monkeypatch, capsys):
+    edited = replace(stored_run("8"), tags={"cxr.edited": "true", "mlflow.parentRunId": "p"})
+    own = [replace(stored_run(key, seed=seed), tags={"mlflow.parentRunId": "p"}) for key, seed in ("20", "31")]
+    adopted = replace(stored_run("4", method="gradcampp"), tags={"cxr.study": "p"})
+    newest_first(monkeypatch, stored_run("9", seed="1"), edited, *own, adopted)
+    assert read() == ["4", "2", "3"]
+    assert "not read: 2 newer score runs" in (said := capsys.readouterr().out) and "(9, 8)" in said
+    newest_first(monkeypatch, stored_run("9", seed="1"), edited)
+    assert read() == ["9"], "without a study, those made by hand"
+
+
+@pytest.mark.parametrize("behind_the_old", [{"images": "other"}, {"fine_tune_epochs": "9"}, {"data": "/moved"}])
+def test_images_and_settings_are_not_mixed(monkeypatch, behind_the_old):
+    new, old = stored_run("2", seed="0"), replace(stored_run("1", seed="1"))
+    newest_first(monkeypatch, new, old, tCompactResNetV21=behind("tCompactResNetV21", **behind_the_old))
+    alike = "data" in behind_the_old
+    trained = tracking.stored("tCompactResNetV20").params | ({"fine_tune_epochs": "4"} if not alike else {})
+    newest_first(
+        monkeypatch,
+        *(new, old),
+        tCompactResNetV20=behind("tCompactResNetV20", **trained),
+        tCompactResNetV21=behind("tCompactResNetV21", **{**trained, **behind_the_old}),
+    )
+    if alike:
+        assert read() == read(score_run_ids=["2", "1"]) == ["2", "1"]
+        return
+    assert read() == ["2"]
+    what = "images other, and .* with abc" if "images" in behind_the_old else "fine_tune_epochs 9, and .* with 4"
+    with pytest.raises(InputError, match=f"run tCompactResNetV21.* was made with {what}.*cannot be pooled"):
+        read(score_run_ids=["2", "1"])
 
 
 def test_a_section_without_rows_says_why(capsys):

@@ -188,7 +188,7 @@ def test_command(tmp_path):
     ]
     # YAML and papermill's -p would read this run id as a number
     assert words("score", {"n_boot": 200}, {"attribute/CompactDenseNet/s0": "123e4567"})[-8:] == [
-        *("-y", '{"n_boot": 200}', "-p", "method", "gradcampp", "-r", "attribute_run_id", "123e4567"),
+        *("-y", "{n_boot: 200}", "-p", "method", "gradcampp", "-r", "attribute_run_id", "123e4567"),
     ]
     ids = {"score/CompactDenseNet/s0/layercam": "aa", "score/CompactDenseNet/s0/gradcampp": "12"}
     last = words("compare", {}, ids)

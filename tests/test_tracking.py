@@ -1,6 +1,8 @@
 import json
 import math
 import re
+import sqlite3
+import string
 import subprocess
 import sys
 import types
@@ -81,6 +83,37 @@ def test_relative_sqlite_paths_become_absolute_and_artifacts_lie_beside(tmp_path
     run_id = complete_run()
     files = [path.name for path in (tmp_path / "other" / "artifacts" / "demo" / run_id).rglob("*.yaml")]
     assert files == ["parameters.yaml"]
+
+
+def is_kept_in(folder: Path, new_store, monkeypatch) -> bool:
+    """Whether a checkout in a folder keeps its runs and their files there, and reads them back."""
+    new_store(folder / "mlruns")
+    monkeypatch.setattr("cxr.tracking.connection.project", lambda: folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.connect())  # as the processes of a study get it
+    assert tracking.connect() == tracking.resolve() and not tracking.is_new(tracking.resolve())
+    assert tracking.ui_command(tracking.resolve()) == "cxr ui"
+    run_id = tracking.create_run(experiment="demo", name="x", tags={}, params={})
+    tracking.log_text(run_id, folder.name, "a/note.txt")
+    files = list((folder / "mlruns" / "artifacts" / "demo" / run_id).rglob("note.txt"))
+    rows = sqlite3.connect(folder / "mlruns" / "mlflow.db").execute("SELECT run_uuid FROM runs").fetchall()
+    return (
+        len(files) == 1
+        and rows == [(run_id,)]
+        and tracking.stored(run_id).file("a/note.txt").read_text() == folder.name
+    )
+
+
+@pytest.mark.parametrize("name", ["Study #1", "100%25", "what?", "a b+ü😀"])
+def test_a_folder_s_name_is_no_address(name, tmp_path, store, new_store, monkeypatch):
+    assert is_kept_in(tmp_path / name, new_store, monkeypatch)
+    assert is_kept_in(tmp_path / name.replace("1", "2"), new_store, monkeypatch) or "1" not in name
+
+
+@pytest.mark.slow
+def test_a_folder_s_name_may_hold_every_punctuation_mark(tmp_path, store, new_store, monkeypatch):
+    for number, sign in enumerate(set(string.punctuation) - {"/"}):
+        assert is_kept_in(tmp_path / f"{sign}{number} {sign}41{sign}", new_store, monkeypatch), sign
 
 
 @pytest.mark.parametrize(
@@ -170,6 +203,31 @@ def test_another_fingerprint_than_planned_is_the_one_that_counts(store, monkeypa
     tags = tracking.stored(complete_run()).tags
     assert tags["cxr.fingerprint.planned"] == "planned"
     assert tags["cxr.fingerprint"] == tracking.fingerprint("train", TrainParams(name="demo"), INPUTS)
+
+
+def test_a_run_goes_on_where_its_files_lie_elsewhere(store, monkeypatch):
+    def settings(place, images):
+        more = {"weights": str(store), "phantom_images": images}  # no file: the fingerprint is the same
+        return TrainParams(name="demo", data=f"/{place}/xrays", **more)
+
+    first = tracking.start(
+        "train", settings("old", 100), name="x", inputs=INPUTS, params={"data_root": "/old/xrays"}
+    )
+    first.params({"resumed": "[1]"})
+    mlflow.end_run("KILLED")
+    monkeypatch.setenv("MLFLOW_RUN_ID", first.run_id)
+    again = tracking.start("train", settings("new", 200), inputs=INPUTS, params={"data_root": "/new/xrays"})
+    again.params({"resumed": "[2]"})
+    again.finish()
+    found = tracking.stored(first.run_id)
+    assert again.run_id == first.run_id and found.complete
+    places = {key: found.params[key] for key in ("data", "data_root", "weights", "phantom_images", "resumed")}
+    assert places == {
+        **{"data": "/new/xrays", "data_root": "/new/xrays", "weights": str(store)},
+        **{"phantom_images": "200", "resumed": "[2]"},
+    }
+    assert not {"data", "data_root", "weights"} & mlflow.get_run(first.run_id).data.params.keys()
+    assert found.settings == settings("new", 200).model_dump(mode="json")
 
 
 def test_running_the_first_cell_again_ends_the_first_run(store):

@@ -36,6 +36,7 @@ examples:
   cxr drift A.keras B.keras images/ --layer block5_conv3 --preprocessing caffe
   cxr drift A.keras B.keras images/ --like-a A2.keras --like-b B2.keras
   cxr drift A.keras B.keras images/ --gate 'overlap_median>=0.5'
+  cxr drift A.keras B.keras images/ --module my_layers.py
   cxr drift A.keras B.keras films.csv --set path_column=file patient_column=pid
 
 exit codes: 0; 1 when a gate or the notebook fails; 2 for bad input.
@@ -91,6 +92,12 @@ docs/drift.md explains the output, and has a step for your CI.""",
             help=f"{model}, trained again with another seed: adds a baseline; repeatable",
         ).complete = shtab.FILE
     option(
+        "--module",
+        metavar="FILE",
+        help="a Python file that defines layers or functions of the models; its code is run, so give only a file "
+        "that you trust",
+    ).complete = shtab.FILE
+    option(
         "--preprocessing",
         metavar="MODE",
         help="what the models expect of grey values: none, tf, torch, caffe, unit (default: detected)",
@@ -129,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     from cxr.core.params import DriftParams, read_overrides
 
     values = {key: value for key, value in vars(arguments).items() if key in DriftParams.model_fields}
-    settings = DriftParams.check({**values, **read_overrides(arguments.set)}, where="cxr drift")
+    settings = DriftParams.check(read_overrides(arguments.set, DriftParams, values), where="cxr drift")
     from cxr.pair import command  # loads MLflow, which takes seconds: only after the parameters are checked
 
     return command.run(settings, out=arguments.out, figure=arguments.figure, tracking_uri=arguments.tracking_uri)

@@ -9,6 +9,8 @@ Modules of commands import other packages inside `run`, so that `cxr --help` ans
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import sys
 import warnings
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from cxr.cli import check, completion, drift, models, params, plan, study, ui
-from cxr.core.errors import InputError
+from cxr.core.errors import InputError, first_line, on_one_line
 
 _OVERVIEW = """\
 Does the visual evidence behind a chest X-ray classifier change under
@@ -51,10 +53,15 @@ docs/tutorial.md leads from a folder of images to a report."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process'), and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not have every letter
     arguments = parser().parse_args(argv)
     format_before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"cxr: error: {error}", file=sys.stderr)
         return 2
@@ -62,10 +69,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("cxr: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of the output stopped, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 1
+    except UnicodeEncodeError as error:
+        print(
+            f"cxr: error: this system's names of files cannot have {on_one_line(ascii(error.object))}: set the "
+            "environment variable PYTHONUTF8=1, or a locale of UTF-8",
+            file=sys.stderr,
+        )
+        return 2
+    except OSError as error:
+        print(f"cxr: error: {_of_the_system(error)}", file=sys.stderr)
+        return 2
     finally:
         warnings.formatwarning = format_before
+        _end_output()
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system refused, on one line, and what to do."""
+    said = error.strerror or first_line(error)
+    what = on_one_line(error.filename) if error.filename else "the output"
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return f"{what}: cannot be written ({said}): make room on the disk, and run the same command again"
+    if not error.filename:
+        return f"{type(error).__name__}: {said}: see that disks and network answer, and run the same command again"
+    return (
+        f"{what}: cannot be read or written ({said}): correct its place or its permissions (--out: another folder)"
+    )
+
+
+def _end_output() -> None:
+    """Write what is left of the output; nowhere if that fails, or Python complains at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # no file, in a test
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:

@@ -48,7 +48,7 @@ def add_set(parser: argparse.ArgumentParser, whose: str = "the file's") -> None:
         nargs="+",
         action="extend",
         default=[],
-        help=f"override {whose} parameters, written as in a parameter file: --set seed=[0] image_size=96",
+        help=f"override {whose} parameters, each value as it is, lists in brackets: --set name=mine seed=[0,1]",
     )
 
 

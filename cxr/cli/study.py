@@ -20,8 +20,9 @@ Train, attribute, score and compare, for every architecture, seed and method of
 the parameter file. Each step is one notebook and one MLflow run. Running the
 same command again skips the steps that are done.""",
         """\
---set overrides parameters of the file. Write them as in the file; `cxr params`
-lists them. Quote what the shell would read: brackets, braces, spaces.
+--set overrides parameters of the file; `cxr params` lists them. A value is taken
+as you type it; lists stand in brackets, mappings in braces. Quote what the shell
+would read: brackets, braces, spaces.
   --set data=/data/my-xrays name=mine    one value each, as many as you like
   --set seed=0 method=layercam           one value stands for a list of one
   --set 'seed=[0,1,2]'                   a list: another axis of the grid
@@ -66,11 +67,9 @@ examples:
 def run(arguments: argparse.Namespace) -> int:
     from cxr.core.params import StudyParams, read_overrides
 
-    overrides = read_overrides(arguments.set)
-    if arguments.jobs is not None:
-        overrides["jobs"] = arguments.jobs
-    if arguments.plan is not None:
-        overrides["plan"] = arguments.plan
+    options = {"jobs": arguments.jobs, "plan": arguments.plan}
+    given = {key: value for key, value in options.items() if value is not None}
+    overrides = read_overrides(arguments.set, StudyParams, given)
     params = StudyParams.read(arguments.params, overrides)
     from cxr.study import runner  # loads MLflow, which takes seconds: only after the parameters are checked
 

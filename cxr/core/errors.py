@@ -16,7 +16,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str, *, items: Iterable[Any] = ()) -> None:
-        super().__init__(message)
+        super().__init__(_printable(message))  # names from data may hold line breaks
         self.items = [str(item) for item in items]
         self._shown = False
 
@@ -40,7 +40,7 @@ def first_line(error: BaseException, most: int = 300) -> str:
 
 def some(items: Iterable[Any]) -> str:
     """The first SHOWN items, and the number of the others."""
-    items = [_line(str(item)) for item in items]
+    items = [on_one_line(item) for item in items]
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return ", ".join(items[:SHOWN]) + more
 
@@ -52,7 +52,11 @@ def close_to(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     return list(dict.fromkeys([*similar, *(other for other in known if words <= set(other.split("_")))]))[:n]
 
 
-def _line(text: str, most: int = 300) -> str:
-    """A text on one line, shortened; names of files may hold line breaks."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def on_one_line(text: Any, most: int = 300) -> str:
+    """A text on one line, without its middle if it is longer than `most` characters."""
+    text = _printable(str(text))
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import atexit
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from cxr.core.errors import InputError
 from cxr.core.files import from_here, parse
@@ -48,11 +53,9 @@ def parameters_of(path: Path) -> dict[str, Any]:
     values = {}
     try:
         for statement in parse("".join(tagged[0]["source"])).body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                values[statement.targets[0].id] = ast.literal_eval(statement.value)
-            elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                values[statement.target.id] = ast.literal_eval(statement.value)
-    except (SyntaxError, ValueError, TypeError):
+            for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
+                values[target.id] = ast.literal_eval(statement.value)
+    except (SyntaxError, ValueError, TypeError, AttributeError):
         raise InputError(f"{path}: the parameters cell may hold only `name = literal` lines") from None
     return values
 
@@ -64,9 +67,17 @@ def command(
 
     `overrides` replace parameters of the file.
     """
-    words = [*_papermill(), from_here(notebook), from_here(executed)]
+    words = [*_papermill(), _argument(notebook), _argument(executed)]
     words += ["-k", "python3", "--log-output", "--no-progress-bar", "-f", str(params_file)]
-    return [*words, "-y", json.dumps(overrides)] if overrides else words  # JSON is YAML
+    # not JSON, whose pairs of surrogates YAML reads as two characters
+    text = yaml.safe_dump(dict(overrides or {}), default_flow_style=True, width=10**9, sort_keys=False).strip()
+    return [*words, "-y", text] if overrides else words
+
+
+def _argument(path: Path) -> str:
+    """A path as papermill takes it: it puts parameters in place of braces, and reads `-x` as an option."""
+    text = from_here(path).replace("{", "{{").replace("}", "}}")
+    return f"./{text}" if text.startswith("-") else text
 
 
 def _papermill() -> list[str]:
@@ -78,10 +89,16 @@ def _papermill() -> list[str]:
 
 
 def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
-    """Start papermill; read its output as text from `stdout`. `environment` is added to that of this process."""
+    """Start papermill; read its output as text from `stdout`. `environment` is added to that of this process.
+
+    The notebook's kernel is this Python, whatever kernels named `python3` this machine has; the notebook checks it
+    (`check_kernel`).
+    """
+    paths = [str(_kernels()), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    own = {"JUPYTER_PATH": os.pathsep.join(paths), _PARENT: _this_python(), "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
         words,
-        env={**os.environ, **ENVIRONMENT, **environment, "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, **ENVIRONMENT, **environment, **own},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -89,6 +106,37 @@ def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
         errors="replace",
         start_new_session=True,  # the caller passes Ctrl-C on
     )
+
+
+_PARENT = "CXR_PARENT"  # environment variable: `_this_python` of the process that started papermill
+
+
+@functools.cache
+def _kernels() -> Path:
+    """A folder that Jupyter searches first, with the one kernel `python3`; deleted when this process exits."""
+    folder = Path(tempfile.mkdtemp(prefix="cxr-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": words, "display_name": "Python 3 (ipykernel)", "language": "python"}
+    (folder / "kernels" / "python3").mkdir(parents=True)
+    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    return folder
+
+
+def _this_python() -> str:
+    """The environment of this process, and the folder of this package."""
+    return os.pathsep.join([os.path.realpath(sys.prefix), str(Path(__file__).resolve().parents[1])])
+
+
+def check_kernel() -> None:
+    """Raise InputError where this is the kernel of a notebook that another environment or checkout has started."""
+    parent = os.environ.get(_PARENT)
+    if parent not in (None, _this_python()):
+        raise InputError(
+            f"this kernel has another Python or another copy of cxr ({_this_python()}) than the command that "
+            f"started the notebook ({parent}): remove the Jupyter kernel 'python3' that leads here "
+            "(`jupyter kernelspec list`), and see that PYTHONPATH names no other copy"
+        )
 
 
 def error_of(notebook: Path) -> tuple[str, str] | None:

@@ -4,35 +4,39 @@ A study file (`params/*.yaml`) is a flat mapping. It lists the three axes of the
 `method`. A notebook runs one cell of the grid and takes one value of each. So the same file also drives one
 notebook: `papermill 1_train.ipynb out.ipynb -f FILE -p architecture ResNet50V2 -p seed 0`. A notebook of a study
 takes all keys of a study, and reads its own. Keys that nobody reads are refused.
+
+All values pass `Params.check`, wherever they come from: a file (`read_yaml`), the command line (`read_overrides`),
+or the cells of a notebook (`Params.from_notebook`).
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from cxr.core import architectures, methods
-from cxr.core.errors import InputError, close_to
-from cxr.core.files import require_regular
+from cxr.core import architectures, methods, yaml_values
+from cxr.core.errors import InputError, close_to, on_one_line
+from cxr.core.files import parse
 
 Architecture = Annotated[str, AfterValidator(architectures.check)]
 Method = Literal[*methods.METHODS]
@@ -72,7 +76,7 @@ Methods = Annotated[list[Method], Field(min_length=1), AfterValidator(_once)]
 class Params(BaseModel):
     """Base of all parameter models: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     filters: ClassVar[frozenset[str]] = frozenset()
     """Parameters that only choose which finished run is read. They are not part of a fingerprint."""
@@ -115,7 +119,7 @@ class Params(BaseModel):
         are forgotten as soon as a parameters cell was run again.
         """
         names: dict[str, None] = {}
-        refused: dict[str, None] = {}
+        refused: dict[str, str] = {}
         by_papermill = False
         sources = [source.lstrip() for source in namespace.get("In", [])]
         for number, source in enumerate(sources):
@@ -126,8 +130,10 @@ class Params(BaseModel):
             else:
                 refused = {}
             allowed = cls.known() if by_papermill else cls.model_fields
-            for name in _assigned(source):
-                (names if name in allowed else refused)[name] = None
+            assigned, others = _statements(source)
+            names |= {name: None for name in assigned if name in allowed}
+            refused |= {name: cls._not_here(name) for name in assigned if name not in allowed}
+            refused |= {other: f"write `name = value` in the parameters cell, got `{other}`" for other in others}
         if not names and not refused:
             raise InputError(
                 "no parameters found: run the notebook's parameters cell first; its first line has to start with "
@@ -135,7 +141,7 @@ class Params(BaseModel):
             )
         where = "notebook parameters"
         if refused:
-            raise InputError(f"{where}: " + "; ".join(cls._not_here(name) for name in refused))
+            raise InputError(f"{where}: " + "; ".join(refused.values()))
         settings = cls.check({name: namespace[name] for name in names}, where=where)
         unread = [name for name in names if name not in cls.model_fields]
         if unread and "CXR_WORKER" not in os.environ:  # in a study, another notebook reads them
@@ -164,27 +170,67 @@ class Params(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _one_as_list(cls, value: Any, info: ValidationInfo) -> Any:
-        listed = get_origin(cls.model_fields[info.field_name].annotation) is list
+    def _meant(cls, value: Any, info: ValidationInfo) -> Any:
+        """One value stands for a list. What pydantic would take for something else than is meant is refused."""
+        annotation = cls.model_fields[info.field_name].annotation
+        kinds = _kinds(annotation)
+        for part in _parts(value):
+            if isinstance(part, bool) and bool not in kinds and kinds & {int, float}:
+                raise ValueError(f"a number is wanted, got {part}")
+            if isinstance(part, str) and not _is_text(part):
+                raise ValueError(f"a text that no file and no store can hold, got {on_one_line(part)!r}: mend it")
+        if get_origin(annotation) is not list:
+            return value
+        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+            raise ValueError(f"a list is wanted, got the text {value!r} (papermill: give lists with -y)")
         single = isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
-        return [value] if listed and single else value
+        return [value] if single else value
 
 
-def _assigned(source: str) -> list[str]:
-    """The names that a cell assigns at its top level; those inside a comprehension are no parameters."""
-    targets = []
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Assign):
-            targets += statement.targets
-        elif isinstance(statement, ast.AnnAssign):
-            targets.append(statement.target)
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+@functools.cache
+def _kinds(annotation: Any) -> frozenset[Any]:
+    """The types within an annotation: {str, float} of dict[str, list[float]]."""
+    inner = () if get_origin(annotation) is Literal else get_args(annotation)
+    return frozenset({annotation}).union(*(_kinds(part) for part in inner if not hasattr(part, "metadata")))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """A value, and all that is in its lists and mappings."""
+    yield value
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
+
+
+def _is_text(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def _statements(source: str) -> tuple[list[str], list[str]]:
+    """The names that a cell assigns at its top level, and its other statements; those of a cell that could not run
+    are none."""
+    try:
+        body = parse(source).body
+    except (SyntaxError, ValueError):
+        return [], []
+    names, others = [], []
+    for statement in body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        is_plain = isinstance(statement, ast.Assign) or (isinstance(statement, ast.AnnAssign) and statement.value)
+        if is_plain and all(isinstance(target, ast.Name) for target in targets):
+            names += [target.id for target in targets]
+        elif not isinstance(statement, ast.Expr | ast.Pass):
+            others.append(on_one_line(ast.unparse(statement), 60))
+    return names, others
 
 
 def _explain(item: Mapping[str, Any]) -> str:
-    name = ".".join(str(part) for part in item["loc"]) or "parameters"
+    name = ".".join(on_one_line(part, 60) for part in item["loc"]) or "parameters"
     if item["type"] == "value_error":
-        return f"{name}: {item['ctx']['error']}" if item["loc"] else str(item["ctx"]["error"])
+        said = on_one_line(item["ctx"]["error"], 1000)
+        return f"{name}: {said}" if item["loc"] else said
     got = item["input"]
     if isinstance(got, list) and name in ("architecture", "seed", "method"):
         return (
@@ -192,8 +238,14 @@ def _explain(item: Mapping[str, Any]) -> str:
             if got
             else f"{name}: the list is empty"
         )
-    hint = f": write a list as [{got}]" if isinstance(got, str) and "," in got and "." in name else ""
-    return f"{name}: {item['msg'].removeprefix('Input ')}, got {got!r}{hint}"
+    hint = ""
+    if isinstance(got, str) and "," in got and "." in name:
+        hint = f": write a list as [{on_one_line(got)}]"
+    elif item["type"] in ("string_type", "literal_error") and isinstance(got, bool | int | float):
+        hint = f": put it in quotes (papermill: -r {name} VALUE)"
+    elif item["type"] == "string_type" and got is None:
+        hint = ": write '' for an empty text"
+    return f"{name}: {item['msg'].removeprefix('Input ')}, got {on_one_line(repr(got))}{hint}"
 
 
 class DataParams(Params):
@@ -364,7 +416,9 @@ class _TrainFields(Params):
     batchnorm: Literal["inference", "training"] = Field(
         "inference", description="mode of BatchNorm layers in fine-tuning: keep their statistics, or train them"
     )
-    deterministic: bool = Field(True, description="same bits in every run on one machine; slower on GPUs")
+    deterministic: bool = Field(
+        True, description="same bits in every run on one machine with as many threads; slower on GPUs"
+    )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="number format of the backbone in training; weights and checkpoints stay float32"
     )
@@ -562,6 +616,9 @@ class DriftParams(DataParams, _ScoreFields):
     model_b: str = Field("", description="model after (B)")
     like_a: list[str] = Field([], description="models like A, trained again with other seeds")
     like_b: list[str] = Field([], description="models like B, trained again with other seeds")
+    module: str = Field(
+        "", description="Python file that defines layers or functions of the models; its code is run; empty: none"
+    )
     use_split: Literal["", "train", "val", "test"] = Field(
         "", description="only images of this split (given by the data, or made as in a study); empty: all"
     )
@@ -615,15 +672,12 @@ NOTEBOOKS: dict[str, type[Params]] = {
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A flat YAML mapping as a dict. Raises InputError if it cannot be read or is something else."""
+    """A YAML mapping as a dict, by `cxr.core.yaml_values`. Raises InputError if there is none."""
     path = Path(path)
     try:
-        require_regular(path, most=2**20)
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml_values.read_file(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot read the parameter file ({error.strerror}){_meant(path)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file: {error}") from None
+        raise InputError(f"{path}: cannot read the parameter file ({error.strerror}){_similar(path)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -631,22 +685,50 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _meant(path: Path) -> str:
+def _similar(path: Path) -> str:
     """A hint at a parameter file with a similar name, in the same folder or in `params`."""
     near = {other.name: other for folder in ("params", ".") for other in (path.parent / folder).glob("*.y*ml")}
     close = difflib.get_close_matches(path.name, near, n=1)
     return f": did you mean {near[close[0]]}?" if close and not path.exists() else ""
 
 
-def read_overrides(assignments: list[str]) -> dict[str, Any]:
-    """The `key=value` strings of `--set` as a dict; values are read as YAML. Raises InputError."""
-    overrides: dict[str, Any] = {}
+def read_overrides(
+    assignments: Sequence[str], model: type[Params] = StudyParams, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The `key=value` strings of `--set` as a dict, with the values of other options of the command line.
+
+    A value is what was typed, up to its last character: text stays text (`yes`, `*`, `a #b`, `2024-01-01`), and
+    becomes a number, or true or false, only where the parameter is one. YAML is read only where the parameter is a
+    mapping, and for a list in brackets. A single value stands for a list.
+
+    Args:
+        model: whose parameters are set. Names and limits are left to `Params.check`.
+        options: values of parameters that have an option of their own.
+
+    Raises:
+        InputError: a string is no `key=value`, a key is given twice, or a list or mapping is not YAML.
+    """
+    overrides = dict(options or {})
     for assignment in assignments:
         key, separator, value = assignment.partition("=")
+        key = key.strip()
         if not separator or not key:
             raise InputError(f"--set {assignment}: expected key=value")
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {assignment}: the value is not YAML: {error}") from None
+        if key in overrides:
+            raise InputError(f"--set {assignment}: '{key}' is given twice: leave one out")
+        field = model.model_fields.get(key)
+        overrides[key] = value if field is None else _typed(value, field.annotation, f"--set {assignment}")
     return overrides
+
+
+def _typed(text: str, annotation: Any, where: str) -> Any:
+    """A text of the command line as a value of this type; as it is if it cannot be one."""
+    origin = get_origin(annotation)
+    if origin is dict or (origin is list and text.lstrip().startswith("[")):
+        return yaml_values.parse(text, where=where, what="the value is not YAML")
+    if _is_text(text) and len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        raise InputError(f"{where}: the quotes would be part of the value: leave them out")
+    try:
+        return TypeAdapter(get_args(annotation)[0] if origin is list else annotation).validate_python(text)
+    except ValidationError:
+        return text

@@ -41,6 +41,11 @@ MEANING = {
 _NAMES = ("architecture", "network", "method", "metric", "model", "question", "answer")
 
 
+def percent(share: float) -> str:
+    """A share in percent, with all of its digits: 0.95 is "95%", 0.995 is "99.5%"."""
+    return f"{100 * share:.6g}%"
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table of results as text for people.
 

@@ -133,7 +133,9 @@ def rows(summaries: Mapping[str, Mapping[str, float]], *, level: float) -> pd.Da
     return pd.DataFrame(
         {
             "method": [LABELS[method] for method in found["method"]],
-            f"overlap\n[{level:.0%} interval]": tables.numbers(found, "overlap_median", interval="overlap"),
+            f"overlap\n[{tables.percent(level)} interval]": tables.numbers(
+                found, "overlap_median", interval="overlap"
+            ),
             **{
                 shown: tables.numbers(found, f"overlap_{name}_median")
                 for shown, name in levels.items()

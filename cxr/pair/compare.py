@@ -42,6 +42,7 @@ def start(settings: DriftParams, manifest: pd.DataFrame) -> tracking.Run:
         inputs={
             "manifest": data_manifest.manifest_hash(manifest),
             **{f"model_{name}": value for name, value in hashes.items()},
+            **({"module": models.sha256(settings.module)} if settings.module else {}),
         },
         params={
             "architecture": models.label(files),

@@ -6,22 +6,28 @@ B2, B3, ... from B. The files are checked without TensorFlow, which takes second
 
 from __future__ import annotations
 
+import importlib.util
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError
+from cxr.core import architectures
+from cxr.core.errors import InputError, on_one_line
 from cxr.core.files import require_regular, sha256_file
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
 
 if TYPE_CHECKING:
     import keras
+_REBUILD = (
+    "build the same model with the Keras installed here, copy the weights (`new.set_weights(old.get_weights())`, "
+    "old loaded with the Keras that saved it: tf_keras for Keras 2), and save it with `new.save('name.keras')`"
+)
 CHECKPOINTS = {"A": "before", "B": "after"}
 """What each model is called in columns and metrics."""
 
@@ -56,9 +62,13 @@ def files(settings: DriftParams) -> dict[str, str]:
     """The models' files by the models' names: A, B, then A2, A3, ... (`like_a`) and B2, B3, ... (`like_b`).
 
     Raises:
-        InputError: a file is missing, or it is not a whole Keras model. What shows only when a model is loaded is
-            left to `load`.
+        InputError: a file is missing, or it is not a whole Keras model, or `module` is no Python file. What shows
+            only when a model is loaded is left to `load`.
     """
+    if settings.module and not (settings.module.endswith(".py") and Path(settings.module).expanduser().is_file()):
+        raise InputError(
+            f"module: {settings.module} is no Python file: give the .py file that defines your layers"
+        )
     found = {"A": settings.model_a, "B": settings.model_b}
     for name, others in (("A", settings.like_a), ("B", settings.like_b)):
         found |= {f"{name}{number}": path for number, path in enumerate(others, start=2)}
@@ -77,10 +87,7 @@ def _check_file(name: str, path: str) -> None:
         raise InputError(f"{which} does not exist: {whole}")
     if file.is_dir():
         if (file / "saved_model.pb").exists():
-            raise InputError(
-                f"{which} is a SavedModel folder, which Keras 3 does not load: load it with the Keras that saved "
-                "it (tf_keras for Keras 2), and save it as a .h5 file"
-            )
+            raise InputError(f"{which} is a SavedModel folder, which Keras 3 does not load: {_REBUILD}")
         raise InputError(f"{which} is a folder: {whole}")
     try:
         require_regular(file)
@@ -127,6 +134,26 @@ def sha256(path: str) -> str:
     return sha256_file(Path(path).expanduser())
 
 
+def use_module(module: str) -> dict[str, Any]:
+    """Run a Python file of the user's. Keras then knows its classes and functions, also unregistered ones.
+
+    Returns: these classes and functions, by name. Raises InputError if the file cannot be run.
+    """
+    import keras
+
+    file = Path(module).expanduser().absolute()
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    found = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(found)
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"module: {module} cannot be run: {architectures.failure(error, file)}") from None
+    own = {name: value for name, value in vars(found).items() if getattr(value, "__module__", "") == file.stem}
+    own = {name: value for name, value in own.items() if callable(value)}
+    keras.saving.get_custom_objects().update(own)
+    return own
+
+
 def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image_size: int = 0) -> Model:
     """Load one model and adapt it (`cxr.models.foreign.adapt`). Python code inside the file is never run.
 
@@ -159,10 +186,16 @@ def load(name: str, path: str, *, layer: str, preprocessing: str = "auto", image
 
 
 def load_all(settings: DriftParams) -> dict[str, Model]:
-    """Load all models that the settings name: A, B, A2, ..., B2, ... Raises InputError as `files` and `load`."""
+    """Load all models that the settings name: A, B, A2, ..., B2, ... Runs the file `module` first.
+
+    Raises InputError as `files`, `use_module` and `load`.
+    """
+    paths = files(settings)
     layers = {"A": settings.target_layer, "B": settings.target_layer_b or settings.target_layer}
     options = {"preprocessing": settings.preprocessing, "image_size": settings.image_size}
-    return {name: load(name, path, layer=layers[name[0]], **options) for name, path in files(settings).items()}
+    if settings.module:
+        use_module(settings.module)
+    return {name: load(name, path, layer=layers[name[0]], **options) for name, path in paths.items()}
 
 
 def common_size(models: Mapping[str, Model]) -> int:
@@ -180,10 +213,11 @@ def _why(error: Exception) -> str:
         )
     if "Could not locate class" in text or "custom object" in text or "Unknown layer" in text:
         return (
-            f"a layer or function that Keras does not know ({text[:160]}…): register it in a module with "
-            "`keras.saving.register_keras_serializable`, or replace it by layers of Keras"
+            f"a layer or function that Keras does not know ({on_one_line(text, 240)}): give the Python file that "
+            "defines it with --module FILE.py (`module` in a notebook or script), which runs this file; or "
+            "replace it by layers of Keras"
         )
-    return text[:300]
+    return f"{on_one_line(text, 600)}. If another version of Keras saved it: {_REBUILD}"
 
 
 def describe(models: Mapping[str, Model]) -> pd.DataFrame:

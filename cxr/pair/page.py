@@ -90,7 +90,7 @@ def html(
     for method, summary in summaries.items():
         mark = "" if checks[method] == "yes" else f" ({tables.MEANING[checks[method]]})"
         shown = tables.readable(result.overview(summary)).rename(
-            columns={"value": f"median [{settings.level:.0%}]"}
+            columns={"value": f"median [{tables.percent(settings.level)}]"}
         )
         parts.append(_details(f"All metrics, {LABELS[method]}{mark}", _table(shown)))
     return (

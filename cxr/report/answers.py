@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.attribution.maps import MapSet
+from cxr.core.tables import percent
 from cxr.metrics.similarity import compare_maps
 from cxr.report import comparison
 from cxr.report.comparison import CELL, LOCATED
@@ -265,7 +266,7 @@ def sentence(found: Answers) -> str:
         other = (known["p_holm"] < 1 - found.level) & (known["difference"] > 0)
         text += (
             f"That changed answers come with less overlap is shown in {shown.sum()} of {len(known)} cells, the "
-            f"opposite in {other.sum()} (tests at {1 - found.level:.0%}, Holm over cells)."
+            f"opposite in {other.sum()} (tests at {percent(1 - found.level)}, Holm over cells)."
         )
     above, below = (rows["spearman_ci_low"] > 0).sum(), (rows["spearman_ci_high"] < 0).sum()
     return (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cxr.core.tables import percent
 from cxr.metrics.consistency import consistency
 from cxr.metrics.map_grids import is_empty
 from cxr.report.comparison import CELL, LOCATED
@@ -235,7 +236,7 @@ def sentence(found: Consistencies) -> str:
     up, down = ((sure & (rows["change"] * sign > 0)).sum() for sign in (1, -1))
     text = (
         f"From before to after fine-tuning, consistency rises in {up} of {len(rows)} cells and falls in {down} "
-        f"(tests at {1 - found.level:.0%}, Holm over cells); it changes by {rows['change'].min():+.2f} to "
+        f"(tests at {percent(1 - found.level)}, Holm over cells); it changes by {rows['change'].min():+.2f} to "
         f"{rows['change'].max():+.2f}."
     )
     if found.falls.empty:

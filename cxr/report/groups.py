@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cxr.core import markdown
 from cxr.core.methods import LABELS
 from cxr.data import groups as data_groups
 from cxr.metrics import baselines, classification
@@ -352,8 +353,8 @@ def sentence(found: Groups) -> str:
     low, high = (large.at[widest[end], "value"] for end in ("idxmin", "idxmax"))
     what = _what(column.removesuffix("_median"))
     text = (
-        f"The widest range is that of {name} in {architecture} under {LABELS[method]}: {what} from "
-        f"{widest['min']:.2f} ({low}) to {widest['max']:.2f} ({high}). "
+        f"The widest range is that of {markdown.plain(name)} in {architecture} under {LABELS[method]}: {what} "
+        f"from {widest['min']:.2f} ({markdown.plain(low)}) to {widest['max']:.2f} ({markdown.plain(high)}). "
     )
     sure = tested[tested["p_holm"] < 1 - found.level]
     text += f"{len(sure)} of {len(tested)} tests find that a group differs from the other images (Holm over all)"
@@ -372,5 +373,5 @@ def _what(measure: str) -> str:
 
 
 def _name(group: str, value: str) -> str:
-    """A group in a sentence; classes speak for themselves."""
-    return value if group == "label" else f"{group} {value}"
+    """A group in a sentence, in Markdown; classes speak for themselves."""
+    return markdown.plain(value if group == "label" else f"{group} {value}")

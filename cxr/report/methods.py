@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cxr.core import architectures
+from cxr.core.markdown import code
 from cxr.core.methods import SCORE_LABELS
+from cxr.core.tables import percent
 from cxr.metrics.metric_table import METRICS
 from cxr.report import verdicts
 
@@ -21,7 +23,17 @@ _WEIGHTS = {
     "source": "pretrained on this project's procedural source task of textures and shapes",
     "none": "random: the maps mean nothing",
 }
-_SCORED = {"correct": "the test images that both checkpoints classify correctly", "all": "all test images"}
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def _scored(settings: Mapping[str, str]) -> str:
+    """Which images are scored, in words. `settings`: of an attribute run: attribute_split, images."""
+    split = f"{_SPLITS[settings['attribute_split']]} images"
+    return (
+        f"the {split} that both checkpoints classify correctly"
+        if settings["images"] == "correct"
+        else f"all {split}"
+    )
 
 
 def covered(study: Study, *, url: str) -> str:
@@ -37,9 +49,9 @@ def covered(study: Study, *, url: str) -> str:
         vary_split=study.training_params.get("vary_split") == "True",
     )
     return (
-        f"**Covered:** {', '.join(counts)}, at `{one['target_layer']}` (grids "
-        f"{', '.join(sorted(set(runs['grid'])))}), on {_SCORED[one['images']]} ({one['image_size']} px); weights "
-        f"before transfer: `{one['weights']}`. [This comparison in MLflow]({url}).\n\n{holds}"
+        f"**Covered:** {', '.join(counts)}, at {code(one['target_layer'])} (grids "
+        f"{', '.join(sorted(set(runs['grid'])))}), on {_scored(study.attribution)} ({one['image_size']} px); "
+        f"weights before transfer: {code(one['weights'])}. [This comparison in MLflow]({url}).\n\n{holds}"
     )
 
 
@@ -48,7 +60,7 @@ def of_study(study: Study, settings: CompareParams) -> str:
     names = ["tensorflow", "keras", "tf-keras-vis", "numpy", "scipy", "cxr"]
     return methods_text(
         [run.params for run in study.training_runs.values()],
-        study.params,
+        {**study.params, **study.attribution},
         compare=settings.model_dump(),
         counts=study.splits(),
         versions=study.score_runs[0].versions(names),
@@ -58,7 +70,7 @@ def of_study(study: Study, settings: CompareParams) -> str:
 def _networks(names: list[str], weights: str, dropout: str) -> str:
     """Names of the networks, with their weights and heads; a user's function may bring its own."""
     ours = [name for name in names if not architectures.is_entry_point(name)]
-    theirs = [f"`{name}`" for name in names if architectures.is_entry_point(name)]
+    theirs = [code(name) for name in names if architectures.is_entry_point(name)]
     head = f"a new head (global average pooling, dropout {dropout}, softmax)"
     parts = [f"{', '.join(ours)}, weights {weights}, {head}"] if ours else []
     if theirs:
@@ -78,13 +90,13 @@ def methods_text(
 
     Args:
         train: parameters of the train runs.
-        score: parameters of one score run.
+        score: parameters of one score run, and settings of its attribute run (`attribute_split` and more).
         compare: settings of the comparison (`cxr.core.params.CompareParams`).
         counts: images and patients of each split: columns split, images, patients.
         versions: of tensorflow, keras, tf-keras-vis and cxr.
     """
     counted = ", ".join(f"{row.split} {row.images} ({row.patients} patients)" for row in counts.itertuples())
-    one = train[0]
+    one, n_seeds = train[0], len({run["seed"] for run in train})
     varies = one.get("vary_split") == "True"
     whose = f" in the training with seed {one['seed']}" if varies else ""
     splits = (
@@ -93,13 +105,16 @@ def methods_text(
         if varies
         else "All trainings have the same splits."
     )
+    made = "stratified by class and grouped by patient"
+    if one["data"] != "phantom" and one.get("given_splits", "honour") == "honour":
+        made = f"those that the data give, or else {made}"
     paragraphs = {
-        "Data": f"{_images(one)}; {one['image_size']} px, grey, resized to a square. Splits are stratified by "
-        f"class and grouped by patient: {counted}{whose}. {splits}",
+        "Data": f"{_images(one)}; {one['image_size']} px, grey, resized to a square. Splits are {made}: "
+        f"{counted}{whose}. {splits}",
         "Networks": _training(train),
         "Attribution": _attribution(score),
-        "Drift": _drift(one, score, compare),
-        "Inference": _inference(compare, n_seeds=len({run["seed"] for run in train}), varies=varies),
+        "Drift": _drift(one, score, compare, n_seeds=n_seeds),
+        "Inference": _inference(compare, n_seeds=n_seeds, varies=varies),
         "Software": ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     }
     return "\n\n".join(f"**{title}.** {text}" for title, text in paragraphs.items())
@@ -107,7 +122,7 @@ def methods_text(
 
 def _images(train: Mapping[str, str]) -> str:
     if train["data"] != "phantom":
-        return f"images of `{train['data']}`"
+        return f"images of {code(train['data'])}{_left_out(train)}"
     text = (
         f"{train['phantom_images']} procedurally drawn radiographs (seed {train['phantom_seed']}, lesion contrast "
         f"{train['lesion_contrast']}); nothing in them is measured from patients"
@@ -120,29 +135,61 @@ def _images(train: Mapping[str, str]) -> str:
     return text
 
 
+def _left_out(train: Mapping[str, str]) -> str:
+    """What the parameters leave out of the data, or join."""
+    parts = []
+    if train.get("label_map", "{}") != "{}":
+        parts.append("labels are mapped to classes, and others left out")
+    if train.get("multi_label", "refuse") != "refuse":
+        several = {"single": "left out", "first_of_priority": "of the first class in the order of the map"}
+        parts.append(f"images with several classes are {several[train['multi_label']]}")
+    if train.get("max_images_per_class", "0") != "0":
+        parts.append(f"at most {train['max_images_per_class']} images of each class")
+    if train.get("on_bad_image", "stop") == "skip":
+        parts.append("files that cannot be decoded are left out")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
 def _training(train: Sequence[Mapping[str, str]]) -> str:
     one = train[0]
     seeds = sorted({run["seed"] for run in train}, key=int)
     names = list(dict.fromkeys(run["architecture"] for run in train))
-    weights = _WEIGHTS.get(one["weights"], f"from `{one['weights']}`")
-    trained = f"all up to `{one['fine_tune_from']}` frozen" if one["fine_tune_from"] else "every layer trainable"
+    weights = _WEIGHTS.get(one["weights"], f"from {code(one['weights'])}")
+    trained = (
+        f"all up to {code(one['fine_tune_from'])} frozen" if one["fine_tune_from"] else "every layer trainable"
+    )
     norm = "in inference mode" if one["batchnorm"] == "inference" else "with the statistics of the batches"
     return (
         f"{_networks(names, weights, one['dropout'])}. Stage 1 (transfer) trains the head on the frozen backbone, "
         f"for at most {one['transfer_epochs']} epochs at a learning rate of {one['transfer_learning_rate']} "
         f"({one['optimizer']}, patience {one['transfer_patience']}). Stage 2 (fine-tuning) continues from it for "
         f"at most {one['fine_tune_epochs']} epochs at {one['fine_tune_learning_rate']}, with {trained} and "
-        f"BatchNorm {norm}. Batches of {one['batch_size']}, augmentation {one['augmentation']}; each stage keeps "
-        f"the epoch with the lowest validation loss. Training seeds: {', '.join(seeds)}."
+        f"BatchNorm {norm}. Batches of {one['batch_size']}, augmentation {one['augmentation']}{_options(one)}; "
+        f"each stage keeps the epoch with the lowest validation loss. Training seeds: {', '.join(seeds)}."
     )
 
 
+def _options(train: Mapping[str, str]) -> str:
+    """Options of training that differ from what is usual."""
+    parts = []
+    if train.get("class_weights") == "True":
+        parts.append("classes weighted in the loss by the inverse of their number of images")
+    if train.get("precision", "float32") != "float32":
+        parts.append(f"the backbone in {train['precision']}")
+    if train.get("xla") == "True":
+        parts.append("compiled with XLA")
+    if train.get("deterministic") == "False":
+        parts.append("without deterministic operations")
+    if int(train.get("devices", "0")) > 1:
+        parts.append(f"batches shared by {train['devices']} devices")
+    return "".join(f", {part}" for part in parts)
+
+
 def _attribution(score: Mapping[str, str]) -> str:
-    chosen = "that both checkpoints classify correctly" if score["images"] == "correct" else "(all of them)"
     explained = "true class" if score["explain"] == "true" else "class that the checkpoint after predicts"
     return (
-        f"Maps explain the {SCORE_LABELS[score['score']]} of the {explained} at `{score['target_layer']}`, of "
-        f"both checkpoints, on the test images {chosen}. Raw maps are scaled to [0, 1], enlarged bilinearly to "
+        f"Maps explain the {SCORE_LABELS[score['score']]} of the {explained} at {code(score['target_layer'])}, "
+        f"of both checkpoints, on {_scored(score)}. Raw maps are scaled to [0, 1], enlarged bilinearly to "
         "the image's size and compared there. A map without any range (above all, a map of zeros) is empty: it "
         "is counted, never scored."
     )
@@ -153,8 +200,21 @@ def _set(compare: Mapping[str, object]) -> str:
     return "declared in the frozen plan" if compare.get("plan") else "set in the parameter file"
 
 
-def _drift(train: Mapping[str, str], score: Mapping[str, str], compare: Mapping[str, object]) -> str:
+def _drift(
+    train: Mapping[str, str], score: Mapping[str, str], compare: Mapping[str, object], *, n_seeds: int
+) -> str:
     metric = str(compare["primary_metric"])
+    baselines = [
+        "*chance* (the map after is moved by a random translation on the torus)",
+        "*two patients* (the map before against the map after of another patient's image of the same class: what "
+        f"anatomy alone gives; {score['baseline_draws']} draws an image)",
+    ]
+    if int(train["extra_heads"]) and train["augmentation"] == "none":
+        baselines.append(
+            f"*two heads* (transfer heads on the same features that differ by seed; {train['extra_heads']} each)"
+        )
+    if n_seeds > 1:
+        baselines.append("*two seeds* (fine-tuned checkpoints of two training seeds)")
     matched_null = (
         " *As many epochs again* is the matched null: the checkpoint after against the same one, trained on for "
         "as many epochs as it took from before to after, with the same images and settings, a new optimizer and "
@@ -162,11 +222,8 @@ def _drift(train: Mapping[str, str], score: Mapping[str, str], compare: Mapping[
     )
     return (
         f"The primary metric, {_set(compare)}, is `{metric}`: {METRICS[metric].label}"
-        f"{'; tests are of its corrected form' if METRICS[metric].identical == 1 else ''}. Baselines: *chance* "
-        "(the map after is moved by a random translation on the torus), *two patients* (the map before against "
-        "the map after of another patient's image of the same class: what anatomy alone gives; "
-        f"{score['baseline_draws']} draws an image), *two heads* (transfer heads on the same features that differ "
-        f"by seed; {train['extra_heads']} each) and *two seeds* (fine-tuned checkpoints of two training seeds)."
+        f"{'; tests are of its corrected form' if METRICS[metric].identical == 1 else ''}. Baselines: "
+        f"{', '.join(baselines[:-1])} and {baselines[-1]}."
         f"{matched_null if train.get('placebo') == 'True' else ''} "
         "Corrected overlap = (overlap - two patients) / (1 - two patients)."
     )
@@ -176,11 +233,11 @@ def _inference(compare: Mapping[str, object], *, n_seeds: int, varies: bool) -> 
     level = float(compare["level"])
     draws = f"bootstrap over patients ({compare['n_boot']} replicates)"
     intervals = (
-        f"Medians over images, averaged over seeds. Intervals at {level:.0%} are over new trainings and new "
+        f"Medians over images, averaged over seeds. Intervals at {percent(level)} are over new trainings and new "
         f"patients, with a {draws}; {'new splits included' if varies else 'given these splits'}."
         if n_seeds > 1
-        else f"Medians over images. Percentile intervals at {level:.0%} by {draws}; they describe these networks "
-        "only."
+        else f"Medians over images. Percentile intervals at {percent(level)} by {draws}; they describe these "
+        "networks only."
     )
     return (
         f"{intervals} Tests treat training seeds and patients as crossed sources of chance: variance of "
@@ -194,6 +251,6 @@ def _inference(compare: Mapping[str, object], *, n_seeds: int, varies: bool) -> 
         f"{_set(compare)} (AUC "
         f"±{compare['auc_margin']}, centroid shift {compare['centroid_margin']} of that of two patients, primary "
         f"metric ±{compare['overlap_margin']}). A verdict on an order is fragile if fewer than "
-        f"{float(str(compare['majority'])):.0%} of the other analyses agree with it. Intervals of AUC are "
+        f"{percent(float(str(compare['majority'])))} of the other analyses agree with it. Intervals of AUC are "
         "symmetric on the logit scale."
     )

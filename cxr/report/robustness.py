@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from cxr.core.tables import percent
 from cxr.metrics.multiverse import AXES
 from cxr.report.evidence import TWIN, Evidence
 from cxr.report.judgement import CONTRADICTED, FRAGILE, SUPPORTED, Judgement
@@ -46,7 +47,7 @@ def check(evidence: Evidence, leads: Sequence[Lead]) -> Robustness:
         return Robustness(reasons, "no other analysis has all values" + alone)
     note = f"holds in {agree} of {n} other analyses"
     if agree < evidence.margins.majority * n:
-        reasons.append(f"{note}, {agree / n:.0%}; the declared majority is {evidence.margins.majority:.0%}")
+        reasons.append(f"{note}, {agree / n:.0%}; the declared majority is {percent(evidence.margins.majority)}")
     turned = [layer for layer in LAYERS if not at_layer(evidence.analyses, leads, layer)]
     reasons += [f"turns round at {layer.removeprefix('layer-')}" for layer in turned]
     return Robustness(reasons, note + alone)

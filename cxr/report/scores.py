@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,18 @@ import pandas as pd
 
 from cxr import tracking
 from cxr.attribution import maps, passing
-from cxr.core.errors import InputError
+from cxr.core.errors import InputError, some
+from cxr.core.params import ScoreParams, TrainParams
 from cxr.report import comparison
+from cxr.tracking import views
+from cxr.tracking.stored import PLACES
 
 if TYPE_CHECKING:
     from cxr.core.params import CompareParams
     from cxr.tracking import StoredRun
+
+SAME = ("target_layer", "image_size", "weights", "images", "explain", "score")
+"""Parameters of a score run that say how its maps were made."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,19 @@ class Study:
 
     @property
     def params(self) -> Mapping[str, str]:
-        """Parameters of the first score run; image size, layer and images are the same in all."""
+        """Parameters of the first score run; all but those of the cell are the same in all."""
         return self.score_runs[0].params
 
     @property
     def training_params(self) -> Mapping[str, str]:
-        """Parameters of the first training run; data and settings are the same in all."""
+        """Parameters of the first training run; all but those of the cell are the same in all."""
         return next(iter(self.training_runs.values())).params
+
+    @property
+    def attribution(self) -> Mapping[str, str]:
+        """Settings of the first attribute run (`AttributeParams`), as text; they are the same in all."""
+        first = next(iter(self.attribute_runs.values()))
+        return {key: str(value) for key, value in first.settings.items() if key not in _MAY_DIFFER}
 
     @property
     def methods_coincide(self) -> bool:
@@ -141,19 +153,22 @@ def open(settings: CompareParams) -> Study:
 
     Raises:
         InputError: there is no such run; a named run is not a complete score run, or does not fit; two runs are of
-            one cell, their target layers differ, or splits vary with the seed in some trainings only.
+            one cell; or the runs, or those behind them, are not of the same images and settings.
     """
     tracking.connect()
     runs = _named(settings) if settings.score_run_ids else _latest(settings)
     table = run_table(runs)
     training_runs = {key: tracking.stored(key) for key in table["train_run"].unique()}
+    attribute_runs = {key: tracking.stored(key) for key in table["attribute_run"].unique()}
     _check_splits(training_runs)
+    for kind in (training_runs.values(), attribute_runs.values(), runs):
+        _check_alike(kind)
     return Study(
         score_runs=runs,
         runs=table,
         scores=pd.concat([run.table("drift.parquet") for run in runs], ignore_index=True),
         training_runs=training_runs,
-        attribute_runs={key: tracking.stored(key) for key in table["attribute_run"].unique()},
+        attribute_runs=attribute_runs,
     )
 
 
@@ -177,7 +192,14 @@ def _latest(settings: CompareParams) -> list[StoredRun]:
             f"no finished score run in the experiment '{settings.name}' fits: run 3_score.ipynb for it, or change "
             f"architecture, seed and method. The newest {tracking.misfit(found[0], settings)}"
         )
-    return [tracking.stored(run_id) for run_id in latest_cells(fitting)]
+    taken = latest_cells(fitting)
+    newer = fitting[: next(place for place, run in enumerate(fitting) if run.run_id in taken)]
+    if newer:
+        print(
+            f"not read: {len(newer)} newer score runs that were made by hand, beside a study, or in an edited "
+            f"notebook ({some(run.run_id for run in newer)}): name them in score_run_ids to read them"
+        )
+    return [tracking.stored(run_id) for run_id in taken]
 
 
 def _check_splits(training_runs: Mapping[str, StoredRun]) -> None:
@@ -189,6 +211,42 @@ def _check_splits(training_runs: Mapping[str, StoredRun]) -> None:
             f"score_run_ids: splits vary with the seed (vary_split) in some trainings only ({names}): they cannot "
             "be pooled with the others; name score runs of one kind, or choose them by architecture and seed"
         )
+
+
+_MAY_DIFFER = PLACES | {
+    *("architecture", "seed", "method", "name", "train_run_id", "attribute_run_id"),
+    *("attribute_batch_size", "overlays_per_class"),
+}
+"""Settings in which runs of one comparison may differ. Images are told by their manifest, not by their place."""
+
+
+def _settings(run: StoredRun) -> dict[str, str]:
+    """What results of a run depend on, but for its cell: its settings, and the images of a training."""
+    own = {key: str(value) for key, value in run.settings.items() if key not in _MAY_DIFFER}
+    if "weights" in run.settings:
+        own["weights"] = _weights(run.settings["weights"])
+    if own.get("vary_split") != "True" and "cxr.inputs.manifest" in run.tags:
+        own["images"] = run.tags["cxr.inputs.manifest"][:12]
+    return own
+
+
+def _weights(weights: str) -> str:
+    return weights if weights in ("imagenet", "none", "source") else "of a file"
+
+
+def _check_alike(runs: Iterable[StoredRun]) -> None:
+    """Raise InputError where runs of one stage were made of other images or with other settings."""
+    first, *others = runs
+    wanted = _settings(first)
+    for run in others:
+        own = _settings(run)
+        for name in sorted(wanted.keys() & own.keys()):
+            if own[name] != wanted[name]:
+                raise InputError(
+                    f"score_run_ids: {run.name} (run {run.run_id}) was made with {name} {own[name]}, and "
+                    f"{first.name} (run {first.run_id}) with {wanted[name]}: they cannot be pooled; name score "
+                    "runs of one kind"
+                )
 
 
 def run_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
@@ -225,18 +283,44 @@ def run_table(runs: Sequence[StoredRun]) -> pd.DataFrame:
 def latest_cells(runs: Sequence[StoredRun]) -> list[str]:
     """Ids of the newest run of every cell (architecture, seed, method), in the order of the cells.
 
+    Runs of studies count, or, where there are none, runs that were made by hand; runs of edited notebooks do not.
+    Of these, only runs with the newest run's images and settings count.
+
     Args:
         runs: score runs, newest first.
 
-    Only runs with the newest run's images, settings and target layer count. Raises InputError when there is none.
+    Raises InputError when there is none.
     """
+    runs = [run for run in runs if run.tags.get("cxr.edited") != "true"]
+    runs = [run for run in runs if {"mlflow.parentRunId", views.STUDY} & run.tags.keys()] or runs
     if not runs:
         raise InputError("no finished score run in the experiment: run 3_score.ipynb first, or set `name`")
-    same = ("target_layer", "image_size", "weights", "images", "explain", "score")
-    newest = {key: runs[0].params[key] for key in same}
+    trainings = {key: _if_there(key) for key in {run.params["train_run"] for run in runs}}
+    newest = _kind(runs[0], trainings)
     cells: dict[tuple[str, ...], str] = {}
     for run in runs:
-        if all(run.params[key] == value for key, value in newest.items()):
+        if _kind(run, trainings) == newest:
             cell = tuple(run.params[key] for key in ("architecture", "seed", "method"))
             cells.setdefault(cell, run.run_id)
     return [cells[cell] for cell in sorted(cells)]
+
+
+def _if_there(run_id: str) -> StoredRun | None:
+    """A run; None where it is gone, or of an earlier version."""
+    try:
+        return tracking.stored(run_id)
+    except InputError:
+        return None
+
+
+def _kind(run: StoredRun, trainings: Mapping[str, StoredRun | None]) -> dict[str, str]:
+    """Images and settings of a score run and its training, as far as they are parameters."""
+    train = trainings[run.params["train_run"]]
+    if train is None:
+        return {}
+    trained = {f"train {key}": train.params[key] for key in TrainParams.model_fields if key in train.params}
+    scored = {key: run.params[key] for key in (*ScoreParams.model_fields, *SAME) if key in run.params}
+    images = "" if train.params.get("vary_split") == "True" else train.tags.get("cxr.inputs.manifest", "")
+    left_out = {*_MAY_DIFFER, *(f"train {key}" for key in _MAY_DIFFER)}
+    same = {key: value for key, value in (trained | scored).items() if key not in left_out}
+    return same | {"images": images, "weights": _weights(run.params["weights"])}

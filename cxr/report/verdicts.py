@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from cxr.core.tables import percent
 from cxr.metrics.metric_table import sign_of_stability
 from cxr.report import judgement, robustness
 from cxr.report.evidence import TWIN, Cells, Evidence, twins
@@ -58,7 +59,7 @@ def claims(evidence: Evidence) -> dict[str, Judgement]:
     """The judgement on each of `CLAIMS`, by the claim, in their order."""
     margins = evidence.margins
     return {
-        claim.format(auc=margins.auc, centroid=f"{margins.centroid:.0%}"): judge(evidence)
+        claim.format(auc=margins.auc, centroid=percent(margins.centroid)): judge(evidence)
         for claim, judge in CLAIMS.items()
     }
 

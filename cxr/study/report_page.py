@@ -17,6 +17,11 @@ APPENDIX = "Appendix"
 """The heading of the first level after which sections are listed as those of the appendix."""
 # a heading of a Markdown cell, as nbconvert writes it
 _HEADING = re.compile(r'<h(?P<level>[12]) id="(?P<id>[^"]*)">(?P<text>.*?)<a class="anchor-link"', re.DOTALL)
+# What names of folders and classes smuggle in loads nothing and runs nothing.
+_POLICY = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'\">"
+)
 _STYLE = """<style>
 body.jp-Notebook {padding: 12px}
 main {max-width: 1000px; margin: 0 auto}
@@ -71,7 +76,7 @@ def export(notebook: str | Path, html: str | Path) -> None:
     )
     about = {"path": str(Path(notebook).parent), "name": "Report of a study"}
     body, _ = exporter.from_notebook_node(pages, resources={"metadata": about})
-    body = _with_contents(body).replace("</head>", f"{_STYLE}</head>", 1)
+    body = _with_contents(body).replace("<head>", f"<head>{_POLICY}", 1).replace("</head>", f"{_STYLE}</head>", 1)
     with atomic(html) as temporary:
         temporary.write_text(body, encoding="utf-8")
 

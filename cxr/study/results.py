@@ -65,7 +65,9 @@ def in_text(headline: pd.DataFrame, *, level: float) -> str:
         "method": headline["method"],
         **({"seed": headline["seed"]} if "seed" in headline else {}),
         "AUC before\nand after": tables.numbers(headline, "auc_macro_before", "auc_macro_after", digits=3),
-        f"overlap\n[{level:.0%} interval]": tables.numbers(headline, "overlap_median", interval="overlap"),
+        f"overlap\n[{tables.percent(level)} interval]": tables.numbers(
+            headline, "overlap_median", interval="overlap"
+        ),
         "two\npatients": tables.numbers(headline, "overlap_two_patients_median"),
         again.replace("_", "\n"): tables.numbers(headline, f"overlap_{again}_median"),
         "corrected\noverlap": tables.numbers(headline, "overlap_corrected_median"),

@@ -25,18 +25,33 @@ if TYPE_CHECKING:
 
 HASHES = "sha256.json"
 HASHES_TAG = "cxr.artifacts_sha256"
+LATER = "cxr.sha256."
+"""Prefix of the tags that hold the SHA-256 of files which another process logs, or this one after `Run.finish`:
+the executed notebook, the report, a study's own files."""
+ALL = {"cxr.hashes": "all"}
+"""The tag of a run of which every file has a hash; runs of older versions lack it."""
+_GRID = "images"  # MLflow's own folder of the image grid
 
 
 def log_text(run_id: str, text: str, name: str) -> None:
     """Log a text file, as UTF-8, to any run, open or ended."""
     with new_file(run_id, name) as path:
         path.write_bytes(text.encode())
+    _tag_later(run_id, name)
 
 
 def log_file_as(run_id: str, path: str | Path, name: str) -> None:
     """Log a file to any run, open or ended, under another name."""
     with new_file(run_id, name) as copy:
         shutil.copyfile(path, copy)
+    _tag_later(run_id, name)
+
+
+def _tag_later(run_id: str, name: str) -> None:
+    """Note the hash of a file in a tag, unless the run is open in this process: `Run.finish` then notes it."""
+    active = mlflow.active_run()
+    if active is None or active.info.run_id != run_id:
+        mlflow_client().set_tag(run_id, f"{LATER}{name}", logged_hashes(run_id)[name])
 
 
 @contextmanager
@@ -93,7 +108,7 @@ def fetch(run: StoredRun, artifact_path: str) -> Path:
             f"run {run.run_id} ({run.name}, {run.status}) has no artifact '{artifact_path}' that can be read: "
             f"{first_line(error)}. It holds: {', '.join(run.artifacts()) or 'nothing'}"
         ) from None
-    if HASHES_TAG in run.tags and artifact_path != HASHES:
+    if artifact_path != HASHES:
         _verify(run, artifact_path, Path(found))
     return Path(found)
 
@@ -101,10 +116,13 @@ def fetch(run: StoredRun, artifact_path: str) -> Path:
 def _verify(run: StoredRun, artifact_path: str, found: Path) -> None:
     """Raise InputError where a downloaded file or folder is not what the run logged.
 
-    Files that are not in the run's table are taken as they are (the study adds some later), but not within a
-    folder of which the run logged some: there, a missing or an added file counts as well.
+    Within a folder of which the run logged some files, a missing or an added file counts as well. Files without a
+    hash are taken as they are in runs that are open or failed, and in those of older versions.
     """
-    logged = _logged_by(run)
+    later = {key.removeprefix(LATER): value for key, value in run.tags.items() if key.startswith(LATER)}
+    closed = HASHES_TAG in run.tags
+    logged = (_logged_by(run) if closed else {}) | later | logged_hashes(run.run_id)
+    is_whole = ALL.items() <= run.tags.items() and (closed or run.stage == "study")
     within = {name for name in logged if name.startswith(f"{artifact_path}/")}
     files = {artifact_path: found}
     if found.is_dir():
@@ -115,7 +133,7 @@ def _verify(run: StoredRun, artifact_path: str, found: Path) -> None:
         raise InputError(f"{which}: artifact '{name}', which the run logged, is missing: {advice}")
     for name, path in sorted(files.items()):
         if name not in logged:
-            if within:
+            if within or (is_whole and name.split("/")[0] != _GRID):
                 raise InputError(f"{which}: artifact '{name}' was not logged by the run: remove it")
             continue
         digest = contents(path)

@@ -6,6 +6,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -46,14 +47,14 @@ def notebooks_folder() -> Path:
 
 def default_uri() -> str:
     """The store that is used when nothing else is said."""
-    return f"sqlite:///{(project() / 'mlruns' / 'mlflow.db').as_posix()}"
+    return _sqlite_uri(project() / "mlruns" / "mlflow.db")
 
 
 def resolve(tracking_uri: str | None = None) -> str:
     """The absolute URI that `connect` would use."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
     database = _sqlite_path(uri)
-    return uri if database is None else f"sqlite:///{database.as_posix()}"
+    return uri if database is None else _sqlite_uri(database, uri.partition("?")[2])
 
 
 def is_server(uri: str) -> bool:
@@ -254,8 +255,15 @@ def disk_full(error: BaseException) -> bool:
 def _sqlite_path(uri: str) -> Path | None:
     if not uri.startswith("sqlite:///"):
         return None
-    path = unquote(urlsplit(uri).path)[1:]  # sqlite:///relative, sqlite:////absolute
+    # As SQLAlchemy reads it: only "?" ends the path, which "#" does in addresses of the web.
+    path = unquote(uri.removeprefix("sqlite:///").partition("?")[0])  # sqlite:///relative, sqlite:////absolute
     return Path(path).absolute()
+
+
+def _sqlite_uri(path: Path, query: str = "") -> str:
+    """The address of a database file, of which `_sqlite_path` is the inverse; it stays as readable as possible."""
+    text = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", path.as_posix()).replace("?", "%3F")
+    return f"sqlite:///{text}{f'?{query}' if query else ''}"
 
 
 def _check_database(path: Path) -> None:

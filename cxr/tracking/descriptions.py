@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from cxr.core.markdown import code, plain
 from cxr.core.methods import SCORE_LABELS
 from cxr.core.tables import HEADINGS
 from cxr.tracking import readable, views
@@ -30,12 +31,6 @@ _MEASURES = {"accuracy": "accuracy", "ece": "calibration error"}
 
 
 # ------------------------------------------------------------------------------------------------ Markdown
-
-
-def plain(text: Any) -> str:
-    """Text as a cell of a table or a link can hold it: no pipes, tags, brackets and line ends of its own."""
-    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "[": "&#91;", "]": "&#93;", "`": "&#96;"}
-    return "".join(entities.get(sign, sign) for sign in " ".join(str(text).split()))
 
 
 def table(shown: pd.DataFrame | Sequence[Mapping[str, Any]]) -> str:
@@ -134,7 +129,7 @@ def images_used(data: str) -> str:
     """What the images are, in words that no one can take for patients where they are none."""
     if is_synthetic(data):
         return "**synthetic images** (the embedded phantom: they say nothing about patients)"
-    return f"images of `{plain(data)}`"
+    return f"images of {code(data)}"
 
 
 def train(settings: Mapping[str, Any], performances: Mapping[str, Mapping[str, float]]) -> str:
@@ -162,7 +157,7 @@ def train(settings: Mapping[str, Any], performances: Mapping[str, Mapping[str, f
                 synthetic=is_synthetic(settings["data"]),
             ),
             f"A new head on the frozen backbone (transfer), then every layer (fine-tuning); pretrained weights: "
-            f"`{plain(settings['weights'])}`, {settings['image_size']} px, {images_used(settings['data'])}.",
+            f"{code(settings['weights'])}, {settings['image_size']} px, {images_used(settings['data'])}.",
             table(rows),
             "The checkpoints are under *Artifacts*, `checkpoints`; what they look at is in the attribute and "
             "score runs of the same architecture and seed.",
@@ -214,7 +209,7 @@ def attribute(
                 f"{result}.",
                 synthetic=is_synthetic(train["data"]),
             ),
-            f"They are taken at `{plain(layer)}` ({grid}) and explain the {SCORE_LABELS[score]}; {scored} of {of} "
+            f"They are taken at {code(layer)} ({grid}) and explain the {SCORE_LABELS[score]}; {scored} of {of} "
             f"images are scored; {images_used(train['data'])}.",
             table(rows),
             f"Overlays of the first images of each class: *Model metrics*, below the numbers. {train_run}",

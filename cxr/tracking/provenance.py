@@ -22,9 +22,10 @@ from cxr.tracking.source import NOT_IN_CODE, SHOWING, code_version, contents, sh
 # run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
 _NOT_IN_FINGERPRINT = frozenset(
     {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
-    | {"model_a", "model_b", "like_a", "like_b"}
+    | {"model_a", "model_b", "like_a", "like_b", "module"}
 )
-_OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
+OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})
+"""Parameters that only the phantom reads; with other images they change nothing."""
 
 
 def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, notebooks: Path | None = None) -> str:
@@ -37,7 +38,7 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
     each run.
     """
     values = settings.model_dump(mode="json")
-    left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | _OF_PHANTOM
+    left_out = _NOT_IN_FINGERPRINT if values.get("data") == "phantom" else _NOT_IN_FINGERPRINT | OF_PHANTOM
     values = {key: value for key, value in values.items() if key not in left_out | settings.filters}
     if "weights" in values:
         values["weights"] = _weights(values["weights"], values["architecture"])
@@ -53,13 +54,17 @@ def fingerprint(stage: str, settings: Params, inputs: Mapping[str, str], *, note
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """Python, platform, and the version of every installed package, without importing any."""
+    """Python, platform, cores, threads of a network's operations, and the version of every installed package.
+
+    No package is imported. Other numbers of threads add in another order: results differ as those of another seed.
+    """
     metadata = [distribution.metadata for distribution in importlib.metadata.distributions()]
     installed = {package["Name"]: package["Version"] for package in metadata}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
+        "threads": os.environ.get("TF_NUM_INTRAOP_THREADS") or str(os.cpu_count()),
         "packages": {name: installed[name] for name in sorted(installed, key=str.lower)},
     }
 

@@ -20,7 +20,7 @@ from mlflow.entities import Metric, Param, RunTag
 
 from cxr.core import display, processes
 from cxr.core.errors import InputError
-from cxr.core.execution import STAGES
+from cxr.core.execution import STAGES, check_kernel
 from cxr.core.params import SCHEMA, Params
 from cxr.tracking import artifacts, descriptions, entities
 from cxr.tracking.connection import (
@@ -33,9 +33,9 @@ from cxr.tracking.connection import (
     notebooks_folder,
     param_value,
 )
-from cxr.tracking.provenance import environment, fingerprint, git_tags
+from cxr.tracking.provenance import OF_PHANTOM, environment, fingerprint, git_tags
 from cxr.tracking.source import cell_version, code_cells
-from cxr.tracking.stored import IDENTITY, SCHEMA_TAG, StoredRun, run_url, stored, upstream
+from cxr.tracking.stored import IDENTITY, PLACES, SCHEMA_TAG, StoredRun, run_url, stored, upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,10 @@ class Run:
         log_metrics(self.run_id, values, step)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters, by which runs are filtered. The same value twice is no error, another value is."""
+        """Log parameters, by which runs are filtered. The same value twice is no error, another value is.
+
+        Places of files (`PLACES`) become tags, which may change: a run goes on where its files lie elsewhere.
+        """
         _log_params(self.run_id, values)
 
     def tags(self, values: Mapping[str, Any]) -> None:
@@ -160,7 +163,8 @@ class Run:
         Logs the peak memory of the kernel as the metric `peak_memory_mib` (not on Windows, which does not tell),
         and `sha256.json`: {artifact path: SHA-256} of all files that this process logged to the run. By these
         `StoredRun.file` knows the files again; the SHA-256 of `sha256.json` is the run's tag
-        `cxr.artifacts_sha256`. (Images of the grid are not in it.) Its main numbers, rounded, are tags too
+        `cxr.artifacts_sha256`. (Images of the grid are not in it; files that are logged later have tags of their
+        own, `cxr.sha256.NAME`.) Its main numbers, rounded, are tags too
         (`cxr.tracking.readable`).
 
         In Jupyter, the run is marked as `cxr.edited` when its cells differ from those that the notebook's file
@@ -238,8 +242,10 @@ def start(
             any case. MLflow's image grid writes all parameters over each picture: few leave room for it.
 
     Raises:
-        InputError: the store cannot be had, or MLFLOW_RUN_ID names no run.
+        InputError: the store cannot be had, MLFLOW_RUN_ID names no run, or the kernel is not of the environment
+            that has started the notebook.
     """
+    check_kernel()
     connect()
     inputs = {**(upstream(*(run.run_id for run in reads)) if reads else {}), **(inputs or {})}
     own_fingerprint = fingerprint(stage, settings, inputs)
@@ -256,6 +262,7 @@ def start(
         processes.die_with(worker)
     own_tags = {
         SCHEMA_TAG: SCHEMA,
+        **artifacts.ALL,
         "cxr.stage": stage,
         "cxr.fingerprint": own_fingerprint,
         **{f"cxr.inputs.{key}": value for key, value in inputs.items()},
@@ -337,7 +344,7 @@ def create_run(
     """Create a run, without opening it in this process, and return its id."""
     family = {"mlflow.parentRunId": parent} if parent else {}
     run = mlflow_client().create_run(
-        experiment_id(experiment), tags={SCHEMA_TAG: SCHEMA, **tags, **family}, run_name=name
+        experiment_id(experiment), tags={SCHEMA_TAG: SCHEMA, **artifacts.ALL, **tags, **family}, run_name=name
     )
     _log_params(run.info.run_id, params)
     return run.info.run_id
@@ -378,17 +385,20 @@ def reopen_run(run_id: str) -> None:
 
 
 def _log_params(run_id: str, values: Mapping[str, Any]) -> None:
-    """Log parameters; ids of runs and hashes as tags, which `StoredRun.params` holds too.
+    """Log parameters; ids of runs, hashes and places as tags, which `StoredRun.params` holds too.
 
     A comparison of runs opens in the UI on the first three parameters, by name, that differ: of these, people
-    learn nothing.
+    learn nothing. Parameters of MLflow cannot change, and files may lie elsewhere when a run goes on.
     """
     texts = {key: param_value(value) for key, value in values.items()}
     identities = {key for key in texts if _IS_IDENTITY.search(key)}
-    items = [Param(key, text) for key, text in texts.items() if key not in identities]
+    unread = OF_PHANTOM if texts.get("data", "phantom") != "phantom" else frozenset()
+    places = texts.keys() & (PLACES | unread)
+    items = [Param(key, text) for key, text in texts.items() if key not in identities | places]
     for first in range(0, len(items), 100):  # MLflow's limit for one request
         mlflow_client().log_batch(run_id, params=items[first : first + 100])
     set_tags(run_id, {f"{IDENTITY}{key}": texts[key] for key in identities if texts[key]})
+    set_tags(run_id, {key: texts[key] for key in places})
 
 
-_IS_IDENTITY = re.compile(r"_run$|sha256")
+_IS_IDENTITY = re.compile(r"_run$|sha256|^resumed$")

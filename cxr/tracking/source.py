@@ -23,7 +23,7 @@ SHOWING = frozenset({"core.display", "core.methods", "core.tables", "report.figu
 # Modules that draw, log, check or run things, and compute nothing: a night's training is not out of date because
 # a colour changed, or what a parameter is said to be (its value is in the fingerprint). A function that
 # `core.methods` names is in a module that counts.
-NOT_IN_CODE = SHOWING | {"cli", "core.params", "core.progress", "study", "tracking"}
+NOT_IN_CODE = SHOWING | {"cli", "core.params", "core.progress", "core.yaml_values", "study", "tracking"}
 # Modules that read files of a folder beside them: with the module come the files.
 _DATA_OF = {"models.weights": "pretrained"}
 

@@ -18,6 +18,7 @@ from cxr.core.execution import STAGES
 from cxr.core.params import SCHEMA, Params
 from cxr.tracking import artifacts, descriptions, readable, views
 from cxr.tracking.connection import ask, connect, is_server, mlflow_client
+from cxr.tracking.provenance import OF_PHANTOM
 from cxr.tracking.source import sha256
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 SCHEMA_TAG = "cxr.schema"
 IDENTITY = "cxr.id."
 """Prefix of the tags that hold parameters which are ids or hashes (`run.log_params`)."""
+PLACES = frozenset(
+    {"data", "data_root", "weights", "plan", "output", "model_a", "model_b", "like_a", "like_b", "module"}
+)
+"""Parameters that are kept as tags of the same name: they say where files are, and results depend on the files'
+contents. (`OF_PHANTOM` too, for other images.)"""
 _OF_THIS_SCHEMA = f"tags.`{SCHEMA_TAG}` = '{SCHEMA}'"
 _COMPLETE = "attributes.status = 'FINISHED' and tags.`cxr.complete` = 'true'"
 _NEWEST = ["attributes.start_time DESC"]
@@ -39,7 +45,7 @@ class StoredRun:
     name: str
     stage: str
     status: str
-    params: dict[str, str]  # with those that are kept as tags (`IDENTITY`)
+    params: dict[str, str]  # with those that are kept as tags (`IDENTITY`, `PLACES`)
     tags: dict[str, str]
     metrics: dict[str, float]
     experiment_id: str
@@ -77,11 +83,11 @@ class StoredRun:
     def file(self, name: str) -> Path:
         """A local copy of a file or folder, which is deleted when this process exits.
 
-        Each file is compared with the SHA-256 that the run logged in `finish` (runs of older versions have none).
+        Each file is compared with the SHA-256 that was noted when it was logged; runs of older versions lack some.
 
         Raises:
             InputError: there is no such artifact; names it, and what the run holds instead. A file is not the one
-                that the run logged, or was taken away from a folder or added to it.
+                that was logged, or was taken away from a folder or added.
         """
         return artifacts.fetch(self, name)
 
@@ -95,6 +101,13 @@ class StoredRun:
     def json(self, name: str) -> Any:
         """What a JSON file holds. Raises InputError as `file` does."""
         return json.loads(self.file(name).read_text(encoding="utf-8"))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters of its notebook, as `parameters.yaml` holds them. Raises InputError as `file` does."""
+        import yaml
+
+        return yaml.safe_load(self.file("parameters.yaml").read_text(encoding="utf-8"))
 
     def versions(self, names: Sequence[str]) -> dict[str, str]:
         """Versions of packages that it was made with, as far as it had them."""
@@ -294,7 +307,11 @@ def _stored(run: mlflow.entities.Run, experiment: str) -> StoredRun:
         name=run.info.run_name,
         stage=run.data.tags.get("cxr.stage", ""),
         status=run.info.status,
-        params={**run.data.params, **identities},
+        params={
+            **run.data.params,
+            **identities,
+            **{key: tags[key] for key in (PLACES | OF_PHANTOM) & tags.keys()},
+        },
         tags=dict(run.data.tags),
         metrics=dict(run.data.metrics),
         experiment_id=run.info.experiment_id,

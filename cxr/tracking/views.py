@@ -103,7 +103,7 @@ def _training(study: str) -> dict[str, Any]:
     numbers = ("AUC before", "AUC after", "accuracy after", "calibration error after", "seconds")
     columns = [
         *(f"tags.{name}" for name in numbers),
-        *("params.weights", "attributes.Dataset", "attributes.Models"),
+        *("tags.weights", "attributes.Dataset", "attributes.Models"),
     ]
     charts = [
         _line("Curves", "transfer/val_loss", "transfer: validation loss by epoch"),
@@ -129,7 +129,7 @@ def _maps(methods: Sequence[str], classes: Sequence[str], study: str) -> dict[st
 def _studies() -> dict[str, Any]:
     stages = ("pretrain", "train", "attribute", "score", "compare")
     others = " AND ".join(f"tags.`cxr.stage` != '{stage}'" for stage in stages)  # there is no OR
-    columns = ["tags.cxr.answer", "params.data", "params.image_size", "params.weights"]
+    columns = ["tags.cxr.answer", "tags.data", "params.image_size", "tags.weights"]
     return _state(others, columns=columns)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cxr.core.params import CompareParams, StudyParams
+from cxr.core.tables import percent
 from cxr.report import questions, verdicts
 
 TABLES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
@@ -17,7 +18,7 @@ TABLES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
 
 def texts(settings: StudyParams | CompareParams) -> dict[str, dict[str, str]]:
     """What is judged with these margins: for each of `TABLES`, the name of the function to the text."""
-    margins = {"auc": settings.auc_margin, "centroid": f"{settings.centroid_margin:.0%}"}
+    margins = {"auc": settings.auc_margin, "centroid": percent(settings.centroid_margin)}
     return {
         kind: {judge.__name__: text.format(**margins) for text, judge in table.items()}
         for kind, table in TABLES.items()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr.core import git
 from cxr.core.params import StudyParams
+from cxr.core.tables import percent
 from cxr.metrics.metric_table import METRICS, sign_of_stability, wanted_metrics
 from cxr.report.declared import asked, effects, plan_file
 from cxr.report.declared.deviations import NOT_DECLARED, binding
@@ -140,7 +141,8 @@ def exclusions(study: StudyParams) -> list[str]:
         f"images: only the {study.attribute_split} split gets maps",
         "files that cannot be decoded: the study stops"
         if study.on_bad_image == "stop"
-        else f"files that cannot be decoded: left out; more than {study.max_skipped_fraction:.0%} stop the study",
+        else "files that cannot be decoded: left out; more than "
+        f"{percent(study.max_skipped_fraction)} stop the study",
         "empty maps (without any range): counted, and in no median",
         f"maps that fail their checks (on {study.map_check_images} images of each run): the report names them"
         if study.map_check_images

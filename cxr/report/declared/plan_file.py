@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
+from cxr.core import yaml_values
 from cxr.core.errors import InputError, first_line
-from cxr.core.files import require_regular
 
 FORMAT = 1
 HASH = "sha256: "
@@ -110,8 +110,7 @@ def write(path: Path, text: str) -> None:
 def read(path: str | Path) -> Plan:
     """Read a plan. Raises InputError if it cannot be read, is no plan, or was changed after it was frozen."""
     try:
-        require_regular(path, most=2**20)
-        text = Path(path).read_bytes().decode().replace("\r\n", "\n")  # git may check out other line ends
+        text = yaml_values.text_of(Path(path))  # with line ends of "\n", whatever git has checked out
     except OSError as error:
         raise InputError(f"{path}: cannot read the plan ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -131,7 +130,7 @@ def read(path: str | Path) -> Plan:
         missing = [name for name in _NEEDED if name not in values]
         if missing or values["format"] != FORMAT or plan.written is None or not plan.parameters:
             raise ValueError(f"it lacks {', '.join(missing)}" if missing else f"format {values['format']}")
-    except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{path}: not a plan that this version of cxr reads ({first_line(error)}): use the version of cxr "
             "that wrote it, or write a new plan with `cxr plan`"

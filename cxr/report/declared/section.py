@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import yaml
 
+from cxr.core.markdown import plain
 from cxr.report.declared import asked, deviations, plan_file
 from cxr.report.declared.deviations import ADDED, CHANGED, CONTRADICTS, NOT_DONE
 from cxr.report.declared.plan_file import Plan
@@ -83,7 +83,8 @@ def of(settings: CompareParams, study: Study) -> Declared:
 
 def cites(plan: Plan, rows: pd.DataFrame) -> str:
     """The sentences that cite a plan, and say whether the study keeps to it. `rows`: of `table`."""
-    found = f"A plan was frozen on {_moment(plan.written)} (SHA-256 `{plan.short}`…): “{plan.values['question']}”"
+    question = plain(plan.values["question"])
+    found = f"A plan was frozen on {_moment(plan.written)} (SHA-256 `{plan.short}`…): “{question}”"
     wrong = rows.loc[rows["status"] == CONTRADICTS, "what"]
     departed = int(rows["status"].isin([CHANGED, ADDED, NOT_DONE]).sum())
     if len(wrong):
@@ -131,7 +132,7 @@ def parameters_of(settings: CompareParams, study: Study) -> dict[str, Any]:
     runs = (study.training_runs[train], study.attribute_runs[attribute], first)
     found: dict[str, Any] = {}
     for run in runs:
-        found |= yaml.safe_load(run.file("parameters.yaml").read_text(encoding="utf-8"))
+        found |= run.settings
     found |= settings.model_dump(mode="json")
     axes = {name: study.runs[name].drop_duplicates().tolist() for name in deviations.AXES}
     return {**found, **axes, "seed": sorted(map(int, axes["seed"]))}
