@@ -216,11 +216,11 @@ def _at_chance(labels: np.ndarray, predicted: np.ndarray) -> bool:
 
 
 def by_class(chosen: pd.DataFrame) -> pd.Series:
-    """How many images of each class are scored: int, by the class that is explained, sorted.
+    """How many images of each class are scored: int, by the class that is explained (or else the label), sorted.
 
     Args: chosen: `select`.
     """
-    return chosen.groupby("explained")["scored"].sum().sort_index()
+    return chosen.groupby("explained" if "explained" in chosen else "label")["scored"].sum().sort_index()
 
 
 def lacking(chosen: pd.DataFrame) -> list[str]:
