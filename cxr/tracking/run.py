@@ -35,7 +35,7 @@ from cxr.tracking.connection import (
 )
 from cxr.tracking.provenance import environment, fingerprint, git_tags
 from cxr.tracking.source import cell_version, code_cells
-from cxr.tracking.stored import IDENTITY, SCHEMA_TAG, StoredRun, run_url, stored, upstream
+from cxr.tracking.stored import IDENTITY, SCHEMA_TAG, StoredRun, find, run_url, stored, upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -270,6 +270,8 @@ def start(
         opened = ask(mlflow.start_run, run_id=given, tags=own_tags)
     else:
         experiment = experiment_id(settings.name)
+        end_abandoned(settings.name)
+        own_tags["cxr.process"] = processes.identity(os.getpid())
         opened = ask(
             mlflow.start_run, experiment_id=experiment, run_name=name or _name(stage, logged), tags=own_tags
         )
@@ -349,6 +351,16 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
         mlflow_client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
+def remove_tag(run_id: str, key: str) -> None:
+    """Remove a tag that a run has."""
+    mlflow_client().delete_tag(run_id, key)
+
+
+def delete_run(run_id: str) -> None:
+    """Delete any run; MLflow can restore it until `mlflow gc`."""
+    mlflow_client().delete_run(run_id)
+
+
 def log_metrics(run_id: str, values: Mapping[str, float], step: int | None = None) -> None:
     """Log numbers of any run, as `Run.metrics` does for its own."""
     client = mlflow_client()
@@ -372,6 +384,14 @@ def end_run(run_id: str, status: str) -> None:
     client.set_terminated(run_id, status)
 
 
+def end_abandoned(experiment: str) -> None:
+    """End the runs of an experiment that say they are running, though their process on this machine has ended."""
+    for run in find(experiment=experiment, complete=False):
+        process = run.tags.get("cxr.process", "")
+        if run.status == "RUNNING" and processes.is_here(process) and not processes.lives(process):
+            end_run(run.run_id, "KILLED")
+
+
 def reopen_run(run_id: str) -> None:
     """Say of an ended run that it is running again."""
     mlflow_client().update_run(run_id, status="RUNNING")
@@ -381,10 +401,14 @@ def _log_params(run_id: str, values: Mapping[str, Any]) -> None:
     """Log parameters; ids of runs and hashes as tags, which `StoredRun.params` holds too.
 
     A comparison of runs opens in the UI on the first three parameters, by name, that differ: of these, people
-    learn nothing.
+    learn nothing. A parameter that says where something lies, or how often the run was interrupted, may be another
+    when the run goes on: MLflow refuses to change it, so the new value is such a tag.
     """
     texts = {key: param_value(value) for key, value in values.items()}
     identities = {key for key in texts if _IS_IDENTITY.search(key)}
+    if movable := _MAY_MOVE & texts.keys():
+        known = mlflow_client().get_run(run_id).data.params
+        identities |= {key for key in movable if known.get(key, texts[key]) != texts[key]}
     items = [Param(key, text) for key, text in texts.items() if key not in identities]
     for first in range(0, len(items), 100):  # MLflow's limit for one request
         mlflow_client().log_batch(run_id, params=items[first : first + 100])
@@ -392,3 +416,6 @@ def _log_params(run_id: str, values: Mapping[str, Any]) -> None:
 
 
 _IS_IDENTITY = re.compile(r"_run$|sha256")
+_MAY_MOVE = frozenset(
+    {"data", "data_root", "weights", "plan", "output", "jobs", "resumed", "model_a", "model_b", "like_a", "like_b"}
+)
