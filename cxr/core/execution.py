@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cxr.core import private_kernels
 from cxr.core.errors import InputError
 from cxr.core.files import from_here, parse
 
@@ -78,9 +79,13 @@ def _papermill() -> list[str]:
 
 
 def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
-    """Start papermill; read its output as text from `stdout`. `environment` is added to that of this process."""
+    """Start papermill; read its output as text from `stdout`. `environment` is added to that of this process.
+
+    Its kernel listens to this user only (`private_kernels`).
+    """
+    own = [sys.executable, "-m", private_kernels.__name__, *words[words.index("papermill") + 1 :]]
     return subprocess.Popen(
-        words,
+        own,
         env={**os.environ, **ENVIRONMENT, **environment, "PYTHONIOENCODING": "utf-8"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
