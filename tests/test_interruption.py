@@ -155,7 +155,7 @@ def test_what_a_killed_study_left_running_is_stopped_and_its_runs_end(tmp_path, 
         tracking.set_tags(runs[2], {"cxr.complete": "true", "cxr.process": dead()})
         tracking.end_run(runs[2], "FINISHED")
         state = State()
-        with holding.held(session(tmp_path), state):
+        with holding.held(session(tmp_path), state, holding.refuse_if_running(session(tmp_path))):
             assert state.parent == parent and tracking.stored(parent).status == "RUNNING"
             assert [claim.runner for claim in claims_on(parent)] == [own_identity()]
             assert started[0].poll() is not None and started[1].poll() is not None
@@ -199,8 +199,12 @@ def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_
         thread.join()
     assert tracking.stored(child).status == "RUNNING"
     began, state = time.monotonic(), State()
-    with holding.held(own, state) as held:
-        assert time.monotonic() - began >= 15 and state.parent == parent
+    watch = holding.refuse_if_running(own)
+    assert time.monotonic() - began >= 15
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits again"))
+    with holding.held(own, state, watch) as held:
+        monkeypatch.undo()
+        assert state.parent == parent
         assert tracking.stored(child).status == "KILLED"
         assert [(claim.runner, claim.term) for claim in claims_on(parent)] == [(own_identity(), 5)]
         # the other one wakes up
@@ -250,7 +254,8 @@ def test_of_many_that_start_at_once_one_runs_the_study(tmp_path, store):
             "print('ready', flush=True)",
             "while not (folder / 'go').exists(): time.sleep(0.02)",
             "try:",
-            "    with holding.held(own, session.State()) as held:",
+            "    watch = holding.refuse_if_running(own)",
+            "    with holding.held(own, session.State(), watch) as held:",
             "        print('runs', flush=True)",
             "        while not (folder / 'end').exists(): time.sleep(0.1)",
             "        held.beat()",

@@ -364,7 +364,10 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert "the verdict: 1" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert first["compare"][0].has("report.html")
     assert "cxr.undefined" in first["score"][0].tags
-    assert re.search(r"^\[1/4\] train .*: done in \d+ s$", output, re.M) and "[4/4] compare: done" in output
+    assert (
+        re.search(r"^\[1/4\] train .*: done in [\d.]+ (s|min|h)$", output, re.M)
+        and "[4/4] compare: done" in output
+    )
     rows = [line.split() for line in output.splitlines() if line.startswith("? CompactDenseNet")]
     values = ["0", "0.900", "-", "0.50", "[0.40,", "0.62]", "-", "-", "-"]
     assert rows == [["?", "CompactDenseNet", "layercam", *values]]

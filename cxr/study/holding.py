@@ -25,27 +25,32 @@ from cxr.study.session import Session, State, runner
 _TAG = "cxr.claim."  # and the token: a claim
 
 
-def refuse_if_running(session: Session) -> None:
+def refuse_if_running(session: Session) -> claims.Watch:
     """Raise InputError while another process runs this study. Changes nothing.
 
     Waits for `claims.DEAD_SECONDS` if only time can tell, because that process is on another machine.
+
+    Returns: what was seen, for `held`, which need not wait again.
     """
-    _drive(claims.looking(_watch()), _Board(session), session)
+    watch = claims.Watch(lambda who: bool(processes.lives(who)) if processes.is_here(who) else None)
+    _drive(claims.looking(watch), _Board(session), session)
+    return watch
 
 
 @contextlib.contextmanager
-def held(session: Session, state: State) -> Iterator[Held]:
+def held(session: Session, state: State, watch: claims.Watch) -> Iterator[Held]:
     """Within this context this process, and no other, runs the study; `state.parent` is the study's own run.
 
     What a dead runner left is stopped and ended first. If the context ends with an error, the runs that are not
     done end too. SIGTERM acts like Ctrl-C.
 
+    Args: watch: from `refuse_if_running`.
     Raises: InputError: another process runs the study.
     """
     with processes.terminable():
         board = _Board(session)
         own = _drive(
-            claims.taking(secrets.token_hex(4), runner(), _watch(), lambda: random.uniform(1, 5)), board, session
+            claims.taking(secrets.token_hex(4), runner(), watch, lambda: random.uniform(1, 5)), board, session
         )
         state.parent = board.run_id
         holding = Held(board, own)
@@ -184,10 +189,6 @@ def _waiting(session: Session, claim: Claim) -> str:
         f"the study '{session.study.name}' was begun by {claim.who}, and has not ended: waiting for a sign of "
         f"life. Without one for {duration(claims.DEAD_SECONDS)}, this command goes on with the study"
     )
-
-
-def _watch() -> claims.Watch:
-    return claims.Watch(lambda who: bool(processes.lives(who)) if processes.is_here(who) else None)
 
 
 def _end_left_over(session: Session, parent: str) -> None:

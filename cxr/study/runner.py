@@ -17,7 +17,7 @@ from cxr import tracking
 from cxr.core.errors import first_line, without_password
 from cxr.core.files import from_here
 from cxr.core.params import StudyParams
-from cxr.study import cluster, following, holding, preflight, results, resuming, shared_files, study_run
+from cxr.study import claims, cluster, following, holding, preflight, results, resuming, shared_files, study_run
 from cxr.study import session as sessions
 from cxr.study.console import say
 from cxr.study.grid import Setup, Step
@@ -147,7 +147,7 @@ def _print_commands(session: Session, state: State) -> None:
 
 def _run(session: Session, state: State, scheduler: str) -> int:
     """What `run` does after the first checks."""
-    holding.refuse_if_running(session)
+    watch = holding.refuse_if_running(session)
     resuming.find_done(session, state)
     waiting = [step for step in session.steps if step.key not in state.runs]
     say(
@@ -160,7 +160,7 @@ def _run(session: Session, state: State, scheduler: str) -> int:
         # a study that was killed after its last notebook has not ended
         if waiting or not study_run.find(session, complete=True):
             try:
-                code = _run_waiting(session, state, waiting, scheduler)
+                code = _run_waiting(session, state, waiting, scheduler, watch)
             except KeyboardInterrupt:
                 if not state.parent:
                     raise
@@ -173,13 +173,13 @@ def _run(session: Session, state: State, scheduler: str) -> int:
     return code
 
 
-def _run_waiting(session: Session, state: State, waiting: list[Step], scheduler: str) -> int:
+def _run_waiting(session: Session, state: State, waiting: list[Step], scheduler: str, watch: claims.Watch) -> int:
     """Run the steps that are not done, after the last checks, and conclude the study. Returns the exit code."""
     with contextlib.ExitStack() as holds:  # it lets the study go after the cluster has stopped
         if waiting:
             with cluster.opened(scheduler, jobs=session.study.jobs, devices=session.study.devices) as where:
                 shared, report = _last_checks(session, waiting, where)
-                held = holds.enter_context(holding.held(session, state))
+                held = holds.enter_context(holding.held(session, state, watch))
                 say(f"  {where.slots} at a time; dashboard: {where.dashboard}")
                 if report is not None:
                     from cxr.data.checks import page as checks_page
@@ -188,7 +188,7 @@ def _run_waiting(session: Session, state: State, waiting: list[Step], scheduler:
                     tracking.log_file_as(state.parent, page, "checks.html")
                 following.run_all(session, state, waiting, where, shared, held)
         else:
-            held = holds.enter_context(holding.held(session, state))
+            held = holds.enter_context(holding.held(session, state, watch))
         held.check()
         return _conclude(session, state)
 
