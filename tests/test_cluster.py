@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -189,6 +190,7 @@ def test_the_embedded_cluster_s_workers_have_a_gpu_each_and_its_dashboard_answer
     from distributed import get_worker
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    before = [c.laddr for c in psutil.Process().net_connections("tcp")]
 
     def own() -> str:
         time.sleep(0.2)
@@ -200,14 +202,84 @@ def test_the_embedded_cluster_s_workers_have_a_gpu_each_and_its_dashboard_answer
         assert set(seen) == {"3", "5"}
         assert "Status" in requests.get(found.dashboard, timeout=20).text
         port = int(found.dashboard.split(":")[2].split("/")[0])
-        listening = {c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.laddr.port == port}
-        assert listening == {"127.0.0.1"}
+        opened = [c.laddr for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        opened = [address for address in opened if address not in before]
+        assert port in {address.port for address in opened}
+        assert {address.ip for address in opened} == {"127.0.0.1"}
+        for address in opened:  # a page of the web that leads the browser here under a name of its own
+            url = f"http://127.0.0.1:{address.port}/health"
+            assert requests.get(url, headers={"Host": "evil.example"}, timeout=20).status_code == 403
+            assert requests.get(url, headers={"Host": f"localhost:{address.port}"}, timeout=20).status_code == 200
+        words = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        words |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "bokeh, x"}
+        page = f"http://127.0.0.1:{port}/status/ws"
+        evil = requests.get(page, headers={**words, "Origin": "http://evil.example"}, timeout=20)
+        assert evil.status_code == 403
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with cluster.opened("local", jobs=3, devices=0) as found:
         assert found.slots == 3 and not found.hands_out_gpus
 
 
 # ------------------------------------------------------------------------------------------- processes
+
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(100)"]
+
+
+@pytest.fixture
+def plugin():
+    found = study_worker.Notebooks()
+    found.setup(None)
+    yield found
+    found.stop()
+
+
+def test_nothing_of_a_stopped_study_task_or_worker_starts(plugin):
+    def never():
+        raise AssertionError("started")
+
+    plugin.stop("1")
+    plugin.stop("train/b@2")
+    assert plugin.launch("train/a@1", never) is None and plugin.launch("train/b@2", never) is None
+    process = plugin.launch("train/a@2", lambda: subprocess.Popen(SLEEP))
+    assert process.poll() is None
+    plugin.stop()
+    assert process.wait(20) is not None
+    assert plugin.launch("train/c@3", never) is None
+
+
+def test_a_notebook_that_starts_while_its_study_is_stopped_does_not_live_on(plugin):
+    began, started = threading.Event(), []
+
+    def slowly():
+        began.set()
+        time.sleep(1)
+        return subprocess.Popen(SLEEP)
+
+    thread = threading.Thread(target=lambda: started.append(plugin.launch("train/a@1", slowly)))
+    thread.start()
+    began.wait(20)
+    plugin.stop("1")
+    thread.join(20)
+    assert started[0].wait(20) is not None
+
+
+def test_a_stop_waits_until_the_task_has_ended_its_run(plugin):
+    said = []
+
+    def task():
+        with plugin.executing("train/a@1"):
+            plugin.launch("train/a@1", lambda: subprocess.Popen(SLEEP)).wait()
+            time.sleep(1)  # its run ends in the store
+            said.append("the run has ended")
+
+    thread = threading.Thread(target=task)
+    thread.start()
+    while "train/a@1" not in plugin.running:
+        time.sleep(0.01)
+    plugin.stop("1", patience=30)
+    assert said == ["the run has ended"]
+    thread.join()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill")
@@ -419,8 +491,6 @@ def two_seeds(tmp_path, images, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_study_on_two_workers_goes_on_when_one_is_killed(tmp_path, two_seeds, hosts, capsys):
-    import threading
-
     wait = "import os, time\nif not os.path.exists(os.environ['HOME'] + '/../lost'):\n    time.sleep(60)"
     notebooks = write_notebooks(tmp_path / "notebooks", train=TABLE + wait)
     params = two_seeds

@@ -1,10 +1,10 @@
 """Kills, full disks, and stores that do not answer: nothing is lost, and a message says what happened."""
 
 import errno
+import itertools
 import json
 import os
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,10 +12,12 @@ import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
+import psutil
 import pytest
 import requests
 import servers
@@ -30,10 +32,10 @@ from cxr.core.errors import InputError
 from cxr.core.files import atomic
 from cxr.core.params import StudyParams, TrainParams
 from cxr.data import dataset, manifest
-from cxr.study import grid, resuming, runner, study_run
+from cxr.study import claims, grid, holding, report_page, resuming, runner, study_run
 from cxr.study.session import Session, State
 from cxr.study.session import runner as own_identity
-from cxr.tracking import connection
+from cxr.tracking import connection, views
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +69,30 @@ def test_each_training_has_the_fingerprint_of_its_own_splits(tmp_path):
     assert varied.fingerprint != plain.fingerprint
 
 
-def parent_of(tmp_path, runner: str, **tags) -> str:
-    fingerprint = session(tmp_path).fingerprint
-    tags = {"cxr.stage": "study", "cxr.fingerprint": fingerprint, "cxr.runner": runner, **tags}
+def parent_of(tmp_path, runner: str) -> str:
+    """A study's own run, with the claim of a runner."""
+    claim = claims.Claim(f"c{next(COUNT)}", 1, runner)
+    tags = {"cxr.stage": "study", "cxr.fingerprint": session(tmp_path).fingerprint}
+    tags[f"cxr.claim.{claim.token}"] = claim.text
     return tracking.create_run(experiment="fake", name="study", tags=tags, params={})
 
 
+COUNT = itertools.count()
+
+
+def claims_on(run_id: str) -> list[claims.Claim]:
+    found = tracking.stored(run_id).tags
+    return [
+        claims.Claim.read(key.removeprefix("cxr.claim."), found[key])
+        for key in found
+        if key.startswith("cxr.claim.")
+    ]
+
+
 def dead() -> str:
-    """The identity of a process on this machine that has ended."""
-    return f"{socket.gethostname()}:{os.getpid()}:12345"
+    """The identity of a process on this machine that has ended: its number has been given to this process."""
+    host, pid, start = own_identity().rsplit(":", 2)
+    return f"{host}:{pid}:1{start}"
 
 
 # -- files
@@ -91,6 +108,32 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         temporary.write_text("sec")
         raise OSError(errno.ENOSPC, "full")
     assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="umask")
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o077, 0o600, 0o700), (0o027, 0o640, 0o750)])
+def test_files_are_for_those_whom_the_umask_lets_in(tmp_path, store, mask, file, folder):
+    notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    before = os.umask(mask)
+    try:
+        (tmp_path / "n.ipynb").write_text(json.dumps(notebook))
+        with atomic(tmp_path / "new" / "table.csv") as temporary:
+            temporary.write_text("patient")
+        report_page.export(tmp_path / "n.ipynb", tmp_path / "new" / "report.html")
+        run = tracking.create_run(experiment=f"umask {mask}", name="x", tags={}, params={})
+        tracking.log_file_as(run, tmp_path / "new" / "report.html", "report.html")
+        tracking.log_text(run, "patient", "deep/text.txt")
+        with resuming.claimed(tmp_path / "new" / "out"):
+            made = [*(tmp_path / "new").rglob("*"), *folder_of(run).rglob("*")]
+            modes = {path: path.stat().st_mode & 0o777 for path in made}
+    finally:
+        os.umask(before)
+    assert len(made) >= 6
+    assert set(modes.values()) == {file, folder}
+
+
+def folder_of(run_id: str) -> Path:
+    return Path(unquote(urlsplit(mlflow.get_run(run_id).info.artifact_uri).path))
 
 
 # -- killed studies
@@ -111,40 +154,152 @@ def test_what_a_killed_study_left_running_is_stopped_and_its_runs_end(tmp_path, 
         tracking.set_tags(runs[0], {"cxr.process": processes.identity(started[0].pid)})
         tracking.set_tags(runs[2], {"cxr.complete": "true", "cxr.process": dead()})
         tracking.end_run(runs[2], "FINISHED")
-        resuming.stop_abandoned(session(tmp_path))
-        assert started[0].poll() is not None and started[1].poll() is not None
-        assert started[2].poll() is None  # it belongs to another run
+        state = State()
+        with holding.held(session(tmp_path), state, holding.refuse_if_running(session(tmp_path))):
+            assert state.parent == parent and tracking.stored(parent).status == "RUNNING"
+            assert [claim.runner for claim in claims_on(parent)] == [own_identity()]
+            assert started[0].poll() is not None and started[1].poll() is not None
+            assert started[2].poll() is None  # it belongs to another run
+            tracking.end_run(parent, "FINISHED")
+        assert claims_on(parent) == []
     finally:
         for process in started:
             process.kill()
             process.wait()
-    assert [tracking.stored(run).status for run in (*runs, parent)] == ["KILLED", "KILLED", "FINISHED", "KILLED"]
+    assert [tracking.stored(run).status for run in runs] == ["KILLED", "KILLED", "FINISHED"]
 
 
-def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_path, store):
-    moment = datetime.now(UTC)
-    parent = parent_of(tmp_path, "elsewhere:12:34", **{"cxr.alive": moment.isoformat()})
+def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_path, store, monkeypatch, capsys):
+    monkeypatch.setattr(claims, "DEAD_SECONDS", 15.0)
+    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.1)
+    own = session(tmp_path, seed=[3])
+    tags = {"cxr.stage": "study", "cxr.fingerprint": own.fingerprint}
+    parent = tracking.create_run(experiment="fake", name="study", tags=tags, params={})
     child = tracking.create_run(experiment="fake", name="c", tags={}, params={}, parent=parent)
-    with pytest.raises(
-        InputError, match=r"run already, by process 12 on elsewhere \(last sign of life . s ago; .*15 min"
-    ):
-        resuming.stop_abandoned(session(tmp_path))
-    resuming.stop_abandoned(session(tmp_path, seed=[7]))  # same name, other settings: not the same study
+    dead_now = threading.Event()
+
+    def there():
+        for beat in itertools.count():
+            claim = claims.Claim("there", 4, "elsewhere:12:34", beat)
+            tracking.set_tags(parent, {"cxr.claim.there": claim.text, "cxr.alive": "1999-01-01T00:00:00+00:00"})
+            if dead_now.wait(0.1):
+                return
+
+    thread = threading.Thread(target=there)
+    thread.start()
+    try:
+        with pytest.raises(
+            InputError, match="'fake' is being run already, by process 12 on elsewhere: wait for it"
+        ):
+            holding.refuse_if_running(own)
+        assert "was begun by process 12 on elsewhere, and has not ended" in capsys.readouterr().out
+        holding.refuse_if_running(session(tmp_path, seed=[7]))  # same name, other settings: not the same study
+    finally:
+        dead_now.set()
+        thread.join()
     assert tracking.stored(child).status == "RUNNING"
-    tracking.set_tags(parent, {"cxr.alive": (moment - timedelta(minutes=20)).isoformat()})
-    resuming.stop_abandoned(session(tmp_path))
-    assert [tracking.stored(run).status for run in (child, parent)] == ["KILLED", "KILLED"]
+    began, state = time.monotonic(), State()
+    watch = holding.refuse_if_running(own)
+    assert time.monotonic() - began >= 15
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits again"))
+    with holding.held(own, state, watch) as held:
+        monkeypatch.undo()
+        assert state.parent == parent
+        assert tracking.stored(child).status == "KILLED"
+        assert [(claim.runner, claim.term) for claim in claims_on(parent)] == [(own_identity(), 5)]
+        # the other one wakes up
+        assert not claims.holds(claims.Claim("there", 4, "elsewhere:12:34", 9), claims_on(parent))
+        tracking.set_tags(parent, {"cxr.claim.later": claims.Claim("later", 6, "elsewhere:1:2").text})
+        with pytest.raises(InputError, match="another process runs this study now"):
+            held.beat()
+        tracking.end_run(parent, "FINISHED")
+    assert [claim.token for claim in claims_on(parent) if claim.term > 5] == ["later"]
+
+
+def test_the_clock_may_be_set_while_a_study_runs(tmp_path, store, monkeypatch):
+    """psutil adds the time at which the machine started, which Linux counts back from the clock."""
+    identity = own_identity()
+    boot_time = psutil._pslinux.boot_time if sys.platform == "linux" else None
+    for step in (-3600.0, -5.0, 5.0, 3600.0):
+        if boot_time is not None:
+            monkeypatch.setattr(psutil._pslinux, "boot_time", lambda step=step: boot_time() + step)
+            monkeypatch.setattr(psutil._pslinux, "BOOT_TIME", boot_time() + step, raising=False)
+        assert processes.lives(identity) == os.getpid()
+        assert processes.identity(os.getpid()) == identity
+
+
+def test_a_process_of_another_container_or_before_a_restart_is_not_looked_for_here():
+    host, pid, start = own_identity().rsplit(":", 2)
+    ticks, _, place = start.partition("@")
+    assert processes.is_here(own_identity()) == bool(place) or sys.platform != "linux"
+    for other in (f"{host}:{pid}:{ticks}@{place[::-1]}x", f"other:{pid}:{start}", "", "x", "a:b:c"):
+        assert not processes.is_here(other) and not processes.lives(other)
+
+
+@pytest.mark.slow
+def test_of_many_that_start_at_once_one_runs_the_study(tmp_path, store):
+    """For real: three processes, one store."""
+    code = "\n".join(
+        [
+            "import sys, time",
+            "from pathlib import Path",
+            "sys.path.insert(0, sys.argv[3])",
+            "import test_interruption",
+            "from cxr import tracking",
+            "from cxr.core.errors import InputError",
+            "from cxr.study import holding, session",
+            "tracking.connect(sys.argv[1])",
+            "folder = Path(sys.argv[2])",
+            "own = test_interruption.session(folder, seed=[4])",
+            "print('ready', flush=True)",
+            "while not (folder / 'go').exists(): time.sleep(0.02)",
+            "try:",
+            "    watch = holding.refuse_if_running(own)",
+            "    with holding.held(own, session.State(), watch) as held:",
+            "        print('runs', flush=True)",
+            "        while not (folder / 'end').exists(): time.sleep(0.1)",
+            "        held.beat()",
+            "except InputError as error:",
+            "    print(error)",
+        ]
+    )
+    tracking.experiment_id("fake")
+    words = [sys.executable, "-c", code, store, str(tmp_path), os.path.dirname(__file__)]
+    started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    try:
+        for process in started:
+            while process.stdout.readline() not in ("ready\n", ""):
+                pass  # it may wait until another one has opened the store
+        (tmp_path / "go").touch()
+        deadline = time.monotonic() + 300
+        while sum(process.poll() is None for process in started) > 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (tmp_path / "end").touch()
+        said = [process.communicate(timeout=300)[0].splitlines()[-1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert said.count("runs") == 1, said
+    assert sum("is being run already, by process" in line for line in said) == 2, said
+    assert [process.returncode for process in started] == [0] * 3
 
 
 def test_two_studies_do_not_write_into_one_folder(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        (tmp_path / ".running").write_text(processes.identity(other.pid))
-        with (
-            pytest.raises(InputError, match=f"another study is writing there .process {other.pid}.*--out"),
-            resuming.claimed(tmp_path),
-        ):
-            pass
-        other.communicate(b"\n")
+    code = "import sys; from pathlib import Path; from cxr.study import resuming\n"
+    code += "with resuming.claimed(Path(sys.argv[1])):\n    print('has it', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], **pipes) as other:
+        assert other.stdout.readline() == b"has it\n"
+        # whatever is written there, as by a machine whose processes cannot be seen from here
+        for text in (None, "elsewhere:12:34", ""):
+            if text is not None:
+                (tmp_path / ".running").write_text(text)
+            pid = {None: other.pid, "elsewhere:12:34": 12}.get(text)
+            who = f"another study is writing there .process {pid} on .*--out" if pid else "writing there: choose"
+            with pytest.raises(InputError, match=who), resuming.claimed(tmp_path):
+                pass
+        other.kill()
     with resuming.claimed(tmp_path):  # the other study is dead
         assert (tmp_path / ".running").read_text() == own_identity()
     assert list(tmp_path.iterdir()) == []
@@ -193,6 +348,44 @@ def test_a_compare_run_without_report_and_notebook_is_run_again(tmp_path, store,
     assert (step.key in state.runs) == (left != "nothing")
     # a worker finds the same when it comes to this step
     assert study_run.has_report(tracking.stored(run_id)) == (left in ("its-logged-notebook", "its-report"))
+
+
+@pytest.mark.parametrize("damage", ["missing", '{"train/A/s0": "a', "[]", '{"train/A/s0": 7}', "\0"])
+def test_a_damaged_record_of_a_finished_study_is_made_from_its_runs(tmp_path, store, capsys, damage):
+    own = session(tmp_path, seed=[100 + len(damage)])
+    tags = {"cxr.complete": "true"}
+    parent = tracking.create_run(
+        experiment="fake", name="study", tags={**tags, "cxr.stage": "study", "cxr.fingerprint": own.fingerprint},
+        params={},
+    )  # fmt: skip
+
+    def complete(name, parent=None, **more):
+        run = tracking.create_run(experiment="fake", name=name, tags={**tags, **more}, params={}, parent=parent)
+        tracking.end_run(run, "FINISHED")
+        return run
+
+    expected = {"train/A/s0": complete("train A s0", parent), "compare": complete("compare", parent)}
+    # one of an earlier study that it used, and one that somebody ran by hand afterwards
+    expected["score/A/s0/layercam"] = complete("score A s0 layercam", **{"cxr.study": parent})
+    complete("train A s0")
+    tracking.end_run(parent, "FINISHED")
+    assert views.STUDY == "cxr.study"
+    if damage != "missing":
+        tracking.log_text(parent, damage, "steps.json")
+    assert resuming.recorded(own) == expected
+    assert "steps.json of run" in capsys.readouterr().out
+    tracking.log_text(parent, json.dumps(expected), "steps.json")
+    assert resuming.recorded(own) == expected and capsys.readouterr().out == ""
+
+
+def test_runs_whose_process_was_killed_do_not_stay_running(store):
+    def made(process):
+        tags = {"cxr.process": process} if process else {}
+        return tracking.create_run(experiment="by hand", name="x", tags=tags, params={})
+
+    runs = [made(process) for process in (dead(), own_identity(), "elsewhere:1:2", "")]
+    tracking.end_abandoned("by hand")
+    assert [tracking.stored(run).status for run in runs] == ["KILLED", "RUNNING", "RUNNING", "RUNNING"]
 
 
 def test_code_that_changed_while_the_study_ran_is_said_and_tagged(tmp_path, store, monkeypatch, capsys):
@@ -322,6 +515,50 @@ def test_other_answers_are_not_waited_for(ask, monkeypatch, status, error, said)
     with server(status) as (uri, asked), pytest.raises(error, match=said):
         ask(uri)
     assert len(asked) == 1
+
+
+@pytest.fixture
+def secret(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    before = mlflow.get_tracking_uri()
+    yield lambda uri: uri.replace("://", "://anna:s3cr%40t@")
+    mlflow.set_tracking_uri(before)
+
+
+def test_a_password_in_the_address_is_used_and_goes_nowhere_else(secret):
+    with server(200) as (uri, _):
+        assert tracking.connect(secret(uri)) == tracking.resolve(secret(uri)) == uri
+        assert os.environ["MLFLOW_TRACKING_USERNAME"] == "anna"
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "s3cr@t"
+        assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] == uri
+        os.environ["MLFLOW_TRACKING_URI"] = secret(uri)  # as a person's environment may have it
+        list(connection.mlflow_client().search_experiments())
+        assert mlflow.get_tracking_uri() == uri
+    assert "s3cr" not in tracking.ui_command(secret("postgresql://host/runs"))
+
+
+@pytest.mark.parametrize("statuses", [(), (401,), (403,), (404,), (500,)])
+def test_no_error_of_a_store_shows_the_password(secret, monkeypatch, statuses):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with server(*statuses or [200]) as (uri, _):
+        address = uri if statuses else f"http://127.0.0.1:{servers.free_port()}"
+        with pytest.raises(InputError) as error:
+            tracking.connect(secret(address))
+        assert "s3cr" not in str(error.value) and address.removeprefix("http://") in str(error.value)
+        mlflow.set_tracking_uri(secret(address))
+        with pytest.raises(Exception) as error:
+            connection.ask(mlflow.MlflowClient(secret(address)).search_experiments)
+        if isinstance(error.value, InputError | tracking.StoreGone):
+            assert "s3cr" not in str(error.value)
+
+
+@pytest.mark.parametrize("uri", ["postgresql://127.0.0.1:9/runs", "mysql+nothing://127.0.0.1:9/runs"])
+def test_no_error_of_a_database_shows_its_password(secret, uri):
+    with pytest.raises(InputError) as error:
+        tracking.connect(secret(uri))
+    assert "s3cr" not in str(error.value) and uri in str(error.value)
 
 
 def test_a_mistyped_address_is_refused_at_once(monkeypatch):

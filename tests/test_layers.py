@@ -66,7 +66,7 @@ def test_no_circle_of_modules(imports):
         ("distributed", {"study"}),
         ("tensorflow", {"models", "training", "attribution"}),
         ("tf_keras_vis", {"attribution"}),
-        ("papermill", {"tracking"}),
+        ("papermill", {"core", "tracking"}),
         ("matplotlib", {"core", "data", "report", "explore"}),
     ],
 )

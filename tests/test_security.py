@@ -135,10 +135,10 @@ def test_weights_with_code_inside_are_refused(tmp_path):
 
 
 def test_the_ui_listens_where_it_is_told(tmp_path):
-    words = ui.command("sqlite:///x", main.parser().parse_args(["ui"]))
+    words = ui.command(main.parser().parse_args(["ui"]))
     assert words[words.index("--host") + 1] == "127.0.0.1" and "--allowed-hosts" not in words
     given = ["ui", "--host", "0.0.0.0", "--allowed-hosts", "a.b", "--cors-allowed-origins", "https://c.d"]
-    words = ui.command("sqlite:///x", main.parser().parse_args(given))
+    words = ui.command(main.parser().parse_args(given))
     assert words[words.index("--host") + 1] == "0.0.0.0"
     assert words[words.index("--allowed-hosts") + 1] == "a.b"
     assert words[words.index("--cors-allowed-origins") + 1] == "https://c.d"

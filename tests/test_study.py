@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import distributed
 import mlflow
 import nbformat
 import pandas as pd
@@ -18,7 +20,7 @@ from cxr import tracking
 from cxr.core import execution
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
-from cxr.study import cluster, following, grid, preflight, report_page, resuming, runner, session
+from cxr.study import cluster, executing, following, grid, preflight, report_page, runner, session
 from cxr.study.console import say
 from cxr.study.grid import Setup
 
@@ -334,24 +336,6 @@ def test_preflight_refuses_layers_that_there_are_not():
         preflight.check(params, data_manifest.build_manifest(params), ["CompactDenseNet"])
 
 
-def test_a_study_that_is_being_run_is_not_started_twice(store):
-    tracking.connect()
-    parent = tracking.create_run(
-        experiment="fake",
-        name="study",
-        tags={"cxr.stage": "study", "cxr.runner": session.runner()},
-        params={},
-    )
-    child = tracking.create_run(experiment="fake", name="train", tags={}, params={}, parent=parent)
-    with pytest.raises(InputError, match=f"being run already, by process {os.getpid()}"):
-        resuming.check_abandoned(tracking.stored(parent), "fake")
-    # same process id, other start time: another process, so the runner was killed
-    host, pid, created = session.runner().rsplit(":", 2)
-    tracking.set_tags(parent, {"cxr.runner": f"{host}:{pid}:{int(created) - 99}"})
-    resuming.check_abandoned(tracking.stored(parent), "fake")
-    assert tracking.stored(child).status == "KILLED"
-
-
 # -- running
 
 
@@ -380,7 +364,10 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert "the verdict: 1" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert first["compare"][0].has("report.html")
     assert "cxr.undefined" in first["score"][0].tags
-    assert re.search(r"^\[1/4\] train .*: done in \d+ s$", output, re.M) and "[4/4] compare: done" in output
+    assert (
+        re.search(r"^\[1/4\] train .*: done in [\d.]+ (s|min|h)$", output, re.M)
+        and "[4/4] compare: done" in output
+    )
     rows = [line.split() for line in output.splitlines() if line.startswith("? CompactDenseNet")]
     values = ["0", "0.900", "-", "0.50", "[0.40,", "0.62]", "-", "-", "-"]
     assert rows == [["?", "CompactDenseNet", "layercam", *values]]
@@ -414,6 +401,39 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert counts(runs_by_stage()) == more
     assert go(params, notebooks, fresh=True) == 0
     assert counts(runs_by_stage()) == {stage: count + 1 for stage, count in more.items()}
+
+
+def environment_of(process) -> dict[str, str]:
+    import psutil
+
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}
+
+
+@pytest.mark.parametrize("died", ["train", "attribute"])
+@pytest.mark.parametrize("how", ["worker lost", "failed"])
+def test_the_step_that_died_is_named_in_whatever_order_the_ends_come(tmp_path, how, died):
+    study = StudyParams(name="mine", seed=[0], method=["layercam"], architecture=["CompactDenseNet"])
+    steps = {step.stage: step for step in grid.plan(study)}
+    key = steps[died].key
+    error = executing.StepFailed(key, "boom")
+    if how == "worker lost":
+        error = distributed.KilledWorker(f"{key}@1.2", SimpleNamespace(address="tcp://x:1"), 3)
+
+    def fail():
+        raise error
+
+    setup = Setup(Path(), {}, Path(), tmp_path)
+    own = session.Session(study, setup, list(steps.values()), pd.DataFrame(), tracking_uri="", environment={})
+    state = session.State()
+    found = following.Following(own, state)
+    for stage in ("compare", "score", died):  # Dask may tell of the last one first
+        found.end(steps[stage], SimpleNamespace(result=fail))
+    assert state.failures[steps["compare"].key] == state.failures[steps["score"].key] == f"not run: {key} failed"
+    said = "several workers were lost with this notebook" if how == "worker lost" else "boom"
+    assert state.failures[key].startswith(said)
 
 
 FAIL = """
@@ -456,8 +476,8 @@ def test_what_fails_holds_back_only_what_depends_on_it(tmp_path, go, capsys):
     assert any(out["output_type"] == "error" for cell in notebook["cells"] for out in cell.get("outputs", []))
     output = capsys.readouterr().out
     assert "train CompactDenseNet s1: FAILED after" in output and "train-CompactDenseNet-s1.ipynb" in output
-    assert "score CompactDenseNet s1 layercam: not run: needs attribute/CompactDenseNet/s1" in output
-    assert "compare: not run: needs score/CompactDenseNet/s1/layercam" in output
+    assert "score CompactDenseNet s1 layercam: not run: train/CompactDenseNet/s1 failed" in output
+    assert re.search(r"compare: not run: train/CompactDenseNet/s[1234] failed", output)
 
 
 @pytest.mark.slow
@@ -489,9 +509,10 @@ def test_a_printed_command_works_when_typed(tmp_path, notebooks, monkeypatch, ca
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_stops_the_notebooks_and_the_same_command_resumes(tmp_path, store):
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_stops_the_notebooks_and_the_same_command_resumes(tmp_path, store, presses):
     notebooks = write_notebooks(tmp_path / "notebooks", train="import time\nprint('» waiting')\ntime.sleep(300)")
-    params = write_params(tmp_path / "study.yaml", method=["layercam"])
+    params = write_params(tmp_path / "study.yaml", method=["layercam"], seed=[0, 1, 2, 3])
     code = "\n".join(
         [
             "import sys",
@@ -505,20 +526,29 @@ def test_ctrl_c_stops_the_notebooks_and_the_same_command_resumes(tmp_path, store
     log = tmp_path / "out" / "train-CompactDenseNet-s0.log"
     words = [sys.executable, "-c", code, "study", str(params), "--out", str(tmp_path / "out")]
     options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    # where tests run in the background, Ctrl-C may be switched off, and children would inherit that
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(words, env=environment, **options) as study:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 400
         while time.monotonic() < deadline and not (log.is_file() and "» waiting" in log.read_text()):
+            assert study.poll() is None
             time.sleep(0.2)
         import psutil
 
         family = psutil.Process(study.pid).children(recursive=True)
-        study.send_signal(signal.SIGINT)
-        output, _ = study.communicate(timeout=60)
+        for _ in range(presses):  # the second time while it is stopping
+            study.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        output, _ = study.communicate(timeout=300)
     assert study.returncode == 130
     assert "Run the same command again to go on" in output
+    assert ("press Ctrl-C again to leave at once" in output) == (presses > 1)
+    assert output.count(": started") == 1  # the steps that waited did not start
     assert len(family) >= 2 and psutil.wait_procs(family, timeout=5)[1] == []  # papermill and its kernel
     tracking.connect(store)
     assert {undated(run.name): run.status for run in tracking.find(experiment="fake", complete=False)} == {
         "train CompactDenseNet s0": "KILLED",
         "study fake": "KILLED",
     }
+    runs = {run.run_id for run in tracking.find(experiment="fake", complete=False)}
+    assert not [one for one in psutil.process_iter() if environment_of(one).get("MLFLOW_RUN_ID") in runs]

@@ -197,6 +197,22 @@ def test_a_run_that_the_study_made_is_taken_up(store, monkeypatch):
     assert complete_run() != made
 
 
+def test_a_run_goes_on_more_than_once_and_no_setting_changes(store, monkeypatch):
+    made = tracking.create_run(experiment="demo", name="x", tags={}, params={})
+    for folder in ("/old/place", "/new/place", "/new/place"):
+        mlflow.end_run("FAILED")  # in this process
+        monkeypatch.setenv("MLFLOW_RUN_ID", made)
+        settings = TrainParams(name="demo", data=f"{folder}/images", weights=f"{folder}/w.npz")
+        run = tracking.start("train", settings, inputs={"manifest": "a"}, params={"data_root": folder})
+        run.params({"resumed": f"after {folder}"})
+        found = tracking.stored(made).params
+        expected = {"data": f"{folder}/images", "weights": f"{folder}/w.npz", "data_root": folder}
+        assert {key: found[key] for key in expected} == expected and found["resumed"] == f"after {folder}"
+    with pytest.raises(MlflowException, match="Changing param values is not allowed"):
+        run.params({"seed": 99})  # what is no path is another training
+    run.finish()
+
+
 def test_another_fingerprint_than_planned_is_the_one_that_counts(store, monkeypatch):
     made = tracking.create_run(experiment="demo", name="x", tags={"cxr.fingerprint": "planned"}, params={})
     monkeypatch.setenv("MLFLOW_RUN_ID", made)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 import zlib
 
@@ -175,7 +176,7 @@ from cxr.cli import ui
 child = "import time; time.sleep(600)"
 server = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); "
 server += "print(p.pid, file=sys.stderr, flush=True); "
-ui.start([sys.executable, "-c", server + child])
+ui.start([sys.executable, "-c", server + child], "sqlite:///x")
 time.sleep(600)
 """
 
@@ -184,7 +185,9 @@ time.sleep(600)
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_the_server_and_its_children_end_with_the_process_that_started_them(how):
     words = [sys.executable, "-c", _PARENT]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as parent:
+    # where tests run in the background, Ctrl-C may be switched off, and children would inherit that
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **listening) as parent:
         grandchild = psutil.Process(int(parent.stderr.readline()))
         family = [psutil.Process(parent.pid), *psutil.Process(parent.pid).children(recursive=True)]
         assert grandchild in family and len(family) == 4
@@ -196,18 +199,28 @@ def test_the_server_and_its_children_end_with_the_process_that_started_them(how)
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_cxr_ui_prints_one_link_once_it_answers_and_leaves_nothing_behind(store, how):
+def test_cxr_ui_prints_one_link_once_it_answers_and_leaves_nothing_behind(store, tmp_path, how):
     parent, port = finished("study", "study"), free_port()
     end_study(parent, {})
     words = [sys.executable, "-m", "cxr.cli", "ui", "--tracking-uri", store, "--port", str(port)]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "start_new_session": True}
-    with subprocess.Popen(words, **options) as ui:
+    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    said = tmp_path / "stderr.txt"
+    with said.open("w") as stderr, subprocess.Popen(words, stderr=stderr, **options) as ui:
         first = ui.stdout.readline().split()
         number = tracking.experiment_id("demo")
         assert first[0] == "Open" and first[1].startswith(f"http://127.0.0.1:{port}/#/experiments/{number}/runs")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{port}/health", timeout=60) as answer:
             assert answer.status == 200
+        put = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/2.0/mlflow-artifacts/artifacts/x.txt", b"forged", method="PUT"
+        )
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            opener.open(put, timeout=60)
+        assert "every user of this machine can read, change and delete the runs" in said.read_text()
+        # other users of the machine see the words of processes
+        assert not [one for one in psutil.Process(ui.pid).children(recursive=True) if store in one.cmdline()]
         family = psutil.Process(ui.pid).children(recursive=True)
         assert family
         os.killpg(ui.pid, getattr(signal, how))

@@ -63,15 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"port {arguments.port} is taken, perhaps by another `cxr ui`: choose one with --port")
     tracking.connect(uri)
     page = tracking.front_page(f"http://{f'[{here}]' if ':' in here else here}:{arguments.port}")
-    if arguments.host not in (_LOCAL, "localhost", "::1"):
-        print(
-            f"CAUTION: everyone who reaches {arguments.host}:{arguments.port} can read, change and delete the "
-            "runs, since MLflow asks for no password here. docs/server.md says how to run a server with passwords "
-            "(`mlflow server --app-name basic-auth`).",
-            file=sys.stderr,
-            flush=True,
-        )
-    process = start(command(uri, arguments))
+    who = f"everyone who reaches {arguments.host}:{arguments.port}"
+    if arguments.host in (_LOCAL, "localhost", "::1"):
+        who = "every user of this machine"
+    print(
+        f"CAUTION: {who} can read, change and delete the runs while this server runs, since MLflow asks for no "
+        "password here. docs/server.md says how to run a server with passwords.",
+        file=sys.stderr,
+        flush=True,
+    )
+    process = start(command(arguments), uri)
     try:
         while process.poll() is None and not _listens(here, arguments.port):
             time.sleep(0.3)
@@ -85,16 +86,20 @@ def run(arguments: argparse.Namespace) -> int:
         process.wait()
 
 
-def start(words: list[str]) -> subprocess.Popen:
-    """Start the server in a process group of its own; it ends when this process ends or closes `stdin`."""
+def start(words: list[str], uri: str) -> subprocess.Popen:
+    """Start the server of a store in a process group of its own; it ends when this process ends or closes `stdin`.
+
+    Its command line, which other users of the machine can read, does not hold the store's address, which may
+    hold a password.
+    """
     # Without the second variable, MLflow would start eight processes for jobs that do not exist here.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     quiet |= {"PYTHONWARNINGS": "ignore"}  # of MLflow's own packages
     return subprocess.Popen(
-        [sys.executable, server_process.__file__, *words],
+        [sys.executable, "-m", server_process.__name__, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,  # remarks on its options; errors are on stderr
-        env={**quiet, **os.environ},
+        env={**quiet, **os.environ, "MLFLOW_BACKEND_STORE_URI": uri},
         start_new_session=True,  # Ctrl-C in the terminal is for `cxr ui`, which ends the server
     )
 
@@ -105,9 +110,9 @@ def _listens(host: str, port: int) -> bool:
     return False
 
 
-def command(uri: str, arguments: argparse.Namespace) -> list[str]:
-    """The command that starts MLflow's server."""
-    words = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+def command(arguments: argparse.Namespace) -> list[str]:
+    """The command that starts MLflow's server, which finds its store in the environment."""
+    words = [sys.executable, "-m", "mlflow", "ui", "--no-serve-artifacts"]  # files are shown, not taken
     words += ["--host", arguments.host, "--port", str(arguments.port), "--workers", "1"]
     words += ["--uvicorn-opts", "--log-level warning"]  # a line a request would push the link out of sight
     if arguments.allowed_hosts:

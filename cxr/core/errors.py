@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,8 +35,16 @@ class InputError(ValueError):
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
-    """The first line of an exception's text without its full stop; its type if it has no text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most].rstrip(".")
+    """The first line of an exception's text without its full stop; its type if it has no text.
+
+    Addresses in it are without user name and password.
+    """
+    return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])[:most].rstrip(".")
+
+
+def without_password(text: str) -> str:
+    """A text with its addresses as they may be shown: without what stands before an `@`."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
 
 
 def some(items: Iterable[Any]) -> str:

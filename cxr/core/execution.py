@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from cxr.core import private_kernels
 from cxr.core.errors import InputError
 from cxr.core.files import from_here, parse
 
@@ -92,12 +93,12 @@ def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
     """Start papermill; read its output as text from `stdout`. `environment` is added to that of this process.
 
     The notebook's kernel is this Python, whatever kernels named `python3` this machine has; the notebook checks it
-    (`check_kernel`).
+    (`check_kernel`). It listens to this user only (`private_kernels`).
     """
     paths = [str(_kernels()), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     own = {"JUPYTER_PATH": os.pathsep.join(paths), _PARENT: _this_python(), "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
-        words,
+        [sys.executable, "-m", private_kernels.__name__, *words[words.index("papermill") + 1 :]],
         env={**os.environ, **ENVIRONMENT, **environment, **own},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -14,5 +14,6 @@ def commit(folder: Path) -> tuple[str, bool] | None:
 
 
 def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
+    # without locks: a person may be committing at this moment
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 PATIENCE_SECONDS = 15.0  # time for papermill to stop its kernel before both are killed
@@ -16,10 +19,60 @@ _LOOK_SECONDS = 2.0
 
 
 def identity(pid: int) -> str:
-    """`host:pid:create_time` of a process; a later process with the same number has another identity."""
-    import psutil  # ipykernel requires it
+    """`host:pid:start` of a process; no other process has it, on any machine, before or after.
 
-    return f"{socket.gethostname()}:{pid}:{psutil.Process(pid).create_time():.0f}"
+    `start` does not depend on the clock of the machine, where the system tells that (Linux): it is the time since
+    the machine started, with the place (this start of this machine, and its space of process numbers).
+    """
+    return f"{socket.gethostname()}:{pid}:{_start(pid)}"
+
+
+def is_here(process: str) -> bool:
+    """Whether a process that `identity` names was started where its number means the same process as here.
+
+    That is not so on another machine, in another container, or before this machine was started again.
+    """
+    host, _, start = (["", ""] + process.rsplit(":", 2))[-3:]
+    return host == socket.gethostname() and start.partition("@")[2] == _place()
+
+
+def lives(process: str) -> int:
+    """The process id of an `identity` if this process lives on this machine, otherwise 0."""
+    import psutil
+
+    if not is_here(process):
+        return 0
+    _, pid, start = process.rsplit(":", 2)
+    with contextlib.suppress(psutil.NoSuchProcess, OSError, ValueError):
+        number = int(pid)
+        if psutil.Process(number).status() != psutil.STATUS_ZOMBIE and _start(number) == start:
+            return number
+    return 0
+
+
+def _start(pid: int) -> str:
+    """When a process started, and where: its number alone may be given to another process later.
+
+    Raises: OSError or psutil.NoSuchProcess: there is no such process.
+    """
+    import psutil
+
+    try:
+        # psutil adds the time at which the machine started, which moves when somebody sets the clock
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return f"{fields[19]}@{_place()}"
+    except (OSError, IndexError):
+        return f"{psutil.Process(pid).create_time():.0f}@{_place()}"
+
+
+@functools.cache
+def _place() -> str:
+    """Eight digits that are the same for all processes that see each other by number; empty if it is not known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return hashlib.sha256(f"{boot.strip()} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:8]
+    except OSError:
+        return ""
 
 
 def stop_orphans(runs: Mapping[str, str]) -> int:
@@ -45,35 +98,31 @@ def stop_orphans(runs: Mapping[str, str]) -> int:
     return stop(pid for pid, parent in parents.items() if parent not in parents)
 
 
-def lives(process: str) -> int:
-    """The process id in `host:pid:create_time` if this process lives on this machine, otherwise 0."""
-    import psutil
+def stop(
+    pids: Iterable[int], *, ask: int | None = None, family: bool = False, patience: float = PATIENCE_SECONDS
+) -> int:
+    """Ask processes to end, and kill what is left of them and of their descendants.
 
-    host, pid, created = (["", ""] + process.rsplit(":", 2))[-3:]
-    if host != socket.gethostname() or not pid.isdecimal():
-        return 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        found = psutil.Process(int(pid))
-        # the clock may have been set: a second or two do not make another process
-        if found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - float(created)) < 3:
-            return int(pid)
-    return 0
-
-
-def stop(pids: Iterable[int]) -> int:
-    """Interrupt processes, and kill what is left of them and of their descendants after `PATIENCE_SECONDS`.
+    Args:
+        ask: the signal that asks; None: what Ctrl-C sends.
+        family: ask the descendants too. Papermill passes Ctrl-C on to its kernel itself, and saves the notebook.
+        patience: seconds until the rest is killed.
 
     Returns: how many processes these were, with the descendants.
     """
     import psutil
 
+    ask = (signal.SIGINT if os.name == "posix" else signal.SIGTERM) if ask is None else ask
     families = []
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             parent = psutil.Process(pid)
-            families += [parent, *parent.children(recursive=True)]
-            parent.send_signal(signal.SIGINT) if os.name == "posix" else parent.terminate()
-    _, alive = psutil.wait_procs(families, timeout=PATIENCE_SECONDS)
+            own = [parent, *parent.children(recursive=True)]
+            families += own
+            for process in own if family else [parent]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(ask)
+    _, alive = psutil.wait_procs(families, timeout=patience)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -90,7 +139,7 @@ def die_with(process: str) -> None:
     """
     import psutil
 
-    if process.rsplit(":", 2)[0] != socket.gethostname():
+    if not is_here(process):
         return
 
     def watch() -> None:
@@ -107,15 +156,37 @@ def die_with(process: str) -> None:
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Within this context SIGTERM (with which batch systems stop a job) acts like Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python handles signals only in the main thread
-        return
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    with _handling(interrupt, signal.SIGTERM):
+        yield
+
+
+@contextlib.contextmanager
+def undisturbed(on_signal: Callable[[], Any]) -> Iterator[None]:
+    """Within this context the first Ctrl-C or SIGTERM only calls `on_signal`; the next one acts like Ctrl-C."""
+    signals = []
+
+    def note(*_: Any) -> None:
+        signals.append(1)
+        if len(signals) > 1:
+            raise KeyboardInterrupt
+        on_signal()
+
+    with _handling(note, signal.SIGINT, signal.SIGTERM):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[..., Any], *signals: int) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals only in the main thread
+        return
+    before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, old in before.items():
+            signal.signal(number, old)

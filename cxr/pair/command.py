@@ -43,10 +43,11 @@ def run(
     notebook = tracking.notebooks_folder() / f"{tracking.STAGES['drift']}.ipynb"
     _check(settings, notebook, out, figure)
     tracking.connect(tracking_uri)
+    tracking.end_abandoned(settings.name)  # of a command that was killed
     run_id = tracking.create_run(
         experiment=settings.name,
         name=f"drift {models.label(models.files(settings))}",
-        tags={"cxr.stage": "drift"},
+        tags={"cxr.stage": "drift", "cxr.process": processes.identity(os.getpid())},
         params={},
     )
     if _execute(settings, notebook.parent, run_id):

@@ -10,21 +10,26 @@ import shutil
 import socket
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 import dask
 import distributed
+import tornado.web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tornado.httputil import HTTPServerRequest
 
 from cxr.core.errors import InputError, first_line
 from cxr.core.params import read_yaml
 from cxr.study import worker as study_worker
 from cxr.study.shared_files import Shared
 
-_DASHBOARD = "127.0.0.1:8787"  # of the embedded cluster; other machines cannot open it
+_LOCAL = "127.0.0.1"
+_DASHBOARD = f"{_LOCAL}:8787"  # of the embedded cluster; other machines cannot open it
+_NAMES = (_LOCAL, "localhost")  # under which browsers of this machine may open it
 _CONNECT_SECONDS = 10
 _WAIT_SECONDS = 3600  # for the first worker, which may wait in the queue of a batch system
 
@@ -99,10 +104,16 @@ class Cluster:
         """Whether the scheduler does not answer any more."""
         return self.client.status != "running"
 
-    def stop(self) -> None:
-        """Stop all notebooks on all workers."""
+    def stop(self, attempt: str, futures: Iterable[distributed.Future]) -> None:
+        """Stop a study: its tasks do not start any more, and all its notebooks end, on all workers.
+
+        Args:
+            attempt: the end of the keys of its tasks.
+            futures: of its tasks.
+        """
         with contextlib.suppress(Exception):  # without a scheduler there are no workers to reach
-            self.client.run(study_worker.stop_all, on_error="ignore")
+            self.client.cancel(list(futures), force=True)
+            self.client.run(study_worker.stop_all, attempt, on_error="ignore")
 
 
 def check(scheduler: str) -> None:
@@ -124,8 +135,8 @@ def opened(scheduler: str, *, jobs: int, devices: int) -> Iterator[Cluster]:
     Raises:
         InputError: no scheduler answers, the cluster does not start, or no worker comes within an hour.
     """
-    quiet = {"distributed.worker.memory.spill": False, "distributed.admin.system-monitor.interval": "2s"}
-    with dask.config.set(quiet), contextlib.ExitStack() as stack:
+    settings = {"distributed.worker.memory.spill": False, "distributed.admin.system-monitor.interval": "2s"}
+    with dask.config.set(settings), contextlib.ExitStack() as stack:
         if "://" in scheduler:
             client = stack.enter_context(_connected(scheduler))
         else:
@@ -182,7 +193,7 @@ def gpus() -> list[str]:
 @contextlib.contextmanager
 def _embedded(jobs: int, devices: int) -> Iterator[distributed.SpecCluster]:
     """Scheduler and workers in this process: one worker for the GPUs of each notebook, or one without GPUs."""
-    common = {"memory_limit": 0, "dashboard": False}
+    common = {"memory_limit": 0, "dashboard": False, "dashboard_address": f"{_LOCAL}:0"}
     of_gpu = {**common, "nthreads": 1, "resources": {"GPU": 1}}
     workers = {f"GPU {share}": {"cls": distributed.Worker, "options": of_gpu} for share in _shares(jobs, devices)}
     if not workers:
@@ -197,7 +208,22 @@ def _embedded(jobs: int, devices: int) -> Iterator[distributed.SpecCluster]:
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         # The study reports failed notebooks itself.
         with distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as found:
+            for server in (found.scheduler, *found.workers.values()):
+                _answer_to_own_names(server.http_application)
             yield found
+
+
+def _answer_to_own_names(application: tornado.web.Application) -> None:
+    """Refuse requests for other names, and of other pages: a page of the web can lead a browser here."""
+    find = application.find_handler
+
+    def find_handler(request: HTTPServerRequest, **options: Any) -> Any:
+        origin = urlsplit(request.headers.get("Origin", f"http://{_LOCAL}")).hostname
+        if request.host_name in _NAMES and origin in _NAMES:
+            return find(request, **options)
+        return application.get_handler_delegate(request, tornado.web.ErrorHandler, {"status_code": 403})
+
+    application.find_handler = find_handler
 
 
 def _connected(address: str) -> distributed.Client:

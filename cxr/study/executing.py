@@ -5,25 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from distributed import get_worker
 
 from cxr import tracking
-from cxr.core import arrays, execution, processes
+from cxr.core import execution, processes
 from cxr.core.errors import InputError, first_line
-from cxr.study import session, study_run, worker
+from cxr.study import claims, session, study_run, worker
 from cxr.study.console import killed
 from cxr.study.grid import Setup, Step
 from cxr.study.shared_files import Shared
-
-# Two kernels that start at once can pick the same TCP port.
-_STAGGER_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,9 @@ def execute(job: Job, needs: Mapping[str, Done]) -> Done:
     key = get_worker().get_current_task()
     if job.shared is not None and (lacks := plugin.trouble(job.shared)):
         raise InputError(f"the worker {get_worker().address}: {lacks}")
-    with _failing(job), plugin.using(job.tracking_uri):
+    with _failing(job), plugin.executing(key), plugin.using(job.tracking_uri):
+        if plugin.is_stopped(key):
+            raise StepFailed(job.step.key, "stopped")
         runs = {name: done.run_id for name, done in needs.items()}
         fingerprint = _fingerprint(job, runs)
         found = study_run.find_step(
@@ -115,7 +111,7 @@ def execute(job: Job, needs: Mapping[str, Done]) -> Done:
             return Done(found.run_id, again=True)
         run_id = _open(job, fingerprint)
         code = _run_papermill(job, run_id, runs, plugin, key)
-        return _end(job, run_id, code, stopped=key in plugin.stopped)
+        return _end(job, run_id, code, stopped=plugin.is_stopped(key))
 
 
 @contextlib.contextmanager
@@ -148,20 +144,26 @@ def _open(job: Job, fingerprint: str) -> str:
     """Open the run of a step: the run of a worker that was lost, or a new one. Returns its id."""
     step, host = job.step, socket.gethostname()
     known = {"experiment": job.study, "fingerprint": fingerprint, "parent": job.parent}
+    own = {"cxr.worker": processes.identity(os.getpid())}
     lost = [run for run in tracking.find(step.stage, **known, complete=False) if run.status == "RUNNING"]
-    if lost:
-        processes.stop_orphans({run.run_id: run.tags.get("cxr.process", "") for run in lost})
-        tracking.set_tags(lost[0].run_id, {"cxr.resumed_on": host})
+    processes.stop_orphans({run.run_id: run.tags.get("cxr.process", "") for run in lost})
+    again, others = claims.resumed(
+        [claims.Started(run.run_id, here=processes.is_here(run.tags.get("cxr.worker", ""))) for run in lost]
+    )
+    for other in others:
+        tracking.end_run(other, "KILLED")
+    if again:
+        tracking.set_tags(again, {**own, "cxr.resumed_on": host, "cxr.process": ""})
         job.tell(began=True, again=True)
-        return lost[0].run_id
+        return again
     run_id = tracking.create_run(
         experiment=job.study,
         name=step.name,
         parent=job.parent,
-        tags={"cxr.stage": step.stage, "cxr.fingerprint": fingerprint},
+        tags={"cxr.stage": step.stage, "cxr.fingerprint": fingerprint, **own},
         params=step.parameters,
     )
-    job.tell(began=True)
+    job.tell(began=True, again=bool(lost))
     return run_id
 
 
@@ -170,29 +172,21 @@ def _run_papermill(job: Job, run_id: str, runs: Mapping[str, str], plugin: worke
     import psutil
 
     job.setup.executed(job.step).unlink(missing_ok=True)  # it belongs to an earlier run
-    # A folder that other users of this machine cannot write to: they could lock the file for ever.
-    own_folder = Path(tempfile.gettempdir()) / f"cxr-{os.getuid() if os.name == 'posix' else 0}"
-    own_folder.mkdir(mode=0o700, exist_ok=True)
-    waits = f"{execution.PROGRESS}waiting for another notebook to start ({own_folder / 'start.lock'})"
     with job.setup.log(job.step).open("w", encoding="utf-8") as log:
         log.write(f"{execution.RUN_LINE}{run_id}\n")  # tells a resumed study whose log and notebook these are
         log.flush()
-        with arrays.locked(own_folder / "start.lock", lambda: job.tell(progress=waits)):
-            if key in plugin.stopped:
-                return -2
-            process = execution.start(job.setup.command(job.step, runs), _environment(job, run_id))
-            plugin.running[key] = process
-            with contextlib.suppress(psutil.NoSuchProcess):
-                tracking.set_tags(run_id, {"cxr.process": processes.identity(process.pid)})
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_STAGGER_SECONDS)
+        words, environment = job.setup.command(job.step, runs), _environment(job, run_id)
+        process = plugin.launch(key, lambda: execution.start(words, environment))
+        if process is None:
+            return -2
+        with contextlib.suppress(psutil.NoSuchProcess, OSError):
+            tracking.set_tags(run_id, {"cxr.process": processes.identity(process.pid)})
         with process:
             for line in process.stdout:
                 log.write(line)
                 log.flush()
                 if line.startswith(execution.PROGRESS):
                     job.tell(progress=line.strip())
-    plugin.running.pop(key, None)
     return process.returncode
 
 
@@ -221,6 +215,7 @@ def _end(job: Job, run_id: str, code: int, *, stopped: bool) -> Done:
     run = tracking.stored(run_id)
     if code == 0 and run.complete:
         return Done(run_id)
+    processes.stop_orphans({run_id: ""})  # a kernel that lives on without papermill would write to the run
     if stopped:
         if not run.complete:
             tracking.end_run(run_id, "KILLED")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import queue
 import socket
@@ -15,43 +14,53 @@ import distributed
 from distributed.utils import CancelledError
 from tqdm import tqdm
 
+from cxr.core import processes
 from cxr.core.errors import InputError
 from cxr.core.files import from_here
-from cxr.study import cluster, executing, shared_files, study_run
+from cxr.study import cluster, executing, shared_files
 from cxr.study.console import duration, say
 from cxr.study.executing import Done, Job, StepFailed
 from cxr.study.grid import Step
+from cxr.study.holding import Held
 from cxr.study.session import Session, State
 from cxr.study.shared_files import Shared
 
 _LOOK_SECONDS = 0.3
-_STOPPED_SECONDS = 30.0  # for workers to end the runs of notebooks that were stopped
 _SCHEDULER_GONE = (
     "the Dask scheduler does not answer any more: start one, and run the same command again. What is done is kept"
 )
 
 
 def run_all(
-    session: Session, state: State, waiting: Sequence[Step], where: cluster.Cluster, shared: Shared | None
+    session: Session,
+    state: State,
+    waiting: Sequence[Step],
+    where: cluster.Cluster,
+    shared: Shared | None,
+    held: Held,
 ) -> None:
     """Hand the steps to Dask and follow them to their end; fills `state.runs` and `state.failures`.
 
     Args:
         waiting: the steps that are not done.
         shared: what workers elsewhere must see; None for the embedded cluster.
+        held: the study, which this process holds.
 
     Raises:
         tracking.StoreGone, OSError: the store does not answer, or a disk is full.
-        InputError: the scheduler does not answer, or a new worker lacks something.
+        InputError: the scheduler does not answer, a new worker lacks something, or another process took the study.
         In all cases, and after Ctrl-C, no notebook is left running.
     """
     events: queue.SimpleQueue = queue.SimpleQueue()  # they come in Dask's own thread
     where.client.subscribe_topic(state.parent, lambda event: events.put(event[1]))
-    futures = _submit(session, state, waiting, where, shared)
     following = Following(session, state)
-    waiting, alive = list(waiting), 0.0
+    waiting = list(waiting)
+    attempt = f"{state.parent[:8]}.{time.time_ns():x}"  # Dask never uses the key of a task twice
+    futures: dict[str, distributed.Future] = {}
     try:
+        _submit(session, state, waiting, where, shared, attempt, futures)
         while waiting:
+            held.check()
             ended = [step for step in waiting if futures[step.key].done()]
             for _ in range(events.qsize()):
                 following.note(events.get())
@@ -61,16 +70,11 @@ def run_all(
             if where.lost and waiting:
                 raise InputError(_SCHEDULER_GONE)
             following.show([step for step in waiting if step.key in following.began])
-            if time.monotonic() - alive > study_run.SIGN_OF_LIFE_SECONDS:
-                study_run.give_sign_of_life(state.parent)
-                alive = time.monotonic()
             if not ended:
                 time.sleep(_LOOK_SECONDS)
     except BaseException:  # Ctrl-C, a full disk, a store that does not answer: leave nothing running
-        where.stop()
-        running = [futures[step.key] for step in waiting if step.key in following.began]
-        with contextlib.suppress(TimeoutError):  # until the workers have ended the runs in the store
-            distributed.wait(running, _STOPPED_SECONDS)
+        with processes.undisturbed(lambda: say("stopping the notebooks: press Ctrl-C again to leave at once")):
+            where.stop(attempt, futures.values())
         raise
     finally:
         following.bar.close()
@@ -78,16 +82,20 @@ def run_all(
 
 
 def _submit(
-    session: Session, state: State, waiting: Sequence[Step], where: cluster.Cluster, shared: Shared | None
-) -> dict[str, distributed.Future]:
-    """One task per step, by the step's key; a task gets the results of those that it needs."""
-    futures: dict[str, distributed.Future] = {}
+    session: Session,
+    state: State,
+    waiting: Sequence[Step],
+    where: cluster.Cluster,
+    shared: Shared | None,
+    attempt: str,
+    futures: dict[str, distributed.Future],
+) -> None:
+    """Fill `futures`: one task per step, by the step's key; a task gets the results of those that it needs."""
     setup, environment = session.setup, session.environment
     setup = dataclasses.replace(setup, params_file=setup.params_file.absolute(), out=setup.out.absolute())
     if shared is not None:
         setup = dataclasses.replace(setup, overrides={**setup.overrides, **shared_files.absolute(session.study)})
         environment = {"CXR_NOTEBOOKS": str(setup.notebooks)}
-    attempt = f"{state.parent[:8]}.{time.time_ns():x}"  # Dask never uses the key of a task twice
     for rank, step in enumerate(waiting):
         job = Job(
             step=step,
@@ -112,7 +120,6 @@ def _submit(
             priority=-rank,  # one cell of the grid after the other
             resources={"GPU": 1} if where.hands_out_gpus and step.runs_network else None,
         )
-    return futures
 
 
 class Following:
@@ -165,18 +172,18 @@ class Following:
         try:
             done: Done = future.result()
         except StepFailed as failure:
-            if failure.key != step.key:  # Dask passes on the failure of a step that this one needs
-                lacking = next(key for key in step.needs if key in state.failures)
-                state.failures[step.key] = f"not run: needs {lacking}"
-                return state.failures[step.key]
-            reason = failure.reason
-        except distributed.KilledWorker:
+            died, reason = failure.key, failure.reason
+        except distributed.KilledWorker as killed:
+            died = str(killed.task).rpartition("@")[0]
             reason = "several workers were lost with this notebook: it may need more memory than they have"
         except CancelledError:
             raise InputError(_SCHEDULER_GONE) from None
         else:
             state.runs[step.key] = done.run_id
             return f"done already, run {done.run_id}" if done.again else f"done in {took}"
+        if died != step.key:  # Dask passes on the failure of a step that this one needs
+            state.failures[step.key] = f"not run: {died} failed"
+            return state.failures[step.key]
         state.failures[step.key] = reason
         files = f"{from_here(self.session.setup.out / step.file)}.ipynb and .log"
         return f"FAILED after {took}: {reason} (see {files})"

@@ -1,22 +1,21 @@
-"""What is done already, and what an interrupted study left behind."""
+"""What is done already, and which notebooks an interrupted study did not log."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from cxr import tracking
-from cxr.core import processes
-from cxr.core.errors import InputError
+from cxr.core.errors import InputError, first_line
 from cxr.core.execution import RUN_LINE
 from cxr.core.files import atomic
 from cxr.study import session as sessions
 from cxr.study import shared_files, study_run
-from cxr.study.console import duration, say
+from cxr.study.console import say
 from cxr.study.grid import Setup, Step
 from cxr.study.session import Session, State
 
@@ -27,7 +26,7 @@ def find_done(session: Session, state: State) -> None:
     """Fill `state.recorded` and `state.runs`; with `fresh`, nothing counts as done."""
     if session.fresh:
         return
-    state.recorded = _recorded(session)
+    state.recorded = recorded(session)
     for step in session.steps:
         if all(key in state.runs for key in step.needs):
             run = study_run.find_step(
@@ -41,79 +40,60 @@ def find_done(session: Session, state: State) -> None:
                 state.runs[step.key] = run.run_id
 
 
-def _recorded(session: Session) -> dict[str, str]:
-    """Keys of steps to run ids, from when this very study last ended; empty if it has not ended yet."""
-    ended = study_run.find(session, complete=True)
-    return ended[0].json("steps.json") if ended else {}
+def recorded(session: Session) -> dict[str, str]:
+    """Keys of steps to run ids, from when this very study last ended; empty if it has not ended yet.
 
-
-# ---------------------------------------------------------------------------------------- runners
-
-
-def stop_abandoned(session: Session) -> None:
-    """Clean up after runners of this study that were killed. Raises InputError while one still runs it."""
-    for run in study_run.find(session):
-        if run.status == "RUNNING":
-            check_abandoned(run, session.study.name)
-            tracking.end_run(run.run_id, "KILLED")
-
-
-def check_abandoned(run: tracking.StoredRun, name: str) -> None:
-    """If the runner of a study is dead, stop its notebooks and end their runs.
-
-    A runner on another machine counts as dead after `study_run.DEAD_SECONDS` without a sign of life. Its notebooks
-    cannot be stopped from here.
-
-    Raises:
-        InputError: the runner lives.
+    If the file of that record is damaged or missing, the record is made from the runs, and a line says so.
     """
-    advice = "wait for it, stop it, or choose another `name`"
-    runner = run.tags.get("cxr.runner", "")
-    host, _, pid = runner.rpartition(":")[0].rpartition(":")
-    if host == socket.gethostname():
-        if processes.lives(runner):
-            raise InputError(f"the study '{name}' is being run already, by process {pid}: {advice}")
-    else:
-        silent = study_run.seconds_silent(run)
-        if silent < study_run.DEAD_SECONDS:
-            raise InputError(
-                f"the study '{name}' is being run already, by process {pid} on {host} (last sign of life "
-                f"{duration(max(0.0, silent))} ago; it counts as dead after {duration(study_run.DEAD_SECONDS)}): "
-                f"{advice}"
-            )
-    children = tracking.find(experiment=name, parent=run.run_id, complete=False)
-    left = [child for child in children if child.status == "RUNNING"]
-    stopped = processes.stop_orphans({child.run_id: child.tags.get("cxr.process", "") for child in left})
-    if stopped:
-        say(f"  an earlier run of this study was killed: stopped {stopped} processes that were still running")
-    for child in left:
-        if not tracking.stored(child.run_id).complete:  # it may have ended just now
-            tracking.end_run(child.run_id, "KILLED")
+    ended = study_run.find(session, complete=True)
+    if not ended:
+        return {}
+    try:
+        found = ended[0].json(study_run.RECORD)
+        if isinstance(found, dict) and all(isinstance(run_id, str) for run_id in found.values()):
+            return found
+        said = "it is no table of run ids"
+    except ValueError as error:  # an InputError, or no JSON
+        said = first_line(error)
+    say(f"  {study_run.RECORD} of run {ended[0].run_id} cannot be read, and is made from the runs: {said}")
+    return study_run.record_of(session.study.name, ended[0].run_id)
+
+
+# ---------------------------------------------------------------------------------------- the folder
 
 
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """Make the folder, and keep other studies out of it: they would overwrite each other's notebooks.
 
+    The system lets go of the lock when this process ends in any way.
+
     Raises: InputError: another study is writing there, or nobody can.
     """
-    lock = out / shared_files.RUNNING
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        holder = lock.read_text(encoding="utf-8")
-        pid = processes.lives(holder)
-        if pid not in (0, os.getpid()):
-            raise InputError(f"{out}: another study is writing there (process {pid}): choose another with --out")
+    note = out / shared_files.RUNNING
+    lock = FileLock(out / shared_files.LOCK)
+    advice = "choose another folder with --out"
     try:
-        with atomic(lock) as temporary:
-            temporary.write_text(sessions.runner(), encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        who = note.read_text(encoding="utf-8", errors="replace") if note.is_file() else ""
+        host, _, pid = who.rpartition(":")[0].rpartition(":")
+        who = f" (process {pid} on {host})" if pid else ""
+        raise InputError(f"{out}: another study is writing there{who}: {advice}") from None
+    except NotImplementedError:
+        raise InputError(f"{out}: this file system has no locks, which keep two studies apart: {advice}") from None
     except OSError as error:
-        raise InputError(
-            f"{out}: cannot write there ({error.strerror}): choose another folder with --out"
-        ) from None
+        raise InputError(f"{out}: cannot write there ({error.strerror}): {advice}") from None
     try:
+        with atomic(note) as temporary:
+            temporary.write_text(sessions.runner(), encoding="utf-8")
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows does not remove an open file
+            (out / shared_files.LOCK).unlink(missing_ok=True)  # before the release, as in `arrays.locked`
+        lock.release()
 
 
 # ---------------------------------------------------------------------------------------- notebooks

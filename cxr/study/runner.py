@@ -11,18 +11,21 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr import tracking
-from cxr.core import processes
-from cxr.core.errors import InputError, first_line
+from cxr.core.errors import first_line, without_password
 from cxr.core.files import from_here
 from cxr.core.params import StudyParams
-from cxr.study import cluster, following, preflight, results, resuming, shared_files, study_run
+from cxr.study import claims, cluster, following, holding, preflight, results, resuming, shared_files, study_run
 from cxr.study import session as sessions
 from cxr.study.console import say
 from cxr.study.grid import Setup, Step
 from cxr.study.session import Session, State
+
+if TYPE_CHECKING:
+    from cxr.data.checks import findings
+    from cxr.study.shared_files import Shared
 
 
 def run(
@@ -86,8 +89,6 @@ def run(
             raise
         say(f"stopped: the disk of {setup.out} or of the store is full: {first_line(error)}")
         say("What is done is kept: make room, and run the same command again.")
-        with contextlib.suppress(Exception):  # it may fail on a full disk; the next start cleans up
-            study_run.end_all(study.name, state)
     return 1
 
 
@@ -131,7 +132,10 @@ def _print_commands(session: Session, state: State) -> None:
         print(f"# {line}")
     if not tracking.is_new(session.tracking_uri):
         resuming.find_done(session, state)
-    for name, value in {"MLFLOW_TRACKING_URI": session.tracking_uri, **session.environment}.items():
+    uri = without_password(session.tracking_uri)
+    if uri != session.tracking_uri:
+        print("# put the password into the next line yourself: it is not printed")
+    for name, value in {"MLFLOW_TRACKING_URI": uri, **session.environment}.items():
         print(f"export {name}={shlex.quote(value)}")
     print(f"mkdir -p {shlex.quote(from_here(setup.out))}")
     for step in session.steps:
@@ -143,7 +147,7 @@ def _print_commands(session: Session, state: State) -> None:
 
 def _run(session: Session, state: State, scheduler: str) -> int:
     """What `run` does after the first checks."""
-    resuming.stop_abandoned(session)
+    watch = holding.refuse_if_running(session)
     resuming.find_done(session, state)
     waiting = [step for step in session.steps if step.key not in state.runs]
     say(
@@ -153,53 +157,61 @@ def _run(session: Session, state: State, scheduler: str) -> int:
     code = 0
     with resuming.claimed(session.setup.out):
         resuming.log_missing_notebooks(session, state)
-        if waiting:
-            with cluster.opened(scheduler, jobs=session.study.jobs, devices=session.study.devices) as where:
-                if not _run_waiting(session, state, waiting, where):
-                    return 130
-            code = _conclude(session, state)
+        # a study that was killed after its last notebook has not ended
+        if waiting or not study_run.find(session, complete=True):
+            try:
+                code = _run_waiting(session, state, waiting, scheduler, watch)
+            except KeyboardInterrupt:
+                if not state.parent:
+                    raise
+                say(
+                    f"interrupted: {len(state.runs)} notebooks are done and kept. Those that were running ended "
+                    "as KILLED. Run the same command again to go on."
+                )
+                return 130
         results.show(session, state)
     return code
 
 
-def _run_waiting(session: Session, state: State, waiting: list[Step], where: cluster.Cluster) -> bool:
-    """Run the steps that are not done, after the last checks; False when interrupted."""
+def _run_waiting(session: Session, state: State, waiting: list[Step], scheduler: str, watch: claims.Watch) -> int:
+    """Run the steps that are not done, after the last checks, and conclude the study. Returns the exit code."""
+    with contextlib.ExitStack() as holds:  # it lets the study go after the cluster has stopped
+        if waiting:
+            with cluster.opened(scheduler, jobs=session.study.jobs, devices=session.study.devices) as where:
+                shared, report = _last_checks(session, waiting, where)
+                held = holds.enter_context(holding.held(session, state, watch))
+                say(f"  {where.slots} at a time; dashboard: {where.dashboard}")
+                if report is not None:
+                    from cxr.data.checks import page as checks_page
+
+                    page = checks_page.write(report, session.setup.out / "checks.html")
+                    tracking.log_file_as(state.parent, page, "checks.html")
+                following.run_all(session, state, waiting, where, shared, held)
+        else:
+            held = holds.enter_context(holding.held(session, state, watch))
+        held.check()
+        return _conclude(session, state)
+
+
+def _last_checks(
+    session: Session, waiting: list[Step], where: cluster.Cluster
+) -> tuple[Shared | None, findings.Report | None]:
+    """Check the workers, the images and the networks; what workers elsewhere must see, and what was found."""
     shared = None
     if not where.embedded:
         shared = shared_files.used_by(session, waiting)
         cluster.check_workers(where, shared)
-    report = None
-    if any(step.runs_network for step in waiting):
-        to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]
-        report = preflight.check(session.study, session.manifest, list(dict.fromkeys(to_train)))
-    state.parent = study_run.open_parent(session)
-    say(f"  {where.slots} at a time; dashboard: {where.dashboard}")
-    if report is not None:
-        from cxr.data.checks import page as checks_page
-
-        page = checks_page.write(report, session.setup.out / "checks.html")
-        tracking.log_file_as(state.parent, page, "checks.html")
-    with processes.terminable():
-        try:
-            following.run_all(session, state, waiting, where, shared)
-        except KeyboardInterrupt:
-            study_run.end_all(session.study.name, state, "KILLED")
-            say(
-                f"interrupted: {len(state.runs)} notebooks are done and kept. Those that were running ended as "
-                "KILLED. Run the same command again to go on."
-            )
-            return False
-        except InputError:
-            study_run.end_all(session.study.name, state)
-            raise
-    return True
+    if not any(step.runs_network for step in waiting):
+        return shared, None
+    to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]
+    return shared, preflight.check(session.study, session.manifest, list(dict.fromkeys(to_train)))
 
 
 def _conclude(session: Session, state: State) -> int:
     """Record, describe and end the study's own run. Returns the exit code."""
     mixed = resuming.find_mixed(session, state)
     code = 1 if state.failures or mixed else 0
-    tracking.log_text(state.parent, json.dumps(state.runs, indent=1), "steps.json")
+    tracking.log_text(state.parent, json.dumps(state.runs, indent=1), study_run.RECORD)
     resuming.note_mixed(state, mixed)
     results.describe(session, state)
     if not code:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr import tracking
+from cxr.core.errors import without_password
 from cxr.core.params import StudyParams
 from cxr.study import session as sessions
 from cxr.study.grid import Step
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUNNING = ".running"  # file in the folder of --out: the identity of the runner, while it runs
+LOCK = ".lock"  # file there that the runner has locked
 _SAMPLES = 3  # how many images are compared
 _WEIGHTS = (".h5", ".keras", ".npz")
 
@@ -85,8 +87,8 @@ def trouble(shared: Shared) -> str:
     if not tracking.is_server(shared.tracking_uri) and socket.gethostname() != shared.host:
         return (
             f"is on another machine ({socket.gethostname()}) than the study ({shared.host}), and the store "
-            f"{shared.tracking_uri} works on one machine only: give --tracking-uri the address of an MLflow "
-            "server that both reach (docs/server.md)"
+            f"{without_password(shared.tracking_uri)} works on one machine only: give --tracking-uri the address "
+            "of an MLflow server that both reach (docs/server.md)"
         )
     advice = "all machines must see the same files: mount the same folder there under the same path"
     for name, sha256 in shared.files.items():

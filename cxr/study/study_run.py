@@ -18,34 +18,40 @@ from cxr.tracking import descriptions, readable, views
 if TYPE_CHECKING:
     import pandas as pd
 
-SIGN_OF_LIFE_SECONDS = 60.0
-DEAD_SECONDS = 900.0  # longer than a runner waits for its store
+RECORD = "steps.json"  # file of the study's own run: keys of steps to run ids, as the study ended
 _ALIVE = "cxr.alive"
 
 
-def open_parent(session: Session) -> str:
-    """Open the study's own run, and return its id.
+def open_parent(session: Session, claim: Mapping[str, str]) -> tuple[str, bool]:
+    """The study's own run, for the claim of this process: its id, and whether it was made now.
 
-    It is the run of this name with these settings, images and plan, or a new one if there is none or with `fresh`.
+    It is the newest run of this name with these settings, images and plan, or a new one if there is none or with
+    `fresh`.
+
+    Args: claim: the tag that holds the claim; it is written in one piece with a new run.
     """
-    cites = session.plan.tags if session.plan else {}
-    runner = {"cxr.runner": sessions.runner(), _ALIVE: _now(), **cites}
     if not session.fresh:
         for run in find(session):
-            tracking.reopen_run(run.run_id)
-            tracking.set_tags(run.run_id, runner)
-            return run.run_id
+            tracking.set_tags(run.run_id, claim)
+            return run.run_id, False
     parent = tracking.create_run(
         experiment=session.study.name,
         name=descriptions.study_name(session.study.name, _now()[:10], changed(session)[0]),
-        tags={"cxr.stage": "study", "cxr.fingerprint": session.fingerprint, **runner, **tracking.git_tags()},
+        tags={"cxr.stage": "study", "cxr.fingerprint": session.fingerprint, **claim, **tracking.git_tags()},
         params=session.study.model_dump(),
     )
+    return parent, True
+
+
+def reopen(session: Session, parent: str) -> None:
+    """Say that the study's own run is running, which process runs it, and what it was asked to do."""
+    tracking.reopen_run(parent)
+    cites = session.plan.tags if session.plan else {}
+    tracking.set_tags(parent, {"cxr.runner": sessions.runner(), _ALIVE: _now(), **cites})
     text = yaml.safe_dump(session.study.model_dump(mode="json"), sort_keys=False)
     tracking.log_text(parent, text, "parameters.yaml")
     if session.plan:
         tracking.log_text(parent, session.plan.text, "plan.yaml")
-    return parent
 
 
 def find(session: Session, *, complete: bool = False) -> list[tracking.StoredRun]:
@@ -123,20 +129,14 @@ def end_all(study: str, state: State, status: str = "FAILED") -> None:
     """End the runs of a study that stops half-way; the study's own run is the last, and ends with `status`."""
     if state.parent:
         for child in tracking.find(experiment=study, parent=state.parent, complete=False):
-            if child.status == "RUNNING":
+            if child.status == "RUNNING" and not tracking.stored(child.run_id).complete:  # it may have ended now
                 tracking.end_run(child.run_id, "KILLED")
         tracking.end_run(state.parent, status)
 
 
 def give_sign_of_life(parent: str) -> None:
-    """Note the time. Other machines cannot look at this process: they take it for dead after `DEAD_SECONDS`."""
+    """Note the time, for people; `claims` tells by other means who lives."""
     tracking.set_tags(parent, {_ALIVE: _now()})
-
-
-def seconds_silent(run: tracking.StoredRun) -> float:
-    """Seconds since the last sign of life of a study's run; infinite if it gave none."""
-    moment = run.tags.get(_ALIVE, "")
-    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds() if moment else float("inf")
 
 
 def _now() -> str:
@@ -168,6 +168,19 @@ def find_step(
     if step.stage == "compare":
         found = [run for run in found if has_report(run) or has_notebook(run.run_id)]
     return next((run for run in found if run.run_id == recorded), found[0] if found else None)
+
+
+def record_of(study: str, parent: str) -> dict[str, str]:
+    """Keys of steps to run ids, from the complete runs of a study that ended.
+
+    Args:
+        study: the MLflow experiment.
+        parent: the id of the study's own run.
+    """
+    runs = tracking.find(experiment=study)
+    made = [run for run in runs if run.tags.get("mlflow.parentRunId") == parent]
+    marked = [run for run in runs if run.tags.get(views.STUDY) == parent and run.run_id != parent]
+    return {run.name.replace(" ", "/"): run.run_id for run in (*reversed(made), *reversed(marked))}
 
 
 def has_report(run: tracking.StoredRun) -> bool:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from distributed import Worker, WorkerPlugin
 
 from cxr import tracking
 from cxr.core import processes
-from cxr.core.errors import InputError
-from cxr.study import shared_files
+from cxr.core.errors import InputError, without_password
+from cxr.study import claims, shared_files
 from cxr.study.shared_files import Shared
 
 _PLUGIN = "cxr"
+_ENDED_SECONDS = 30.0  # for stopped tasks to end their runs in the store
 
 
 class Notebooks(WorkerPlugin):
@@ -27,23 +29,61 @@ class Notebooks(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         self.running: dict[str, subprocess.Popen] = {}  # by the task's key
-        self.stopped: set[str] = set()
+        self.busy: set[str] = set()  # keys of the tasks that are being executed
+        self.stopped: set[str] = set()  # keys, and attempts of studies (`claims.refused`)
+        self.closed = False
         self.stores: dict[str, int] = {}  # how many tasks use each store
         self.checked: set[str] = set()  # runners whose files this worker sees
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.idle = threading.Condition(self.lock)
 
     def transition(self, key: str, start: str, finish: str, **_: Any) -> None:
         if start == "executing" and finish == "released":  # its study was stopped, or is dead
-            threading.Thread(target=self.stop, args=([key],)).start()
+            threading.Thread(target=self.stop, args=(key,)).start()
 
     def teardown(self, worker: Worker) -> None:
         self.stop()
 
-    def stop(self, keys: list[str] | None = None) -> None:
-        """Interrupt the notebooks of these tasks (None: of all): papermill saves them. Then kill what is left."""
-        chosen = {key: process for key, process in list(self.running.items()) if keys is None or key in keys}
-        self.stopped |= chosen.keys()
-        processes.stop(process.pid for process in chosen.values())
+    @contextlib.contextmanager
+    def executing(self, key: str) -> Iterator[None]:
+        """While a task is executed: `stop` waits for its end."""
+        with self.lock:
+            self.busy.add(key)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.busy.discard(key)
+                self.running.pop(key, None)
+                self.idle.notify_all()
+
+    def is_stopped(self, key: str) -> bool:
+        """Whether this task, its study or this worker was stopped: nothing of it may start any more."""
+        with self.lock:
+            return self.closed or claims.refused(key, self.stopped)
+
+    def launch(self, key: str, start: Callable[[], subprocess.Popen]) -> subprocess.Popen | None:
+        """Start the notebook of a task, or return None if it was stopped. No stop comes between the two."""
+        with self.lock:
+            if self.is_stopped(key):
+                return None
+            self.running[key] = start()
+            return self.running[key]
+
+    def stop(self, what: str = "", *, patience: float = 0.0) -> None:
+        """Let nothing start any more, interrupt what runs (papermill saves it), and kill what is left of it.
+
+        Args:
+            what: the key of a task, or the attempt of a study; "": all that this worker executes.
+            patience: seconds to wait until the tasks have ended their runs in the store.
+        """
+        with self.lock:
+            self.stopped.add(what)
+            self.closed |= not what
+            chosen = [process.pid for key, process in self.running.items() if self.is_stopped(key)]
+        processes.stop(chosen)
+        with self.idle:
+            self.idle.wait_for(lambda: not any(map(self.is_stopped, self.busy)), timeout=patience)
 
     @contextlib.contextmanager
     def using(self, uri: str) -> Iterator[None]:
@@ -51,7 +91,9 @@ class Notebooks(WorkerPlugin):
         with self.lock:
             others = [other for other, count in self.stores.items() if count and other != uri]
             if others:
-                raise InputError(f"this worker is busy with the store {others[0]}: use other workers, or wait")
+                raise InputError(
+                    f"this worker is busy with the store {without_password(others[0])}: use other workers, or wait"
+                )
             if os.environ.get("MLFLOW_TRACKING_URI") != uri:
                 tracking.connect(uri)
             self.stores[uri] = self.stores.get(uri, 0) + 1
@@ -80,9 +122,9 @@ def plugin_of(worker: Worker) -> Notebooks:
     return worker.plugins[_PLUGIN]
 
 
-def stop_all(dask_worker: Worker) -> None:
-    """Stop all notebooks of a worker (for `distributed.Client.run`)."""
-    plugin_of(dask_worker).stop()
+async def stop_all(attempt: str, dask_worker: Worker) -> None:
+    """Stop the notebooks of a study on a worker, and wait for the ends of their runs (`Client.run` calls this)."""
+    await asyncio.to_thread(plugin_of(dask_worker).stop, attempt, patience=_ENDED_SECONDS)
 
 
 def trouble(shared: Shared, dask_worker: Worker) -> str:

@@ -50,7 +50,18 @@ from cxr.tracking.entities import (
     tag_model,
 )
 from cxr.tracking.provenance import fingerprint, git_tags
-from cxr.tracking.run import Run, create_run, end_run, log_metrics, reopen_run, set_tags, start
+from cxr.tracking.run import (
+    Run,
+    create_run,
+    delete_run,
+    end_abandoned,
+    end_run,
+    log_metrics,
+    remove_tag,
+    reopen_run,
+    set_tags,
+    start,
+)
 from cxr.tracking.source import contents, sha256
 from cxr.tracking.stored import (
     StoredRun,

@@ -21,7 +21,7 @@ import tenacity
 from mlflow.exceptions import MlflowException
 
 from cxr.core import arrays, names
-from cxr.core.errors import InputError, first_line
+from cxr.core.errors import InputError, first_line, without_password
 from cxr.tracking import views
 
 _PROBE_SECONDS = 5
@@ -51,8 +51,18 @@ def default_uri() -> str:
 
 
 def resolve(tracking_uri: str | None = None) -> str:
-    """The absolute URI that `connect` would use."""
+    """The absolute URI that `connect` would use.
+
+    A user name and password in the address of a server go into the environment (MLFLOW_TRACKING_USERNAME and
+    MLFLOW_TRACKING_PASSWORD), where MLflow looks for them, and are not part of what is returned.
+    """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+    if is_server(uri):
+        given = urlsplit(uri)
+        for name, value in (("USERNAME", given.username), ("PASSWORD", given.password)):
+            if value is not None:
+                os.environ[f"MLFLOW_TRACKING_{name}"] = unquote(value)
+        return without_password(uri)
     database = _sqlite_path(uri)
     return uri if database is None else _sqlite_uri(database, uri.partition("?")[2])
 
@@ -64,7 +74,7 @@ def is_server(uri: str) -> bool:
 
 def ui_command(uri: str) -> str:
     """What a person types to see the runs of a store."""
-    return "cxr ui" if uri == default_uri() else f"cxr ui --tracking-uri {shlex.quote(uri)}"
+    return "cxr ui" if uri == default_uri() else f"cxr ui --tracking-uri {shlex.quote(without_password(uri))}"
 
 
 def is_new(tracking_uri: str) -> bool:
@@ -191,7 +201,8 @@ class _Client:
 
 
 def mlflow_client() -> _Client:
-    if "MLFLOW_TRACKING_URI" not in os.environ:
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not given or (is_server(given) and given != without_password(given)):
         connect()
     return _Client(mlflow.MlflowClient())
 
@@ -206,7 +217,7 @@ def ask(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         StoreGone: it stayed away.
         InputError: a server refuses (`_refusal`). Other errors pass through at once.
     """
-    uri = mlflow.get_tracking_uri()
+    uri = without_password(mlflow.get_tracking_uri())
     try:
         return _retrying(call, *args, **options)
     except Exception as error:
@@ -284,7 +295,7 @@ def _unreachable(uri: str, error: Exception) -> str:
     first = first_line(error)
     if not is_server(uri):
         advice = "mend --tracking-uri or MLFLOW_TRACKING_URI"
-        return f"the MLflow store {uri} cannot be used: {advice}; it said: {first}"
+        return f"the MLflow store {without_password(uri)} cannot be used: {advice}; it said: {first}"
     if refusal := _refusal(error, uri):
         return refusal
     if isinstance(error.__context__, requests.exceptions.SSLError):

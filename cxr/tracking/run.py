@@ -35,7 +35,7 @@ from cxr.tracking.connection import (
 )
 from cxr.tracking.provenance import OF_PHANTOM, environment, fingerprint, git_tags
 from cxr.tracking.source import cell_version, code_cells
-from cxr.tracking.stored import IDENTITY, PLACES, SCHEMA_TAG, StoredRun, run_url, stored, upstream
+from cxr.tracking.stored import IDENTITY, PLACES, SCHEMA_TAG, StoredRun, find, run_url, stored, upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,6 +277,8 @@ def start(
         opened = ask(mlflow.start_run, run_id=given, tags=own_tags)
     else:
         experiment = experiment_id(settings.name)
+        end_abandoned(settings.name)
+        own_tags["cxr.process"] = processes.identity(os.getpid())
         opened = ask(
             mlflow.start_run, experiment_id=experiment, run_name=name or _name(stage, logged), tags=own_tags
         )
@@ -356,6 +358,16 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
         mlflow_client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
+def remove_tag(run_id: str, key: str) -> None:
+    """Remove a tag that a run has."""
+    mlflow_client().delete_tag(run_id, key)
+
+
+def delete_run(run_id: str) -> None:
+    """Delete any run; MLflow can restore it until `mlflow gc`."""
+    mlflow_client().delete_run(run_id)
+
+
 def log_metrics(run_id: str, values: Mapping[str, float], step: int | None = None) -> None:
     """Log numbers of any run, as `Run.metrics` does for its own."""
     client = mlflow_client()
@@ -377,6 +389,14 @@ def end_run(run_id: str, status: str) -> None:
     if status != "FINISHED" and "cxr.complete" in client.get_run(run_id).data.tags:
         client.delete_tag(run_id, "cxr.complete")
     client.set_terminated(run_id, status)
+
+
+def end_abandoned(experiment: str) -> None:
+    """End the runs of an experiment that say they are running, though their process on this machine has ended."""
+    for run in find(experiment=experiment, complete=False):
+        process = run.tags.get("cxr.process", "")
+        if run.status == "RUNNING" and processes.is_here(process) and not processes.lives(process):
+            end_run(run.run_id, "KILLED")
 
 
 def reopen_run(run_id: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from cxr.core.errors import InputError, first_line
+from cxr.core.errors import InputError, first_line, without_password
 from cxr.core.execution import STAGES
 from cxr.core.params import SCHEMA, Params
 from cxr.tracking import artifacts, descriptions, readable, views
@@ -124,9 +124,10 @@ def stored(run_id: str) -> StoredRun:
     try:
         run = mlflow_client().get_run(run_id)
     except MlflowException as error:
+        uri = without_password(mlflow.get_tracking_uri())
         raise InputError(
-            f"no run '{run_id}' in {mlflow.get_tracking_uri()} ({first_line(error)}): mend the run id, or "
-            "MLFLOW_TRACKING_URI if the run is kept elsewhere"
+            f"no run '{run_id}' in {uri} ({first_line(error)}): mend the run id, or MLFLOW_TRACKING_URI if the "
+            "run is kept elsewhere"
         ) from None
     found = _stored(run, mlflow_client().get_experiment(run.info.experiment_id).name)
     if found.stage and found.tags.get(SCHEMA_TAG) != SCHEMA:
