@@ -206,6 +206,11 @@ def twin(rows: pd.DataFrame, key: bytes) -> tuple[pd.DataFrame, dict[str, str]]:
     return found, originals
 
 
+def private_files(data: str) -> list[Path]:
+    """The files that `path_of` and `replaced` read for `data`: a worker needs them too. Empty for a plain path."""
+    return [private() / "key", _names_file(data)] if is_neutral(data) else []
+
+
 def notice(settings: DataParams) -> str:
     """What a person should know of the names before a study: for a terminal only, as it names the private folder.
 

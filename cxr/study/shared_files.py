@@ -57,7 +57,7 @@ def used_by(session: Session, waiting: Sequence[Step]) -> Shared:
     """
     setup = session.setup
     notebooks = sorted({setup.notebooks / f"{step.notebook}.ipynb" for step in waiting})
-    images = _images(session.study, session.manifest)
+    images = [*_images(session.study, session.manifest), *pseudonyms.private_files(session.study.data)]
     files = [setup.params_file, *notebooks, *images, *_weights(session.study.weights)]
     files += [Path(session.study.plan)] if session.study.plan else []
     return Shared(
