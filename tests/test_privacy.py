@@ -280,6 +280,18 @@ def test_what_a_notebook_of_a_study_says_names_nothing(clinic, own):
         assert not [word for word in ("p000", "p100", "Zabriskie", str(clinic.parent)) if word in text], text
 
 
+def test_warnings_lose_names_of_files_and_folders(clinic, own):
+    put(clinic / "Meier: stray.png", noise(0))
+    with pytest.warns(UserWarning) as said:
+        data_manifest.build_manifest(params(clinic, **ON))
+    texts = [str(one.message) for one in said]
+    beside, alone = texts
+    assert beside.endswith(": 1 images beside the class folders are left out") and "separate patient" in alone
+    assert all(
+        text.startswith("pseudonyms:") and "Meier" not in text and "Zabriskie" not in text for text in texts
+    )
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_on_the_terminal_an_error_says_where_the_real_names_are(clinic, own, capsys):
     put(clinic / "ill" / "p000_0.png", b"no image")

@@ -31,7 +31,7 @@ from typing import Any
 import pandas as pd
 
 from cxr.core import arrays
-from cxr.core.errors import InputError
+from cxr.core.errors import InputError, some
 from cxr.core.params import DataParams
 from cxr.data.dicom import is_dicom
 from cxr.data.formats import Unusable
@@ -159,8 +159,11 @@ def replaced(
         stored = neutral(settings.model_copy(update={"pseudonymise": True})) if hides and not trouble else stored
     for one in said:
         text = str(one.message)
-        for path in (str(path_of(settings.data)), str(root)) if hides else ():
-            text = text.replace(path, stored.data if is_neutral(stored.data) else "the data")
+        if hides:
+            if names := getattr(one.message, "items", []):
+                text = text.replace(f": {some(names)}", "")
+            for path in (str(path_of(settings.data)), str(root)):
+                text = text.replace(path, stored.data if is_neutral(stored.data) else "the data")
         warnings.warn_explicit(text, one.category, one.filename, one.lineno)
     if trouble and is_neutral(settings.data):
         raise InputError(
