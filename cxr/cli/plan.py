@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     except InputError as error:  # the images may be elsewhere: a plan can be written before they are at hand
         print(f"cxr: warning: the images are not counted, and the plan says so: {error}", file=sys.stderr)
         images = None
+    if images is not None and (said := pseudonyms.notice(study)):
+        print(said, file=sys.stderr)
     text = contents.text(
         pseudonyms.neutral(study),
         images,

@@ -243,7 +243,7 @@ def explained(message: str) -> str:
 
 def refuse_inside(place: Path, what: str) -> None:
     """Raise InputError if the key would lie in `place`, a folder that `what` names ("the MLflow store")."""
-    if private().resolve().is_relative_to(place.resolve()):
+    if (private() / "key").resolve().is_relative_to(place.resolve()):
         raise InputError(
             f"CXR_PRIVATE: {private()} lies inside {what}, {place}: whoever gets that folder would get the key of "
             "the pseudonyms too: choose a folder outside"
@@ -287,7 +287,7 @@ def _read_names(data: str) -> dict[str, str]:
     if not re.fullmatch(r"[0-9a-f]{16}", path.stem) or not path.is_file():
         return {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             return dict(csv.reader(file))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the names cannot be read ({error}): remove the file, and run again") from None
@@ -317,7 +317,7 @@ def _write(path: Path, content: str | Mapping[str, str]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(number, "w", encoding="utf-8", newline="") as file:
+        with open(number, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             if isinstance(content, str):
                 file.write(content)
             else:

@@ -282,7 +282,8 @@ def start(
     notebook = None if given else _papermill_output()
     if notebook is not None and settings is not shown:  # papermill writes the parameters into it
         print(
-            f"notebook.ipynb is not logged, as it holds the path of the images: `-p data {settings.data}` has none"
+            "notebook.ipynb is not logged, as it holds the path of the images; with "
+            f"`-p data {settings.data}` it is"
         )
         notebook = None
     atexit.register(_close, run.run_id, mlflow.get_tracking_uri(), notebook)
