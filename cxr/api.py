@@ -61,7 +61,7 @@ def read_images(folder: str | Path, *, size: int) -> np.ndarray:
     """
     from cxr.data import loading, manifest
 
-    settings = DataParams(data=str(folder))
+    settings = DataParams(data=str(folder), pseudonymise=False)  # nothing is stored
     listed = manifest.list_images(settings, labelled=False)
     return loading.load_images(
         listed, root=manifest.data_root(settings), size=size, cache=None, lesion_contrast=settings.lesion_contrast

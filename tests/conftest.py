@@ -40,6 +40,14 @@ def new_store(tmp_path_factory) -> Callable[[Path], str]:
     return copy
 
 
+@pytest.fixture(scope="session", autouse=True)
+def private(tmp_path_factory):
+    """The folder of the key of pseudonyms: not the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXR_PRIVATE", str(tmp_path_factory.mktemp("private")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_cxr5() -> Path:
     folder = PROJECT.parent / "shared" / "data" / "real-cxr5"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 
 from cxr.attribution import maps
 from cxr.core.params import AttributeParams
-from cxr.data import cache, loading
+from cxr.data import cache, loading, pseudonyms
 from cxr.data import manifest as data_manifest
 from cxr.metrics import map_grids
 
@@ -90,9 +91,12 @@ def choose(train: StoredRun, settings: AttributeParams) -> Cases:
     manifest = data_manifest.read_manifest(train.file("manifest.csv"))
     classes = data_manifest.classes(manifest)
     rows = manifest.set_index("image_id").loc[selected["image_id"]].reset_index()[manifest.columns]
-    data = settings.data or train.params["data_root"] or "phantom"
+    known = train.params["data_root"]
+    root = data_manifest.data_root(settings.model_copy(update={"data": settings.data or known or "phantom"}))
+    if pseudonyms.is_neutral(known) and isinstance(root, Path):  # the images were moved
+        root = pseudonyms.folder(root, known)
     where = {
-        "root": data_manifest.data_root(settings.model_copy(update={"data": data})),
+        "root": root,
         "size": int(train.params["image_size"]),
         "lesion_contrast": float(train.params["lesion_contrast"]),
     }

@@ -43,10 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     from cxr.core.params import StudyParams, read_overrides
 
     params = StudyParams.read(arguments.params, read_overrides(arguments.set))
+    from cxr.data import pseudonyms
     from cxr.data.checks import checklist, page
 
     report = checklist.run(params, full=arguments.full)
     print(page.lines(report, width=shutil.get_terminal_size((100, 24)).columns))
+    if said := pseudonyms.notice(params):
+        print(said)
     if arguments.out:
         folder = Path(arguments.out)
     else:

@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except InputError as error:
-        print(f"cxr: error: {error}", file=sys.stderr)
+        loaded = sys.modules.get("cxr.data.pseudonyms")  # if not, the message has no pseudonyms
+        print(f"cxr: error: {loaded.explained(str(error)) if loaded else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cxr: interrupted", file=sys.stderr)

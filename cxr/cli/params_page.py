@@ -65,7 +65,7 @@ def _rules(field: FieldInfo) -> list[Any]:
 def _type(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return f"one of: {', '.join(map(str, inner))}"
+        return f"one of: {', '.join(str(one).lower() if isinstance(one, bool) else str(one) for one in inner)}"
     if origin is list:
         return f"list of {_type(inner[0])}"
     if hasattr(annotation, "__metadata__"):  # Annotated: a limit of the entries of a list

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     study = StudyParams.read(arguments.params, read_overrides(arguments.set))
     path = Path(arguments.output or f"plans/{study.name}.yaml")
-    from cxr.data import manifest
+    from cxr.data import manifest, pseudonyms
     from cxr.report.declared import contents, plan_file
 
     plan_file.check_free(path)
@@ -74,8 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     except InputError as error:  # the images may be elsewhere: a plan can be written before they are at hand
         print(f"cxr: warning: the images are not counted, and the plan says so: {error}", file=sys.stderr)
         images = None
+    if images is not None and (said := pseudonyms.notice(study)):
+        print(said, file=sys.stderr)
     text = contents.text(
-        study,
+        pseudonyms.neutral(study),
         images,
         question=arguments.question,
         pilot=arguments.pilot,

@@ -248,6 +248,12 @@ def _explain(item: Mapping[str, Any]) -> str:
     return f"{name}: {item['msg'].removeprefix('Input ')}, got {on_one_line(repr(got))}{hint}"
 
 
+def _true_or_false(value: Any) -> Any:
+    """The words for true and false as papermill and YAML read them, where they arrive as text."""
+    words = {"true": True, "yes": True, "false": False, "no": False}
+    return words.get(value.lower(), value) if isinstance(value, str) else value
+
+
 class DataParams(Params):
     """The images, their labels and their splits."""
 
@@ -308,6 +314,11 @@ class DataParams(Params):
     )
     split_seed: Seed = Field(0, description="seed of the splits; the same for every seed, unless vary_split")
     image_size: ImageSize = Field(128, description="side in pixels")
+    pseudonymise: Annotated[Literal["auto", True, False], BeforeValidator(_true_or_false)] = Field(
+        "auto",
+        description="store pseudonyms in place of patient ids, file names and paths (docs/privacy.md); auto: if "
+        "files are DICOM",
+    )
     on_bad_image: Literal["stop", "skip"] = Field(
         "stop", description="a file that cannot be decoded: stop the study, or skip the file"
     )

@@ -13,7 +13,7 @@ import pandas as pd
 from cxr.core import arrays
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
-from cxr.data import cache, loading
+from cxr.data import cache, loading, pseudonyms
 from cxr.data import manifest as data_manifest
 from cxr.data.phantom.rows import with_random_markers
 from cxr.data.splits import SPLITS
@@ -29,11 +29,11 @@ STAGES = {"transfer": "transfer", "fine_tuning": "fine_tune"}
 class Dataset:
     """A data set with its splits, as `open` returns it.
 
-    settings : the parameters that it was made from.
+    settings : the parameters that it was made from, as they may be stored (`cxr.data.pseudonyms.neutral`).
     manifest : one row an image (see `cxr.data.manifest`), sorted by image_id, with a RangeIndex.
     classes : the names of the classes, sorted; a class' position in this list is its number.
     labels : the number of each image's class, int32 [n], in the order of the manifest.
-    root : the absolute folder that paths in the manifest are relative to; None for the phantom.
+    root : the absolute folder that paths in the manifest are relative to, as `cxr.data.manifest.data_root` has it.
     manifest_hash : sha256 (hex) of the manifest, which identifies every image, label and split.
     """
 
@@ -41,7 +41,7 @@ class Dataset:
     manifest: pd.DataFrame
     classes: list[str]
     labels: np.ndarray
-    root: Path | None
+    root: Path | pseudonyms.Folder | None
     manifest_hash: str
 
     def __len__(self) -> int:
@@ -135,6 +135,7 @@ def open(settings: TrainParams) -> Dataset:
     Raises InputError where `cxr.data.manifest.build_manifest` does: images are missing or cannot be split.
     """
     manifest = data_manifest.build_manifest(settings, vary=settings.seed if settings.vary_split else None)
+    settings = pseudonyms.neutral(settings)
     classes = data_manifest.classes(manifest)
     return Dataset(
         settings=settings,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -45,9 +47,38 @@ def is_dicom(start: bytes) -> bool:
     return group in (b"\2\0", b"\10\0") and (explicit or implicit)
 
 
+def is_burned_in(details: Mapping[str, str]) -> bool:
+    """Whether a header (`Header.details`) says that text is burnt into the pixels: BurnedInAnnotation is YES."""
+    return details.get("BurnedInAnnotation", "").upper() == "YES"
+
+
+def says_burned_in(path: Path) -> bool:
+    """`is_burned_in` of a file; False for one that is no DICOM file or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+            file.seek(0)
+            return is_dicom(start) and is_burned_in(dicom_header(file, start).details)
+    except (OSError, ValueError, Unusable):
+        return False
+
+
+def about_burned_in(count: int, of: int) -> str:
+    """What a person should know of `count` images whose headers say that text is burnt in; empty for none."""
+    if not count:
+        return ""
+    return (
+        f"{count} of {of} images have text burnt into their pixels (DICOM: BurnedInAnnotation is YES): it may "
+        "name the patient, and pseudonyms do not remove it: look at these images before you share pictures"
+    )
+
+
 def _dicom_read(file: BinaryIO, start: bytes, *, pixels: bool) -> Any:
     """A pydicom Dataset with an image. Raises Unusable, and any error of pydicom."""
     import pydicom  # here: it is slow to import, and most data sets need none
+
+    # its warnings quote values of the header, such as names, and would get into notebooks
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
     if _DEFLATED in start:
         raise Unusable(

@@ -122,9 +122,11 @@ def _class_rows(walk: Walk, parent: Path, settings: DataParams) -> list[dict[str
         more = f" ({len(loose)} images are in the folder itself)" if loose else ""
         raise InputError(f"{parent}: no class folders{more}: {layout}")
     if loose:
-        warnings.warn(
-            f"{parent}: {len(loose)} images beside the class folders are left out: {some(loose)}", stacklevel=5
+        warning = UserWarning(
+            f"{parent}: {len(loose)} images beside the class folders are left out: {some(loose)}"
         )
+        warning.items = loose  # names that `cxr.data.pseudonyms` leaves out
+        warnings.warn(warning, stacklevel=5)
     above = {parent.resolve(), *parent.resolve().parents}
     loops = [folder.name for folder in folders if folder.resolve() in above]
     if loops:

@@ -13,6 +13,9 @@ If the source has masks, there are also `lesion_mask` or `lung_mask` or both: pa
 has no mask. After each follows the hash of the masks' bytes, `lesion_mask_sha256` and `lung_mask_sha256`.
 Last come the columns that the parameter `groups` declares, as `group_<name>` (`cxr.data.groups`).
 
+With the parameter `pseudonymise`, image_id, path, patient_id and the masks are pseudonyms (`cxr.data.pseudonyms`).
+They are given as soon as the files are listed. So all that follows, and all that it says, has no other names.
+
 The manifest says which bytes a study used. `cxr.data.loading.load_images` refuses files that changed since.
 """
 
@@ -30,7 +33,7 @@ import pandas as pd
 from cxr.core.errors import InputError, some
 from cxr.core.files import require_regular
 from cxr.core.params import DataParams
-from cxr.data import groups
+from cxr.data import groups, pseudonyms
 from cxr.data.folders import folder_rows, image_rows, refuse_table_options, subfolders
 from cxr.data.formats import FORMATS, SUFFIXES
 from cxr.data.labels import identities
@@ -47,29 +50,31 @@ def source(settings: Any) -> tuple[Path | None, Path | None]:
         return None, None
     if not settings.data:
         raise InputError("data: it is empty: give 'phantom', a folder with one sub-folder per class, or a table")
-    path = Path(settings.data).expanduser().absolute()
+    path = pseudonyms.path_of(settings.data)
     if path.is_dir():
         table = path / "manifest.csv"
-        return path, _regular(table) if table.exists() and not table.is_dir() else None
+        return path, _regular(table, settings) if table.exists() and not table.is_dir() else None
+    shown = settings.data if pseudonyms.is_neutral(settings.data) else path
     if not path.exists():
         raise InputError(
-            f"data: {path} does not exist: give 'phantom', a folder with one sub-folder per class, or a table"
+            f"data: {shown} does not exist: give 'phantom', a folder with one sub-folder per class, or a table"
         )
     if path.suffix.lower() not in (".csv", *PARQUET):
         raise InputError(
-            f"data: {path} is neither a folder nor a .csv or .parquet file: give a folder with one sub-folder "
+            f"data: {shown} is neither a folder nor a .csv or .parquet file: give a folder with one sub-folder "
             "per class, or a table"
         )
-    return path.parent, _regular(path)
+    return path.parent, _regular(path, settings)
 
 
-def _regular(table: Path) -> Path:
+def _regular(table: Path, settings: Any) -> Path:
     """The path of a table. Raises InputError for a pipe or a device, and for a file that is too large."""
     try:
         require_regular(table, most=MAX_BYTES)
     except OSError as error:
+        shown = settings.data if pseudonyms.is_neutral(settings.data) else table
         raise InputError(
-            f"data: {table} cannot be read as a table: {error.strerror}: give a CSV or Parquet file"
+            f"data: {shown} cannot be read as a table: {error.strerror}: give a CSV or Parquet file"
         ) from None
     return table
 
@@ -157,15 +162,16 @@ def build_manifest(settings: DataParams, *, vary: int | None = None) -> pd.DataF
     or if splits are to vary that the data give.
     """
     root, table, manifest, skipped = _listed(settings, labelled=True)
+    where = str(root if table is None or isinstance(root, pseudonyms.Folder) else table)
     if "split" in manifest:
         if vary is not None:
             raise InputError(
-                f"vary_split: {table or root} gives splits, and they are the same for every seed: set "
+                f"vary_split: {where} gives splits, and they are the same for every seed: set "
                 "given_splits to ignore, or vary_split to false"
             )
         if table is None and "val" not in set(manifest["split"]):
             manifest["split"] = _val_from_train(manifest, root, settings)
-        check_given_splits(manifest, where=str(table or root))
+        check_given_splits(manifest, where=where)
     else:
         manifest["split"] = _made_splits(manifest, settings, vary or 0)
     manifest = _hashed(manifest, root)
@@ -217,8 +223,11 @@ def list_images(settings: DataParams, *, labelled: bool, hashed: bool = True) ->
 
 def _listed(
     settings: DataParams, *, labelled: bool
-) -> tuple[Path | None, Path | None, pd.DataFrame, list[dict[str, str]]]:
-    """Data root, table, the rows that `settings` select, sorted by image_id, and skipped files."""
+) -> tuple[Path | pseudonyms.Folder | None, Path | None, pd.DataFrame, list[dict[str, str]]]:
+    """Data root, table, the rows that `settings` select, sorted by image_id, and skipped files.
+
+    From here on, all names are pseudonyms, if `settings` ask for them.
+    """
     root, table = source(settings)
     if settings.shortcut != "none" and root is not None:
         raise InputError(
@@ -228,10 +237,8 @@ def _listed(
     if root is None:
         groups.refuse(settings, where="the phantom")
         rows = phantom_rows(settings) if labelled else phantom_rows(settings).assign(label="")
-    elif not labelled:
-        rows = unlabelled_rows(root, table, settings)
     else:
-        rows = folder_rows(root, settings) if table is None else table_rows(table, settings)
+        rows, root = pseudonyms.replaced(lambda: _rows(root, table, settings, labelled), settings, root)
     manifest = rows.sort_values("image_id", kind="stable", ignore_index=True)
     skipped: list[dict[str, str]] = []
     if root is not None and settings.on_bad_image == "skip":
@@ -247,7 +254,13 @@ def _listed(
     return root, table, manifest, skipped
 
 
-def _hashed(manifest: pd.DataFrame, root: Path | None) -> pd.DataFrame:
+def _rows(root: Path, table: Path | None, settings: DataParams, labelled: bool) -> pd.DataFrame:
+    if not labelled:
+        return unlabelled_rows(root, table, settings)
+    return folder_rows(root, settings) if table is None else table_rows(table, settings)
+
+
+def _hashed(manifest: pd.DataFrame, root: Path | pseudonyms.Folder | None) -> pd.DataFrame:
     """Add the hash of every file and mask that is not known yet."""
     if root is None:
         return manifest
@@ -265,12 +278,14 @@ def _hashed(manifest: pd.DataFrame, root: Path | None) -> pd.DataFrame:
     return manifest
 
 
-def data_root(settings: Any) -> Path | None:
+def data_root(settings: Any) -> Path | pseudonyms.Folder | None:
     """The absolute folder that paths in the manifest are relative to; None for the phantom.
 
+    If the data set has pseudonyms, it is one that finds the files by them (`pseudonyms.Folder`).
     `settings` is any object with the attribute `data`. Raises InputError if there is no such folder or table.
     """
-    return source(settings)[0]
+    root = source(settings)[0]
+    return root if root is None else pseudonyms.folder(root, pseudonyms.neutral(settings).data)
 
 
 def classes(manifest: pd.DataFrame) -> list[str]:
@@ -320,7 +335,7 @@ def _columns(present: Iterable[str]) -> list[str]:
     return [*COLUMNS, *masks, *groups.columns(present)]
 
 
-def _val_from_train(manifest: pd.DataFrame, root: Path, settings: DataParams) -> np.ndarray:
+def _val_from_train(manifest: pd.DataFrame, root: Path | pseudonyms.Folder, settings: DataParams) -> np.ndarray:
     warnings.warn(
         f"{root}: no val folder: {settings.val_fraction:g} of train (val_fraction) becomes val, by patient",
         stacklevel=3,

@@ -16,6 +16,7 @@ from cxr.core import execution, processes, terminal
 from cxr.core.errors import InputError
 from cxr.core.files import atomic
 from cxr.core.params import DriftParams
+from cxr.data import pseudonyms
 from cxr.pair import compare, gates, images, models
 
 _TABLES = (".parquet", ".csv")
@@ -41,7 +42,11 @@ def run(
     out = Path(out)
     figure = Path(figure) if figure else out.with_suffix(".png")
     notebook = tracking.notebooks_folder() / f"{tracking.STAGES['drift']}.ipynb"
+    tracking.keep_key_out(settings, tracking.resolve(tracking_uri))
     _check(settings, notebook, out, figure)
+    if said := pseudonyms.notice(settings):
+        print(said, file=sys.stderr)
+    settings = pseudonyms.neutral(settings)  # the notebook gets the images by this name, and holds no path
     tracking.connect(tracking_uri)
     tracking.end_abandoned(settings.name)  # of a command that was killed
     run_id = tracking.create_run(

@@ -17,8 +17,9 @@ from cxr.attribution import maps
 from cxr.core.errors import InputError, some
 from cxr.core.names import metric_names
 from cxr.core.params import DriftParams
-from cxr.data import cache, loading
+from cxr.data import cache, dicom, loading
 from cxr.data import manifest as data_manifest
+from cxr.data.reading import for_each
 from cxr.metrics import classification
 from cxr.pair.models import CHECKPOINTS, Model
 
@@ -47,6 +48,9 @@ def find(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame, l
                 )
             manifest = data_manifest.build_manifest(settings)
     notes += [str(warning.message) for warning in caught if warning.category is UserWarning]
+    if hashed and (root := data_manifest.data_root(settings)) is not None:
+        burnt = for_each(lambda row: dicom.says_burned_in(root / row.path), manifest, what="headers")
+        notes += [text] if (text := dicom.about_burned_in(sum(burnt), len(manifest))) else []
     if settings.use_split:
         manifest = manifest[manifest["split"] == settings.use_split].reset_index(drop=True)
         if manifest.empty:

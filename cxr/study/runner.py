@@ -7,6 +7,7 @@ command resumes an interrupted study, and after a change only the steps that dep
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shlex
 from collections.abc import Mapping
@@ -99,15 +100,21 @@ def _session(
 
     Args: new_store: whether to make a store that does not exist yet.
     """
-    from cxr.data import manifest
+    from cxr.data import manifest, pseudonyms
 
     plan = preflight.read_plan(study)
     steps = preflight.plan_and_check(study, setup)
     uri = tracking.resolve(tracking_uri)
+    tracking.keep_key_out(study, uri, setup.out)
     if new_store or not tracking.is_new(uri):
         tracking.connect(uri)
     first, *others = study.seed
     images = manifest.build_manifest(study, vary=first if study.vary_split else None)
+    if said := pseudonyms.notice(study):
+        say(said)
+    study = pseudonyms.neutral(study)
+    if pseudonyms.is_neutral(study.data):  # notebooks get the images by this name, and hold no path
+        setup = dataclasses.replace(setup, overrides={**setup.overrides, "data": study.data})
     return Session(
         study=study,
         setup=setup,

@@ -69,7 +69,7 @@ class Session:
     @cached_property
     def fingerprint(self) -> str:
         """The fingerprint of the study's own run: its settings, its images and its plan."""
-        values = self.study.model_dump(mode="json", exclude={"name", "data", "jobs", "plan"})
+        values = self.study.model_dump(mode="json", exclude={"name", "data", "pseudonymise", "jobs", "plan"})
         parts = [values, self.manifest_hash, *([self.plan.sha256] if self.plan else [])]
         return tracking.sha256(json.dumps(parts, sort_keys=True))
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from cxr import tracking
 from cxr.core.errors import without_password
 from cxr.core.params import StudyParams
+from cxr.data import manifest as data_manifest
+from cxr.data import pseudonyms
 from cxr.study import session as sessions
 from cxr.study.grid import Step
 from cxr.study.session import Session
@@ -57,7 +59,7 @@ def used_by(session: Session, waiting: Sequence[Step]) -> Shared:
     """
     setup = session.setup
     notebooks = sorted({setup.notebooks / f"{step.notebook}.ipynb" for step in waiting})
-    images = _images(session.study, session.manifest)
+    images = [*_images(session.study, session.manifest), *pseudonyms.private_files(session.study.data)]
     files = [setup.params_file, *notebooks, *images, *_weights(session.study.weights)]
     files += [Path(session.study.plan)] if session.study.plan else []
     return Shared(
@@ -74,7 +76,8 @@ def absolute(study: StudyParams) -> dict[str, str]:
     """The parameters of a study that are paths, made absolute, since workers run in other folders."""
     given = {"data": study.data, "weights": study.weights, "plan": study.plan}
     words = ("phantom", "imagenet", "source", "none", "")
-    return {name: str(Path(path).expanduser().absolute()) for name, path in given.items() if path not in words}
+    paths = {name: path for name, path in given.items() if path not in words and not pseudonyms.is_neutral(path)}
+    return {name: str(Path(path).expanduser().absolute()) for name, path in paths.items()}
 
 
 def trouble(shared: Shared) -> str:
@@ -113,13 +116,12 @@ def trouble(shared: Shared) -> str:
 
 def _images(study: StudyParams, manifest: pd.DataFrame) -> list[Path]:
     """A few of the images, and the table that lists them, if there is one."""
-    if study.data == "phantom":
+    _, table = data_manifest.source(study)
+    root = data_manifest.data_root(study)
+    if root is None:
         return []
-    given = Path(study.data).expanduser()
-    root = given if given.is_dir() else given.parent
-    table = root / "manifest.csv" if given.is_dir() else given
     some = manifest["path"].iloc[:: max(1, len(manifest) // _SAMPLES)]
-    return [*([table] if table.is_file() else []), *(root / path for path in some)]
+    return [*([table] if table else []), *(root / path for path in some)]
 
 
 def _weights(weights: str) -> list[Path]:

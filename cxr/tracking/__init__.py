@@ -34,6 +34,7 @@ from cxr.tracking.connection import (
     experiment_id,
     is_new,
     is_server,
+    keep_key_out,
     notebooks_folder,
     param_value,
     project,

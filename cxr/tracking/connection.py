@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from cxr.core import arrays, names
 from cxr.core.errors import InputError, first_line, without_password
+from cxr.data import pseudonyms
 from cxr.tracking import views
 
 _PROBE_SECONDS = 5
@@ -81,6 +82,25 @@ def is_new(tracking_uri: str) -> bool:
     """Whether that is a SQLite store that does not exist yet."""
     database = _sqlite_path(tracking_uri)
     return database is not None and not database.exists()
+
+
+def keep_key_out(settings: Any, tracking_uri: str, out: Path | None = None) -> None:
+    """Raise InputError if the key of the images' pseudonyms would lie in the store, or in the folder `out`.
+
+    Call it before the images are listed, which makes the key (`cxr.data.pseudonyms`).
+    """
+    data, database = getattr(settings, "data", "phantom"), _sqlite_path(tracking_uri)
+    if data in ("", "phantom") or getattr(settings, "pseudonymise", False) is False:
+        return
+    if out is not None:
+        pseudonyms.refuse_inside(out, "the folder of the study")
+    place = urlsplit(tracking_uri)
+    if database is not None:
+        # a database that lies in the home folder itself does not make a store of all that is in it
+        whole = database.parent != Path.home()
+        pseudonyms.refuse_inside(database.parent if whole else database.parent / "artifacts", "the MLflow store")
+    elif place.scheme in ("", "file"):
+        pseudonyms.refuse_inside(Path(unquote(place.path)).absolute(), "the MLflow store")
 
 
 def connect(tracking_uri: str | None = None) -> str:

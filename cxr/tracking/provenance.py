@@ -19,9 +19,9 @@ from cxr.tracking.connection import notebooks_folder, project
 from cxr.tracking.source import NOT_IN_CODE, SHOWING, code_version, contents, sha256
 
 # What a stage computes does not depend on these. `data` is a path: the manifest's hash, an input of the train
-# run, stands in for it. Runs that are read are inputs, however the notebook came by their ids.
+# run, stands in for it, and for pseudonyms. Runs that are read are inputs, however the notebook came by their ids.
 _NOT_IN_FINGERPRINT = frozenset(
-    {"name", "data", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
+    {"name", "data", "pseudonymise", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
     | {"model_a", "model_b", "like_a", "like_b", "module"}
 )
 OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})

@@ -22,12 +22,14 @@ from cxr.core import display, processes
 from cxr.core.errors import InputError
 from cxr.core.execution import STAGES, check_kernel
 from cxr.core.params import SCHEMA, Params
+from cxr.data import pseudonyms
 from cxr.tracking import artifacts, descriptions, entities
 from cxr.tracking.connection import (
     ask,
     check_reach,
     connect,
     experiment_id,
+    keep_key_out,
     key_of,
     mlflow_client,
     notebooks_folder,
@@ -222,7 +224,8 @@ def start(
     """Open the run of this notebook.
 
     Under `cxr study` the run exists already (MLFLOW_RUN_ID) and is taken up; by hand one is created in the
-    experiment `settings.name`. Logged at once: all settings as parameters and as `parameters.yaml`, the
+    experiment `settings.name`. Logged at once: all settings (with pseudonyms, if the images have them:
+    `cxr.data.pseudonyms.neutral`) as parameters and as `parameters.yaml`, the
     fingerprint and its inputs, the git commit, and the versions of all packages as `environment.json`.
 
     A run that is still open when the kernel exits ends as FAILED. A notebook that papermill runs by hand is
@@ -246,7 +249,8 @@ def start(
             that has started the notebook.
     """
     check_kernel()
-    connect()
+    keep_key_out(settings, connect())
+    shown, settings = settings, pseudonyms.neutral(settings)
     inputs = {**(upstream(*(run.run_id for run in reads)) if reads else {}), **(inputs or {})}
     own_fingerprint = fingerprint(stage, settings, inputs)
     notebook = notebooks_folder() / f"{STAGES[stage]}.ipynb"
@@ -285,6 +289,12 @@ def start(
     run = Run(opened.info.run_id, stage, own_fingerprint, cells)
     # asked for now: at exit, papermill kills a kernel that takes longer than some seconds
     notebook = None if given else _papermill_output()
+    if notebook is not None and settings is not shown:  # papermill writes the parameters into it
+        print(
+            "notebook.ipynb is not logged, as it holds the path of the images; with "
+            f"`-p data {settings.data}` it is"
+        )
+        notebook = None
     atexit.register(_close, run.run_id, mlflow.get_tracking_uri(), notebook)
     run.params(logged)
     run.text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "parameters.yaml")

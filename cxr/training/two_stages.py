@@ -213,9 +213,10 @@ class TwoStages:
                 loadable=name == "after",
             )
         performances = {name: result.performance for name, result in self._results.items()}
-        run.describe(descriptions.train(settings.model_dump(), performances), figure=overview)
+        data = self.dataset.settings.data  # as it may be stored
+        run.describe(descriptions.train({**settings.model_dump(), "data": data}, performances), figure=overview)
         tracking.register(
-            architecture=settings.architecture, seed=settings.seed, weights=settings.weights, data=settings.data
+            architecture=settings.architecture, seed=settings.seed, weights=settings.weights, data=data
         )
         run.finish()
         self.backup.delete()

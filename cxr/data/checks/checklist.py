@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +20,7 @@ from scipy import special
 
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams, StudyParams
+from cxr.data import dicom, pseudonyms
 from cxr.data import manifest as data_manifest
 from cxr.data.checks.copies import exact_duplicates, near_duplicates
 from cxr.data.checks.files import CONSTANT, look_at_all, near_constant, unreadable
@@ -44,6 +46,7 @@ def run(settings: StudyParams | DataParams, *, full: bool = False, manifest: pd.
     found: list[Finding] = []
     if manifest is None:
         manifest, found = _manifest(settings)
+    settings = pseudonyms.neutral(settings)
     counts = _counts(manifest)
     if manifest is not None:
         root = data_manifest.data_root(settings)
@@ -68,7 +71,7 @@ def _manifest(settings: DataParams) -> tuple[pd.DataFrame | None, list[Finding]]
             vary = isinstance(settings, StudyParams) and settings.vary_split
             manifest = data_manifest.build_manifest(settings, vary=settings.seed[0] if vary else None)
         except InputError as error:
-            if not error.items:
+            if not error.items or isinstance(error, pseudonyms.PrivateError):
                 raise
             text = f"{error} (the table lists all; the other checks run when this is corrected)"
             return None, [Finding("layout", "error", text, pd.DataFrame({"found": error.items}))]
@@ -91,7 +94,9 @@ def _counts(manifest: pd.DataFrame | None) -> pd.DataFrame:
     return table.reindex(columns=wanted, fill_value=0).rename_axis("class").reset_index()
 
 
-def _files(manifest: pd.DataFrame, root: Path, settings: DataParams, full: bool) -> list[Finding]:
+def _files(
+    manifest: pd.DataFrame, root: Path | pseudonyms.Folder, settings: DataParams, full: bool
+) -> list[Finding]:
     """The checks that need image files."""
     looks = look_at_all(manifest, root, full)
     good = np.array([not look.trouble for look in looks])
@@ -106,8 +111,18 @@ def _files(manifest: pd.DataFrame, root: Path, settings: DataParams, full: bool)
         found += near_duplicates(shows, thumbs[~flat], root)
         found += brightness(shows, thumbs[~flat])
     if kept:
-        found += metadata(rows, variables(rows, kept, data_manifest.extra_columns(settings)))
+        # of the variables only their own names are shown, never a value
+        real = root.undo(rows) if isinstance(root, pseudonyms.Folder) else rows
+        found += metadata(rows, variables(real, kept, data_manifest.extra_columns(settings)))
+        found += burned_in(rows, [dicom.is_burned_in(look.header.details) for look in kept])
     return found
+
+
+def burned_in(rows: pd.DataFrame, burnt: Sequence[bool]) -> list[Finding]:
+    """Images whose headers say that text is burnt into the pixels. `burnt`: of each row."""
+    files = rows["path"][np.array(burnt, bool)].tolist()
+    text = dicom.about_burned_in(len(files), len(rows))
+    return [Finding("burnt-in text", "warning", text, pd.DataFrame({"file": files}), files)] if files else []
 
 
 def class_counts(manifest: pd.DataFrame, settings: DataParams) -> list[Finding]:

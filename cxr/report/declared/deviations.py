@@ -15,9 +15,9 @@ from cxr.report.declared.plan_file import Plan
 
 CHANGED, ADDED, NOT_DONE, CONTRADICTS = "changed", "added afterwards", "not done", "contradicts the plan"
 AXES = {"architecture": "architectures", "method": "methods", "seed": "seeds"}
-NOT_DECLARED = frozenset({"data", "jobs", "plan"})
-"""Parameters of which nothing is declared: a path (the manifest's hash stands for the images), how the study runs,
-and the plan itself."""
+NOT_DECLARED = frozenset({"data", "jobs", "plan", "pseudonymise"})
+"""Parameters of which nothing is declared: a path and names (the manifest's hash stands for the images), how the
+study runs, and the plan itself."""
 
 
 @dataclass(frozen=True)
