@@ -299,7 +299,10 @@ def test_any_value_is_refused_or_arrives_as_it_was_meant(key, value, tmp_path_fa
     if wanted is None:
         return
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
-    path.write_text(yaml.safe_dump(own, allow_unicode=True), encoding="utf-8")
+    text = yaml.safe_dump(own, allow_unicode=True)
+    if yaml.safe_load(text) != own:  # PyYAML writes U+0085 as a line break that it reads as a space
+        text = yaml.safe_dump(own)
+    path.write_text(text, encoding="utf-8")
     assert checked(read_yaml(path)) == wanted
     assert checked(by_papermill(own)) == wanted
     stored = yaml.safe_dump(wanted, sort_keys=False)
