@@ -85,7 +85,8 @@ class World(RuleBasedStateMachine):
         self.date = dict.fromkeys(PLACES, 1e9)  # that anybody can
         self.runners = []
         self.notebooks = {}  # run id to the runner that started it; all of them are RUNNING
-        self.killed = []  # (run id, runner) that a taker ended
+        self.writers = {}  # run id to the machines on which a notebook writes to it
+        self.made = 0
         self.robbed = []  # awake runners that lost the study
 
     def alive(self, name):
@@ -96,7 +97,6 @@ class World(RuleBasedStateMachine):
         children = [Started(run_id) for run_id in self.notebooks]
         for run_id in claims.left_over(children):
             owner = self.notebooks.pop(run_id)
-            self.killed.append((run_id, owner))
             if owner.runs and owner is not runner:
                 self.robbed.append(owner)
 
@@ -115,7 +115,27 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: any(r.runs for r in self.runners))
     def start_notebook(self, data):
         owner = data.draw(st.sampled_from([r for r in self.runners if r.runs]))
-        self.notebooks[f"run{len(self.notebooks) + len(self.killed)}"] = owner
+        self._new_run(owner, data.draw(st.sampled_from(PLACES)))
+
+    def _new_run(self, owner, place):
+        self.made += 1
+        self.notebooks[f"run{self.made}"] = owner
+        self.writers[f"run{self.made}"] = [place]
+
+    @rule(data=st.data(), place=st.sampled_from(PLACES), cut_off=st.booleans())
+    @precondition(lambda self: any(owner.runs for owner in self.notebooks.values()))
+    def lose_worker(self, data, place, cut_off):
+        """Another worker begins the step. The processes of the lost one are dead, or only cut off."""
+        run = data.draw(st.sampled_from([run for run, owner in self.notebooks.items() if owner.runs]))
+        [old] = self.writers[run]
+        writers = [old] if cut_off and old != place else []  # those on its own machine are stopped first
+        again, ended = claims.resumed([Started(run, here=old == place)])
+        if again:
+            self.writers[again] = [*writers, place]
+        else:
+            self._new_run(self.notebooks[run], place)
+        for run_id in ended:
+            del self.notebooks[run_id]
 
     @rule(data=st.data())
     @precondition(lambda self: any(r.alive for r in self.runners))
@@ -165,6 +185,10 @@ class World(RuleBasedStateMachine):
     def two_run_it_only_if_one_slept_until_it_was_taken_for_dead(self):
         running = [runner for runner in self.runners if runner.runs]
         assert sum(runner.slept < claims.DEAD_SECONDS / 2 for runner in running) <= 1, running
+
+    @invariant()
+    def no_two_notebooks_write_to_one_run(self):
+        assert all(len(self.writers[run]) == 1 for run in self.notebooks)
 
     @invariant()
     def nobody_who_is_awake_loses_notebooks(self):

@@ -454,7 +454,7 @@ def _answers(port: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
-def _wait(condition, seconds=120):
+def _wait(condition, seconds=600):  # on a busy machine
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "timeout"
