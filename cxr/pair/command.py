@@ -45,7 +45,7 @@ def run(
     tracking.keep_key_out(settings, tracking.resolve(tracking_uri))
     _check(settings, notebook, out, figure)
     if said := pseudonyms.notice(settings):
-        print(said, file=sys.stderr)
+        print(said, flush=True)
     settings = pseudonyms.neutral(settings)  # the notebook gets the images by this name, and holds no path
     tracking.connect(tracking_uri)
     tracking.end_abandoned(settings.name)  # of a command that was killed
