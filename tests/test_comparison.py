@@ -327,6 +327,7 @@ def test_html_escapes_and_links():
 class Info:
     run_id: str
     params: dict
+    tags: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=lambda: {"auc_macro_before": 0.9, "auc_macro_after": 0.95})
 
 

@@ -92,7 +92,7 @@ def test_a_plan_says_what_will_be_judged_with_what(plan, images):
     # every parameter is there once; those that differ from the defaults are told apart
     parameters = values["parameters"]
     assert set(parameters["changed"]) == {"name", "phantom_images", "architecture", "method"}
-    assert plan.parameters == {k: v for k, v in values_of(TWO).items() if k not in ("data", "jobs", "plan")}
+    assert plan.parameters == {k: v for k, v in values_of(TWO).items() if k not in deviations.NOT_DECLARED}
 
 
 def test_its_hash_is_that_of_all_lines_below_the_first(path, plan):
@@ -454,19 +454,26 @@ def store(tmp_path, monkeypatch, new_store):
     return uri
 
 
+def opened(session):
+    """The study's own run, as a study that starts opens it."""
+    parent, _ = study_run.open_parent(session, {})
+    study_run.reopen(session, parent)
+    return parent
+
+
 def test_the_studys_run_cites_and_holds_its_plan(path, plan, tmp_path, images, store):
     study = StudyParams(**SMALL, plan=str(path))
     assert tracking.plans_cited("demo") == {}
-    without = study_run.open_parent(session_of(TWO, tmp_path, images))
-    parent = study_run.open_parent(session_of(study, tmp_path, images, plan))
+    without = opened(session_of(TWO, tmp_path, images))
+    parent = opened(session_of(study, tmp_path, images, plan))
     run = tracking.stored(parent)
     assert run.tags.items() >= plan.tags.items() and run.file("plan.yaml").read_text() == plan.text
     assert "cxr.plan" not in tracking.stored(without).tags and not tracking.stored(without).has("plan.yaml")
     assert tracking.plans_cited("demo") == {plan.short: "2020-01-02T05:00:00+00:00"}
     # resumed, wherever the file lies then
     moved = StudyParams(**SMALL, plan=str(tmp_path / "moved.yaml"))
-    assert study_run.open_parent(session_of(moved, tmp_path, images, plan)) == parent
-    assert study_run.open_parent(session_of(TWO, tmp_path, images)) == without
+    assert opened(session_of(moved, tmp_path, images, plan)) == parent
+    assert opened(session_of(TWO, tmp_path, images)) == without
 
 
 # -- the report
@@ -614,7 +621,7 @@ def test_the_section_of_a_study_in_a_store(study, path, plan, tmp_path, images):
 
 
 def test_a_plan_that_an_earlier_run_cites_is_not_hidden(study, path, plan, tmp_path, images):
-    study_run.open_parent(session_of(StudyParams(**SMALL, plan=str(path)), tmp_path, images, plan))
+    opened(session_of(StudyParams(**SMALL, plan=str(path)), tmp_path, images, plan))
     alone = section.of(CompareParams(name="demo"), study).sentences
     assert "This report cites no plan, but an earlier run of the study does" in alone and plan.short in alone
     other = tmp_path / "other.yaml"

@@ -244,15 +244,6 @@ def test_a_key_that_links_into_the_store_is_refused(tmp_path, own):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files that are not UTF-8")
 @pytest.mark.filterwarnings("ignore")
-def test_a_file_whose_name_is_not_utf8(own, tmp_path):
-    folder = write_folder(tmp_path / "xrays")
-    (folder / "ill/p000_0.png").rename(folder / "ill" / os.fsdecode(b"p000_Z\xfcrich.png"))
-    settings = grouped(folder, **ON)
-    manifest = data_manifest.build_manifest(settings)
-    root = data_manifest.data_root(pseudonyms.neutral(settings))
-    assert all((root / path).is_file() for path in manifest["path"])
-
-
 def test_a_plan_names_no_folder(clinic, own, tmp_path, capsys):
     words = ["plan", str(PROJECT / "params/smoke.yaml"), "--output", str(tmp_path / "plan.yaml")]
     assert main.main([*words, "--set", f"data={clinic}", r"patient_pattern=(p\d+)_", "pseudonymise=true"]) == 0

@@ -20,9 +20,9 @@ Train, attribute, score and compare, for every architecture, seed and method of
 the parameter file. Each step is one notebook and one MLflow run. Running the
 same command again skips the steps that are done.""",
         """\
---set overrides parameters of the file; `cxr params` lists them. A value is taken
-as you type it; lists stand in brackets, mappings in braces. Quote what the shell
-would read: brackets, braces, spaces.
+--set overrides parameters of the file; `cxr params` lists them. A value is
+taken as you type it; lists stand in brackets, mappings in braces. Quote what
+the shell would read: brackets, braces, spaces.
   --set data=/data/my-xrays name=mine    one value each, as many as you like
   --set seed=0 method=layercam           one value stands for a list of one
   --set 'seed=[0,1,2]'                   a list: another axis of the grid

@@ -24,6 +24,7 @@ import re
 import secrets
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,7 +252,7 @@ def refuse_inside(place: Path, what: str) -> None:
 
 
 def _hash(key: bytes, kind: str, value: str) -> str:
-    return hmac.new(key, f"{kind}\0{value}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(key, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def _key(*, make: bool) -> bytes | None:
@@ -287,7 +288,7 @@ def _read_names(data: str) -> dict[str, str]:
     if not re.fullmatch(r"[0-9a-f]{16}", path.stem) or not path.is_file():
         return {}
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             return dict(csv.reader(file))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the names cannot be read ({error}): remove the file, and run again") from None
@@ -317,7 +318,7 @@ def _write(path: Path, content: str | Mapping[str, str]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(number, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(number, "w", encoding="utf-8", newline="") as file:
             if isinstance(content, str):
                 file.write(content)
             else:
@@ -346,4 +347,12 @@ def _starts_as_dicom(path: Path) -> bool:
 
 def _has_dicom(root: Path) -> bool:
     """Whether a name below `root` ends as those of DICOM files do, where the images cannot be listed."""
-    return any(name.lower().endswith(_DICOM_SUFFIXES) for *_, names in os.walk(root) for name in names)
+    folders = [root]
+    while folders:  # not os.walk, which fails in deeply nested folders
+        with suppress(OSError):
+            for entry in os.scandir(folders.pop()):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif entry.name.lower().endswith(_DICOM_SUFFIXES):
+                    return True
+    return False

@@ -25,6 +25,7 @@ from cxr.core.files import require_regular
 from cxr.data.formats import Unusable
 
 MAX_BYTES = 2**30  # of one file: the largest image that is read, in colour of 16 bits
+_PIECE = 2**16
 _ROWS_AT_ONCE = 8  # rows that a thread takes at a time
 
 
@@ -112,7 +113,10 @@ def opened(root: Path, path: str) -> Iterator[BinaryIO]:
 def read_file(root: Path, path: str, sha256: str = "") -> bytes:
     """The bytes of a file. Raises Unusable, also if a SHA-256 (hex) is given and they have another."""
     with opened(root, path) as file:
-        content = file.read(MAX_BYTES + 1)  # a file that grows, or says that it is empty, may never end
+        content = file.read(os.fstat(file.fileno()).st_size)
+        content += file.read(_PIECE)  # none, unless the file grows, or said that it is empty
+        while len(content) <= MAX_BYTES and (piece := file.read(_PIECE)):
+            content += piece
     if len(content) > MAX_BYTES:
         raise Unusable(f"too large: more than {MAX_BYTES:,} bytes")
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:

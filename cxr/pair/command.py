@@ -44,10 +44,11 @@ def run(
     notebook = tracking.notebooks_folder() / f"{tracking.STAGES['drift']}.ipynb"
     tracking.keep_key_out(settings, tracking.resolve(tracking_uri))
     _check(settings, notebook, out, figure)
-    if said := pseudonyms.notice(settings):
-        print(said, flush=True)
+    said = pseudonyms.notice(settings)
     settings = pseudonyms.neutral(settings)  # the notebook gets the images by this name, and holds no path
     tracking.connect(tracking_uri)
+    if said:
+        print(said, flush=True)
     tracking.end_abandoned(settings.name)  # of a command that was killed
     run_id = tracking.create_run(
         experiment=settings.name,

@@ -314,13 +314,13 @@ def _if_there(run_id: str) -> StoredRun | None:
 
 
 def _kind(run: StoredRun, trainings: Mapping[str, StoredRun | None]) -> dict[str, str]:
-    """Images and settings of a score run and its training, as far as they are parameters."""
+    """Images and settings of a score run, and of its training if that is still there."""
     train = trainings[run.params["train_run"]]
-    if train is None:
-        return {}
-    trained = {f"train {key}": train.params[key] for key in TrainParams.model_fields if key in train.params}
+    own = {} if train is None else train.params
+    trained = {f"train {key}": own[key] for key in TrainParams.model_fields if key in own}
     scored = {key: run.params[key] for key in (*ScoreParams.model_fields, *SAME) if key in run.params}
-    images = "" if train.params.get("vary_split") == "True" else train.tags.get("cxr.inputs.manifest", "")
+    given = train is not None and own.get("vary_split") != "True"
+    images = train.tags.get("cxr.inputs.manifest", "") if given else ""
     left_out = {*_MAY_DIFFER, *(f"train {key}" for key in _MAY_DIFFER)}
     same = {key: value for key, value in (trained | scored).items() if key not in left_out}
     return same | {"images": images, "weights": _weights(run.params["weights"])}
