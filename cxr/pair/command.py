@@ -47,8 +47,8 @@ def run(
     said = pseudonyms.notice(settings)
     settings = pseudonyms.neutral(settings)  # the notebook gets the images by this name, and holds no path
     tracking.connect(tracking_uri)
-    if said:
-        print(said, flush=True)
+    if pseudonyms.is_neutral(settings.data):
+        print(terminal.wrapped(said), flush=True)
     tracking.end_abandoned(settings.name)  # of a command that was killed
     run_id = tracking.create_run(
         experiment=settings.name,
