@@ -169,6 +169,12 @@ def test_the_link_is_to_the_scores_of_the_study_that_ended_last(store):
     assert page.startswith(f"http://here/#/experiments/{number}/runs?viewStateShareKey=cxr-scores&")
 
 
+def _listen():
+    """Where tests run in the background, signals may be switched off, and children inherit that."""
+    for each in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_DFL)
+
+
 # A stand-in for `cxr ui` with a server that has a child, as MLflow's has.
 _PARENT = """
 import sys, time
@@ -185,8 +191,7 @@ time.sleep(600)
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_the_server_and_its_children_end_with_the_process_that_started_them(how):
     words = [sys.executable, "-c", _PARENT]
-    # where tests run in the background, Ctrl-C may be switched off, and children would inherit that
-    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    listening = {"preexec_fn": _listen}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **listening) as parent:
         grandchild = psutil.Process(int(parent.stderr.readline()))
         family = [psutil.Process(parent.pid), *psutil.Process(parent.pid).children(recursive=True)]
@@ -204,7 +209,7 @@ def test_cxr_ui_prints_one_link_once_it_answers_and_leaves_nothing_behind(store,
     end_study(parent, {})
     words = [sys.executable, "-m", "cxr.cli", "ui", "--tracking-uri", store, "--port", str(port)]
     options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
-    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    options["preexec_fn"] = _listen
     said = tmp_path / "stderr.txt"
     with said.open("w") as stderr, subprocess.Popen(words, stderr=stderr, **options) as ui:
         first = ui.stdout.readline().split()
