@@ -114,7 +114,7 @@ def read_file(root: Path, path: str, sha256: str = "") -> bytes:
     """The bytes of a file. Raises Unusable, also if a SHA-256 (hex) is given and they have another."""
     with opened(root, path) as file:
         content = file.read(os.fstat(file.fileno()).st_size)
-        content += file.read(_PIECE)  # none, unless the file grows, or said that it is empty
+        # nothing more, unless the file grows, or said that it is empty
         while len(content) <= MAX_BYTES and (piece := file.read(_PIECE)):
             content += piece
     if len(content) > MAX_BYTES:
