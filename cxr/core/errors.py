@@ -67,5 +67,10 @@ def on_one_line(text: Any, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
+def is_text(text: str) -> bool:
+    """Whether files and stores can hold a text: it has no NUL, and no surrogates (of names that are not UTF-8)."""
+    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

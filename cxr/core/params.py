@@ -35,7 +35,7 @@ from pydantic import (
 )
 
 from cxr.core import architectures, methods, yaml_values
-from cxr.core.errors import InputError, close_to, on_one_line
+from cxr.core.errors import InputError, close_to, is_text, on_one_line
 from cxr.core.files import parse
 
 Architecture = Annotated[str, AfterValidator(architectures.check)]
@@ -177,7 +177,7 @@ class Params(BaseModel):
         for part in _parts(value):
             if isinstance(part, bool) and bool not in kinds and kinds & {int, float}:
                 raise ValueError(f"a number is wanted, got {part}")
-            if isinstance(part, str) and not _is_text(part):
+            if isinstance(part, str) and not is_text(part):
                 raise ValueError(f"a text that no file and no store can hold, got {on_one_line(part)!r}: mend it")
         if get_origin(annotation) is not list:
             return value
@@ -202,10 +202,6 @@ def _parts(value: Any) -> Iterator[Any]:
     if isinstance(value, list | tuple):
         for part in value:
             yield from _parts(part)
-
-
-def _is_text(text: str) -> bool:
-    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _statements(source: str) -> tuple[list[str], list[str]]:
@@ -737,7 +733,7 @@ def _typed(text: str, annotation: Any, where: str) -> Any:
     origin = get_origin(annotation)
     if origin is dict or (origin is list and text.lstrip().startswith("[")):
         return yaml_values.parse(text, where=where, what="the value is not YAML")
-    if _is_text(text) and len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+    if is_text(text) and len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         raise InputError(f"{where}: the quotes would be part of the value: leave them out")
     try:
         return TypeAdapter(get_args(annotation)[0] if origin is list else annotation).validate_python(text)

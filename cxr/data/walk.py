@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
-from cxr.core.errors import InputError, some
+from cxr.core.errors import InputError, is_text, some
 from cxr.data.formats import SUFFIXES
 
 MAX_DEPTH = 100  # folders within folders
@@ -81,7 +81,7 @@ class Walk:
                 for entry in entries
                 if entry.name not in names and _is_image(entry.name)
             ]
-        undecodable = [path.encode(errors="backslashreplace").decode() for path in found if not _is_text(path)]
+        undecodable = [path.encode(errors="backslashreplace").decode() for path in found if not is_text(path)]
         if undecodable:
             raise InputError(
                 f"{self.root}: {len(undecodable)} file names are not UTF-8: {some(undecodable)}: rename them",
@@ -208,11 +208,3 @@ def _without_word(stem: str) -> set[str]:
 def _identity(folder: Path) -> tuple[int, int]:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
