@@ -287,9 +287,10 @@ def test_a_new_method_takes_a_function_and_a_row_of_the_table(kind, function, mo
 def test_a_checkpoint_is_explained_by_cams_together_and_by_others_one_by_one(with_variants):
     model, images, classes = small_case(2)
     chosen = ["occlusion", "layercam", "integrated_gradients", "gradcampp"]
-    found = explaining.explain_checkpoint(
-        model, images, classes, layer="conv", methods=chosen, with_variants=with_variants, batch_size=2
+    explain = explaining.checkpoint_explainer(
+        model, layer="conv", methods=chosen, with_variants=with_variants, batch_size=2
     )
+    found = explain(images, classes)
     assert list(found.maps) == chosen
     for name in chosen:
         alone = explaining.attribute(model, images, classes, layer="conv", methods=[name], batch_size=2)[name]
@@ -570,7 +571,12 @@ def test_heads():
     rng = np.random.default_rng(1)
     kernel, bias = model.get_layer("logits").get_weights()
     others = [(rng.normal(size=kernel.shape).astype(np.float32), bias + 1), (kernel, bias)]
-    first, second = explaining.attribute_heads(model, images, classes, others, layer="conv")
+    explain = explaining.explainer(model, layer="conv")
+    found = []
+    for head in others:
+        with explaining.head(model, *head):
+            found.append(explain(images, classes))
+    first, second = found
     own = explaining.attribute(model, images, classes, layer="conv")
     np.testing.assert_array_equal(model.get_layer("logits").get_weights()[0], kernel)
     model.get_layer("logits").set_weights(list(others[0]))

@@ -97,8 +97,29 @@ def test_other_images_are_refused(trained):
     found.load("epoch_001")  # the train run logged no predictions of it
 
 
+def test_a_checkpoint_lends_its_weights_for_a_while(trained):
+    train, cases, models = trained
+    found, model = Checkpoints(train, cases), models["before"]
+    own = model.get_weights()
+    explain = explainer(model, layer="conv")
+    images = cases.pixels[:3], cases.class_index[:3]
+    for name in ("after", "epoch_001", "continued"):
+        with found.lend(name, model):
+            lent = explain(*images)["layercam"]
+        np.testing.assert_allclose(lent, attribute(models[name], *images, layer="conv")["layercam"], rtol=1e-6)
+        for one, now in zip(own, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, now)
+    with pytest.raises(KeyError), found.lend("after", model):
+        raise KeyError
+    cases.pixels[:] //= 4
+    with pytest.raises(InputError, match="after: the model does not say of"), found.lend("after", model):
+        pass
+    for one, now in zip(own, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, now)
+
+
 def test_every_method_is_checked_on_every_checkpoint(trained):
-    _, cases, models = trained
+    train, cases, models = trained
     networks = {name: models[name] for name in ("before", "after")}
     chosen, where = ("layercam", "occlusion"), {"layer": "conv", "batch_size": 8}
     map_sets = {
@@ -113,10 +134,12 @@ def test_every_method_is_checked_on_every_checkpoint(trained):
         for checkpoint, model in networks.items()
     }
     rows = np.array([3, 10, 11, 40])
-    kept = [weight.copy() for weight in models["after"].get_weights()]
-    gains = map_checks.measure(networks, map_sets, cases, rows, score="logit", **where)
+    kept = [weight.copy() for weight in models["before"].get_weights()]
+    gains = map_checks.measure(
+        Checkpoints(train, cases), models["before"], map_sets, cases, rows, score="logit", **where
+    )
     pairs = [(checkpoint, method) for checkpoint in networks for method in chosen]
-    for own, now in zip(kept, models["after"].get_weights(), strict=True):
+    for own, now in zip(kept, models["before"].get_weights(), strict=True):
         np.testing.assert_array_equal(own, now, err_msg="weights are restored")
     # of the images that were chosen, and of rivals that explain the same score as the maps
     explain = explainer(networks["after"], methods=chosen, score="logit", **where)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,16 +58,36 @@ class Checkpoints:
             during fine-tuning, does not predict for these images what the train run logged (see
             `maps.verify_predictions`).
         """
+        model = weights.load(self._verified(name), self._train.params["architecture"])
+        self._verify(model, name)
+        return model
+
+    @contextmanager
+    def lend(self, name: str, model: keras.Model) -> Iterator[None]:
+        """Give `model`, another checkpoint of this run, the weights of `name`; at the end it has its own again.
+
+        Functions that were compiled for the model then use these weights: they read the same variables. So one
+        compilation serves all checkpoints. Raises InputError as `load`.
+        """
+        path = self._verified(name)
+        own = [variable.numpy() for variable in model.weights]
+        try:
+            model.load_weights(path)
+            self._verify(model, name)
+            yield
+        finally:
+            for variable, value in zip(model.weights, own, strict=True):
+                variable.assign(value)
+
+    def _verified(self, name: str) -> Path:
+        """The file of a checkpoint, which is the one that was trained."""
         path = self._folder / f"{name}.keras"
         if not path.is_file() or sha256_file(path) != self.sha256(name):
             raise InputError(
                 f"checkpoints/{name}.keras of run {self._train.run_id} is not the file that was trained: run "
                 "1_train again"
             )
-        model = weights.load(path, self._train.params["architecture"])
-        if name in self._cases.predictions:
-            self._verify(model, name)
-        return model
+        return path
 
     def heads(self) -> list[Head]:
         """The weights of the extra heads of `before`, which differ by seed alone; none if the run has none."""
@@ -73,6 +95,8 @@ class Checkpoints:
         return load_heads(path) if path.is_file() else []
 
     def _verify(self, model: keras.Model, name: str) -> None:
+        if name not in self._cases.predictions:  # one during fine-tuning
+            return
         pixels = self._cases.pixels
         rows = np.sort(np.random.default_rng(0).permutation(len(pixels))[:_VERIFIED])
         parts = [rows[first : first + self._batch_size] for first in range(0, len(rows), self._batch_size)]

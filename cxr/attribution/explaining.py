@@ -1,9 +1,8 @@
 """Attribution maps of a classifier by any method: what notebooks and commands call.
 
-`attribute` gives the maps of one checkpoint, `attribute_heads` those of several heads on one backbone, and
-`variants` those of CAMs under other choices that a reader could have made as well. `explain_checkpoint` is
-`attribute` or `variants`, as a study needs it. `explainer` and `variants_explainer` compile once, for callers
-that explain again.
+`attribute` gives the maps of one network, and `variants` those of CAMs under other choices that a reader could
+have made as well. `explainer`, `variants_explainer` and `checkpoint_explainer` compile once, for callers that
+explain again: the same network, also with the weights of other checkpoints and heads.
 
 All maps are of positive evidence: at least 0, not normalised, on a grid of their own whose cells tile the image.
 Which methods there are, and of which kind: the table `cxr.core.methods`.
@@ -70,34 +69,6 @@ def attribute(
     return _in_batches(explain, images, class_index, batch_size, label)
 
 
-def attribute_heads(
-    model: keras.Model,
-    images: np.ndarray,
-    class_index: np.ndarray,
-    heads: Iterable[tuple[np.ndarray, ...]],
-    *,
-    layer: str,
-    methods: Iterable[str] = DEFAULT_METHODS,
-    score: str = scores.DEFAULT,
-    batch_size: int = 32,
-    label: str = "",
-) -> list[dict[str, np.ndarray]]:
-    """`attribute`, once for each of several heads on the same backbone, compiled once for all of them.
-
-    Args: heads: their weights, (kernel [d, n_classes], bias [n_classes]) each, as `head` takes them; the others as
-        `attribute`.
-    Returns: what `attribute` returns, for each head. The model keeps its own head.
-    Raises: InputError as `attribute` and `head`.
-    """
-    explain = _explainer(model, layer, tuple(methods), score)
-    results = []
-    for number, weights in enumerate(heads, start=1):
-        with head(model, *weights):
-            name = f"{label}, head {number}" if label else ""
-            results.append(_in_batches(explain, images, class_index, batch_size, name))
-    return results
-
-
 def explainer(
     model: keras.Model,
     *,
@@ -105,13 +76,17 @@ def explainer(
     methods: Iterable[str] = DEFAULT_METHODS,
     score: str = scores.DEFAULT,
     batch_size: int = 32,
-) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-    """A function (images, class_index) -> what `attribute` returns, compiled once.
+) -> Callable[..., dict[str, np.ndarray]]:
+    """A function (images, class_index, label="") -> what `attribute` returns, compiled once.
 
     It uses the model's weights as they are when it is called. Args and errors as for `attribute`.
     """
     explain = _explainer(model, layer, tuple(methods), score)
-    return lambda images, class_index: _in_batches(explain, images, class_index, batch_size, "")
+
+    def explained(images: np.ndarray, class_index: np.ndarray, label: str = "") -> dict[str, np.ndarray]:
+        return _in_batches(explain, images, class_index, batch_size, label)
+
+    return explained
 
 
 def variants_explainer(
@@ -137,7 +112,7 @@ def head(model: keras.Model, *weights: np.ndarray) -> Iterator[None]:
     Raises: InputError for other shapes.
     """
     variables = [variable for layer in build.head_layers(model) for variable in layer.weights]
-    own = [np.array(variable) for variable in variables]
+    own = [variable.numpy() for variable in variables]
     got, fits = [np.shape(weight) for weight in weights], [weight.shape for weight in own]
     if got != fits:
         raise InputError(f"head: {model.name} needs weights (kernel, bias) of shapes {fits}, got {got}")
@@ -198,39 +173,51 @@ class Explained(NamedTuple):
     missing: dict[str, str]  # by variant name: why there is none
 
 
-def explain_checkpoint(
+def checkpoint_explainer(
     model: keras.Model,
-    images: np.ndarray,
-    class_index: np.ndarray,
     *,
     layer: str,
     methods: Sequence[str],
     score: str = scores.DEFAULT,
     with_variants: bool = False,
     batch_size: int = 32,
-    label: str = "",
-) -> Explained:
-    """The maps of one checkpoint by any methods, with the variants of those that are CAMs if `with_variants`.
+) -> Callable[..., Explained]:
+    """A function (images, class_index, label="") -> all maps of a checkpoint, compiled once.
 
-    All CAMs are computed together. The other methods follow one after another, as each takes many passes.
+    They are the maps by any methods, with the variants of those that are CAMs if `with_variants`. All CAMs are
+    computed together. The other methods follow one after another, as each takes many passes.
 
-    Args and errors as for `attribute`.
+    It uses the model's weights as they are when it is called. Args and errors as for `attribute`.
     """
-    where = {"layer": layer, "score": score, "batch_size": batch_size}
-    all_cams = cams_of(methods)
-    found: dict[str, np.ndarray] = {}
-    every: dict[tuple[str, str], Variant] = {}
+    together = cams_of(methods)
+    others = {method: _explainer(model, layer, [method], score) for method in methods if method not in together}
+    where: dict[str, str] = {}
     missing: dict[str, str] = {}
-    if all_cams and with_variants:
-        name = f"{label}, CAMs and their variants"
-        every, missing = variants(model, images, class_index, methods=all_cams, label=name, **where)
-        found = {method: every.pop((method, "default")).maps for method in all_cams}
-    elif all_cams:
-        found = attribute(model, images, class_index, methods=all_cams, label=f"{label}, CAMs", **where)
-    for method in methods:
-        if method not in found:
-            found |= attribute(model, images, class_index, methods=[method], label=f"{label}, {method}", **where)
-    return Explained({method: found[method] for method in methods}, every, missing)
+    if together and with_variants:
+        by_cams, where, missing = _variants_explainer(model, layer, together, score)
+    elif together:
+        by_cams = _explainer(model, layer, together, score)
+
+    def explained(images: np.ndarray, class_index: np.ndarray, label: str = "") -> Explained:
+        def maps_of(explain: Callable, what: str) -> dict:
+            return _in_batches(explain, images, class_index, batch_size, f"{label}, {what}" if label else "")
+
+        found: dict[str, np.ndarray] = {}
+        beside: dict[tuple[str, str], np.ndarray] = {}
+        if together and with_variants:
+            beside = maps_of(by_cams, "CAMs and their variants")
+            found = {method: beside.pop((method, "default")) for method in together}
+        elif together:
+            found = maps_of(by_cams, "CAMs")
+        for method, explain in others.items():
+            found |= maps_of(explain, method)
+        return Explained(
+            {method: found[method] for method in methods},
+            {key: Variant(maps, where[key[1]]) for key, maps in beside.items()},
+            missing,
+        )
+
+    return explained
 
 
 def _explainer(model: keras.Model, layer: str, methods: Sequence[str], score: str):

@@ -1,7 +1,7 @@
 """Does a class follow the pixels that a map ranks high? Pixels are blurred, and the logits are followed.
 
 After the deletion and insertion games of RISE (Petsiuk, Das and Saenko 2018, arXiv 1806.07421, section 4.3),
-at few shares of the area and without an interpretation of its own: `cxr.attribution.map_checks` compares maps
+at one share of the area and without an interpretation of its own: `cxr.attribution.map_checks` compares maps
 by it.
 """
 
@@ -24,7 +24,7 @@ Key = TypeVar("Key", bound=Hashable)
 Predict = Callable[[np.ndarray], np.ndarray]
 
 KINDS = ("deletion", "insertion")
-SHARES = (0.2, 0.8)  # of the area: the strongest fifth, which overlap compares too, and all but the weakest fifth
+SHARE = 0.2  # of the area: the strongest fifth, which overlap compares too
 BLUR = 1 / 16  # standard deviation of the Gaussian blur, as a share of the image's side
 
 
@@ -52,7 +52,7 @@ def follow(
     images: np.ndarray,
     maps: Mapping[Key, np.ndarray],
     *,
-    shares: tuple[float, ...] = SHARES,
+    share: float = SHARE,
     blur: float = BLUR,
     batch_size: int = 32,
     rng_seed: int = 0,
@@ -74,14 +74,13 @@ def follow(
     picture is odd, not because evidence is gone. So read no value alone. Another map of the same smoothness makes
     pictures just as odd, and only the difference between two maps counts.
 
-    Two shares are enough: on three compact networks (100 images, LayerCAM and Grad-CAM++), 20 and 80 % told
-    true maps from random ones about as surely as four shares, for half of the passes.
+    One share is enough, that which the overlap compares: see docs/metrics.md.
 
     Equal values in a map, such as a rectifier's zeros, are ordered by a smooth random map (`random_maps`), the
     same for all maps of a grid. Where a map says nothing, the check thus takes it as chance, not as "from the
     top down". A map that is constant, or not finite, says nothing anywhere.
 
-    Cost: 2 x len(shares) forward passes for each image and set of maps, in full batches.
+    Cost: two forward passes for each image and set of maps, in full batches.
 
     Parameters
     ----------
@@ -89,7 +88,7 @@ def follow(
     makes it.
     images : uint8 [n, side, side].
     maps : by any key, [n, h, w], raw or normalised; rows as `images`; at most side x side.
-    shares : of the pixels, in (0, 1).
+    share : of the pixels, in (0, 1).
     blur : see BLUR.
     batch_size : images per call of `predict`.
     rng_seed : of the random order of equal values.
@@ -97,8 +96,7 @@ def follow(
 
     Returns
     -------
-    By key: float32 [n, 2, len(shares), c], deletion and insertion (KINDS). A row depends on its image and map
-    alone.
+    By key: float32 [n, 2, c], deletion and insertion (KINDS). A row depends on its image and map alone.
 
     Raises
     ------
@@ -109,8 +107,8 @@ def follow(
         raise InputError(
             f"follow: images must be grey values uint8 [n, side, side], got {images.dtype} {images.shape}."
         )
-    if not shares or not all(0 < share < 1 for share in shares):
-        raise InputError(f"follow: shares must lie between 0 and 1, got {shares}: they are shares of the pixels.")
+    if not 0 < share < 1:
+        raise InputError(f"follow: share must lie between 0 and 1, got {share}: it is a share of the pixels.")
     if not blur > 0:
         raise InputError(f"follow: blur must be positive, got {blur}: it is a share of the image's side.")
     n, side = images.shape[:2]
@@ -122,7 +120,7 @@ def follow(
         if len(values) != n:
             raise InputError(f"follow: {len(values)} maps by {key} for {n} images.")
 
-    counts = np.round(np.array(shares) * side * side)
+    count = max(1, round(share * side * side))
     noise = {grid: random_maps(n, grid, rng_seed) for grid in {values.shape[1:] for values in maps.values()}}
 
     def pictures() -> Iterator[np.ndarray]:
@@ -132,18 +130,16 @@ def follow(
             ties = {grid: map_grids.prepare(fields[[row]], side)[0] for grid, fields in noise.items()}
             for values in maps.values():
                 prepared = map_grids.prepare(values[[row]], side)[0]  # all NaN where it says nothing
-                ranks = _ranks(np.nan_to_num(prepared), ties[values.shape[1:]])
-                first = ranks < counts[:, None, None]
-                yield from np.where(first, blurred, image)
-                yield from np.where(first, image, blurred)
+                inside = strongest(np.nan_to_num(prepared), ties[values.shape[1:]], count)
+                yield np.where(inside, blurred, image)
+                yield np.where(inside, image, blurred)
             if label and (row + 1) % max(1, n // 4) == 0:
                 progress(f"{label}: image {row + 1}/{n}")
 
     made, found = pictures(), []
     while batch := list(islice(made, batch_size)):
         found.append(predict(np.stack(batch)))
-    logits = np.concatenate(found)
-    logits = logits.reshape(n, len(maps), len(KINDS), len(shares), -1)
+    logits = np.concatenate(found).reshape(n, len(maps), len(KINDS), -1)
     return {key: logits[:, number] for number, key in enumerate(maps)}
 
 
@@ -155,9 +151,14 @@ def random_maps(n: int, grid: tuple[int, int], rng_seed: int = 0) -> np.ndarray:
     return np.stack([np.random.default_rng([rng_seed, row, *grid]).standard_normal(grid) for row in range(n)])
 
 
-def _ranks(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """int [s, s]: 0 for the largest value; among equal ones, by `ties`, then by index (lexsort is stable)."""
-    order = np.lexsort((-ties.ravel(), -values.ravel()))
-    ranks = np.empty(values.size, np.int64)
-    ranks[order] = np.arange(values.size)
-    return ranks.reshape(values.shape)
+def strongest(values: np.ndarray, ties: np.ndarray, count: int) -> np.ndarray:
+    """Where the `count` largest values are, bool [s, s]; among equal ones by `ties`, then the first.
+
+    Args: values, ties [s, s]; count at least 1.
+    """
+    least = np.partition(values, -count, axis=None)[-count]
+    inside = values > least
+    equal = np.flatnonzero(values == least)
+    first = np.argsort(-ties.ravel()[equal], kind="stable")[: count - np.count_nonzero(inside)]
+    inside.flat[equal[first]] = True
+    return inside

@@ -4,7 +4,7 @@ Each check sets the map beside a rival that should know less of the class, and a
 follows (`following.follow`). The gain of an image is by how much the map is better, in log-odds. Log-odds,
 because a probability saturates: where the network is sure, nothing moves it.
 
-- `deletion`, `insertion`: the rival is a random map of the same grid. Blurring what the map ranks high must
+- `deletion`, `insertion`: the rival is a random map of the same grid. Blurring the strongest 20 % of the map must
   lower the log-odds of the class more; keeping it alone must save more.
 - `class`: the rival is the map for the runner-up, the most probable other class of this image. The log-odds of
   the class against the runner-up must follow the map for the class. A map that is the same for all classes
@@ -39,6 +39,7 @@ import pandas as pd
 
 from cxr.attribution import explaining, following, randomising, scores
 from cxr.attribution.cases import Cases
+from cxr.attribution.checkpoints import Checkpoints
 from cxr.attribution.maps import MapSet
 from cxr.attribution.passing import CHECKS
 from cxr.core.errors import InputError
@@ -52,7 +53,8 @@ Explain = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
 
 def measure(
-    networks: Mapping[str, keras.Model],
+    checkpoints: Checkpoints,
+    model: keras.Model,
     map_sets: Mapping[str, Mapping[str, MapSet]],
     cases: Cases,
     rows: np.ndarray,
@@ -64,7 +66,7 @@ def measure(
     """`gains` of every method on every checkpoint, on some of the images.
 
     Args:
-        networks: by checkpoint.
+        model: one of the checkpoints; the others lend it their weights.
         map_sets: by checkpoint and method; their rows are those of `cases`.
         rows: int [m], the images that are used (`Cases.checked`).
         layer, score: by which the maps were made (`explaining.attribute`).
@@ -73,13 +75,20 @@ def measure(
     Returns: checkpoint, image_id, patient_id, method, row (in `rows`, from 0), check, gain.
     """
     images, classes = cases.pixels[rows], cases.class_index[rows]
+    methods = tuple(next(iter(map_sets.values())))
+    options = {"layer": layer, "methods": methods, "score": score, "batch_size": batch_size}
+    compiled = {
+        "explain": explaining.explainer(model, **options),
+        "predict": following.logits_function(model, batch_size),
+    }
     found = []
-    for checkpoint, model in networks.items():
-        maps = {method: map_set.maps[rows] for method, map_set in map_sets[checkpoint].items()}
-        explain = explaining.explainer(model, layer=layer, methods=tuple(maps), score=score, batch_size=batch_size)
-        table = gains(
-            model, explain, images, classes, maps=maps, batch_size=batch_size, label=f"{checkpoint}, checks"
-        )
+    for checkpoint, of_checkpoint in map_sets.items():
+        maps = {method: of_checkpoint[method].maps[rows] for method in methods}
+        with checkpoints.lend(checkpoint, model):
+            table = gains(
+                model, images=images, class_index=classes, maps=maps, batch_size=batch_size,
+                label=f"{checkpoint}, checks", **compiled,
+            )  # fmt: skip
         table.insert(0, "checkpoint", checkpoint)
         found.append(table)
     table = pd.concat(found, ignore_index=True)
@@ -95,20 +104,21 @@ def gains(
     class_index: np.ndarray,
     *,
     maps: Mapping[str, np.ndarray] | None = None,
+    predict: following.Predict | None = None,
     batch_size: int = 32,
     rng_seed: int = 0,
     label: str = "",
 ) -> pd.DataFrame:
     """By how much each map is better than its rivals, for each image and check, in log-odds.
 
-    With d and k the log-odds of the class under deletion and insertion (`following.follow`, mean over its
-    shares), the gain of `deletion` is d of a random map minus d of the map, that of `insertion` is k of the
-    map minus k of a random map. A random map and its reverse are averaged. The gain of the other checks is
-    half the sum of both against their rival; for `class`, d and k are the log-odds of the class against the
-    runner-up (the difference of their logits). A rival's map that is empty counts as a random one.
+    With d and k the log-odds of the class under deletion and insertion (`following.follow`), the gain of
+    `deletion` is d of a random map minus d of the map, that of `insertion` is k of the map minus k of a random
+    map. The random map is two, a field and its reverse, whose d and k are averaged. The gain of the other
+    checks is half the sum of both against their rival; for `class`, d and k are the log-odds of the class
+    against the runner-up (the difference of their logits). A rival's map that is empty counts as a random one.
 
-    Cost of an image: 16 forward passes for each method, 4 for each grid, 1; and explaining it three more times (by
-    all CAMs together that is about 9 passes). Two CAMs take about 46, three about 62. Random weights are drawn
+    Cost of an image: 8 forward passes for each method, 4 for each grid, 1; and explaining it three more times (by
+    all CAMs together that is about 9 passes). Two CAMs take about 30, three about 38. Random weights are drawn
     five times, and each image is explained under one draw of the head and one of the network.
 
     Parameters
@@ -120,6 +130,7 @@ def gains(
     images : uint8 [n, side, side].
     class_index : int [n], the class that the maps explain.
     maps : what `explain` returns for them, where it is at hand.
+    predict : `following.logits_function` of the model, where it is at hand.
     batch_size : images per pass.
     rng_seed : of random maps and weights.
     label : name of the work in progress lines; empty: none.
@@ -135,7 +146,7 @@ def gains(
     """
     images, classes = _checked(model, images, class_index)
     exclusive = scores.Head(model).exclusive
-    predict = following.logits_function(model, batch_size)
+    predict = predict or following.logits_function(model, batch_size)
     logits = predict(images)
     runner_up = np.where(np.arange(logits.shape[1]) == classes[:, None], -np.inf, logits).argmax(1)
 
@@ -151,23 +162,24 @@ def gains(
     sets: dict[tuple[Hashable, ...], np.ndarray] = {("own", method): values for method, values in maps.items()}
     sets |= {(name, method): rivals[name][method] for name in rivals for method in maps}
     grids = {method: np.shape(values)[1:] for method, values in maps.items()}
-    sets |= {("random", grid): following.random_maps(len(images), grid, rng_seed) for grid in grids.values()}
+    for grid in grids.values():
+        random = following.random_maps(len(images), grid, rng_seed)
+        sets |= {("random", grid): random, ("reverse", grid): -random}
     sets = {key: _told(values) for key, values in sets.items()}
     followed = following.follow(
         predict, images, sets, batch_size=batch_size, rng_seed=rng_seed, label=f"{label}, follows" if label else ""
     )
 
-    def log_odds(values: np.ndarray) -> np.ndarray:
-        every = np.repeat(classes, values[0, ..., 0].size)
-        found = scores.of_images(values.reshape(-1, values.shape[-1]), every, exclusive=exclusive)
-        return np.reshape(found, values.shape[:-1]).mean(-1)  # [n, 2]: deletion, insertion
+    def log_odds(values: np.ndarray) -> np.ndarray:  # [n, 2]: deletion, insertion
+        found = scores.of_images(values.reshape(-1, values.shape[-1]), np.repeat(classes, 2), exclusive=exclusive)
+        return np.reshape(found, values.shape[:-1])
 
     def against_runner_up(values: np.ndarray) -> np.ndarray:
         own, other = (
-            np.take_along_axis(values.astype(float), index[:, None, None, None], -1)[..., 0]
+            np.take_along_axis(values.astype(float), index[:, None, None], -1)[..., 0]
             for index in (classes, runner_up)
         )
-        return (own - other).mean(-1)
+        return own - other
 
     def half(values: np.ndarray) -> np.ndarray:
         return (values[:, 1] - values[:, 0]) / 2
@@ -176,11 +188,10 @@ def gains(
     for method, grid in grids.items():
         of_class = {key: log_odds(followed[key, method]) for key in ("own", "head", "weights")}
         pair = {key: against_runner_up(followed[key, method]) for key in ("own", "class")}
-        # the reverse of a random map: what one blurs the other keeps, so both kinds have one mean
-        random = log_odds(followed["random", grid]).mean(1)
+        random = (log_odds(followed["random", grid]) + log_odds(followed["reverse", grid])) / 2
         found = {
-            "deletion": random - of_class["own"][:, 0],
-            "insertion": of_class["own"][:, 1] - random,
+            "deletion": random[:, 0] - of_class["own"][:, 0],
+            "insertion": of_class["own"][:, 1] - random[:, 1],
             "class": half(pair["own"]) - half(pair["class"]),
             "head": half(of_class["own"]) - half(of_class["head"]),
             "weights": half(of_class["own"]) - half(of_class["weights"]),

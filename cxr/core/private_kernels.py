@@ -17,6 +17,8 @@ _LONGEST = 45  # characters of a folder, so that the paths of sockets below it f
 
 def main(words: list[str]) -> None:
     """Run papermill with the arguments `words`. It ends with SystemExit, as the command does."""
+    # jsonschema loads it if it can: two seconds, for a kind of web address that no notebook holds
+    sys.modules.setdefault("rfc3987_syntax", None)
     from papermill import cli
 
     if os.name != "posix":

@@ -135,7 +135,11 @@ def opened(scheduler: str, *, jobs: int, devices: int) -> Iterator[Cluster]:
     Raises:
         InputError: no scheduler answers, the cluster does not start, or no worker comes within an hour.
     """
-    settings = {"distributed.worker.memory.spill": False, "distributed.admin.system-monitor.interval": "2s"}
+    settings = {
+        "distributed.worker.memory.spill": False,
+        "distributed.admin.system-monitor.interval": "2s",
+        "distributed.worker.profile.enabled": False,  # of workers that only wait
+    }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         if "://" in scheduler:
             client = stack.enter_context(_connected(scheduler))
