@@ -42,6 +42,18 @@ def png_of(width, height, chunks=b""):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IDAT", zlib.compress(bytes(50))) + chunk(b"IEND", b"")
 
 
+def with_tag(content, tag, value):
+    """A little-endian TIFF with another value of a tag that holds one whole number."""
+    content = bytearray(content)
+    (first,) = struct.unpack_from("<I", content, 4)
+    (n,) = struct.unpack_from("<H", content, first)
+    (at,) = (
+        at for at in range(first + 2, first + 2 + 12 * n, 12) if struct.unpack_from("<H", content, at)[0] == tag
+    )
+    struct.pack_into("<I", content, at + 8, value)
+    return bytes(content)
+
+
 def text_bomb():
     body = b"Comment\0\0" + zlib.compress(bytes(100_000_000))
     return struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
@@ -102,6 +114,25 @@ FILES = {
     "TIFF of CIELAB colours": (encoded(Image.new("LAB", (9, 9)), "TIFF"), "its colour mode LAB cannot be read"),
     "TIFF with NaN": (encoded(np.full((5, 5), np.nan, np.float32), "TIFF"), "not finite"),
     "TIFF of floats, constant": (encoded(np.full((5, 5), 7, np.float32), "TIFF"), OK),
+    "TIFF with more rows than strips": (with_tag(TIFF, 257, 20), "1 strips, and 16x20 pixels need 2"),
+    "TIFF of floats with more rows than strips": (
+        with_tag(encoded(NOISE.astype(np.float32), "TIFF"), 257, 6_000_000),
+        "1 strips, and 16x6000000 pixels need 500000",
+    ),
+    "TIFF with strips of fewer rows": (with_tag(TIFF, 278, 4), "1 strips, and 16x12 pixels need 3"),
+    "TIFF with wider rows than it has": (
+        with_tag(TIFF, 256, 17),
+        "192 bytes of pixels, and 17x12 pixels need 204",
+    ),
+    "TIFF with narrower rows than it has": (
+        with_tag(TIFF, 256, 15),
+        "192 bytes of pixels, and 15x12 pixels need 180",
+    ),
+    "TIFF with fewer bytes than pixels": (
+        with_tag(TIFF, 279, 100),
+        "100 bytes of pixels, and 16x12 pixels need 192",
+    ),
+    "TIFF whose writer gave no sizes": (with_tag(TIFF, 279, 0), OK),
     "DICOM named .png": (DICOM, OK),
     "DICOM: preamble only": (DICOM[:132], "without an image"),
     "DICOM cut in the header": (DICOM[:300], "without an image|damaged"),
@@ -111,6 +142,10 @@ FILES = {
     "DICOM of several frames": (dicom(NumberOfFrames=3), "3 frames in one DICOM file"),
     "DICOM without Rows": (dicom(Rows=None), "without an image"),
     "DICOM without BitsAllocated": (dicom(BitsAllocated=None), "damaged: .*Bits Allocated"),
+    "DICOM whose header holds a line break and a command to the terminal": (
+        DICOM.replace(b"MONOCHROME2 ", b"MO\nNO\x1b[2JE2 "),
+        r"interpretation MO\\nNO\\x1b\[2JE2: only grey and RGB",
+    ),
     "DICOM without photometric interpretation": (
         dicom(PhotometricInterpretation=None),
         r"interpretation \(none\)",

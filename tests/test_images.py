@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import tifffile
 from data_files import encoded
 from PIL import Image, PngImagePlugin
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -249,6 +250,32 @@ def test_tiff_is_what_png_is():
         np.testing.assert_array_equal(
             square(decode(encoded(values, "TIFF")), 8), square(decode(encoded(values)), 8)
         )
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"rowsperstrip": 1},
+        {"rowsperstrip": 7, "byteorder": ">"},
+        {"rowsperstrip": 7, "compression": "zlib"},
+        {"tile": (16, 32)},
+        {"tile": (16, 32), "compression": "zlib"},
+        {"bigtiff": True, "rowsperstrip": 20},
+    ],
+)
+@pytest.mark.parametrize("kind", ["grey", "16 bits", "colour", "colour by planes"])
+def test_strips_and_tiles(layout, kind):
+    values = np.random.default_rng(0).integers(0, 256, (45, 37), np.uint8)
+    expected = {"16 bits": values.astype(np.uint16) * 250}.get(kind, values)
+    options = {}
+    if "colour" in kind:
+        expected = np.dstack([values, 255 - values, values // 2])
+        options = {"photometric": "rgb", "planarconfig": "separate" if "planes" in kind else "contig"}
+    stored = np.moveaxis(expected, -1, 0) if "planes" in kind else expected
+    file = io.BytesIO()
+    tifffile.imwrite(file, stored, **layout, **options)
+    np.testing.assert_array_equal(np.asarray(decode(file.getvalue())), expected)
+    assert header(file).width == 37
 
 
 def test_float_and_long_tiff_are_stretched():

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cxr.core.errors import on_one_line
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 FORMATS = "PNG, JPEG, TIFF or DICOM"
 MAX_PIXELS = 2 * 89_478_485  # of one image: Pillow's own limit; radiographs have at most 30 million
@@ -25,7 +27,10 @@ _OTHERS = {
 
 
 class Unusable(Exception):
-    """What is wrong with one file. `cxr.data.reading` gathers several into one InputError."""
+    """What is wrong with one file, on one line. `cxr.data.reading` gathers several into one InputError."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(on_one_line(message, most=450))  # texts of a header may hold line breaks and commands
 
 
 @dataclass(frozen=True)

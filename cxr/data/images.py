@@ -49,6 +49,7 @@ def header(file: BinaryIO) -> Header:
     try:
         with Image.open(file, formats=_PILLOW) as image:
             check_size(*image.size)
+            _check_tiff(image)
             turned = image.format != "TIFF" and _orientation(image) in (
                 5,
                 6,
@@ -82,6 +83,7 @@ def decode(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=_PILLOW)
         check_size(*image.size)
+        _check_tiff(image)
         if _frames(image) > 1:
             raise Unusable(f"{_frames(image)} images in one file: save the one to use as a file of its own")
         if image.mode not in _MODES and not image.mode.startswith("I;16"):
@@ -142,6 +144,35 @@ def _grey(image: Image.Image) -> Image.Image:
     if image.mode not in ("1", "L"):
         image = image.convert("RGB").convert("L", _LUMINANCE)
     return image.convert("F")
+
+
+def _check_tiff(image: Image.Image) -> None:
+    """Raise Unusable for a TIFF whose pieces do not make its rows: Pillow leaves the rest black, or shears it."""
+    if image.format != "TIFF":
+        return
+    tags = image.tag_v2
+    wide, high = (int(tags[tag]) for tag in (256, 257))
+    if 324 in tags:
+        name, places, sizes = "tiles", 324, 325
+        across, down = (int(tags[tag]) for tag in (322, 323))
+    else:
+        name, places, sizes = "strips", 273, 279
+        across, down = wide, min(high, int(tags.get(278, high)))
+    planes = int(tags.get(277, 1)) if tags.get(284) == 2 else 1
+    needed = -(-wide // across) * -(-high // down) * planes
+    offsets, counts = tags.get(places, ()), tags.get(sizes, ())
+    if len(offsets) != needed:
+        raise Unusable(f"damaged: {len(offsets)} {name}, and {wide}x{high} pixels need {needed}")
+    if tags.get(259, 1) != 1 or tags.get(262) == 6 or not any(counts):  # compressed, subsampled, or without sizes
+        return
+    row = -(-across * sum(tags.get(258, (1,))) // planes // 8)
+    last = row * (high - (needed // planes - 1) * down) if name == "strips" else row * down
+    least, most = (
+        row * down * (needed - planes) + last * planes,
+        row * down * needed + 8,
+    )  # a last strip may be whole
+    if not least <= sum(counts) <= most:
+        raise Unusable(f"damaged: {sum(counts)} bytes of pixels, and {wide}x{high} pixels need {least}")
 
 
 def _frames(image: Image.Image) -> int:

@@ -1,6 +1,6 @@
 """Do the checks of maps fail impostors, and pass the map itself?
 
-    python tests/benchmarks/bench_map_checks.py [--small] [--layer NAME] [--architecture NAME ...]
+    python tests/benchmarks/bench_map_checks.py [--small] [--share X] [--layer NAME] [--architecture NAME ...]
 
 The compact networks have their source weights and a head trained on the phantom. On test images that the
 network classifies correctly, `map_checks.gains` measures LayerCAM and four maps that are none of the class:
@@ -10,12 +10,15 @@ repeat draws as many images as a study checks, without replacement, from all tha
 `passing.verdict` judges them. So repeats share images: they say how much the verdict depends on which
 images and draws were taken, for these networks.
 
-`passes`: of the repeats, how many pass all checks; then for each check how many pass it. `--small`: one
-network, few images, which says nothing. `--layer`: by default a layer through which all paths go. (In
-CompactResNetV2, part of the evidence takes the shortcut around `penultimate`.)
+`passes`: of the repeats, how many pass all checks; then for each check how many pass it. A second table shows how
+surely each candidate does better than its rivals: the mean gain of all images over its standard error. `--small`:
+one network, few images, which says nothing. `--share`: of the area that is blurred, other than a study's.
+`--layer`: by default a layer through which all paths go. (In CompactResNetV2, part of the evidence takes the
+shortcut around `penultimate`.)
 """
 
 import argparse
+import functools
 import os
 import sys
 from pathlib import Path
@@ -97,9 +100,16 @@ def judged(gains: pd.DataFrame, images: int, repeats: int) -> pd.DataFrame:
     return found.groupby("method", sort=False)[columns].sum()
 
 
+def surely(gains: pd.DataFrame) -> pd.DataFrame:
+    """Mean gain over its standard error; a row a candidate, a column a check."""
+    found = gains.groupby(["method", "check"], sort=False)["gain"].agg(["mean", "sem"])
+    return (found["mean"] / found["sem"]).unstack().round(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="one network, few images")
+    parser.add_argument("--share", type=float, default=following.SHARE, help="of the area that is blurred")
     parser.add_argument("--layer", default="penultimate_cut", help="the target layer")
     parser.add_argument("--architecture", nargs="*", default=NETWORKS)
     given = parser.parse_args()
@@ -110,14 +120,17 @@ def main() -> None:
         small = {"phantom_images": 90, "test_fraction": 0.5, "image_size": 64, "transfer_epochs": 4}
         settings = settings.model_copy(update=small)
     data = dataset.open(settings)
-    tables = []
+    map_checks.following.follow = functools.partial(following.follow, share=given.share)
+    verdicts, certain = {}, {}
     for name in names:
         model = trained(settings.model_copy(update={"architecture": name}), data)
-        table = judged(measured(model, data, given.layer, images, seeds), drawn, repeats)
-        tables.append(table.assign(architecture=name).set_index("architecture", append=True).swaplevel())
+        gains = measured(model, data, given.layer, images, seeds)
+        verdicts[name], certain[name] = judged(gains, drawn, repeats), surely(gains)
     columns = {f"passes_{check}": check for check in passing.CHECKS} | {"passes_checks": "passes"}
-    print(f"of {repeats} repeats with {drawn} images")
-    print(pd.concat(tables).rename(columns=columns).to_string())
+    print(f"of {repeats} repeats with {drawn} images, {given.share:g} of the area blurred or kept")
+    print(pd.concat(verdicts, names=["architecture"]).rename(columns=columns).to_string())
+    print(f"mean gain over its standard error, {images * seeds} images")
+    print(pd.concat(certain, names=["architecture"])[list(passing.CHECKS)].to_string())
 
 
 if __name__ == "__main__":
