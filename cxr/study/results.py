@@ -100,7 +100,7 @@ def describe(session: Session, state: State) -> None:
         summary=summary,
         answers=compare.table("questions.csv") if "questions.csv" in artifacts else None,
         answer=answer.get("cxr.answer", ""),
-        runs=[(step.name, done[step.key]) for step in session.steps if step.key in done],
+        n_runs=sum(step.key in done for step in session.steps),
         experiment_id=experiment,
         report_run=compare.run_id if compare else "",
         figure_run=compare.run_id if descriptions.FIGURE in artifacts else "",

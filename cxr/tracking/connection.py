@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from cxr.core import arrays, names
 from cxr.core.errors import InputError, first_line, without_password
+from cxr.core.progress import progress
 from cxr.data import pseudonyms
 from cxr.tracking import views
 
@@ -130,7 +131,7 @@ def connect(tracking_uri: str | None = None) -> str:
             lock = nullcontext()
             if database is not None:
                 waits = f"waiting for another process that is opening the MLflow store {database}"
-                lock = arrays.locked(database.with_name(f"{database.name}.lock"), lambda: print(waits, flush=True))
+                lock = arrays.locked(database.with_name(f"{database.name}.lock"), lambda: progress(waits))
             with lock:  # MLflow makes the tables now: of two processes that find none, one would fail
                 probe = functools.partial(mlflow.MlflowClient(uri).search_experiments, max_results=1)
                 ask(probe) if is_step else _check_text(uri, probe)

@@ -300,7 +300,7 @@ def study(
     data: str,
     summary: pd.DataFrame | None,
     answers: pd.DataFrame | None,
-    runs: Sequence[tuple[str, str]],
+    n_runs: int,
     experiment_id: str,
     answer: str = "",
     report_run: str = "",
@@ -313,7 +313,7 @@ def study(
     Args:
         name, data: of the study.
         summary, answers: as for `compare`; None where the study has none.
-        runs: names and ids of the runs that are done.
+        n_runs: how many of its runs are done.
         experiment_id: where they are.
         answer: of its comparison; empty where there is none.
         report_run, figure_run: the id of the one that has the report, and the figure (`FIGURE`).
@@ -321,7 +321,6 @@ def study(
         differs: from the study of this name before it (`difference`).
     """
     report = f"{artifact_link('The whole report', report_run, 'report.html')}." if report_run else ""
-    links = " · ".join(run_link(text, experiment_id, run_id) for text, run_id in runs)
     failed = [{"not done": step, "because": reason} for step, reason in (failures or {}).items()]
     return _paragraphs(
         [
@@ -331,9 +330,13 @@ def study(
             f"{cells(summary)}\n\n{_HOW_TO_READ}" if summary is not None else "",
             table(answers[["question", "answer"]]) if answers is not None else "",
             image(figure_run) if figure_run else "",
-            f"Runs: {links}",
+            f"Its {n_runs} runs: {_links_to_views(experiment_id)}",
         ]
     )
+
+
+def _links_to_views(experiment_id: str) -> str:
+    return " · ".join(link(name, views.address(experiment_id, name)) for name in views.KEYS)
 
 
 def _no_answer(name: str, failed: Sequence[Any]) -> str:
@@ -378,7 +381,7 @@ def experiment(
         answer: of the last study; empty where it has none.
         last: a link to that study's run.
     """
-    shown = " · ".join(link(name, views.address(experiment_id, name)) for name in views.KEYS)
+    shown = _links_to_views(experiment_id)
     about = "\n".join(f"- **{key}**: {what}" for key, (_, what) in views.KEYS.items())
     first, others = _split(answer)
     question = "Does the visual evidence behind a classifier change under fine-tuning? No study has answered yet."

@@ -267,7 +267,7 @@ def draw(images: pd.DataFrame, methods: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="100 and 316 images, two methods, no fine-tuning")
+    parser.add_argument("--small", action="store_true", help="100 and 316 images, two methods, no training")
     parser.add_argument("--figure", type=Path, help="file for the figure")
     parser.add_argument("--only", choices=list(STAGES)[1:], help="one stage, and no methods")
     parser.add_argument("--sizes", type=int, nargs=2, default=[], help="so many images, about")
@@ -287,7 +287,7 @@ def main() -> None:
         jobs = [("decode", folder, 0) for folder in folders.values()]
         first = both_cores(jobs)[1:]
         rows = [{"stage": "decode", "images": counts[n], **row} for n, row in zip(sizes, first, strict=True)]
-        left_out = ("decode", "fine-tune") if arguments.small else ("decode",)
+        left_out = ("decode", "transfer", "fine-tune") if arguments.small else ("decode",)
         stages = [arguments.only] if arguments.only else [stage for stage in STAGES if stage not in left_out]
         plan = [(stage, n) for stage in stages for n in sizes]
         plan.sort(key=lambda entry: -entry[1])  # the longest first, so that both cores end together
