@@ -11,11 +11,18 @@ from conftest import PROJECT
 
 from cxr.metrics import metric_table
 
+LONG = ("growth", "memory", "training")  # minutes of many processes: `make bench ARGS=--small` runs them
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["inference", "scoring", "attribution", "map_checks", "memory", "training", "data", "growth", "store"]
-)
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_benchmark_starts(name):
+    words = [sys.executable, f"tests/benchmarks/bench_{name}.py", "--help"]
+    assert "--small" in subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["inference", "scoring", "attribution", "map_checks", "data", "store"])
 def test_a_benchmark_prints_its_table(name):
     done = subprocess.run(
         [sys.executable, f"tests/benchmarks/bench_{name}.py", "--small"],

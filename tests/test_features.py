@@ -147,8 +147,8 @@ def test_a_second_seed_makes_no_forward_pass(passes, tmp_path):
     assert results[0] == results[1] != results[2]
 
 
-def test_bits_do_not_depend_on_the_batch_that_an_image_is_in(model):
-    """On a CPU: only so does a head on cached features see what it would in `fit`, which shuffles."""
+def test_features_do_not_depend_on_the_batch_that_an_image_is_in(model):
+    """A head on cached features sees what it would in `fit`, which shuffles: up to rounding (AVX-512: to the bit)."""
     expected = features.pooled(model, images(), SETTINGS)
     order = np.random.default_rng(0).permutation(20)
-    np.testing.assert_array_equal(features.pooled(model, images()[order], SETTINGS), expected[order])
+    np.testing.assert_allclose(features.pooled(model, images()[order], SETTINGS), expected[order], atol=1e-6)

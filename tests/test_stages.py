@@ -82,9 +82,10 @@ def test_transfer_on_cached_features_equals_fit_with_a_frozen_backbone(sets):
         shuffle=False,
         callbacks=[keras.callbacks.EarlyStopping(patience=99, restore_best_weights=True)],
     )
-    np.testing.assert_array_equal(history["loss"], theirs_history.history["loss"])
+    # up to rounding: without AVX-512, an image's place in its batch changes the last bits of its features
+    np.testing.assert_allclose(history["loss"], theirs_history.history["loss"], rtol=1e-5)
     for a, b in zip(ours.get_layer("logits").get_weights(), theirs.get_layer("logits").get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize("stage", ["transfer", "fine_tune"])
