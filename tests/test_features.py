@@ -148,7 +148,7 @@ def test_a_second_seed_makes_no_forward_pass(passes, tmp_path):
 
 
 def test_features_do_not_depend_on_the_batch_that_an_image_is_in(model):
-    """A head on cached features sees what it would in `fit`, which shuffles: up to rounding (AVX-512: to the bit)."""
+    """A head on cached features sees what it would in `fit`, which shuffles, up to rounding."""
     expected = features.pooled(model, images(), SETTINGS)
     order = np.random.default_rng(0).permutation(20)
     np.testing.assert_allclose(features.pooled(model, images()[order], SETTINGS), expected[order], atol=1e-6)
