@@ -12,6 +12,7 @@ import numpy as np
 
 from cxr.attribution import maps
 from cxr.attribution.cases import Cases
+from cxr.attribution.explaining import given_back
 from cxr.core.errors import InputError
 from cxr.core.files import sha256_file
 from cxr.models import weights
@@ -70,14 +71,10 @@ class Checkpoints:
         compilation serves all checkpoints. Raises InputError as `load`.
         """
         path = self._verified(name)
-        own = [variable.numpy() for variable in model.weights]
-        try:
+        with given_back(model.weights):
             model.load_weights(path)
             self._verify(model, name)
             yield
-        finally:
-            for variable, value in zip(model.weights, own, strict=True):
-                variable.assign(value)
 
     def _verified(self, name: str) -> Path:
         """The file of a checkpoint, which is the one that was trained."""

@@ -112,17 +112,24 @@ def head(model: keras.Model, *weights: np.ndarray) -> Iterator[None]:
     Raises: InputError for other shapes.
     """
     variables = [variable for layer in build.head_layers(model) for variable in layer.weights]
-    own = [variable.numpy() for variable in variables]
-    got, fits = [np.shape(weight) for weight in weights], [weight.shape for weight in own]
+    got, fits = [np.shape(weight) for weight in weights], [tuple(variable.shape) for variable in variables]
     if got != fits:
         raise InputError(f"head: {model.name} needs weights (kernel, bias) of shapes {fits}, got {got}")
-    try:
+    with given_back(variables):
         for variable, weight in zip(variables, weights, strict=True):
             variable.assign(weight)
         yield
+
+
+@contextmanager
+def given_back(variables: Sequence[keras.Variable]) -> Iterator[None]:
+    """Variables may be assigned within; at the end, also after an error, their values are restored."""
+    own = [variable.numpy() for variable in variables]
+    try:
+        yield
     finally:
-        for variable, weight in zip(variables, own, strict=True):
-            variable.assign(weight)
+        for variable, value in zip(variables, own, strict=True):
+            variable.assign(value)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 from cxr.core.errors import InputError
 from cxr.core.progress import progress
 from cxr.metrics import map_grids
+from cxr.metrics.map_features import top_count
 
 Key = TypeVar("Key", bound=Hashable)
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -120,7 +121,7 @@ def follow(
         if len(values) != n:
             raise InputError(f"follow: {len(values)} maps by {key} for {n} images.")
 
-    count = max(1, round(share * side * side))
+    count = top_count(share, side * side)
     noise = {grid: random_maps(n, grid, rng_seed) for grid in {values.shape[1:] for values in maps.values()}}
 
     def pictures() -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
+from cxr.attribution.explaining import given_back
 from cxr.metrics import map_grids
 
 Explain = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
@@ -28,19 +29,12 @@ def randomised(layers: Iterable[keras.layers.Layer], rng_seed: int | list[int]) 
     Functions that were compiled for the model use the randomised weights too: they read the same variables.
     """
     rng = np.random.default_rng(rng_seed)
-    kept = [
-        (variable, variable.numpy())
-        for layer in layers
-        for variable in layer.weights
-        if "float" in str(variable.dtype)
-    ]
-    try:
-        for variable, value in kept:
+    variables = [variable for layer in layers for variable in layer.weights if "float" in str(variable.dtype)]
+    with given_back(variables):
+        for variable in variables:
+            value = variable.numpy()
             variable.assign(rng.permutation(value.ravel()).reshape(value.shape))
         yield
-    finally:
-        for variable, value in kept:
-            variable.assign(value)
 
 
 def explained(
