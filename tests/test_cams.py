@@ -247,6 +247,11 @@ def small_case(n=3, architecture=""):
     return model, images, np.array([4, 0, 2])[:n]
 
 
+def explained(model, images, classes, **options):
+    """Maps, variants, and why a variant is missing."""
+    return explaining.checkpoint_explainer(model, with_variants=True, **options)(images, classes)
+
+
 def logits(model, images):
     to_logits = keras.Model(model.input, model.get_layer("logits").output)
     return to_logits(tf.constant(np.asarray(images)[..., None], tf.float32)).numpy()
@@ -285,8 +290,9 @@ def test_a_new_method_takes_a_function_and_a_row_of_the_table(kind, function, mo
     found = explaining.attribute(model, images, classes, layer="conv", methods=["mine", "layercam"])
     assert list(found) == ["mine", "layercam"] and found["mine"].shape == (3, 6, 6) and found["mine"].max() > 0
     if kind == "cams":
-        variants, _ = explaining.variants(model, images, classes, layer="conv", methods=["mine"])
-        np.testing.assert_array_equal(variants["mine", "default"].maps, found["mine"])
+        beside = explained(model, images, classes, layer="conv", methods=["mine"])
+        np.testing.assert_array_equal(beside.maps["mine"], found["mine"])
+        assert ("mine", "score-logit") in beside.variants
 
 
 @pytest.mark.parametrize("with_variants", [True, False])
@@ -302,9 +308,9 @@ def test_a_checkpoint_is_explained_by_cams_together_and_by_others_one_by_one(wit
         alone = explaining.attribute(model, images, classes, layer="conv", methods=[name], batch_size=2)[name]
         np.testing.assert_allclose(found.maps[name], alone, rtol=1e-5, atol=1e-6 * alone.max())
     of_cams = {"methods": ["layercam", "gradcampp"], "batch_size": 2}
-    expected, missing = explaining.variants(model, images, classes, layer="conv", **of_cams)
-    names = {key for key in expected if key[1] != "default"} if with_variants else set()
-    assert set(found.variants) == names and found.missing == (missing if with_variants else {})
+    expected = explained(model, images, classes, layer="conv", **of_cams)
+    names = set(expected.variants) if with_variants else set()
+    assert set(found.variants) == names and found.missing == (expected.missing if with_variants else {})
 
 
 def test_every_method_gives_maps_that_depend_on_their_own_image_alone():
@@ -468,9 +474,9 @@ def test_fused_by_hand():
 
 def test_variants():
     model, images, classes = small_case(architecture="CompactResNetV2")
-    found, missing = explaining.variants(model, images, classes, layer="penultimate", methods=CAMS, batch_size=2)
+    at = {"layer": "penultimate", "methods": CAMS, "batch_size": 2}
+    defaults, found, missing = explained(model, images, classes, **at)
     names = {
-        "default": "conv4_block4_preact_relu",
         "layer-shallower": "conv3_block3_preact_relu",
         "layer-penultimate_cut": "conv4_block3_out",
         "score-logit": "conv4_block4_preact_relu",
@@ -491,12 +497,15 @@ def test_variants():
 
     alone = {
         layer: explaining.attribute(model, images, classes, layer=layer, methods=CAMS, batch_size=2)
-        for layer in {names[name] for name in ("default", "layer-shallower", "layer-penultimate_cut")}
+        for layer in {names[name] for name in ("score-logit", "layer-shallower", "layer-penultimate_cut")}
     }
+    for method, of_default in defaults.items():
+        expected = alone[names["score-logit"]][method]
+        np.testing.assert_allclose(of_default, expected, rtol=1e-5, atol=1e-6 * expected.max())
     for (method, variant), result in found.items():
         assert result.maps.dtype == np.float32 and result.maps.min() >= 0
         assert result.maps.shape == (3, *((12, 12) if result.layer.startswith("conv3") else (6, 6)))
-        if variant.startswith(("default", "layer-")):
+        if variant.startswith("layer-"):
             expected = alone[result.layer][method]
             np.testing.assert_allclose(result.maps, expected, rtol=1e-5, atol=1e-6 * expected.max())
         elif variant == "layers-fused":
@@ -523,7 +532,7 @@ def test_the_table_says_which_maps_log_odds_and_probability_share():
 def test_variants_of_other_scores_are_those_scores_maps(score):
     model, images, classes = small_case()
     options = {"layer": "conv", "methods": ["layercam", "gradcampp"]}
-    found, _ = explaining.variants(model, images, classes, score=score, **options)
+    found = explained(model, images, classes, score=score, **options).variants
     others = {(m, v) for m, v in found if v.startswith("score-")}
     expected = {(m, f"score-{other}") for m in options["methods"] for other in SCORES if other != score}
     assert (
@@ -535,8 +544,8 @@ def test_variants_of_other_scores_are_those_scores_maps(score):
             "logit": set(),
         }[score]
     )
-    for method, variant in [*others, ("layercam", "default"), ("gradcampp", "default")]:
-        own = score if variant == "default" else variant.removeprefix("score-")
+    for method, variant in others:
+        own = variant.removeprefix("score-")
         alone = explaining.attribute(model, images, classes, score=own, **options)[method]
         np.testing.assert_allclose(found[method, variant].maps, alone, rtol=1e-4, atol=1e-6 * alone.max())
 
@@ -545,11 +554,11 @@ def test_variants_of_outputs_with_sigmoids_and_of_a_model_without_probabilities(
     model, images, classes = small_case()
     options = {"layer": "conv", "methods": ["layercam", "gradcampp"]}
     scores_alone = keras.Model(model.input, layers.Activation("sigmoid")(model.get_layer("logits").output))
-    found, missing = explaining.variants(scores_alone, images, classes, **options)
+    _, found, missing = explained(scores_alone, images, classes, **options)
     assert {key for key in found if key[1].startswith("score-")} == {("gradcampp", "score-probability")}
     assert missing["score-logit"] == "maps of LayerCAM and Grad-CAM++ are equal to those of log_odds"
     without = keras.Model(model.input, model.get_layer("logits").output, name="bare")
-    found, missing = explaining.variants(without, images, classes, score="logit", **options)
+    _, found, missing = explained(without, images, classes, score="logit", **options)
     assert not [key for key in found if key[1].startswith("score-")]
     assert "bare ends with 'logits'" in missing["score-log_odds"] and "score-probability" in missing
     with pytest.raises(InputError, match="bare ends with 'logits', .* or explain the logit"):
@@ -558,7 +567,7 @@ def test_variants_of_outputs_with_sigmoids_and_of_a_model_without_probabilities(
 
 def test_variants_of_a_layer_that_two_targets_share():
     model, images, classes = small_case(1, "CompactDenseNet")
-    found, missing = explaining.variants(model, images, classes, layer="shallower", methods=["layercam"])
+    _, found, missing = explained(model, images, classes, layer="shallower", methods=["layercam"])
     assert found["layercam", "layer-penultimate"].layer == "pool4_relu"
     assert missing["layer-penultimate_cut"] == "pool4_relu is the layer of layer-penultimate"
     assert found["layercam", "layers-fused"].layer == "pool3_relu+pool4_relu"
@@ -567,8 +576,8 @@ def test_variants_of_a_layer_that_two_targets_share():
 def test_variants_where_there_is_one_feature_map():
     images = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
     model = linear(8, np.ones((8, 8, 2), np.float32))
-    found, missing = explaining.variants(model, images, np.array([0]), layer="conv")
-    assert {variant for _, variant in found} == {"default", "score-logit", "score-probability"}
+    _, found, missing = explained(model, images, np.array([0]), layer="conv", methods=["layercam", "gradcampp"])
+    assert {variant for _, variant in found} == {"score-logit", "score-probability"}
     assert missing["layers-fused"] == "needs two of shallower, penultimate and final, and there are 1"
 
 
@@ -620,5 +629,3 @@ def test_bad_input():
         explaining.attribute(model, images[:0], np.array([], int), layer="penultimate")
     with pytest.raises(InputError, match="score: unknown softmax: use log_odds, logit, probability"):
         explaining.attribute(model, images, np.array([0]), layer="penultimate", score="softmax")
-    with pytest.raises(InputError, match="method: occlusion has no variants: use layercam, gradcampp, "):
-        explaining.variants(model, images, np.array([0]), layer="penultimate", methods=["layercam", "occlusion"])

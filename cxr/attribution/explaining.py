@@ -1,8 +1,8 @@
 """Attribution maps of a classifier by any method: what notebooks and commands call.
 
-`attribute` gives the maps of one network, and `variants` those of CAMs under other choices that a reader could
-have made as well. `explainer`, `variants_explainer` and `checkpoint_explainer` compile once, for callers that
-explain again: the same network, also with the weights of other checkpoints and heads.
+`attribute` gives the maps of one network. `explainer` compiles once, for callers that explain again: the same
+network, also with the weights of other checkpoints and heads. So does `checkpoint_explainer`, which also gives the
+maps of CAMs under other choices that a reader could have made as well.
 
 All maps are of positive evidence: at least 0, not normalised, on a grid of their own whose cells tile the image.
 Which methods there are, and of which kind: the table `cxr.core.methods`.
@@ -89,19 +89,6 @@ def explainer(
     return explained
 
 
-def variants_explainer(
-    model: keras.Model,
-    *,
-    layer: str,
-    methods: Iterable[str] = DEFAULT_METHODS,
-    score: str = scores.DEFAULT,
-    batch_size: int = 32,
-) -> Callable[[np.ndarray, np.ndarray], dict[tuple[str, str], np.ndarray]]:
-    """A function (images, class_index) -> the maps of `variants`, compiled once; as `explainer`."""
-    explain, _, _ = _variants_explainer(model, layer, tuple(methods), score)
-    return lambda images, class_index: _in_batches(explain, images, class_index, batch_size, "")
-
-
 @contextmanager
 def head(model: keras.Model, *weights: np.ndarray) -> Iterator[None]:
     """Give the head of `model` other weights, in place; at the end it has its own again.
@@ -140,43 +127,19 @@ class Variant:
     layer: str  # the layer's name in the model; several are joined by "+"
 
 
-def variants(
-    model: keras.Model,
-    images: np.ndarray,
-    class_index: np.ndarray,
-    *,
-    layer: str,
-    methods: Iterable[str] = DEFAULT_METHODS,
-    score: str = scores.DEFAULT,
-    batch_size: int = 32,
-    label: str = "",
-) -> tuple[dict[tuple[str, str], Variant], dict[str, str]]:
-    """The default maps of CAMs, and those under other choices that a reader could have made as well.
+class Explained(NamedTuple):
+    """All maps of one checkpoint, and their variants: the maps of CAMs under other choices.
 
-    - `default`: what `attribute` returns.
+    The variants' names:
     - `layer-<name>`, for each of `cxr.models.targets.TARGETS`: at that layer, if it is another one.
-    - `score-<name>`, for each of `cxr.core.methods.SCORES` but `score`: of that score. A method has none if its
+    - `score-<name>`, for each other one of `cxr.core.methods.SCORES`: of that score. A method has none if its
       maps would be the default's up to a factor (`proportional` in `cxr.core.methods`).
     - `layers-fused` (layercam): see `cams.fuse`; over those of `shallower`, `penultimate` and `final` that the
       model has.
-
-    One forward pass and one backward pass to the shallowest layer serve all of them. Each other score needs
-    another backward pass through the layers behind `layer`.
-
-    Args: as `attribute`; methods that are CAMs.
-    Returns: the variants by (method, variant name), and by variant name why one is missing.
-    Raises: InputError as `attribute`, and for a method that is no CAM.
     """
-    explain, where, missing = _variants_explainer(model, layer, tuple(methods), score)
-    maps = _in_batches(explain, images, class_index, batch_size, label)
-    return {key: Variant(values, where[key[1]]) for key, values in maps.items()}, missing
-
-
-class Explained(NamedTuple):
-    """All maps of one checkpoint."""
 
     maps: dict[str, np.ndarray]  # by method: float32 [n, h, w], at least 0
-    variants: dict[tuple[str, str], Variant]  # by (method, variant name), without the default
+    variants: dict[tuple[str, str], Variant]  # by (method, variant name)
     missing: dict[str, str]  # by variant name: why there is none
 
 
@@ -192,7 +155,9 @@ def checkpoint_explainer(
     """A function (images, class_index, label="") -> all maps of a checkpoint, compiled once.
 
     They are the maps by any methods, with the variants of those that are CAMs if `with_variants`. All CAMs are
-    computed together. The other methods follow one after another, as each takes many passes.
+    computed together: one forward pass and one backward pass to the shallowest layer serve all of them and their
+    variants, and each other score needs another backward pass through the layers behind `layer`. The other methods
+    follow one after another, as each takes many passes.
 
     It uses the model's weights as they are when it is called. Args and errors as for `attribute`.
     """
@@ -249,11 +214,7 @@ def _explainer(model: keras.Model, layer: str, methods: Sequence[str], score: st
 
 
 def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str], score: str):
-    """What `_in_batches` calls, the layer of each variant, and by variant name why one is missing."""
-    all_cams = cams_of()
-    others = [name for name in methods if name not in all_cams]
-    if others:
-        raise InputError(f"method: {', '.join(others)} has no variants: use {', '.join(all_cams)}")
+    """What `_in_batches` calls, for CAMs; the layer of each variant; and by variant name why one is missing."""
     own = targets.target_layer(model, layer)
     named, missing = _layers_beside(model, own)
     at = {"default": own, **{f"layer-{name}": real for name, real in named.items() if real != own}}

@@ -23,7 +23,7 @@ from cxr.tracking import StoredRun
 LEVELS = {"two_patients": "two patients", "two_heads": "two heads", "chance": "chance"}
 """The baselines that a score run can have, and what they are called in pictures and tables."""
 _EPOCHS = 7  # at most so many maps during fine-tuning are shown
-# What the maps are of variants that are not at another layer (`cxr.attribution.explaining.variants`).
+# What the maps are of variants that are not at another layer (`cxr.attribution.explaining.Explained`).
 _VARIANTS = {
     "score-log_odds": "of the log-odds",
     "score-logit": "of the logit",
@@ -161,7 +161,7 @@ def empty_in_words(raw: np.ndarray) -> str:
 
 
 def variant_in_words(variant: str, layer: str) -> str:
-    """A variant (`cxr.attribution.explaining.variants`) and its layer, in words."""
+    """A variant (`cxr.attribution.explaining.Explained`) and its layer, in words."""
     if variant == "default":
         return f"{layer} (as scored)"
     if variant.startswith("layer-"):

@@ -55,7 +55,9 @@ class Case:
         options = {"layer": "penultimate", "batch_size": n}
         self._two = explaining.explainer(self.model, methods=METHODS, **options)
         self._four = explaining.explainer(self.model, methods=FOUR, **options)
-        self._variants = explaining.variants_explainer(self.model, methods=METHODS, **options)
+        self._variants = explaining.checkpoint_explainer(
+            self.model, methods=METHODS, with_variants=True, **options
+        )
 
     def forward(self):
         return self.forward_pass(tf.constant(self.images[..., None], tf.float32)).numpy()

@@ -69,7 +69,7 @@ def network(architecture: str, side: str, batch: str) -> dict:
     found["forward"] = timed(lambda: forward(tensor).numpy()) / batch
 
     options = {"layer": "penultimate", "methods": ("layercam", "gradcampp"), "batch_size": batch}
-    every = explaining.variants_explainer(model, **options)
+    every = explaining.checkpoint_explainer(model, **options, with_variants=True)
     found["explain"] = timed(lambda: every(images, labels)) / batch
     plain = explaining.explainer(model, **options)
     found["explain a head"] = timed(lambda: plain(images, labels)) / batch
@@ -78,12 +78,15 @@ def network(architecture: str, side: str, batch: str) -> dict:
         path = Path(folder) / "model.keras"
         model.save(path)
         found["checkpoint bytes"] = path.stat().st_size
-        sizes = {}
-        for (method, variant), maps in every(images, labels).items():
-            np.savez_compressed(Path(folder) / "maps.npz", maps=maps)
-            sizes[f"{method}/{variant}"] = (Path(folder) / "maps.npz").stat().st_size / batch
-        found["bytes of a map set"] = max(size for name, size in sizes.items() if name.endswith("/default"))
-        found["bytes of a checkpoint's maps"] = sum(sizes.values())
+        maps, variants, _ = every(images, labels)
+
+        def stored(some: np.ndarray) -> float:
+            np.savez_compressed(Path(folder) / "maps.npz", maps=some)
+            return (Path(folder) / "maps.npz").stat().st_size / batch
+
+        sizes = [stored(of_method) for of_method in maps.values()]
+        found["bytes of a map set"] = max(sizes)
+        found["bytes of a checkpoint's maps"] = sum(sizes) + sum(stored(one.maps) for one in variants.values())
     found["backup bytes"] = 3 * sum(int(np.prod(w.shape)) * 4 for w in model.trainable_weights)  # and Adam's two
 
     trainee = keras_model(model)
