@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cxr.attribution import cams, perturbing, scores
+from cxr.attribution import attention, cams, perturbing, scores
 from cxr.core.errors import InputError
 from cxr.core.methods import LABELS, SCORES, TABLE
 from cxr.core.methods import cams as cams_of
@@ -29,7 +29,7 @@ from cxr.models import build, targets
 
 Key = TypeVar("Key", bound=Hashable)
 
-_MODULES = {"cams": cams, "perturbing": perturbing}
+_MODULES = {"cams": cams, "perturbing": perturbing, "attention": attention}
 
 
 def function_of(method: str) -> Callable[..., Any]:
@@ -219,7 +219,7 @@ def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str], 
     named, missing = _layers_beside(model, own)
     at = {"default": own, **{f"layer-{name}": real for name, real in named.items() if real != own}}
     variant_at = {real: variant for variant, real in at.items()}
-    fused = [named[name] for name in ("shallower", "penultimate", "final") if name in named]
+    fused = list(dict.fromkeys(named[name] for name in ("shallower", "penultimate", "final") if name in named))
     if len(fused) < 2:
         missing["layers-fused"] = f"needs two of shallower, penultimate and final, and there are {len(fused)}"
     by_score, same = _scores_beside(model, methods, score)

@@ -2,8 +2,8 @@
 
 To add a method, write a function of its name in the module of `cxr.attribution` that its kind names, and add a row
 here. `cams`: a function (A, G) -> maps of the activations of a layer and the gradients of a score at it.
-`perturbing`: a function (model, layer, score) -> a function (images, classes) -> maps, which may query the model
-as often as it needs.
+`perturbing` and `attention`: a function (model, layer, score) -> a function (images, classes) -> maps, which may
+query the model as often as it needs.
 
 Without TensorFlow, so that parameters are checked at once.
 """
@@ -18,7 +18,7 @@ from typing import Literal
 @dataclass(frozen=True)
 class Method:
     label: str  # in figures, tables and reports
-    kind: Literal["cams", "perturbing"]  # the module of cxr.attribution that has the function of this name
+    kind: Literal["cams", "perturbing", "attention"]  # the module of cxr.attribution that has its function
     # The map is multiplied by c > 0 when the gradients are. Log-odds and probability, whose gradients at an image
     # differ by such a factor, then have the same map.
     proportional: bool = False
@@ -39,6 +39,7 @@ TABLE: dict[str, Method] = {
     "smoothgrad": Method("SmoothGrad", "perturbing"),
     "integrated_gradients": Method("integrated gradients", "perturbing"),
     "occlusion": Method("occlusion", "perturbing"),
+    "attention_rollout": Method("attention rollout", "attention"),
 }
 METHODS: tuple[str, ...] = tuple(TABLE)
 LABELS: dict[str, str] = {name: method.label for name, method in TABLE.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
 
 from cxr.core.errors import InputError
-from cxr.models import graph
+from cxr.core.methods import TABLE
+from cxr.models import graph, tokens
 from cxr.models.build import ARCHITECTURES, build
 from cxr.models.targets import MIN_GRID, frozen_layers, target_layer
 from cxr.models.weights import find_weights, load_backbone
@@ -77,15 +79,25 @@ def describe(model: keras.Model) -> Description:
 
 
 def check(
-    architecture: str, *, weights: str, target: str, image_size: int, n_classes: int, fine_tune_from: str = ""
+    architecture: str,
+    *,
+    weights: str,
+    target: str,
+    image_size: int,
+    n_classes: int,
+    fine_tune_from: str = "",
+    methods: Sequence[str] = (),
 ) -> str:
     """Try everything about a model that can fail, before training starts. Returns the target layer's name.
 
-    Raises InputError as `build`, `target_layer`, `frozen_layers` and `load_backbone` do.
+    Raises InputError as `build`, `target_layer`, `frozen_layers` and `load_backbone` do, and for methods that read
+    the attention of a network without.
     """
     find_weights(architecture, weights)  # first, as it fails fast
     model = build(architecture, n_classes=n_classes, image_size=image_size)
     layer = target_layer(model, target)
     frozen_layers(model, fine_tune_from)
+    if any(TABLE[method].kind == "attention" for method in methods):
+        tokens.attention(model)
     load_backbone(model, weights)
     return layer

@@ -9,7 +9,7 @@ import numpy as np
 from keras import KerasTensor, layers
 
 from cxr.core.errors import InputError, first_line
-from cxr.models import geometry
+from cxr.models import geometry, tokens
 from cxr.models.flatten import Copies, model_inputs, require_graph
 from cxr.models.graph import GLOBAL_POOLING, activation_of, producer
 from cxr.models.preprocessing import PREPROCESSING, check_own, find_preprocessing, given, preprocessing_layer
@@ -45,7 +45,8 @@ def adapt(
             - Dense(1) with sigmoid or linear: its logit z becomes two, -z/2 and z/2, whose softmax is
               (1 - sigmoid(z), sigmoid(z));
             - Dense with sigmoid, for labels that do not exclude each other;
-            - none (a backbone): it gets `pool`, `dropout`, `logits` and `probabilities`, if `classes` is given.
+            - none (a backbone, which ends with a feature map or with tokens): it gets `pool`, `dropout`, `logits`
+              and `probabilities`, if `classes` is given.
         preprocessing: how grey values in [0, 255] become what the model expects: a key of PREPROCESSING
             (`none`: the model does it itself), the name of a classifier of keras.applications, or `auto` (see
             `find_preprocessing`).
@@ -85,6 +86,7 @@ def adapt(
     geometry.refuse_moved(flat)
     if guessed and mode == "none":
         check_own(flat)
+    flat = tokens.with_grids(flat)
     for layer in flat.layers:  # the stages of training decide which layers train
         layer.trainable = True
     flat.adapted = Adapted(mode, why, head, multi_label, channels)
@@ -112,14 +114,13 @@ def _input(model: keras.Model, image_size: int | None) -> tuple[int, int]:
 def _head(output: KerasTensor, name: str, classes: int | None, dropout: float) -> tuple[KerasTensor, str, bool]:
     """(probabilities, a description of the model's own head, whether labels do not exclude each other)."""
     op = producer(output)
-    if len(output.shape) == 4 or isinstance(op, (*GLOBAL_POOLING, layers.Flatten)):
+    if len(output.shape) in (3, 4) or isinstance(op, (*GLOBAL_POOLING, layers.Flatten)):
         if classes is None:
             raise InputError(f"{name} ends without a head ('{op.name}'): say how many classes it is to have")
-        x = (
-            layers.GlobalAveragePooling2D(name="pool", dtype="float32")(output)
-            if len(output.shape) == 4
-            else output
-        )
+        pools = {3: layers.GlobalAveragePooling1D, 4: layers.GlobalAveragePooling2D}
+        x = output
+        if len(output.shape) in pools:
+            x = pools[len(output.shape)](name="pool", dtype="float32")(output)
         x = layers.Dropout(dropout, name="dropout", dtype="float32")(x)
         logits = layers.Dense(classes, name="logits", dtype="float32")(x)
         return layers.Activation("softmax", dtype="float32", name="probabilities")(logits), "none", False

@@ -33,6 +33,9 @@ _NORMALISING = (
 _POOLING = (layers.AveragePooling2D, layers.MaxPooling2D)
 _MERGING = (layers.Add, layers.Average, layers.Concatenate, layers.Maximum, layers.Minimum, layers.Multiply)
 GLOBAL_POOLING = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
+TOKEN_GRID, POOLED_TOKEN_GRID = "_token_grid", "_pooled_token_grid"
+"""How the names of layers end through which tokens pass as a grid (`cxr.models.tokens`): before an operation that
+mixes tokens, and before the head pools them."""
 _RECTIFIED = {"relu", "relu6", "sigmoid", "hard_sigmoid", "softplus", "exponential", "softmax"}
 
 
@@ -86,6 +89,10 @@ def targets(model: keras.Model) -> dict[str, Target]:
     - `shallower`: the same as `penultimate`, one grid finer.
     - `last_conv`: the last convolution of all, a cut or not.
 
+    A transformer has the grids of its tokens instead (`cxr.models.tokens`). `final`: the last whose tokens reach
+    the head, by pooling or by attention. `penultimate`: the last before an operation that mixes tokens; this is
+    `final` if the head reads a class token. `shallower`: with half of these operations behind it.
+
     Returns those that exist, also on grids that are too small for maps (see `cxr.models.targets`). Raises
     InputError if the model has no layer `logits`, or no feature map that is a cut.
     """
@@ -117,6 +124,8 @@ def feeds_pooling(model: keras.Model, layer: str) -> bool:
 
 
 def _is_global_average(op: keras.Operation) -> bool:
+    if isinstance(op, layers.GlobalAveragePooling1D):
+        return True
     if isinstance(op, layers.AveragePooling2D):
         return tuple(op.pool_size) == tuple(op.input.shape[1:3])
     return isinstance(op, layers.GlobalAveragePooling2D) or (
@@ -136,25 +145,16 @@ class _Graph:
         for node in self.nodes:
             for parent in node.parent_nodes:
                 self.consumers[parent].append(node)
-        self.cuts = self._cuts()
+        self.cuts = cuts(self.nodes)
+        self.grids = [node for node in self.nodes if node.operation.name.endswith(TOKEN_GRID)]
         # before the first weights there are images, not feature maps
         first = next(i for i, node in enumerate(self.nodes) if has_weights(node.operation))
         calls = Counter(node.operation for node in self.nodes)
         self.maps = [node for node in self.nodes[first:] if calls[node.operation] == 1 and _is_map(node)]
 
-    def _cuts(self) -> set[Any]:
-        """Nodes that every path from the image to the logits goes through, found by counting paths."""
-        into: dict[Any, int] = {}
-        for node in self.nodes:
-            into[node] = sum(into[parent] for parent in node.parent_nodes) or 1
-        out_of = dict.fromkeys(self.nodes, 0)
-        out_of[self.nodes[-1]] = 1
-        for node in reversed(self.nodes):
-            for parent in node.parent_nodes:
-                out_of[parent] += out_of[node]
-        return {node for node in self.nodes if into[node] * out_of[node] == into[self.nodes[-1]]}
-
     def targets(self) -> dict[str, Target]:
+        if self.grids:
+            return self._of_tokens()
         final = self._final()
         found = {"final": _target(final, "the last feature map")}
         level = final
@@ -173,12 +173,25 @@ class _Graph:
         order = ("shallower", "penultimate", "penultimate_cut", "last_conv", "final")
         return {name: found[name] for name in order if name in found}
 
+    def _of_tokens(self) -> dict[str, Target]:
+        mixed = [node for node in self.grids if not node.operation.name.endswith(POOLED_TOKEN_GRID)]
+        found = {}
+        if len(mixed) > 1:
+            behind = max(2, len(mixed) // 2)
+            found["shallower"] = _target(mixed[-behind], f"tokens before the last {behind} blocks")
+        found["penultimate"] = _target(mixed[-1], "tokens before the last block")
+        reach = "which the head pools" if self.grids[-1] is not mixed[-1] else "that reach the head"
+        found["final"] = _target(self.grids[-1], f"the last tokens {reach}")
+        return found
+
     def head_input(self) -> KerasTensor:
         behind = self.nodes[self.nodes.index(self._final()) + 1 : -1]
         vectors = [node.output_tensors[0] for node in behind if node in self.cuts]
         return next((x for x in vectors if len(x.shape) == 2), self.nodes[-1].input_tensors[0])
 
     def _final(self) -> Any:
+        if self.grids:
+            return self.grids[-1]
         maps = set(self.maps)
         found = None
         for node in self.nodes:
@@ -237,6 +250,19 @@ class _Graph:
 
 _LAST_CUT = "the last layer at this resolution that every path goes through"
 _LAST_MERGED = "the last sum or concatenation on this grid, which has no cut"
+
+
+def cuts(nodes: list[Any]) -> set[Any]:
+    """The nodes that every path to the last of `nodes` (`ordered`) goes through, found by counting paths."""
+    into: dict[Any, int] = {}
+    for node in nodes:
+        into[node] = sum(into[parent] for parent in node.parent_nodes) or 1
+    out_of = dict.fromkeys(nodes, 0)
+    out_of[nodes[-1]] = 1
+    for node in reversed(nodes):
+        for parent in node.parent_nodes:
+            out_of[parent] += out_of[node]
+    return {node for node in nodes if into[node] * out_of[node] == into[nodes[-1]]}
 
 
 def _target(node: Any, why: str) -> Target:

@@ -116,6 +116,7 @@ def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]
         "image_size": study.image_size,
         "n_classes": n_classes,
         "fine_tune_from": study.fine_tune_from,
+        "methods": study.method,
     }
     wanted = json.dumps([{"architecture": name, **common} for name in architectures])
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}

@@ -24,12 +24,12 @@ from cxr.core.files import sha256_file
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
 from cxr.data import cache as data_cache
-from cxr.models import build, compact, flatten, foreign, graph, preprocessing, weights
+from cxr.models import build, compact, flatten, foreign, graph, preprocessing, tokens, weights
 
 Images = np.ndarray | arrays.Subset  # uint8 [n, side, side], in memory or not
 _IN_MEMORY = 2**25  # bytes; larger features stay in a file
 _OUTPUT_BYTES = 2**24  # of a model's output in one call
-_CODE = (build, compact, flatten, foreign, graph, preprocessing)  # the modules that make a network
+_CODE = (build, compact, flatten, foreign, graph, preprocessing, tokens)  # the modules that make a network
 
 
 def pooled(network: keras.Model, images: Images, settings: TrainParams, *, cache: Path | None = None) -> Images:
