@@ -1,6 +1,6 @@
 """Both stages on a number of virtual CPU devices, or under XLA; run by test_accelerated.py.
 
-    python several_devices.py DEVICES [plain|xla]
+    python several_devices.py DEVICES [xla]
 
 Printed, as JSON: losses of both stages, probabilities of the model and of its checkpoint when loaded.
 """
@@ -19,7 +19,7 @@ from cxr.models import build, weights
 from cxr.training import optimisation, stages
 
 
-def main(devices, kind=""):
+def main(devices, xla=False):
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(1, devices))
     generator = np.random.default_rng(0)
@@ -35,8 +35,8 @@ def main(devices, kind=""):
         transfer_epochs=8,
         fine_tune_epochs=4,
         extra_heads=1,
-        deterministic=not kind,
-        xla=kind == "xla",
+        deterministic=not xla,
+        xla=xla,
         devices=devices,
     )
     stages.seed_everything(0, deterministic=settings.deterministic)
@@ -65,4 +65,4 @@ def main(devices, kind=""):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(int(sys.argv[1]), xla=sys.argv[2:] == ["xla"])

@@ -126,9 +126,15 @@ def elsewhere(*arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def one():
+    """What one device without XLA gives."""
+    return elsewhere(0)
+
+
 @pytest.mark.slow
-def test_two_virtual_devices_train_as_one(tmp_path):
-    one, two = elsewhere(0), elsewhere(2)
+def test_two_virtual_devices_train_as_one(one):
+    two = elsewhere(2)
     assert (one["replicas"], two["replicas"]) == (1, 2)
     assert one["optimizer"] == "FlatAdam" and two["optimizer"] == "Adam"
     # sums in another order, of whole batches, so that each device's half weighs the same
@@ -140,7 +146,7 @@ def test_two_virtual_devices_train_as_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_xla_trains_as_without():
-    plain, compiled = elsewhere(0, "plain"), elsewhere(0, "xla")
+def test_xla_trains_as_without(one):
+    compiled = elsewhere(0, "xla")
     for stage in ("transfer", "fine_tuning"):
-        np.testing.assert_allclose(compiled[stage], plain[stage], rtol=2e-3)
+        np.testing.assert_allclose(compiled[stage], one[stage], rtol=2e-3)

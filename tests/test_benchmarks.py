@@ -11,7 +11,12 @@ from conftest import PROJECT
 
 from cxr.metrics import metric_table
 
-LONG = ("growth", "memory", "training")  # minutes of many processes: `make bench ARGS=--small` runs them
+LONG = (
+    "growth",
+    "memory",
+    "training",
+    "attribution",
+)  # minutes of many processes: `make bench ARGS=--small` runs them
 
 
 @pytest.mark.slow
@@ -22,7 +27,7 @@ def test_a_long_benchmark_starts(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["inference", "scoring", "attribution", "map_checks", "data", "store"])
+@pytest.mark.parametrize("name", ["inference", "scoring", "map_checks", "data", "store"])
 def test_a_benchmark_prints_its_table(name):
     done = subprocess.run(
         [sys.executable, f"tests/benchmarks/bench_{name}.py", "--small"],

@@ -448,12 +448,13 @@ def test_the_papers_networks_through_both_stages_and_both_methods(name):
         (pixels[rows], labels[rows]) for rows in (manifest["split"] == "train", manifest["split"] == "val")
     )
     model = make(settings, n_classes=len(classes))
+    explain = explaining.explainer(model, layer="penultimate")
     maps = {}
     for checkpoint, fit in (("before", stages.transfer), ("after", stages.fine_tune)):
         result = fit(model, train, val, settings)
         history = result.history if checkpoint == "before" else result
         assert np.isfinite(history["loss"]).all()
-        maps[checkpoint] = explaining.attribute(model, pixels[:4], labels[:4], layer="penultimate")
+        maps[checkpoint] = explain(pixels[:4], labels[:4])
     for method in ("layercam", "gradcampp"):
         a, b = maps["before"][method], maps["after"][method]
         assert (
