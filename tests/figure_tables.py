@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.metrics.metric_table import METRICS
+from cxr.metrics.zones import ZONES
 from cxr.report import figures
 from cxr.report.figures.checks import CHECKS
 
@@ -53,6 +54,18 @@ def located(names, methods, regions):
         energy = {"energy_before": area * 2, "energy_after": area * 3}
         tables.append(cells(names, methods, region=region, area=area, **energy, **change))
     return pd.concat(tables, ignore_index=True)
+
+
+def in_zones(names, methods):
+    """Shares of 1/8 that change by up to 7 points, and fail under the second method."""
+    tables = []
+    for number, zone in enumerate(ZONES):
+        change = (number - 3.5) / 50
+        parts = {"energy_before": 0.125, "energy_after": 0.125 + change, "energy_change": change}
+        parts |= {"energy_change_ci_low": change - 0.02, "energy_change_ci_high": change + 0.02}
+        tables.append(cells(names, methods, region=zone, **parts))
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(passes_checks=table["method"] != methods[-1])
 
 
 def spread(stem, names, methods, **axes):

@@ -18,7 +18,7 @@ from conftest import PROJECT
 from cxr import tracking
 from cxr.attribution import maps, thumbnails
 from cxr.cli import main
-from cxr.metrics import baselines, regions
+from cxr.metrics import baselines, regions, zones
 from cxr.metrics.metric_table import METRICS
 from cxr.report import questions
 
@@ -208,9 +208,9 @@ def test_the_comparison_judges_every_claim(store):
         "multiverse.csv",
     }
     tables |= {"regions.csv", "course.csv", "settled.csv", "sensitivity.csv", "map_checks.csv"}
-    tables |= {"answers.csv", "groups.csv", "groups_differences.csv", "consistency.csv"}
+    tables |= {"answers.csv", "groups.csv", "groups_differences.csv", "consistency.csv", "zones.csv"}
     figures = {"drift.png", "specification_curve_layercam.png", "regions.png", "course.png"}
-    figures |= {"answers.png", "groups.png", "consistency.png", "consistency_course.png"}
+    figures |= {"answers.png", "groups.png", "consistency.png", "consistency_course.png", "zones.png"}
     assert tables | figures <= held and "examples/" in held
     analyses = info.table("analyses.parquet")
     default = analyses[analyses["is_default"] & (analyses["method"] == "layercam")]
@@ -235,6 +235,10 @@ def test_score_runs_share_one_set_of_metric_names(store):
         course = info.table("course.parquet")
         assert set(course["epoch"]) == {1, 2} and len(course) == 2 * len(table)
         assert {"multiverse.parquet", "drift_by_class.png"} <= set(info.artifacts())
+        chest = info.table("zones.parquet")
+        assert chest["image_id"].tolist() == table["image_id"].tolist()
+        shares = sum(chest[f"{zone}_energy_after"] for zone in zones.ZONES)
+        np.testing.assert_allclose(shares[~np.isnan(table["overlap"])], 1)
         answered = info.table("answers.parquet").set_index("image_id").loc[table["image_id"]]
         assert answered["overlap"].tolist() == pytest.approx(table["overlap"].tolist(), nan_ok=True)
         agreement = info.table("consistency.parquet")

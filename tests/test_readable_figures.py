@@ -147,6 +147,10 @@ CASES = {
         lambda: figures.specification_curve(made.analyses(NAMES[:2]), method="layercam"),
         lambda: figures.specification_curve(made.analyses(NAMES, 8), method="layercam"),
     ],
+    "zones": [
+        lambda: figures.zones(made.in_zones(ONE, FEW[:1])),
+        lambda: figures.zones(made.in_zones(LONG, FEW)),
+    ],
     "tiles": [lambda: figures.tiles(np.zeros((32, 32), np.uint8), IMAGE, IMAGE.T)],
 }
 DRAWN = [pytest.param(make, id=f"{name}-{k}") for name, makers in CASES.items() for k, make in enumerate(makers)]

@@ -20,6 +20,7 @@ from cxr.report.figures.rankings import ranking, specification_curve
 from cxr.report.figures.statistics import metrics_seen, power
 from cxr.report.figures.style import CHECKPOINT_LABELS, COLOURS, METHOD_LABELS
 from cxr.report.figures.training import confusion, contact_sheet, history, performance, reliability
+from cxr.report.figures.zones import zones
 
 __all__ = [
     "CHECKPOINT_LABELS",
@@ -50,4 +51,5 @@ __all__ = [
     "show",
     "specification_curve",
     "tiles",
+    "zones",
 ]

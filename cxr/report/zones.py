@@ -1,0 +1,85 @@
+"""From where to where in the chest: the evidence in its zones, before and after fine-tuning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Mapping
+
+import numpy as np
+import pandas as pd
+
+from cxr.attribution.maps import MapSet
+from cxr.core.errors import some
+from cxr.metrics import regions
+from cxr.metrics import zones as chest
+from cxr.report import comparison
+from cxr.report.scores import Study
+from cxr.report.scoring import ScoredMaps
+from cxr.report.sections import say
+from cxr.statistics.score_rows import Cell
+
+ALL = "all classes"
+
+
+def of_images(
+    scored_maps: ScoredMaps, before: MapSet, after: MapSet, masks: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """`cxr.metrics.regions.region_table` of the zones of the chest, image by image (`cxr.metrics.zones.of_lungs`).
+
+    Says how many images have no zones, and why. No rows where no image has a lung mask.
+
+    Args: masks: of the scored images by region; zones need `lung`.
+    """
+    lungs = masks.get("lung")
+    if lungs is None or not lungs.any():
+        return pd.DataFrame()
+    found = chest.of_lungs(lungs)
+    why = Counter(reason for reason in found.missing if reason)
+    if why:
+        reasons = [f"{reason} ({count})" for reason, count in why.most_common()]
+        print(f"zones: {why.total()} of {len(lungs)} images have none: {some(reasons)}")
+    values = regions.region_table(before.maps, after.maps, found.masks, size=scored_maps.size)
+    return comparison.score_table(values, scored_maps.scored, **scored_maps.cell)
+
+
+def of_study(study: Study, unsound: Container[Cell], *, level: float = 0.95, n_boot: int = 2000) -> pd.DataFrame:
+    """Where the evidence lies in the chest before and after, by network, method, class and zone.
+
+    Args: unsound: the cells whose maps do not pass their checks.
+
+    Returns: `cxr.metrics.regions.summary` of the zones (as `region`), with `label` (a class, or ALL first) and
+        passes_checks (bool). No rows where no image has zones.
+    """
+    table = study.score_tables("zones.parquet")
+    if table.empty:
+        say("No lung masks are known for these images, so nothing is said of zones of the chest.")
+        return table
+    parts = {ALL: table, **dict(tuple(table.groupby("label")))}
+    found = [regions.summary(part, level=level, n_boot=n_boot).assign(label=name) for name, part in parts.items()]
+    out = pd.concat(found, ignore_index=True)
+    cells = zip(out["architecture"], out["method"], strict=True)
+    return out.assign(passes_checks=[cell not in unsound for cell in cells])
+
+
+def largest(table: pd.DataFrame) -> pd.DataFrame:
+    """Which zone gained and which lost most, a row a cell and class, of maps that pass their checks.
+
+    Args: table: of `of_study`.
+
+    Returns: architecture, method, label, images, gained, lost: a zone, by how many points of 100 its share
+        changed, and the interval; "-" where no interval excludes 0. No rows where no maps pass.
+    """
+    rows = []
+    shown = table[table["passes_checks"]]
+    for (architecture, method, label), part in shown.groupby(["architecture", "method", "label"], sort=False):
+        row = {"architecture": architecture, "method": method, "label": label, "images": part["n_images"].max()}
+        for name, direction, order in (("gained", "towards", False), ("lost", "away", True)):
+            moved = part[part["direction"] == direction].sort_values("energy_change", ascending=order)
+            row[name] = _text(moved.iloc[0]) if len(moved) else "-"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _text(row: pd.Series) -> str:
+    change, low, high = (100 * row[f"energy_change{part}"] for part in ("", "_ci_low", "_ci_high"))
+    return f"{row['region'].replace('_', ' ')} {change:+.1f} [{low:+.1f}, {high:+.1f}]"
