@@ -50,7 +50,7 @@ PAGES = {
 """Pages, by the name of their file without suffix, and what each is about."""
 
 _WIDTH = 900  # pixels; a code host shows a page about that wide
-_COLOURS = 128
+_MOST_DRAWN = 10_000  # colours of a chart; radiographs have more
 _LOCAL_LINK = re.compile(r"\[([^\]]*)\]\(https?://[^)]*#/experiments/[^)]*\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _ASSIGNED = re.compile(r"^(\w+) = ", re.MULTILINE)
@@ -254,13 +254,17 @@ class Writer:
         picture = Image.open(io.BytesIO(png)).convert("RGB")
         if picture.width > _WIDTH:
             picture = picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)), Image.LANCZOS)
-        drawn, photo = io.BytesIO(), io.BytesIO()  # the smaller one is kept: charts are PNG, radiographs JPEG
-        picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(drawn, "PNG", optimize=True)
-        picture.save(photo, "JPEG", quality=70, subsampling=0, optimize=True)
-        content, suffix = min((drawn.getvalue(), "png"), (photo.getvalue(), "jpg"), key=lambda each: len(each[0]))
+        content = io.BytesIO()
+        if picture.getcolors(_MOST_DRAWN):
+            suffix = "png"
+            few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few.save(content, "PNG", optimize=True)
+        else:
+            suffix = "jpg"
+            picture.save(content, "JPEG", quality=70, subsampling=0, optimize=True)
         file = self.folder / "pictures" / f"{name}.{suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        file.write_bytes(content.getvalue())
         return f"![{heading}](pictures/{file.name})"
 
 
