@@ -1,8 +1,11 @@
 """Where each second of a study goes: `python tests/benchmarks/time_study.py [PARAMS.yaml] [--figure PATH]`.
 
 Runs the study in a folder of its own, with an empty image cache, and reads the times that papermill noted of
-every cell. What a cell is for is told by its tag (`training`, `attribution`, `scoring`, `comparison`, `data`);
-cells without one are `figures and logging`, but for the first of a notebook with code, the `imports`. Before its
+every cell. With `--finished FOLDER` (such as mlruns/studies/phantom) it runs nothing, and reads a finished
+study from the start of its first notebook to the end of its last.
+
+What a cell is for is told by its tag (`training`, `attribution`, `scoring`, `comparison`, `data`); cells
+without one are `figures and logging`, but for the first of a notebook with code, the `imports`. Before its
 first cell and after its last a notebook is `starting and ending`; a moment in which none runs is the `runner`'s
 own. Where several run at once, each counts as its share of the second: the parts add up to the time from the
 start of the command to its end. What counts as work are training, attribution and scoring.
@@ -78,12 +81,20 @@ def run(params: Path, folder: Path) -> tuple[float, float]:
     return begin, time.time()
 
 
-def table(folder: Path, begin: float, end: float) -> pd.DataFrame:
-    """Seconds of every part, by notebook and in all; `all` adds up to end - begin."""
-    spans: dict[str, list] = {}
+Spans = dict[str, list[tuple[float, float, str]]]
+
+
+def read(folder: Path) -> Spans:
+    """`intervals` of the executed notebooks in a folder, by stage."""
+    spans: Spans = {}
     for path in sorted(folder.glob("*.ipynb")):
         found = list(intervals(json.loads(path.read_text(encoding="utf-8"))))
         spans.setdefault(path.stem.partition("-")[0], []).extend(found)
+    return spans
+
+
+def table(spans: Spans, begin: float, end: float) -> pd.DataFrame:
+    """Seconds of every part, by notebook and in all; `all` adds up to end - begin."""
     every = [span for of_stage in spans.values() for span in of_stage]
     columns = {"all": shares(every, begin, end)}
     for stage in ("train", "attribute", "score", "compare"):
@@ -118,13 +129,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("params", type=Path, nargs="?", default=ROOT / "params" / "study.yaml")
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--finished", type=Path, metavar="FOLDER", help="read this study, run none")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="cxr-time-") as folder:
-        begin, end = run(given.params.resolve(), Path(folder))
-        seconds = table(Path(folder) / "out", begin, end)
+    if given.finished:
+        spans = read(given.finished)
+        every = [span for of_stage in spans.values() for span in of_stage]
+        begin, end = min(a for a, _, _ in every), max(b for _, b, _ in every)
+    else:
+        with tempfile.TemporaryDirectory(prefix="cxr-time-") as folder:
+            begin, end = run(given.params.resolve(), Path(folder))
+            spans = read(Path(folder) / "out")
+    seconds = table(spans, begin, end)
     print(seconds.to_string(float_format="{:.2f}".format))
     work = seconds.loc[list(WORK), "all"].sum() / (end - begin)
-    summary = f"{given.params.name}: {end - begin:.0f} s, of which {work:.0%} are {', '.join(WORK)}"
+    name = given.finished.name if given.finished else given.params.name
+    summary = f"{name}: {end - begin:.0f} s, of which {work:.0%} are {', '.join(WORK)}"
     print(summary)
     if given.figure:
         draw(seconds, given.figure, summary)
