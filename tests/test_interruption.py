@@ -176,17 +176,19 @@ def test_a_study_on_another_machine_lives_as_long_as_it_gives_signs_of_life(tmp_
     tags = {"cxr.stage": "study", "cxr.fingerprint": own.fingerprint}
     parent = tracking.create_run(experiment="fake", name="study", tags=tags, params={})
     child = tracking.create_run(experiment="fake", name="c", tags={}, params={}, parent=parent)
-    dead_now = threading.Event()
+    begun, dead_now = threading.Event(), threading.Event()
 
     def there():
         for beat in itertools.count():
             claim = claims.Claim("there", 4, "elsewhere:12:34", beat)
             tracking.set_tags(parent, {"cxr.claim.there": claim.text, "cxr.alive": "1999-01-01T00:00:00+00:00"})
+            begun.set()
             if dead_now.wait(0.1):
                 return
 
     thread = threading.Thread(target=there)
     thread.start()
+    assert begun.wait(60)
     try:
         with pytest.raises(
             InputError, match="'fake' is being run already, by process 12 on elsewhere: wait for it"

@@ -26,4 +26,4 @@ def test_a_study_that_is_killed_ends_as_one_that_is_left_alone(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     found = re.search(r"1 kills in \d+ studies; (\d+) hashes of each compared: 0 differ", done.stdout)
-    assert found and int(found.group(1)) > 50, done.stdout[-3000:]
+    assert found and int(found.group(1)) > 30, done.stdout[-3000:]
