@@ -166,6 +166,68 @@ def test_what_has_no_tokens_stays_as_it_is():
     assert tokens.with_grids(ours) is ours and graph.target_layers(ours)["final"].startswith("conv2d")
 
 
+# --- layers of other packages
+
+
+@keras.saving.register_keras_serializable("tests")
+class WithTraining(transformers.Block):
+    def call(self, x, training=None):
+        return super().call(x) if not training else x
+
+
+@keras.saving.register_keras_serializable("tests")
+class Scaled(layers.Layer):
+    """As a layer of keras-hub: its configuration also lists what it derives."""
+
+    def __init__(self, by=2.0, **options):
+        super().__init__(**options)
+        self.by, self.half = by, by / 2
+
+    def call(self, x):
+        return x * self.by
+
+    def get_config(self):
+        return {**super().get_config(), "by": self.by, "half": self.half}
+
+
+def test_a_block_that_is_one_layer_is_taken_apart():
+    theirs = transformers.transformer(own_blocks=True, head="mean")
+    ours = foreign.adapt(theirs)
+    assert len(tokens.attention(ours).calls) == 4
+    assert not [layer for layer in ours.layers if isinstance(layer, transformers.Block)]
+    assert [
+        layer for layer in ours.layers if isinstance(layer, transformers.Embedding)
+    ]  # it has weights of its own
+    images, classes = transformers.images()
+    block = [layer for layer in theirs.layers if isinstance(layer, transformers.Block)][-1]
+    whole = keras.Model(theirs.input, block.output)(images[..., None].astype(np.float32))
+    last = ours.get_layer(graph.target_layers(ours)["final"]).output
+    norm = [layer for layer in theirs.layers if isinstance(layer, layers.LayerNormalization)][-1]
+    found = np.asarray(keras.Model(ours.input, last)(images[..., None].astype(np.float32)))
+    expected = np.asarray(norm(whole))[:, 1:].reshape(found.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_trains_in_another_way_stays_whole():
+    image = keras.Input((transformers.SIDE, transformers.SIDE, 1))
+    x = transformers.embed(layers.Rescaling(1 / 255)(image))
+    for _ in range(2):
+        x = WithTraining()(x)
+    ours = foreign.adapt(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling1D()(x))))
+    assert sum(isinstance(layer, WithTraining) for layer in ours.layers) == 2
+    assert graph.targets(ours)["penultimate"].grid == (GRID, GRID)
+    with pytest.raises(InputError, match="has none in its graph"):
+        tokens.attention(ours)
+
+
+def test_a_configuration_may_list_what_the_layer_derives():
+    image = keras.Input((32, 32, 1))
+    x = layers.Conv2D(3, 3, activation="relu")(Scaled(3.0)(layers.Rescaling(1 / 255)(image)))
+    theirs = keras.Model(image, layers.Dense(2, "softmax")(layers.GlobalAveragePooling2D()(x)))
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32))
+    np.testing.assert_array_equal(predictions(foreign.adapt(theirs), images), predictions(theirs, images))
+
+
 # --- attention rollout
 
 

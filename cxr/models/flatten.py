@@ -7,11 +7,13 @@ input ("Graph disconnected"). `flatten` builds one new graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from cxr.core.errors import InputError, first_line
@@ -82,7 +84,6 @@ class Copies:
 
     def run(self, model: keras.Model, inputs: Any) -> Any:
         """The outputs of `model` for symbolic inputs, which have the structure of its own inputs."""
-        require_graph(model)
         call = partial(self._call, model)
         if isinstance(model, keras.Sequential):
             x = inputs
@@ -95,7 +96,10 @@ class Copies:
     def _call(self, parent: keras.Model, op: keras.Operation, *args: Any, **kwargs: Any) -> Any:
         kwargs.pop("training", None)  # the call of the whole model decides it
         if isinstance(op, keras.Model):
+            require_graph(op)
             return self.run(op, args[0])
+        if (inside := _inside(op, args, kwargs)) is not None:
+            return self.run(inside, args[0])
         if id(op) in self.copies:
             return self.copies[id(op)][1](*args, **kwargs)
         copy = self._copy(parent, op)
@@ -117,7 +121,7 @@ class Copies:
             config = {**op.get_config(), "name": self._name(parent, op)}
             if "dtype" in config and getattr(op, "compute_dtype", "float32") in _OTHER_PRECISIONS:
                 config["dtype"] = "float32"  # maps of few digits would be maps of rounding
-            return type(op).from_config(config)
+            return _from_config(type(op), config)
         except (NotImplementedError, TypeError, ValueError) as error:
             raise InputError(
                 f"'{op.name}' of {parent.name} ({type(op).__name__}) cannot be copied ({first_line(error)}): "
@@ -131,6 +135,44 @@ class Copies:
             number += 1
         self.taken.add(name)
         return name
+
+
+def _inside(op: keras.Operation, args: tuple, kwargs: dict[str, Any]) -> keras.Function | None:
+    """The graph of the layers inside a layer of other packages, such as a whole block of a transformer.
+
+    None for a layer of Keras; for one with weights of its own or a `call` that takes `training`, which a graph of
+    its layers would lose; and where that graph cannot be made, or computes something else.
+    """
+    single = len(args) == 1 and not kwargs and isinstance(args[0], keras.KerasTensor)
+    if type(op).__module__.startswith("keras.") or not isinstance(op, keras.Layer) or not single:
+        return None
+    own = len(op.weights) - sum(len(layer.weights) for layer in op._layers)
+    if own or not op.weights or "training" in inspect.signature(op.call).parameters:
+        return None
+    x = keras.Input(batch_shape=args[0].shape, dtype=args[0].dtype)
+    try:
+        inside = keras.Function(x, op.call(x), name=op.name)
+        values = np.random.default_rng(0).normal(size=[n or 2 for n in x.shape]).astype(np.float32)
+        same = np.allclose(inside(values), op(values, training=False), rtol=1e-4, atol=1e-5)
+    except Exception:  # code of other packages may do anything with a symbolic tensor: it stays one layer
+        return None
+    return inside if same else None
+
+
+def _from_config(kind: type, config: Mapping[str, Any]) -> keras.Operation:
+    """An operation of a class and a configuration.
+
+    Some layers (of keras-hub's ViT) also list what they derive, which their constructor does not take. They are
+    made without it, if the new layer then lists the same.
+    """
+    try:
+        return kind.from_config(dict(config))
+    except TypeError:
+        takes = {*inspect.signature(kind).parameters, "name", "dtype", "trainable"}
+        made = kind(**{key: value for key, value in config.items() if key in takes})
+        if made.get_config() != config:
+            raise
+        return made
 
 
 def model_inputs(model: keras.Model) -> Any:
