@@ -62,7 +62,7 @@ def in_zones(names, methods):
     for number, zone in enumerate(ZONES):
         change = (number - 3.5) / 50
         parts = {"energy_before": 0.125, "energy_after": 0.125 + change, "energy_change": change}
-        parts |= {"energy_change_ci_low": change - 0.02, "energy_change_ci_high": change + 0.02}
+        parts |= {"direction": "unclear" if abs(change) < 0.02 else "towards" if change > 0 else "away"}
         tables.append(cells(names, methods, region=zone, **parts))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(passes_checks=table["method"] != methods[-1])

@@ -54,7 +54,7 @@ keys = st.one_of(
 
 
 @given(keys)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_subset_is_indexed_as_numpy_does(shared, key):
     array, mapped = shared
     rows = np.random.default_rng(0).permutation(40)[:30]
@@ -71,7 +71,7 @@ def test_a_subset_is_indexed_as_numpy_does(shared, key):
 
 
 @given(st.lists(st.integers(0, 39), max_size=30), st.lists(st.integers(0, 1000), max_size=20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_subset_of_a_subset(shared, chosen, again):
     array, mapped = shared
     inner = [number % len(chosen) for number in again] if chosen else []
@@ -81,7 +81,7 @@ def test_a_subset_of_a_subset(shared, chosen, again):
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_is_written_comes_back(tmp_path_factory, draw):
     shape = draw.draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=6))
     dtype = draw.draw(st.sampled_from(["u1", "<f4", "<i8", "?"]))

@@ -44,7 +44,7 @@ def levels(t, f, label=None, patient=None, **options):
     st.integers(1, 6),
     st.integers(0, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_partners_keep_the_rule(rows, draws, rng_seed):
     label, patient = [r[0] for r in rows], [r[1] for r in rows]
     table = partners(label, patient, draws=draws, rng_seed=rng_seed)

@@ -35,7 +35,7 @@ def stability(values):
         lambda rows: any(w for _, w in rows)
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_weighted_statistics_are_those_of_the_repeated_values(rows):
     values, weights = np.array([v for v, _ in rows], float), np.array([[w for _, w in rows]])
     repeated = np.repeat(values, weights[0])

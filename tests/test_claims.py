@@ -208,7 +208,7 @@ class World(RuleBasedStateMachine):
 
 
 World.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=200, stateful_step_count=60, suppress_health_check=list(HealthCheck)
 )
 test_any_order_of_events = pytest.mark.slow(World.TestCase)
 

@@ -102,7 +102,7 @@ def test_tost_is_two_t_tests():
     st.integers(3, 400),
     st.sampled_from([0.8, 0.9, 0.95, 0.999]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_p_values_are_the_interval_turned_round(theta, spread, patients, level):
     draws = spread * (np.random.default_rng(0).normal(size=(50, 1)) + 0.3 * np.eye(50)[:, : len(theta)])
     est = estimates.estimate(theta, draws, n_patients=patients, level=level)
@@ -277,7 +277,6 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.sampled_from([0.01, 0.05, 0.3]))
-@settings(deadline=None)
 def test_holm_rejects_as_the_step_down_does(p, alpha):
     rejected, order = set(), np.argsort(p, kind="stable")
     for step, i in enumerate(order):

@@ -25,7 +25,7 @@ def graph_step(optimizer, weights):
     return tf.function(lambda grads: optimizer.apply(grads, weights), autograph=False)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     seed=st.integers(0, 2**31),
     rate=st.floats(1e-6, 1.0),

@@ -117,7 +117,7 @@ def test_maps_are_those_of_the_original():
 
 
 @given(st.lists(st.integers(0, 7), max_size=4))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_however_a_chain_is_nested_it_is_the_same_flat_graph(cuts):
     keras.utils.set_random_seed(0)
     chain = [

@@ -66,7 +66,7 @@ def test_logits_worked_out_by_hand():
 MAPS = hnp.arrays(np.float32, (3, 4, 4), elements=st.sampled_from(np.linspace(0, 1, 9, dtype=np.float32)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(values=MAPS)
 def test_what_one_kind_blurs_the_other_keeps(values):
     """Of a linear model, the logits of both add up to those of the image and the blurred image, for any map."""

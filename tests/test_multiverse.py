@@ -162,7 +162,7 @@ def test_four_by_four_has_one_cell_at_five_per_cent():
     assert set(got["overlap_q05@native"]) == {0.0, 1.0}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), power=st.integers(-20, 20), side=st.integers(2, 9))
 def test_scoring_is_symmetric_and_blind_to_scale(seed, power, side):
     before, after = relu_maps(3, side, side, seed), relu_maps(3, side, side, seed + 1)
@@ -379,7 +379,7 @@ def test_the_default_has_the_images_of_the_study():
     assert own[multiverse.AXES].to_dict("records") == [{**multiverse.DEFAULT, "images": "all"}]
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_order_of_rows_carries_no_meaning(seed):
     rng = np.random.default_rng(seed)
@@ -487,7 +487,7 @@ def test_one_architecture_has_no_ranking():
         assert ranked[name].isna().all()
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     values=st.lists(
         st.lists(st.integers(1, 4), min_size=3, max_size=3), min_size=16, max_size=16

@@ -289,7 +289,7 @@ def by_papermill(values):
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500, derandomize=True)
 @given(key=KEYS, value=VALUES)
 @example(key="data", value="\ud83d\ude00")
 @example(key="data", value="a\u2028b\x7f")
@@ -310,7 +310,7 @@ def test_any_value_is_refused_or_arrives_as_it_was_meant(key, value, tmp_path_fa
     assert checked(read_yaml(path)) == wanted, "as a run stores it in parameters.yaml"
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500, derandomize=True)
 @given(key=KEYS, text=TEXTS)
 def test_any_text_of_the_command_line_is_refused_or_taken_as_it_is(key, text):
     try:

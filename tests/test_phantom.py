@@ -53,13 +53,13 @@ def test_catalogue_columns_and_ids():
     assert rows.patient_id.str.fullmatch(r"p5-\d{5}").all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 400), st.integers(0, 200), st.integers(0, 2**40))
 def test_a_shorter_catalogue_is_a_prefix_of_a_longer_one(n, more, seed):
     pd.testing.assert_frame_equal(catalogue(n, seed), catalogue(n + more, seed).head(n))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 500), st.integers(0, 1000))
 def test_classes_are_balanced_to_one_image(n, seed):
     counts = catalogue(n, seed).label.value_counts().reindex(CLASSES, fill_value=0)

@@ -103,7 +103,7 @@ def test_its_hash_is_that_of_all_lines_below_the_first(path, plan):
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_changed_byte_is_seen(data, tmp_path_factory):
     original = contents.text(TWO, None, now=NOW).encode()
     at = data.draw(st.integers(0, len(original) - 1))
@@ -215,7 +215,7 @@ def test_the_smallest_difference_is_that_of_the_noncentral_t_test(seeds, alpha):
 
 
 @given(st.floats(0.01, 0.06), st.integers(2, 6), st.integers(20, 500))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_it_has_the_power_and_nothing_smaller_has(sd, seeds, patients):
     est = effects.assumed(sd, seeds=seeds, patients=patients, level=0.95)
     found = planning.smallest_effect(est, seeds=seeds, patients=patients)

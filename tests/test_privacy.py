@@ -23,7 +23,7 @@ from test_images import dicom
 
 from cxr.cli import main
 from cxr.core.errors import InputError
-from cxr.core.params import DriftParams, StudyParams, TrainParams
+from cxr.core.params import DriftParams, StudyParams, TrainParams, read_overrides
 from cxr.data import dataset, loading, pseudonyms
 from cxr.data import manifest as data_manifest
 from cxr.data.checks import checklist, page
@@ -502,21 +502,10 @@ def test_a_training_is_the_same_without_pseudonyms(neutral_study, hospital, tmp_
     from cxr import tracking
 
     new_store(tmp_path / "store")
-    given = {
-        "data": hospital / "Liste-Wanda.csv",
-        "pseudonymise": False,
-        "on_bad_image": "skip",
-        "name": "private",
-    }
-    given |= {
-        "transfer_epochs": 1,
-        "fine_tune_epochs": 1,
-        "extra_heads": 0,
-        "placebo": False,
-        "checkpoint_every": 0,
-    }
+    known = read_overrides(STUDY, options={"data": hospital / "Liste-Wanda.csv", "pseudonymise": False})
+    known |= {"on_bad_image": "skip", "architecture": known["architecture"][0], "seed": 0}
+    given = {key: value for key, value in known.items() if key in TrainParams.model_fields}
     words = [str(word) for key, value in given.items() for word in ("-p", key, value)]
-    words += ["-p", "architecture", "CompactResNetV2", "-p", "seed", "0"]
     words = ["notebooks/1_train.ipynb", str(tmp_path / "1.ipynb"), "-f", "params/smoke.yaml", *words]
     cxr(tmp_path, *words, command="papermill")
     results = []

@@ -117,7 +117,7 @@ def test_inside_equals_ndimage():
     st.integers(-20, 20),
     st.integers(-64, 64),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_parts_add_up_and_scale_does_not_matter(m, mask, scale, offset):
     # Powers of two and 64ths: float32 holds the changed map exactly.
     inner, outer = one(m, mask, (8, 9)), one(m, ~mask, (8, 9))
@@ -245,7 +245,7 @@ def test_summary_without_scored_images_and_without_regions():
 
 
 @given(st.integers(0, 4), st.integers(1, 5), st.integers(1, 11), st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_masks_come_back_as_they_were(tmp_path_factory, n, height, width, rng_seed):
     path = tmp_path_factory.mktemp("masks") / "regions"  # also without a suffix
     rng = np.random.default_rng(rng_seed)

@@ -147,7 +147,7 @@ def test_downsampling_is_refused(size):
 
 
 @given(raw_maps)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_upsampling_never_makes_a_map_constant(m):
     for size in ((5, 6), (6, 6), (7, 9)):
         assert np.ptp(map_grids.upsample(m[None], size)) > 0
@@ -381,7 +381,7 @@ def test_without_ties_the_overlap_is_that_of_two_sets():
 
 
 @given(raw_maps, raw_maps)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_flipping_both_maps_and_exchanging_them_keeps_the_overlap(t, f):
     expected = one(t, f, (5, 6), OVERLAPS)  # multiples of 1/64: many ties
     assert one(f, t, (5, 6), OVERLAPS) == expected
@@ -475,7 +475,7 @@ def test_iou_equals_sets(pairs, name, q):
 
 
 @given(arrays(np.float32, (7, 9), elements=st.integers(0, 4).map(lambda k: k / 4)).filter(np.ptp))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ranks_and_ssim_of_many_ties_and_few_windows(m):
     a = map_grids.normalise(m[None])[0]
     b = relu_maps(1, 7, 9)[0]
@@ -512,7 +512,7 @@ def test_independent_maps_overlap_by_chance():
 
 
 @given(raw_maps)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_identical_maps(m):
     got = one(m, m, 11)
     for name, metric in metric_table.METRICS.items():
@@ -520,7 +520,7 @@ def test_identical_maps(m):
 
 
 @given(raw_maps, raw_maps)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ranges_and_swapping_the_checkpoints(t, f):
     forth, back = one(t, f, 11), one(f, t, 11)
     for name, metric in metric_table.METRICS.items():
@@ -532,7 +532,7 @@ def test_ranges_and_swapping_the_checkpoints(t, f):
 
 
 @given(raw_maps, raw_maps, st.integers(-20, 20), st.integers(-20, 20), st.integers(-64, 64), st.integers(-64, 64))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_scale_and_offset_of_the_raw_maps_change_nothing(t, f, scale_t, scale_f, offset_t, offset_f):
     # Powers of two and 64ths: float32 holds the changed maps exactly, so the values must be equal exactly.
     expected = one(t, f, 11)
@@ -555,7 +555,7 @@ def test_any_scale_and_offset_changes_next_to_nothing():
     st.integers(-3, 3),
     st.integers(-3, 3),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_common_shift_changes_nothing(t, f, down, right):
     # The grid doubles, so a shift by one cell is one by two pixels. Zero borders of 8 cells, 16 pixels, hold
     # the shift (6), the bilinear tail (1) and all SSIM windows that touch it (6).

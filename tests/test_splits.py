@@ -33,7 +33,7 @@ def cohorts(draw):
     return np.array(labels)[order], np.array(patients)[order]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(cohort=cohorts(), seed=st.integers(0, 2**31 - 1))
 def test_split_properties(cohort, seed):
     labels, patients = cohort
@@ -87,7 +87,7 @@ def test_a_patient_too_large_for_a_split_is_elsewhere():
 
 
 @given(n=st.integers(3, 5), seed=st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_three_patients_suffice(n, seed):
     labels = np.repeat(["a", "b", "c"], [n, 3, 40])
     patients = np.arange(len(labels)).astype(str)
@@ -103,7 +103,7 @@ def test_class_that_cannot_be_everywhere():
         assign_splits(labels, patients, val_fraction=0.15, test_fraction=0.30, seed=0)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(cohort=cohorts(), at_most=st.integers(1, 30), seed=st.integers(0, 1000))
 def test_limit_properties(cohort, at_most, seed):
     labels, patients = cohort

@@ -48,7 +48,6 @@ def attention_rollout(
         rows = tf.repeat(read, tf.shape(images)[0], axis=0)
         for one in reversed(mixed):
             rows = 0.5 * (tf.matmul(rows, one) + rows)
-        cells = rows[:, 0, layout.before : layout.before + layout.side**2]
-        return tf.reshape(cells, (-1, layout.side, layout.side))
+        return tf.reshape(rows[:, 0, layout.cells], (-1, layout.side, layout.side))
 
     return lambda images, classes: compute(images, classes).numpy()

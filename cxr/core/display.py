@@ -1,4 +1,4 @@
-"""Figures and tables in the output of a notebook."""
+"""Figures, tables and sentences in the output of a notebook."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ def show_table(table: pd.DataFrame, *, links: Mapping[str, Callable[[str], str]]
     from IPython.display import HTML, display
 
     display(HTML(tables.html(tables.readable(table), links=links)))
+
+
+def say(text: str) -> None:
+    """Show a sentence, in Markdown, in the notebook and in the report."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
 
 
 def scroll_here() -> None:

@@ -26,7 +26,6 @@ _SMALL = 0.1  # of the larger lung: smaller pieces of the mask are no lung
 _AREA = (0.02, 0.4)  # of the image, of one lung
 _RATIO = 3.0  # of the larger lung's area to the smaller one's
 _BESIDE = 0.5  # of the rows of the shorter lung: so many have the other lung beside it
-NO_MASK = "no lung mask"
 
 
 class Zones(NamedTuple):
@@ -63,7 +62,7 @@ def _zones(mask: np.ndarray) -> tuple[np.ndarray, str]:
     """The index of each pixel's zone [H, W], and why there is none, if so."""
     index = np.full(mask.shape, ZONES.index("outside"), np.int8)
     if not mask.any():
-        return index, NO_MASK
+        return index, "no lung mask"
     pieces = measure.label(mask, connectivity=1)
     sizes = np.bincount(pieces.ravel())[1:]
     lungs = [pieces == piece for piece in np.flatnonzero(sizes >= _SMALL * sizes.max()) + 1]

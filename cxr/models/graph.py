@@ -146,7 +146,7 @@ class _Graph:
             for parent in node.parent_nodes:
                 self.consumers[parent].append(node)
         self.cuts = cuts(self.nodes)
-        self.grids = [node for node in self.nodes if node.operation.name.endswith(TOKEN_GRID)]
+        self.grids = token_grids(self.nodes)
         # before the first weights there are images, not feature maps
         first = next(i for i, node in enumerate(self.nodes) if has_weights(node.operation))
         calls = Counter(node.operation for node in self.nodes)
@@ -250,6 +250,11 @@ class _Graph:
 
 _LAST_CUT = "the last layer at this resolution that every path goes through"
 _LAST_MERGED = "the last sum or concatenation on this grid, which has no cut"
+
+
+def token_grids(nodes: list[Any]) -> list[Any]:
+    """Those of `nodes` through which tokens pass as a grid."""
+    return [node for node in nodes if node.operation.name.endswith(TOKEN_GRID)]
 
 
 def cuts(nodes: list[Any]) -> set[Any]:

@@ -11,6 +11,7 @@ Which token belongs to which cell is not believed but tried: which tokens change
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from cxr.core.errors import InputError
 from cxr.models import graph
 from cxr.models.flatten import Copies
 
-ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention, layers.AdditiveAttention)
+_ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention, layers.AdditiveAttention)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Layout:
     side: int  # cells
     before: int  # tokens that are no cell, at the beginning
     after: int  # and at the end
+
+    @property
+    def cells(self) -> slice:
+        """Of the tokens, those that are cells."""
+        return slice(self.before, self.before + self.side**2)
 
 
 def with_grids(flat: keras.Model) -> keras.Model:
@@ -44,11 +50,12 @@ def with_grids(flat: keras.Model) -> keras.Model:
     Raises: InputError if the tokens of `flat` are not the cells of its image in rows.
     """
     nodes = graph.ordered(flat.get_layer("logits").output)
+    if graph.token_grids(nodes):  # a checkpoint of a study
+        return flat
     cuts = graph.cuts(nodes)
     sequences = [place for place, node in enumerate(nodes) if node in cuts and _is_sequence(node.output_tensors)]
-    has_grids = any(node.operation.name.endswith(graph.TOKEN_GRID) for node in nodes)  # a checkpoint of a study
     mixers = [place for place, node in enumerate(nodes) if sequences and _mixes(node, is_cut=node in cuts)]
-    if has_grids or not mixers:
+    if not mixers:
         return flat
     before_mixers = {max((place for place in sequences if place < mixer), default=-1) for mixer in mixers} - {-1}
     names = {place: graph.TOKEN_GRID for place in before_mixers}
@@ -72,7 +79,7 @@ def _is_sequence(tensors: list[KerasTensor]) -> bool:
 def _mixes(node: Any, is_cut: bool) -> bool:
     """Whether an operation on sequences lets one token have an effect on others. Layers of users are tried."""
     op = node.operation
-    if isinstance(op, ATTENTION):
+    if isinstance(op, _ATTENTION):
         return all(len(tensor.shape) == 3 for tensor in node.output_tensors)
     if isinstance(op, layers.Permute) or type(op).__name__ == "Transpose":  # in MLP-Mixer, beside a shortcut
         return _is_sequence(node.input_tensors) and _is_sequence(node.output_tensors) and not is_cut
@@ -110,26 +117,27 @@ def _layout(name: str, node: Any, earlier: list[Any]) -> Layout:
 
     is_cell = response(other)[0] > 0
     before, after = (int(np.argmax(ends)) for ends in (is_cell, is_cell[::-1]))
-    side = math.isqrt(len(is_cell) - before - after)
-    rows = np.arange(side)
-    right = before + side**2 + after == len(is_cell) and is_cell.any() and min(source.shape[1:3]) >= side
-    for axis, expected in ((1, rows[:, None]), (2, rows)):
-        bands = np.repeat(plain, side, axis=0)
-        edges = np.linspace(0, source.shape[axis], side + 1).round().astype(int)
-        for band in range(side if right else 0):
-            part = (band, *[slice(None)] * (axis - 1), slice(edges[band], edges[band + 1]))
-            bands[part] = other[0][part[1:]]
-        if right:
-            strongest = response(bands)[:, before : before + side**2].argmax(axis=0).reshape(side, side)
-            right = bool((strongest == expected).all())
-    if not right:
+    layout = Layout(math.isqrt(len(is_cell) - before - after), before, after)
+
+    def in_order(axis: int) -> bool:
+        """Whether a band of rows (axis 1) or columns (2) changes the tokens of that row or column most."""
+        bands = np.repeat(plain, layout.side, axis=0)
+        edges = np.linspace(0, source.shape[axis], layout.side + 1).round().astype(int)
+        for band, (start, stop) in zip(bands, itertools.pairwise(edges), strict=True):
+            part = (*[slice(None)] * (axis - 1), slice(start, stop))
+            band[part] = other[0][part]
+        strongest = response(bands)[:, layout.cells].argmax(axis=0).reshape(layout.side, layout.side)
+        return bool((strongest == np.expand_dims(np.arange(layout.side), 2 - axis)).all())
+
+    fits = layout.cells.stop + after == len(is_cell) and is_cell.any() and min(source.shape[1:3]) >= layout.side
+    if not (fits and in_order(1) and in_order(2)):
         raise InputError(
             f"{name} is a transformer, and the {len(is_cell)} tokens of '{node.operation.name}' are not the cells "
             "of a square image in rows, with others such as a class token before or behind them: maps would lie "
             "over the wrong places: make the tokens with one patch embedding, such as Conv2D(d, patch, "
             "strides=patch) and Reshape((-1, d))"
         )
-    return Layout(side, before, after)
+    return layout
 
 
 class Call(NamedTuple):
@@ -154,7 +162,7 @@ def attention(model: keras.Model) -> Attention:
     Raises: InputError if it has no `keras.layers.MultiHeadAttention` on its tokens, or one that is masked.
     """
     nodes = graph.ordered(model.get_layer("logits").output)
-    grids = [node.operation for node in nodes if node.operation.name.endswith(graph.TOKEN_GRID)]
+    grids = [node.operation for node in graph.token_grids(nodes)]
     calls = [_call_of(node, model.name) for node in nodes if isinstance(node.operation, layers.MultiHeadAttention)]
     if not grids or not calls:
         raise InputError(

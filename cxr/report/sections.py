@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from cxr.core.display import say
 from cxr.core.methods import LABELS, SCORE_LABELS, SCORES
 from cxr.metrics import multiverse_rankings
 from cxr.metrics import regions as places
@@ -29,13 +30,6 @@ SHOWN = {
     "paired_tests": ["method", "test", "a", "b", "statistic", "effect", "p", "p_holm"],
 }
 """The columns of wide tables that the report shows, at most eight; the run holds all of them."""
-
-
-def say(text: str) -> None:
-    """Show a sentence, in Markdown, in the notebook and in the report."""
-    from IPython.display import Markdown, display
-
-    display(Markdown(text))
 
 
 def random_markers(study: Study) -> pd.DataFrame:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from cxr.attribution.maps import MapSet
+from cxr.core.display import say
 from cxr.core.errors import some
 from cxr.metrics import regions
 from cxr.metrics import zones as chest
 from cxr.report import comparison
-from cxr.report.scores import Study
-from cxr.report.scoring import ScoredMaps
-from cxr.report.sections import say
+from cxr.report.consistency import ALL
 from cxr.statistics.score_rows import Cell
 
-ALL = "all classes"
+if TYPE_CHECKING:  # a score run, which has no study, need not load what reads one
+    from cxr.attribution.maps import MapSet
+    from cxr.report.scores import Study
+    from cxr.report.scoring import ScoredMaps
 
 
 def of_images(

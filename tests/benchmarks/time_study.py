@@ -95,8 +95,7 @@ def read(folder: Path) -> Spans:
 
 def table(spans: Spans, begin: float, end: float) -> pd.DataFrame:
     """Seconds of every part, by notebook and in all; `all` adds up to end - begin."""
-    every = [span for of_stage in spans.values() for span in of_stage]
-    columns = {"all": shares(every, begin, end)}
+    columns = {"all": shares(list(itertools.chain(*spans.values())), begin, end)}
     for stage in ("train", "attribute", "score", "compare"):
         own = Counter()
         for a, b, part in spans.get(stage, []):
@@ -133,8 +132,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.finished:
         spans = read(given.finished)
-        every = [span for of_stage in spans.values() for span in of_stage]
-        begin, end = min(a for a, _, _ in every), max(b for _, b, _ in every)
+        begins, ends, _ = zip(*itertools.chain(*spans.values()), strict=True)
+        begin, end = min(begins), max(ends)
     else:
         with tempfile.TemporaryDirectory(prefix="cxr-time-") as folder:
             begin, end = run(given.params.resolve(), Path(folder))

@@ -26,7 +26,7 @@ def zones(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : one row an architecture, method and zone (`region`): energy_before, energy_after, energy_change,
-        energy_change_ci_low, energy_change_ci_high, passes_checks.
+        direction ("unclear" where the interval of the change includes 0), passes_checks.
     """
     keys = ["architecture", "method"]
     listed = table.drop_duplicates(keys).sort_values("passes_checks", ascending=False, kind="stable")
@@ -79,12 +79,15 @@ def _draw(
         y, x = (np.median(where) for where in np.nonzero(sketch[zone][0]))
         if zone == "outside":
             y, x = _HEIGHT - 5, _ACROSS / 2
-        sure = row["energy_change_ci_low"] > 0 or row["energy_change_ci_high"] < 0
         shares = 100 * row[["energy_before", "energy_after"]].to_numpy(float)
         text = "{:.0f}→{:.0f}".format(*shares) if np.isfinite(shares).all() else "n/a"
         style = {"ha": "center", "va": "center", "fontsize": FONT, "color": "black" if passes else "0.35"}
         axis.text(
-            x, y, f"outside {text}" if zone == "outside" else text, weight="bold" if sure else "normal", **style
+            x,
+            y,
+            f"outside {text}" if zone == "outside" else text,
+            weight="normal" if row["direction"] == "unclear" else "bold",
+            **style,
         )
     axis.set_xticks([])
     axis.spines[:].set_visible(True)
