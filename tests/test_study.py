@@ -525,21 +525,22 @@ def test_ctrl_c_stops_the_notebooks_and_the_same_command_resumes(tmp_path, store
     environment = {**os.environ, "CXR_NOTEBOOKS": str(notebooks)}
     log = tmp_path / "out" / "train-CompactDenseNet-s0.log"
     words = [sys.executable, "-c", code, "study", str(params), "--out", str(tmp_path / "out")]
-    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    said = tmp_path / "said.txt"
     # where tests run in the background, Ctrl-C may be switched off, and children would inherit that
-    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(words, env=environment, **options) as study:
-        deadline = time.monotonic() + 400
-        while time.monotonic() < deadline and not (log.is_file() and "» waiting" in log.read_text()):
-            assert study.poll() is None
-            time.sleep(0.2)
+    options = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with said.open("w") as stdout, subprocess.Popen(words, env=environment, stdout=stdout, **options) as study:
         import psutil
 
-        family = psutil.Process(study.pid).children(recursive=True)
-        for _ in range(presses):  # the second time while it is stopping
-            study.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        output, _ = study.communicate(timeout=300)
+        for file, sign in [(log, "» waiting"), (said, "stopping the notebooks")][:presses]:
+            deadline = time.monotonic() + 400
+            while not (file.is_file() and sign in file.read_text()):
+                assert study.poll() is None and time.monotonic() < deadline
+                time.sleep(0.01)
+            if file == log:
+                family = psutil.Process(study.pid).children(recursive=True)
+            study.send_signal(signal.SIGINT)  # the second time while it is stopping
+        study.wait(timeout=300)
+    output = said.read_text()
     assert study.returncode == 130
     assert "Run the same command again to go on" in output
     assert ("press Ctrl-C again to leave at once" in output) == (presses > 1)

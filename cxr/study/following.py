@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import queue
 import socket
@@ -73,7 +74,9 @@ def run_all(
             if not ended:
                 time.sleep(_LOOK_SECONDS)
     except BaseException:  # Ctrl-C, a full disk, a store that does not answer: leave nothing running
-        with processes.undisturbed(lambda: say("stopping the notebooks: press Ctrl-C again to leave at once")):
+        with processes.undisturbed(lambda: say("still stopping: press Ctrl-C again to leave at once")):
+            with contextlib.suppress(OSError):  # nobody reads the output any more, or its disk is full
+                say("stopping the notebooks that run")
             where.stop(attempt, futures.values())
         raise
     finally:
