@@ -291,6 +291,11 @@ def multi_label(n_classes, image_size):
     return keras.Sequential([*first, body(image_size), *top])
 
 
+def backbone_alone(n_classes, image_size):
+    first = [keras.Input((image_size, image_size, 3)), layers.Rescaling(1 / 255)]
+    return keras.Sequential([*first, body(image_size)])
+
+
 def broken(n_classes, image_size):
     raise KeyError("no weights")
 
@@ -353,7 +358,7 @@ def test_a_backbone_of_the_users_gets_a_head(users):
         ("their_nets:silent", "does not show what it expects.*by returning cxr.models.foreign.adapt"),
         ("their_nets:number", "returned a int, not a keras.Model"),
         ("their_nets:other_classes", "returned a model from .* and was asked for"),
-        ("their_nets:multi_label", "labels that do not exclude each other.*end it with a softmax"),
+        ("their_nets:multi_label", "has Dense.*end it with a softmax, as classes exclude each other"),
         ("their_nets:broken", "their_nets:broken failed: KeyError: 'no weights' .*their_nets.py, line "),
     ],
 )
@@ -361,6 +366,17 @@ def test_functions_that_are_none(name, message, users):
     with pytest.raises(InputError, match=message) as error:
         build.build(name, n_classes=2, image_size=32)
     assert "\n" not in str(error.value)
+
+
+def test_networks_for_several_findings_end_with_sigmoids(users):
+    for name in ("CompactResNetV2", "their_nets:multi_label", "their_nets:backbone_alone"):
+        model = build.build(name, n_classes=3, image_size=32, multi_label=True)
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1)).astype(np.float32)
+        logits = keras.Model(model.input, model.get_layer("logits").output)(images)
+        np.testing.assert_allclose(model(images), 1 / (1 + np.exp(-logits)), rtol=1e-5)
+        assert model.output_shape == (None, 3)
+    with pytest.raises(InputError, match="end it with sigmoids, as findings do not exclude each other"):
+        build.build("their_nets:classifier", n_classes=3, image_size=32, multi_label=True)
 
 
 def test_code_of_the_users_is_part_of_the_fingerprint(users):

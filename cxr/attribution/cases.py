@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from cxr.attribution import maps
+from cxr.core.errors import InputError
 from cxr.core.params import AttributeParams
-from cxr.data import cache, loading, pseudonyms
+from cxr.data import cache, loading, multi_label, pseudonyms
 from cxr.data import manifest as data_manifest
 from cxr.metrics import map_grids
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from cxr.tracking import StoredRun
 
 CHECKPOINTS = ("before", "after")
-_CONTINUED = "predictions_continued.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +79,31 @@ def choose(train: StoredRun, settings: AttributeParams) -> Cases:
     All images of the split are explained. Which ones are scored: see `cxr.attribution.maps.select`. What the
     checkpoint `continued` says of them, where there is one, does not matter for that.
 
+    If an image can have several findings, it is explained for each one that it has: it is a case of its own for
+    each (`cxr.data.multi_label.by_finding`), and its patient is one patient.
+
     Raises: InputError when no image is scored, and when the images cannot be read or have changed.
     """
-    tables = {checkpoint: train.table(f"predictions_{checkpoint}.parquet") for checkpoint in CHECKPOINTS}
-    predictions = {name: table[table["split"] == settings.attribute_split] for name, table in tables.items()}
+
+    def predicted(checkpoint: str) -> pd.DataFrame:
+        table = train.table(f"predictions_{checkpoint}.parquet")
+        return multi_label.by_finding(table[table["split"] == settings.attribute_split])
+
+    predictions = {checkpoint: predicted(checkpoint) for checkpoint in CHECKPOINTS}
+    several = "image" in predictions["before"]
+    if several and settings.explain == "predicted":
+        raise InputError(
+            "explain: predicted needs one predicted class an image, and this study has several findings: set "
+            "explain to true, which explains each finding that an image has"
+        )
     selected = maps.select(**predictions, images=settings.images, explain=settings.explain)
-    if train.has(_CONTINUED):  # of no weight in which images are scored
-        table = train.table(_CONTINUED)
-        predictions["continued"] = table[table["split"] == settings.attribute_split]
+    if train.has("predictions_continued.parquet"):  # of no weight in which images are scored
+        predictions["continued"] = predicted("continued")
 
     manifest = data_manifest.read_manifest(train.file("manifest.csv"))
     classes = data_manifest.classes(manifest)
-    rows = manifest.set_index("image_id").loc[selected["image_id"]].reset_index()[manifest.columns]
+    image = selected["image" if several else "image_id"]
+    rows = manifest.set_index("image_id").loc[image].reset_index()[manifest.columns]
     known = train.params["data_root"]
     root = data_manifest.data_root(settings.model_copy(update={"data": settings.data or known or "phantom"}))
     if pseudonyms.is_neutral(known) and isinstance(root, Path):  # the images were moved
@@ -105,7 +118,7 @@ def choose(train: StoredRun, settings: AttributeParams) -> Cases:
         pixels=loading.load_images(rows, cache=cache.default_cache(), **where),
         class_index=data_manifest.class_index(selected["explained"], classes),
         classes=classes,
-        regions=loading.load_regions(rows, **where),
+        regions=loading.load_regions(rows, **where, findings=selected["explained"] if several else ()),
         predictions=predictions,
     )
 

@@ -168,18 +168,20 @@ def select(before: pd.DataFrame, after: pd.DataFrame, *, images: str, explain: s
     """For which class each image is explained, and whether it is scored.
 
     Args:
-        before, after: predictions of both checkpoints on one split (`stages.prediction_table`):
-            image_id, patient_id, split, label, predicted, correct, groups (`cxr.data.groups`).
+        before, after: predictions of both checkpoints on one split (`stages.prediction_table`, by finding where an
+            image can have several: `cxr.data.multi_label.by_finding`): image_id, patient_id, split, label,
+            predicted, correct, groups (`cxr.data.groups`).
         images: which ones are scored: `correct` (those that both checkpoints classify correctly) or `all`.
         explain: `true` (the label's logit) or `predicted` (that of the class that the checkpoint after predicts).
             It is the same class in both maps: evidence for one class is compared.
 
     Returns: image_id, patient_id, split, label, predicted_before, predicted_after, both_correct, scored,
-        explained (the class' name), and the groups, of all images, sorted by image_id.
+        explained (the class' name), and the groups, of all images, sorted by image_id; and `image`, if it is
+        there.
     Raises: InputError when no image is scored.
     """
     own = groups.columns(before)
-    key = ["image_id", "patient_id", "split", "label", *own]
+    key = ["image_id", "patient_id", "split", "label", *(["image"] if "image" in before else []), *own]
     both = before.merge(after, on=key, suffixes=("_before", "_after"), validate="one_to_one")
     if not len(both) == len(before) == len(after):
         raise InputError("the two checkpoints' predictions are not of the same images: train again")
@@ -192,7 +194,7 @@ def select(before: pd.DataFrame, after: pd.DataFrame, *, images: str, explain: s
         )
     both["explained"] = both["label"] if explain == "true" else both["predicted_after"]
     found = ["predicted_before", "predicted_after", "both_correct", "scored", "explained"]
-    return both[[*key[:4], *found, *own]].sort_values("image_id", ignore_index=True)
+    return both[[*key[: len(key) - len(own)], *found, *own]].sort_values("image_id", ignore_index=True)
 
 
 def take(map_set: MapSet, image_id: np.ndarray) -> MapSet:

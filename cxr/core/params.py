@@ -294,10 +294,31 @@ class DataParams(Params):
     label_map: dict[str, str] = Field(
         {}, description="label in the data: class; other labels are left out; empty: all"
     )
-    label_separator: str = Field("", description="separator between labels in one cell")
+    label_separator: str = Field(
+        "", description="separator between labels in one cell; '[]': the cell is a list such as ['a', 'b']"
+    )
     multi_label: Literal["refuse", "single", "first_of_priority"] = Field(
         "refuse",
         description="images with several classes: refuse them, leave them out, or take the first in label_map",
+    )
+    task: Literal["single_label", "multi_label"] = Field(
+        "single_label",
+        description="single_label: an image has one class; multi_label: any number of findings, each yes or no",
+    )
+    label_columns: dict[str, str] = Field(
+        {}, description="for multi_label: column of the table: finding, where each finding has a column of its own"
+    )
+    uncertain: Literal["refuse", "zero", "one", "ignore"] = Field(
+        "refuse", description="what -1 in label_columns counts as: no, yes, or not known (no part of any number)"
+    )
+    blank: Literal["refuse", "zero", "ignore"] = Field(
+        "refuse", description="what an empty label counts as with multi_label: no finding, or not known"
+    )
+    repeated_rows: Literal["refuse", "any", "majority"] = Field(
+        "refuse", description="several rows of one file: a finding counts if any row, or more than half, has it"
+    )
+    only: dict[str, list[str]] = Field(
+        {}, description="use only rows of the table with these values: {view: [PA, AP]}"
     )
     max_images_per_class: Natural = Field(
         0, description="at most this many images of each class, chosen by patient; 0: all"
@@ -367,6 +388,10 @@ class DataParams(Params):
             raise ValueError(
                 "multi_label: first_of_priority needs the order of label_map, which is empty: fill in label_map"
             )
+        if self.task == "multi_label":
+            self._findings()
+        elif self.label_columns:
+            raise ValueError("label_columns: each column is a finding of its own: set task to multi_label")
         if self.multi_label != "refuse" and not self.label_separator:
             raise ValueError(
                 f"multi_label: {self.multi_label} needs label_separator, the separator between labels in one cell"
@@ -377,6 +402,30 @@ class DataParams(Params):
                 "tenth of the images is left for training: lower one of them"
             )
         return self
+
+    def _findings(self) -> None:
+        """Raise ValueError for parameters that contradict `task: multi_label`."""
+        if self.multi_label != "refuse":
+            raise ValueError(
+                f"multi_label: {self.multi_label} makes one class of several labels, and task: multi_label keeps "
+                "them: remove multi_label, or set task to single_label"
+            )
+        if self.shortcut != "none":
+            raise ValueError(
+                "shortcut: its marker shows one class, and task: multi_label has several findings an image: set "
+                "shortcut to none, or task to single_label"
+            )
+        if self.label_columns and (self.label_map or self.label_separator):
+            raise ValueError(
+                "label_columns: the findings have columns of their own: leave label_map and label_separator empty"
+            )
+        if self.data != "phantom" and not (self.label_columns or self.label_map):
+            raise ValueError(
+                "task: multi_label needs the names of the findings: fill in label_columns (a column a finding), "
+                "or label_map (labels in one cell)"
+            )
+        if empty := [key for key, name in self.label_columns.items() if not name.strip() or not key.strip()]:
+            raise ValueError(f"label_columns: give each column a finding: neither may be empty, got {empty[0]!r}")
 
 
 class _TrainFields(Params):
@@ -392,7 +441,9 @@ class _TrainFields(Params):
         0.0, description="dropout before the last layer, in training"
     )
     class_weights: bool = Field(
-        False, description="weight each class in the loss by the inverse of its number of images"
+        False,
+        description="weight each class in the loss by the inverse of its number of images; with multi_label, the "
+        "images with and without a finding",
     )
     augmentation: Literal["none", "light"] = Field(
         "none", description="light: rotation up to 7 degrees, shift and zoom up to 6 %, contrast up to 15 %"
@@ -406,7 +457,11 @@ class _TrainFields(Params):
     fine_tune_epochs: Count = Field(4, description="maximum of epochs in stage 2 (fine-tuning: every layer)")
     fine_tune_learning_rate: Positive = Field(3.0e-4, description="learning rate of stage 2")
     fine_tune_patience: Count = Field(
-        4, description="stop stage 2 after this many epochs without a lower validation loss"
+        4, description="stop stage 2 after this many epochs without a better fine_tune_monitor"
+    )
+    fine_tune_monitor: Literal["val_loss", "val_auc"] = Field(
+        "val_loss",
+        description="which epoch of stage 2 is kept: of the lowest validation loss, or of the highest macro AUC",
     )
     fine_tune_from: str = Field(
         "", description="keep all layers up to and including this one frozen in stage 2 too; empty: none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,13 @@ import pandas as pd
 from cxr.core import arrays
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
-from cxr.data import cache, loading, pseudonyms
+from cxr.data import cache, loading, multi_label, pseudonyms
 from cxr.data import manifest as data_manifest
 from cxr.data.phantom.rows import with_random_markers
 from cxr.data.splits import SPLITS
 
 Pair = tuple[arrays.Subset, np.ndarray]
-"""Images uint8 [m, size, size], read when they are asked for, and their labels int32 [m]."""
+"""Images uint8 [m, size, size], read when they are asked for, and their labels (`Dataset.labels`)."""
 
 STAGES = {"transfer": "transfer", "fine_tuning": "fine_tune"}
 """Each stage of training, and the value of the parameter `shortcut` that names it."""
@@ -31,8 +32,10 @@ class Dataset:
 
     settings : the parameters that it was made from, as they may be stored (`cxr.data.pseudonyms.neutral`).
     manifest : one row an image (see `cxr.data.manifest`), sorted by image_id, with a RangeIndex.
-    classes : the names of the classes, sorted; a class' position in this list is its number.
-    labels : the number of each image's class, int32 [n], in the order of the manifest.
+    classes : the names of the classes, or of the findings, sorted; a class' position in this list is its number.
+    labels : the number of each image's class, int32 [n], in the order of the manifest. If an image can have
+    several
+        findings, which of them it has: float32 [n, findings], 1 or 0, NaN where it is not known.
     root : the absolute folder that paths in the manifest are relative to, as `cxr.data.manifest.data_root` has it.
     manifest_hash : sha256 (hex) of the manifest, which identifies every image, label and split.
     """
@@ -89,12 +92,22 @@ class Dataset:
             (arrays.Subset(images, val), self.labels[val]),
         )
 
+    def examples(self, split: str, per_class: int) -> pd.DataFrame:
+        """Rows of the manifest: the first images of each class in a split, by class.
+
+        An image with several findings stands under each of them (`cxr.data.multi_label.by_class`). The index names
+        the row of the manifest.
+        """
+        rows = multi_label.by_class(self.manifest.iloc[self.rows(split)])
+        return rows.groupby("label").head(per_class).sort_values("label", kind="stable")
+
     def counts(self) -> pd.DataFrame:
         """How many images and patients each class has in each split.
 
-        One row a class (index "label"); columns ("images" | "patients", split).
+        One row a class (index "label"); columns ("images" | "patients", split). An image with several findings
+        counts for each of them.
         """
-        groups = self.manifest.groupby(["label", "split"])
+        groups = multi_label.by_class(self.manifest).groupby(["label", "split"])
         table = groups.agg(images=("image_id", "size"), patients=("patient_id", "nunique"))
         return table.unstack().reindex(columns=list(SPLITS), level=1)
 
@@ -108,7 +121,7 @@ class Dataset:
         counts : {split: {class: number of images}}.
         """
         data = self.settings.data
-        splits = self.manifest.groupby("split")["label"]
+        splits = multi_label.by_class(self.manifest).groupby("split")["label"]
         return {
             "name": data if data == "phantom" else Path(data).name,
             "digest": self.manifest_hash,
@@ -141,7 +154,13 @@ def open(settings: TrainParams) -> Dataset:
         settings=settings,
         manifest=manifest,
         classes=classes,
-        labels=data_manifest.class_index(manifest["label"], classes),
+        labels=_labels(manifest, classes),
         root=data_manifest.data_root(settings),
         manifest_hash=data_manifest.manifest_hash(manifest),
     )
+
+
+def _labels(manifest: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    if multi_label.columns(manifest):
+        return multi_label.truth(manifest)
+    return data_manifest.class_index(manifest["label"], classes)

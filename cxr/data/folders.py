@@ -108,7 +108,10 @@ def _split_folders(root: Path) -> dict[str, Path] | None:
 
 
 def _class_rows(walk: Walk, parent: Path, settings: DataParams) -> list[dict[str, str]]:
-    """path, label and class folder of the images in `parent`, as `walk` finds them; paths are below its root."""
+    """path, label and class folder of the images in `parent`, as `walk` finds them; paths are below its root.
+
+    With `label_pattern` the images may lie in `parent` itself; they have no label then.
+    """
     entries = sorted(entry for entry in parent.iterdir() if not is_hidden(entry.name))
     folders = subfolders(parent)
     for entry in entries:
@@ -118,6 +121,8 @@ def _class_rows(walk: Walk, parent: Path, settings: DataParams) -> list[dict[str
     layout = f"expected one sub-folder per class with {FORMATS} files, or a manifest.csv"
     if not entries:
         raise InputError(f"{parent}: the folder is empty: {layout}")
+    if not folders and loose and settings.label_pattern:  # a flat folder: names tell the classes
+        return [{"path": path, "label": "", "folder": "."} for path in walk.files(parent)]
     if not folders:
         more = f" ({len(loose)} images are in the folder itself)" if loose else ""
         raise InputError(f"{parent}: no class folders{more}: {layout}")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
 
-from cxr.core.errors import InputError, some
+from cxr.core.errors import InputError, on_one_line, some
 from cxr.core.names import metric_names
 from cxr.core.params import DataParams
 
@@ -37,17 +38,10 @@ def identities(
 
 def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> pd.DataFrame:
     """The rows that have one class, by `label_map`, `label_separator` and `multi_label`; `label` is the class."""
-    separator, mapping = settings.label_separator, settings.label_map
-    cells = [
-        ([part.strip() for part in label.split(separator) if part.strip()] if separator else [label]) or [""]
-        for label in frame["label"]
-    ]
+    mapping = settings.label_map
+    cells = [labels or [""] for labels in read_cells(frame["label"], settings.label_separator, where=where)]
     seen = sorted({label for labels in cells for label in labels})
-    strange = [label for label in mapping if label not in seen]
-    if strange:
-        raise InputError(
-            f"{where}: label_map has {some(strange)}, but no image has this label: found {some(seen)}"
-        )
+    refuse_unseen(mapping, seen, where=where)
     wanted = mapping or {label: label for label in seen}
     # The classes of each image, once each, in the order of label_map.
     hits = [
@@ -90,6 +84,44 @@ def assign_classes(frame: pd.DataFrame, settings: DataParams, *, where: str) -> 
             f"{where}: classes {some(clash)} differ only in upper and lower case: give them one name in label_map"
         )
     return frame
+
+
+LIST = "[]"
+"""The `label_separator` of cells that hold a list, such as "['a', 'b']"."""
+
+
+def read_cells(cells: Iterable[str], separator: str, *, where: str) -> list[list[str]]:
+    """The labels in each cell of a table, stripped, without empty ones.
+
+    Args: separator: between labels; "": a cell is one label, as it is; `LIST`: a cell is a list of texts.
+    Raises: InputError: a cell that is no list, though `separator` says so.
+    """
+    if not separator:
+        return [[cell] if cell else [] for cell in cells]
+    found = []
+    for cell in cells:
+        parts: object = cell.split(separator)
+        if separator == LIST:
+            try:
+                parts = ast.literal_eval(cell.strip()) if cell.strip() not in ("", "nan") else []
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                parts = None
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            raise InputError(
+                f"{where}: {on_one_line(cell, 60)!r} is no list such as ['a', 'b'], which label_separator "
+                f"'{LIST}' says: correct it, or give another separator"
+            )
+        found.append([part.strip() for part in parts if part.strip()])
+    return found
+
+
+def refuse_unseen(label_map: Iterable[str], seen: Iterable[str], *, where: str) -> None:
+    """Raise InputError for labels of `label_map` that no image has: they may be misspelt."""
+    seen = sorted(set(seen))
+    if strange := [label for label in label_map if label not in seen]:
+        raise InputError(
+            f"{where}: label_map has {some(strange)}, but no image has this label: found {some(seen)}"
+        )
 
 
 def _patients(paths: list[str], pattern: str, root: Path) -> list[str]:

@@ -13,10 +13,12 @@ import pandas as pd
 
 from cxr.core.errors import InputError, some
 from cxr.core.params import DataParams
+from cxr.data import multi_label
 from cxr.data.cache import add_hashes, default_cache, read_hashes
 from cxr.data.cache import entry as cache_entry
 from cxr.data.formats import Unusable
 from cxr.data.images import decode, decoder_versions, inside_mask, square, square_mask
+from cxr.data.phantom.cases import CLASSES
 from cxr.data.phantom.rows import generator_hash, is_phantom, render_rows, verify_phantom
 from cxr.data.reading import for_each, naming, read_file, stream
 from cxr.data.tables import MASKS
@@ -85,11 +87,18 @@ def load_images(
 
 
 def load_regions(
-    manifest: pd.DataFrame, *, root: Path | None, size: int, lesion_contrast: float = 1.0
+    manifest: pd.DataFrame,
+    *,
+    root: Path | None,
+    size: int,
+    lesion_contrast: float = 1.0,
+    findings: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Masks by region, each bool [n, size, size] in the order of the manifest; {} if there are none.
 
-    The phantom has "lesion", "lung" and "marker" (see `cxr.data.phantom.rendering.render`). Files have "lesion"
+    The phantom has "lesion", "lung" and "marker" (see `cxr.data.phantom.rendering.render`). If an image can have
+    several findings, `findings` names one for each row: "lesion" is the lesion of this finding, and
+    "other_lesions" are those of the others, where they do not lie upon it. Files have "lesion"
     and "lung" if the manifest has the columns `lesion_mask` and `lung_mask`. Masks of files are PNG images; pixels
     that are neither black nor transparent are inside. An image without a mask gets False everywhere.
 
@@ -101,10 +110,16 @@ def load_regions(
     """
     if is_phantom(manifest):
         verify_phantom(manifest, lesion_contrast)
-        # Drop the pictures of each part at once: they need as much memory as a mask.
-        parts = [masks for _, *masks in render_rows(manifest, size, lesion_contrast, what="masks")]
-        lesion, lung, marker = (np.concatenate(stack) for stack in zip(*parts, strict=True))
-        return {"lesion": lesion, "lung": lung, "marker": marker}
+        parts, first = [], 0
+        for _, lesions, lung, marker in render_rows(manifest, size, lesion_contrast, what="masks"):
+            regions = {"lesion": lesions.any(axis=1), "lung": lung, "marker": marker}
+            if len(findings):
+                wanted = [CLASSES.index(name) for name in findings[first : first + len(lesions)]]
+                own = lesions[np.arange(len(lesions)), wanted]
+                regions |= {"lesion": own, "other_lesions": regions["lesion"] & ~own}
+                first += len(lesions)
+            parts.append(regions)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def load(name: str) -> np.ndarray:
         def work(row: Any) -> np.ndarray:
@@ -205,7 +220,7 @@ def drop_unusable(
             "restore or remove them, or raise max_skipped_fraction",
             items=listed,
         )
-    lost = sorted(set(manifest["label"]) - set(kept["label"]))
+    lost = sorted(set(multi_label.by_class(manifest)["label"]) - set(multi_label.by_class(kept)["label"]))
     if lost:
         raise InputError(
             f"{count}, among them all of {some(lost)}: {some(listed)}: restore them, or leave the class out",

@@ -11,6 +11,8 @@ A manifest is a DataFrame with the columns `COLUMNS`, one row an image, sorted b
 
 If the source has masks, there are also `lesion_mask` or `lung_mask` or both: paths like `path`, empty if an image
 has no mask. After each follows the hash of the masks' bytes, `lesion_mask_sha256` and `lung_mask_sha256`.
+If an image can have several findings (`task: multi_label`), `label` names those that it has, and there is a column
+`finding_<name>` for each finding (`cxr.data.multi_label`).
 Last come the columns that the parameter `groups` declares, as `group_<name>` (`cxr.data.groups`).
 
 With the parameter `pseudonymise`, image_id, path, patient_id and the masks are pseudonyms (`cxr.data.pseudonyms`).
@@ -33,7 +35,7 @@ import pandas as pd
 from cxr.core.errors import InputError, some
 from cxr.core.files import require_regular
 from cxr.core.params import DataParams
-from cxr.data import groups, pseudonyms
+from cxr.data import groups, multi_label, pseudonyms
 from cxr.data.folders import folder_rows, image_rows, refuse_table_options, subfolders
 from cxr.data.formats import FORMATS, SUFFIXES
 from cxr.data.labels import identities
@@ -91,7 +93,8 @@ def has_labels(settings: Any) -> bool:
     if table is None:
         return bool(subfolders(root))
     _, found = read_parquet(table) if table.suffix.lower() in PARQUET else read_csv(table)
-    return settings.label_column in found or settings.label_column != "label"
+    named = settings.label_column != "label" or settings.label_columns
+    return settings.label_column in found or bool(named)
 
 
 def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.DataFrame:
@@ -171,7 +174,7 @@ def build_manifest(settings: DataParams, *, vary: int | None = None) -> pd.DataF
             )
         if table is None and "val" not in set(manifest["split"]):
             manifest["split"] = _val_from_train(manifest, root, settings)
-        check_given_splits(manifest, where=where)
+        check_given_splits(multi_label.with_and_without(manifest), where=where)
     else:
         manifest["split"] = _made_splits(manifest, settings, vary or 0)
     manifest = _hashed(manifest, root)
@@ -188,13 +191,16 @@ def with_splits_of(manifest: pd.DataFrame, settings: DataParams, seed: int) -> p
 
 
 def _made_splits(manifest: pd.DataFrame, settings: DataParams, vary: int) -> np.ndarray:
-    return assign_splits(
-        manifest["label"],
-        manifest["patient_id"],
+    rows = multi_label.with_and_without(manifest)
+    splits = assign_splits(
+        rows["label"],
+        rows["patient_id"],
         val_fraction=settings.val_fraction,
         test_fraction=settings.test_fraction,
         seed=settings.split_seed + vary,
     )
+    by_patient = dict(zip(rows["patient_id"], splits, strict=True))
+    return manifest["patient_id"].map(by_patient).to_numpy()
 
 
 def list_images(settings: DataParams, *, labelled: bool, hashed: bool = True) -> pd.DataFrame:
@@ -234,6 +240,11 @@ def _listed(
             f"shortcut: '{settings.shortcut}' needs the markers of the phantom, but {root} holds other images: "
             "set shortcut to none, or data to phantom"
         )
+    if settings.task == "multi_label" and root is not None and table is None:
+        raise InputError(
+            f"task: multi_label needs a table, but {root} is read as folders of classes, where an image has one: "
+            "give a table, or set task to single_label"
+        )
     if root is None:
         groups.refuse(settings, where="the phantom")
         rows = phantom_rows(settings) if labelled else phantom_rows(settings).assign(label="")
@@ -244,13 +255,14 @@ def _listed(
     if root is not None and settings.on_bad_image == "skip":
         manifest, skipped = drop_unusable(manifest, root, settings)
     if settings.max_images_per_class:
+        by_class = multi_label.by_class(manifest)
         keep = limit_per_class(
-            manifest["label"],
-            manifest["patient_id"],
+            by_class["label"],
+            by_class["patient_id"],
             at_most=settings.max_images_per_class,
             seed=settings.split_seed,
         )
-        manifest = manifest[keep].reset_index(drop=True)
+        manifest = manifest.loc[by_class.index[keep].unique()].reset_index(drop=True)
     return root, table, manifest, skipped
 
 
@@ -289,8 +301,11 @@ def data_root(settings: Any) -> Path | pseudonyms.Folder | None:
 
 
 def classes(manifest: pd.DataFrame) -> list[str]:
-    """The names of the classes, sorted. The position in this list is the number of a class everywhere."""
-    return sorted(set(manifest["label"]))
+    """The names of the classes, or of the findings, sorted.
+
+    The position in this list is the number of a class everywhere.
+    """
+    return multi_label.names(manifest) or sorted(set(manifest["label"]))
 
 
 def class_index(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
@@ -300,7 +315,7 @@ def class_index(labels: pd.Series, names: Sequence[str]) -> np.ndarray:
 
 
 def manifest_text(manifest: pd.DataFrame) -> str:
-    """The manifest as CSV: `COLUMNS`, columns of masks and of groups, rows as they are, newline "\\n"."""
+    """The manifest as CSV: the columns in their order, rows as they are, newline "\\n"."""
     return manifest[_columns(manifest)].to_csv(index=False, lineterminator="\n")
 
 
@@ -329,10 +344,10 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
 
 
 def _columns(present: Iterable[str]) -> list[str]:
-    """The columns of a manifest in order, with those of masks and groups that are `present`."""
+    """The columns of a manifest in order, with those of masks, findings and groups that are `present`."""
     present = list(present)
     masks = [column for name in MASKS if name in present for column in (name, f"{name}_sha256")]
-    return [*COLUMNS, *masks, *groups.columns(present)]
+    return [*COLUMNS, *masks, *multi_label.columns(present), *groups.columns(present)]
 
 
 def _val_from_train(manifest: pd.DataFrame, root: Path | pseudonyms.Folder, settings: DataParams) -> np.ndarray:

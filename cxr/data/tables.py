@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from cxr.core.errors import InputError, some
+from cxr.core.errors import InputError, close_to, some
 from cxr.core.params import DataParams
-from cxr.data import groups
+from cxr.data import groups, multi_label
 from cxr.data.labels import assign_classes, identities, image_ids, normalised
+from cxr.data.multi_label import assign_findings
 from cxr.data.walk import is_hidden
 
 MASKS = ("lesion_mask", "lung_mask")
@@ -27,8 +30,9 @@ OWN = frozenset({"path", "label", "patient_id", "split", "line", "", *MASKS})
 def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> pd.DataFrame:
     """image_id, path, label and patient_id of the images that a table lists, str.
 
-    Also split, lesion_mask and lung_mask, if the table has them, and the columns of `groups.of_table`. If not
-    `labelled`, every label is "", and there are no groups. Raises InputError.
+    Also split, lesion_mask and lung_mask, if the table has them, and the columns of `groups.of_table` and, for
+    several findings an image, of `multi_label`. If not `labelled`, every label is "", and there are none of these.
+    Raises InputError.
     """
     if settings.patient_pattern and settings.patient_column:
         raise InputError(
@@ -39,23 +43,36 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
         if getattr(settings, name):
             raise InputError(f"{name}: it is for folders, but {table} is a table: leave it empty")
     frame, found = read_table(table, settings, labelled=labelled)
-    wanted = ["path"] + ["label"] * labelled + ["patient_id"] * bool(settings.patient_column)
+    wanted = (
+        ["path"] + ["label"] * ("label" in frame and labelled) + ["patient_id"] * bool(settings.patient_column)
+    )
     wanted += ["split"] * ("split" in frame)
     for name in wanted:
         frame[name] = frame[name].str.strip()
-        blank = (frame[name] == "") & (name != "label" or not settings.label_map)  # a map leaves blank labels out
+        blank = (frame[name] == "") & (
+            name != "label" or not settings.label_map
+        )  # a map says what blank labels are
         missing = frame.loc[blank, "line"].tolist()
         if missing:
             hint = " (or leave the whole column out)" if name == "split" else ""
             raise InputError(f"{table}: no {found[name]} in line {some(missing)}: fill it in{hint}", items=missing)
     others = [name for name in frame if name not in OWN]
-    frame = assign_classes(frame, settings, where=str(table)) if labelled else frame.assign(label="")
     if labelled:
+        assign = assign_findings if settings.task == "multi_label" else assign_classes
+        frame = assign(frame, settings, where=str(table))
         frame = frame.join(groups.of_table(frame, settings, among=others, where=str(table)))
+    else:
+        frame = frame.assign(label="")
     frame["path"] = file_paths(frame["path"], table, settings)
+    read = [name for name in frame if name not in others]  # what a row says, beside columns that nobody asked for
     twice = frame["path"][frame["path"].duplicated()].unique().tolist()
-    if twice:
-        raise InputError(f"{table}: listed more than once: {some(twice)}: keep one row a file", items=twice)
+    if twice and settings.repeated_rows == "refuse":
+        raise InputError(
+            f"{table}: listed more than once: {some(twice)}: keep one row a file, or say how rows are joined "
+            "(repeated_rows: any or majority)",
+            items=twice,
+        )
+    frame = multi_label.merge_rows(frame[read], settings.repeated_rows, where=str(table))
     masks = []
     for name in (name for name in MASKS if name in frame):
         frame[name] = [normalised(path.strip()) if path.strip() else "" for path in frame[name]]
@@ -74,7 +91,8 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
             )
     paths = frame["path"].tolist()
     own = {"image_id": image_ids(paths)} if settings.patient_column else identities(paths, settings, table)
-    kept = [*dict.fromkeys([*wanted, "label", "patient_id"]), *masks, *groups.columns(frame)]
+    kept = [*dict.fromkeys([*wanted, "label", "patient_id"]), *masks]
+    kept += [*multi_label.columns(frame), *groups.columns(frame)]
     return frame.assign(**own)[[*kept, "image_id"]]
 
 
@@ -94,7 +112,7 @@ def read_table(table: Path, settings: DataParams, *, labelled: bool = True) -> t
     rows, found = read_parquet(table) if table.suffix.lower() in PARQUET else read_csv(table)
     names = {
         "path": settings.path_column,
-        "label": settings.label_column if labelled else "",
+        "label": settings.label_column if labelled and not settings.label_columns else "",
         "patient_id": settings.patient_column,
         "split": settings.split_column,
     }
@@ -113,9 +131,31 @@ def read_table(table: Path, settings: DataParams, *, labelled: bool = True) -> t
         names["split"] = ""
     chosen = {name: key for key, name in names.items() if name in found and name}
     frame = pd.DataFrame(rows, dtype=str)
+    frame = frame[_selected(frame, settings.only, table)].reset_index(drop=True)
     # A column with one of our names that the parameters do not choose.
-    taken = [key for key in names if key in found and key not in chosen]
+    taken = [key for key in names if key in found and key not in chosen and key not in settings.label_columns]
     return frame.drop(columns=taken).rename(columns=chosen), names
+
+
+def _selected(frame: pd.DataFrame, only: Mapping[str, Sequence[str]], table: Path) -> np.ndarray:
+    """The rows that have one of the values that the parameter `only` names, bool [n]. Raises InputError."""
+    keep = np.ones(len(frame), bool)
+    for name, values in only.items():
+        if name not in frame or name == "line":
+            close = close_to(name, frame) or [column for column in frame if column != "line"]
+            raise InputError(
+                f"{table}: only: no column '{name}': did you mean {' or '.join(map(repr, close[:5]))}?"
+            )
+        cells = frame[name].str.strip()
+        if unseen := sorted(set(values) - set(cells)):
+            raise InputError(
+                f"{table}: only: no row has {some(map(repr, unseen))} in {name}: found "
+                f"{some(map(repr, cells.value_counts().index))}"
+            )
+        keep &= cells.isin(values).to_numpy()
+    if not keep.any():
+        raise InputError(f"{table}: only: no row has all the values asked for ({dict(only)}): ask for fewer")
+    return keep
 
 
 def file_paths(cells: pd.Series, table: Path, settings: DataParams) -> list[str]:

@@ -88,11 +88,15 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
     right top classes), n (images). Confidence and accuracy are NaN in an empty bin.
     """
     p = np.asarray(probabilities, dtype=np.float64)
-    top, right = p.max(1), p.argmax(1) == labels
-    index = np.searchsorted(np.arange(1, bins) / bins, top, side="left")
+    return calibration(p.max(1), p.argmax(1) == labels, bins)
+
+
+def calibration(probabilities: np.ndarray, right: np.ndarray, bins: int = 15) -> pd.DataFrame:
+    """What `reliability` returns, from probabilities float [n] and whether that came true, bool [n]."""
+    index = np.searchsorted(np.arange(1, bins) / bins, probabilities, side="left")
     n = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        confidence = np.bincount(index, top, minlength=bins) / n
+        confidence = np.bincount(index, probabilities, minlength=bins) / n
         accuracy = np.bincount(index, right, minlength=bins) / n
     center = (np.arange(bins) + 0.5) / bins
     return pd.DataFrame({"center": center, "confidence": confidence, "accuracy": accuracy, "n": n})
@@ -106,7 +110,7 @@ def auc_replicates(labels: np.ndarray, probabilities: np.ndarray, weights: np.nd
 
     Parameters
     ----------
-    labels, probabilities : as for `performance`.
+    labels, probabilities : as for `performance`; or those of findings (`cxr.metrics.findings.performance`).
     weights : int [b, n], how often each image was drawn (`cxr.statistics.bootstrap.patient_weights`; with the same
         weights for two checkpoints, or two seeds, the replicates are paired).
 
@@ -114,17 +118,21 @@ def auc_replicates(labels: np.ndarray, probabilities: np.ndarray, weights: np.nd
     -------
     float64 [b] in [0, 1]. NaN where a replicate holds no image of some class, or no image of any other.
     """
+    if labels.ndim == 1:
+        labels = (labels[:, None] == np.arange(probabilities.shape[1])).astype(float)
     blocks = max(1, round(weights.size / 2_000_000))  # bounds the memory for intermediate arrays
     return np.concatenate(
         [_weighted_auc(labels, probabilities, block) for block in np.array_split(weights, blocks)]
     )
 
 
-def _weighted_auc(labels: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _weighted_auc(truth: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """truth: float [n, c], 1, 0, or NaN: the image is no part of this column."""
     total = np.zeros(len(weights))
     for k in range(p.shape[1]):
         rank = np.argsort(p[:, k], kind="stable")
-        score, positive = p[rank, k], labels[rank] == k
+        rank = rank[~np.isnan(truth[rank, k])]
+        score, positive = p[rank, k], truth[rank, k] == 1
         starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # of each run of tied scores
         drawn = weights[:, rank]
         hits = np.add.reduceat(drawn * positive, starts, axis=1)

@@ -52,17 +52,23 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def build(
-    architecture: str, *, n_classes: int, image_size: int, dropout: float = 0.0, devices: int = 0
+    architecture: str,
+    *,
+    n_classes: int,
+    image_size: int,
+    dropout: float = 0.0,
+    devices: int = 0,
+    multi_label: bool = False,
 ) -> keras.Model:
     """A flat classifier with random weights. Seed Keras first if you want the same ones again.
 
-    It takes grey values in [0, 255], [n, image_size, image_size, 1], and returns probabilities, [n, n_classes].
-    The model is named after its architecture. `devices` is the number of GPUs that it will be trained on (see
-    `strategy`).
+    It takes grey values in [0, 255], [n, image_size, image_size, 1], and returns probabilities, [n, n_classes]: a
+    softmax, or, with `multi_label`, a sigmoid for each class, which do not exclude each other. The model is named
+    after its architecture. `devices` is the number of GPUs that it will be trained on (see `strategy`).
 
     `architecture` is one of ARCHITECTURES, another classifier of keras.applications, or `package.module:function`.
     The function is called as function(n_classes=n_classes, image_size=image_size). It returns a keras.Model: a
-    classifier whose classes exclude each other; a backbone, to which a head is added; or what
+    classifier with a softmax (with `multi_label`: sigmoids); a backbone, to which a head is added; or what
     `cxr.models.foreign.adapt` made of one. The model keeps the weights that the function gives it.
 
     Raises InputError for an unknown architecture, an image that is too small for it, more devices than there are,
@@ -73,14 +79,17 @@ def build(
     keras.utils.clear_session(free_memory=False)
     with strategy(devices).scope():  # after `clear_session`, which would end it
         if architecture in ARCHITECTURES:
-            return _build_own(architecture, n_classes, image_size, dropout)
-        options = {"classes": n_classes, "dropout": dropout, "name": architectures.plain(architecture)}
+            return _build_own(architecture, n_classes, image_size, dropout, multi_label)
+        name = architectures.plain(architecture)
+        options = {"classes": n_classes, "dropout": dropout, "name": name, "multi_label": multi_label}
         if architectures.is_entry_point(architecture):
             return _build_by_user(architecture, image_size, options)
         return foreign.adapt(application_network(architecture, image_size), preprocessing=architecture, **options)
 
 
-def _build_own(architecture: str, n_classes: int, image_size: int, dropout: float) -> keras.Model:
+def _build_own(
+    architecture: str, n_classes: int, image_size: int, dropout: float, multi_label: bool
+) -> keras.Model:
     spec = ARCHITECTURES[architecture]
     inputs = keras.Input((image_size, image_size, 1), name="image")
     x = layers.Concatenate(name="grey_to_rgb")([inputs] * 3) if spec.channels == 3 else inputs
@@ -92,7 +101,7 @@ def _build_own(architecture: str, n_classes: int, image_size: int, dropout: floa
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
     x = layers.Dense(n_classes, name="logits")(x)
-    x = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
+    x = layers.Activation("sigmoid" if multi_label else "softmax", dtype="float32", name="probabilities")(x)
     return keras.Model(inputs, x, name=architecture)
 
 
@@ -136,10 +145,13 @@ def _build_by_user(architecture: str, image_size: int, options: Mapping[str, Any
             f"architecture: {architecture} returned a model from {model.input_shape} to {model.output_shape}, and "
             f"was asked for one from {wanted[0]} to {wanted[1]}"
         )
-    if model.adapted.multi_label:
+    if model.adapted.multi_label != options["multi_label"]:
+        wanted = (
+            "sigmoids, as findings do not exclude" if options["multi_label"] else "a softmax, as classes exclude"
+        )
         raise InputError(
-            f"architecture: {architecture} has {model.adapted.head}, for labels that do not exclude each other, "
-            "and those of a study do: end it with a softmax"
+            f"architecture: {architecture} has {model.adapted.head}: end it with {wanted} each other (the "
+            "parameter task says which they are)"
         )
     named = keras.Model(model.input, model.output, name=options["name"])
     named.adapted = model.adapted

@@ -87,6 +87,7 @@ def check(
     n_classes: int,
     fine_tune_from: str = "",
     methods: Sequence[str] = (),
+    multi_label: bool = False,
 ) -> str:
     """Try everything about a model that can fail, before training starts. Returns the target layer's name.
 
@@ -94,7 +95,7 @@ def check(
     the attention of a network without.
     """
     find_weights(architecture, weights)  # first, as it fails fast
-    model = build(architecture, n_classes=n_classes, image_size=image_size)
+    model = build(architecture, n_classes=n_classes, image_size=image_size, multi_label=multi_label)
     layer = target_layer(model, target)
     frozen_layers(model, fine_tune_from)
     if any(TABLE[method].kind == "attention" for method in methods):

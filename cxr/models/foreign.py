@@ -36,6 +36,7 @@ def adapt(
     image_size: int | None = None,
     dropout: float = 0.0,
     name: str | None = None,
+    multi_label: bool = False,
 ) -> keras.Model:
     """A flat classifier like those of `cxr.models.build`, with the same probabilities as the user's `model`.
 
@@ -54,6 +55,7 @@ def adapt(
         image_size: side in pixels, if the model leaves it open.
         dropout: rate, for a backbone.
         name: of the new model; None: the model's.
+        multi_label: a backbone gets sigmoids in place of a softmax; a head of the model's own stays as it is.
 
     Returns: a flat copy, all of it trainable. It goes from `image` [n, side, side, 1] (grey values, 0 to 255)
         through `grey_to_rgb` (for three channels), `preprocessing` and the model's own layers to `logits` [n,
@@ -81,7 +83,7 @@ def adapt(
         raise InputError(f"{model.name} at image_size {side}: {first_line(error)}") from None
     if len(outputs) != 1:
         raise InputError(f"{model.name} has {len(outputs)} outputs: give the model of one of them")
-    probabilities, head, multi_label = _head(outputs[0], model.name, classes, dropout)
+    probabilities, head, multi_label = _head(outputs[0], model.name, classes, dropout, multi_label)
     flat = keras.Model(image, probabilities, name=name or model.name)
     geometry.refuse_moved(flat)
     if guessed and mode == "none":
@@ -111,7 +113,9 @@ def _input(model: keras.Model, image_size: int | None) -> tuple[int, int]:
     return height, shape[3]
 
 
-def _head(output: KerasTensor, name: str, classes: int | None, dropout: float) -> tuple[KerasTensor, str, bool]:
+def _head(
+    output: KerasTensor, name: str, classes: int | None, dropout: float, multi_label: bool
+) -> tuple[KerasTensor, str, bool]:
     """(probabilities, a description of the model's own head, whether labels do not exclude each other)."""
     op = producer(output)
     if len(output.shape) in (3, 4) or isinstance(op, (*GLOBAL_POOLING, layers.Flatten)):
@@ -123,7 +127,7 @@ def _head(output: KerasTensor, name: str, classes: int | None, dropout: float) -
             x = pools[len(output.shape)](name="pool", dtype="float32")(output)
         x = layers.Dropout(dropout, name="dropout", dtype="float32")(x)
         logits = layers.Dense(classes, name="logits", dtype="float32")(x)
-        return layers.Activation("softmax", dtype="float32", name="probabilities")(logits), "none", False
+        return _probabilities(logits, multi_label), "none", multi_label
     activation, own = activation_of(op), ""
     if not isinstance(op, layers.Dense) and activation in ("softmax", "sigmoid", "linear"):
         own = f" + {type(op).__name__}({activation})"
@@ -152,5 +156,9 @@ def _head(output: KerasTensor, name: str, classes: int | None, dropout: float) -
     dense = layers.Dense(units, use_bias=op.use_bias, name="logits", dtype="float32")
     logits = dense(op.input)
     dense.set_weights(kernel)
+    return _probabilities(logits, multi_label), head, multi_label
+
+
+def _probabilities(logits: KerasTensor, multi_label: bool) -> KerasTensor:
     function = "sigmoid" if multi_label else "softmax"
-    return layers.Activation(function, dtype="float32", name="probabilities")(logits), head, multi_label
+    return layers.Activation(function, dtype="float32", name="probabilities")(logits)

@@ -14,14 +14,16 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from cxr.attribution import maps
+from cxr.core import arrays
 from cxr.core.errors import InputError, some
 from cxr.core.names import metric_names
 from cxr.core.params import DriftParams
-from cxr.data import cache, dicom, loading
+from cxr.data import cache, dicom, loading, multi_label
 from cxr.data import manifest as data_manifest
 from cxr.data.reading import for_each
-from cxr.metrics import classification
+from cxr.metrics import classification, findings
 from cxr.pair.models import CHECKPOINTS, Model
+from cxr.statistics import bootstrap
 
 
 def find(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame, list[str]]:
@@ -84,7 +86,7 @@ def class_names(settings: DriftParams, manifest: pd.DataFrame, outputs: int | No
         InputError: a class is named twice or cannot name metrics, a label is not among the classes, or there is
             not one class for each output.
     """
-    labels = sorted(set(manifest["label"])) if is_labelled(manifest) else []
+    labels = data_manifest.classes(manifest) if is_labelled(manifest) else []
     names = list(settings.class_names) or labels or [str(k) for k in range(outputs or 0)]
     if len(set(names)) < len(names):
         raise InputError(f"class_names: name every class once, got {', '.join(names)}")
@@ -135,11 +137,24 @@ def measured(
 ) -> dict[str, float]:
     """How well both models classify: `classification.performance` as `<name>_before` and `<name>_after`.
 
+    If an image can have several findings (`task: multi_label`), that of `cxr.metrics.findings`, with the calls of
+    `thresholds`.
+
     Returns: {} without labels. Only the accuracy of the most probable class if AUCs do not exist, because a class
-        has no image, or if probabilities do not add up to 1, because an image can have several labels.
+        has no image, or if probabilities do not add up to 1, because the models' outputs are sigmoids.
+    Raises: InputError: a finding that all images have, or none.
     """
     if not is_labelled(manifest):
         return {}
+    if multi_label.columns(manifest):
+        truth = truth_of(manifest, classes)
+        each = {
+            checkpoint: findings.performance(
+                truth, probabilities[name], list(classes), findings.best_thresholds(truth, probabilities[name])
+            )
+            for name, checkpoint in CHECKPOINTS.items()
+        }
+        return {f"{key}_{name}": value for name, values in each.items() for key, value in values.items()}
     labels = data_manifest.class_index(manifest["label"], classes)
     found = {}
     for name, checkpoint in CHECKPOINTS.items():
@@ -150,6 +165,11 @@ def measured(
             values = {"accuracy": float((p.argmax(axis=1) == labels).mean())}
         found |= {f"{metric}_{checkpoint}": value for metric, value in values.items()}
     return found
+
+
+def truth_of(manifest: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    """Which image has which finding, in the order of the models' outputs: float32 [n, findings]."""
+    return multi_label.truth(manifest[[multi_label.PREFIX + name for name in classes]])
 
 
 def side_by_side(performances: Mapping[str, float]) -> pd.DataFrame:
@@ -171,7 +191,10 @@ def doubts(manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], clas
 
     "No better than chance": 1.64 standard errors of the balanced accuracy reach down to chance. If another order
     of the classes gives a much better accuracy, the note names it. Without labels only the first note is possible.
+    If an image can have several findings: a note if a model tells no finding from its absence.
     """
+    if multi_label.columns(manifest):
+        return _doubted_findings(manifest, probabilities, classes)
     predicted = {name: probabilities[name].argmax(axis=1) for name in CHECKPOINTS}
     constant = [name for name, own in predicted.items() if len(own) > 1 and len(set(own.tolist())) == 1]
     notes = []
@@ -206,6 +229,32 @@ def doubts(manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], clas
         order = [classes[row] for row in rows[np.argsort(outputs)]]
         text += f". With the order {','.join(order)} it would be {best:.2f} on average"
     return [*notes, text]
+
+
+def _doubted_findings(
+    manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> list[str]:
+    """Notes on the calls, and on findings that a model does not recognise (the interval of its AUC reaches
+    0.5)."""
+    notes = [
+        "a finding counts as called from the probability on that is best for each model on these very images "
+        "(highest sum of sensitivity and specificity): calls look a little better than they would elsewhere"
+    ]
+    truth = truth_of(manifest, classes)
+    weights = bootstrap.patient_weights(manifest["patient_id"].to_numpy(), n_boot=500)
+    for name in CHECKPOINTS:
+        weak = []
+        for k, finding in enumerate(classes):
+            draws = classification.auc_replicates(truth[:, [k]], probabilities[name][:, [k]], weights)
+            if not bootstrap.interval(draws[np.isfinite(draws)], 0.95)[0] > 0.5:
+                weak.append(finding)
+        if weak:
+            notes.append(
+                f"{name} cannot be shown to recognise {some(weak)} on these images (AUC): the findings may be in "
+                f"another order than {', '.join(classes)} (--classes), or the images prepared in another way than "
+                "in the training (--preprocessing)"
+            )
+    return notes
 
 
 def _at_chance(labels: np.ndarray, predicted: np.ndarray) -> bool:
@@ -255,6 +304,9 @@ def select(
         images: `correct`: those of which both models predict the right class, or, without labels, the class
             explained; `all`; `auto` (`correct` if there are labels).
 
+    If an image can have several findings, it has a row for each one that it has (`multi_label.by_finding`), and
+    `explain` has to be `true` or `auto`. `in_order` then gives the pixels of these rows.
+
     Returns: as `maps.select`. Without labels there is no column `label`, and both_correct means that both models
         predict the class explained.
     Raises: InputError: the true class is to be explained and there are no labels; or no image is left.
@@ -266,7 +318,20 @@ def select(
     images = {"auto": "correct" if labelled else "all"}.get(images, images)
     from cxr.training.stages import prediction_table
 
-    tables = {name: prediction_table(manifest, probabilities[name], list(classes)) for name in CHECKPOINTS}
+    several = bool(multi_label.columns(manifest))
+    if several and explain != "true":
+        raise InputError(
+            f"explain: {explain} needs one predicted class an image, and there are several findings: use true, "
+            "which explains each finding that an image has"
+        )
+    tables = {}
+    for name in CHECKPOINTS:
+        p, cuts = probabilities[name], None
+        if several:  # in the order of the manifest's columns
+            p = p[:, [list(classes).index(finding) for finding in multi_label.names(manifest)]]
+            cuts = findings.best_thresholds(multi_label.truth(manifest), p)
+        names = multi_label.names(manifest) or list(classes)
+        tables[name] = multi_label.by_finding(prediction_table(manifest, p, names, cuts))
     predicted = {"predicted": tables["B"]["predicted"], "predicted_a": tables["A"]["predicted"]}
     if not labelled:
         for table in tables.values():
@@ -276,7 +341,7 @@ def select(
         chosen = maps.select(tables["A"], tables["B"], images=images, explain="true")
     except InputError:
         right = {name: int(table["correct"].sum()) for name, table in tables.items()}
-        what = "the right class" if labelled else "the class explained"
+        what = "a finding that it has" if several else "the right class" if labelled else "the class explained"
         raise InputError(
             f"there is no image of which both models predict {what}: of {len(manifest)}, A does so for "
             f"{right['A']} and B for {right['B']}: check that the classes are in the order of the outputs "
@@ -287,3 +352,16 @@ def select(
         order = pd.Series(predicted[explain].to_numpy(), index=manifest["image_id"].to_numpy())
         chosen["explained"] = order.reindex(chosen["image_id"]).to_numpy()
     return chosen if labelled else chosen.drop(columns="label")
+
+
+def in_order(
+    pixels: Mapping[int, np.ndarray], manifest: pd.DataFrame, chosen: pd.DataFrame
+) -> dict[int, np.ndarray | arrays.Subset]:
+    """The images of the rows of `chosen` (`select`), as `load` has them.
+
+    An image with several findings is there once for each.
+    """
+    image = chosen["image" if "image" in chosen else "image_id"]
+    rows = pd.Index(manifest["image_id"]).get_indexer(image)
+    same = np.array_equal(rows, np.arange(len(manifest)))
+    return {size: own if same else arrays.Subset(own, rows) for size, own in pixels.items()}

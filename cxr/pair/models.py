@@ -246,8 +246,10 @@ def facts(models: Mapping[str, Model]) -> dict[str, str | int]:
     return {"layer": a.layer, "layer_b": b.layer, "grid": a.grid, "size": common_size(models)}
 
 
-def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]:
+def check(models: Mapping[str, Model], methods: Sequence[str] = (), *, task: str = "single_label") -> list[str]:
     """Check that the models can be compared.
+
+    Args: task: "multi_label" if an image can have several findings; the models then have to end with sigmoids.
 
     Returns: notes that a reader of the result should know.
     Raises:
@@ -278,10 +280,18 @@ def check(models: Mapping[str, Model], methods: Sequence[str] = ()) -> list[str]
                 f"model {name} ({model.path}) has the weights of {name[0]} ({like.path}): for the baseline, "
                 f"train {name[0]} again with another seed"
             )
-    if a.network.adapted.multi_label or b.network.adapted.multi_label:
+    sigmoids = {name: model.network.adapted.multi_label for name, model in models.items()}
+    if task == "multi_label":
+        if not all(sigmoids.values()):
+            name = next(name for name, own in sigmoids.items() if not own)
+            raise InputError(
+                f"task: multi_label needs models with sigmoids, a probability for each finding, and model {name} "
+                f"has {models[name].network.adapted.head}: give such models, or set task to single_label"
+            )
+    elif sigmoids["A"] or sigmoids["B"]:
         notes.append(
             "an image can have several labels in these models (sigmoid outputs): the most probable one counts as "
-            "predicted, and the log-odds of each are its own logit"
+            "predicted, and the log-odds of each are its own logit (task=multi_label takes each label for itself)"
         )
     from cxr.models.graph import feeds_pooling
 

@@ -109,9 +109,15 @@ def which_images(chosen: pd.DataFrame, settings: DriftParams) -> str:
     labelled = "label" in chosen
     explain = settings.explain if settings.explain != "auto" else "true" if labelled else "predicted"
     what = "the true class" if explain == "true" else f"what {'B' if explain == 'predicted' else 'A'} predicts"
-    by_image = (chosen["patient_id"] == chosen["image_id"]).all()
+    several = "image" in chosen
+    by_image = (chosen["patient_id"] == chosen["image" if several else "image_id"]).all()
     patients = "each treated as a separate patient" if by_image else f"{scored['patient_id'].nunique()} patients"
     counts = ", ".join(f"{name} {count}" for name, count in images.by_class(chosen).items())
+    if several:
+        return (
+            f"explained: each finding that an image has ({SCORE_LABELS[settings.score]}), on {len(scored)} of "
+            f"{len(chosen)} ({patients}; {counts}); both models call {chosen['both_correct'].sum()}"
+        )
     return (
         f"explained: {what} ({SCORE_LABELS[settings.score]}), on {len(scored)} of {len(chosen)} images "
         f"({patients}; {counts}); both models predict {'the true class' if labelled else 'it'} of "

@@ -45,18 +45,22 @@ class Answers:
     level: float
 
 
-def log_odds(probabilities: np.ndarray, class_index: np.ndarray) -> np.ndarray:
+def log_odds(probabilities: np.ndarray, class_index: np.ndarray, *, exclusive: bool = True) -> np.ndarray:
     """log(p / (1 - p)) of one class of each image: float64 [n].
 
-    1 - p is the sum of the other classes' probabilities, because a float32 p rounds to 1 from log-odds of 17 on.
-    The sum resolves log-odds up to 87, where a float32 softmax gives 0 to all other classes; beyond, 87.3 is
-    returned, and -87.3 where p itself is 0.
+    If classes exclude each other (a softmax), 1 - p is the sum of the other classes' probabilities, because a
+    float32 p rounds to 1 from log-odds of 17 on. The sum resolves log-odds up to 87, where a float32 softmax gives
+    0 to all other classes; beyond, 87.3 is returned, and -87.3 where p itself is 0.
 
     Args:
-        probabilities: float32 [n, n_classes], of a softmax.
+        probabilities: float32 [n, n_classes].
         class_index: int [n].
+        exclusive: whether they are of a softmax; otherwise each is a sigmoid, and p is between 2^-24 from 0 and 1.
     """
     p = np.asarray(probabilities, dtype=np.float64)
+    if not exclusive:
+        own = np.clip(p[np.arange(len(p)), class_index], 2.0**-24, 1 - 2.0**-24)  # where float32 ends near 1
+        return np.log(own / (1 - own))
     own = np.zeros(p.shape, bool)
     own[np.arange(len(p)), class_index] = True
     others = np.where(own, 0, p).sum(1)
@@ -86,9 +90,9 @@ def answers(images: pd.DataFrame) -> np.ndarray:
 
 
 def _log_odds(scored_maps: ScoredMaps, checkpoint: str, explained: MapSet) -> np.ndarray:
-    predictions = scored_maps.train.table(f"predictions_{checkpoint}.parquet").set_index("image_id")
+    predictions = scored_maps.predictions(checkpoint).set_index("image_id")
     own = predictions.loc[explained.image_id, [f"p_{k}" for k in range(len(explained.classes))]]
-    return log_odds(own.to_numpy(), explained.class_index)
+    return log_odds(own.to_numpy(), explained.class_index, exclusive="image" not in predictions)
 
 
 def of_study(study: Study, pooled: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000) -> Answers:

@@ -54,7 +54,7 @@ def table(scored_maps: ScoredMaps, *, level: float = 0.95, n_boot: int = 2000) -
     Checkpoints during fine-tuning are there if their maps and predictions were kept; these are of the test set.
 
     Returns: architecture, seed, method, checkpoint ("before", "epoch_001", ..., "after"), epoch (0 for before; NaN
-        for after, whose weights are of the epoch with the lowest validation loss), label (a class, or `ALL`: the
+        for after, whose weights are of the best epoch), label (a class, or `ALL`: the
         mean over the classes, NaN if one has no value), consistency, ci_low, ci_high (percentiles over patients),
         n_images (classified correctly, with a map), n_patients (of them), n_empty (classified correctly, empty
         map), replicates (float32 [n_boot], under one draw of patients for all rows).
@@ -97,16 +97,15 @@ def _mean(rows: list[dict]) -> dict:
 
 def _checkpoints(scored_maps: ScoredMaps) -> Iterator[tuple[str, float, pd.DataFrame]]:
     """Name, epoch and predictions of each checkpoint that has maps, in the order of training."""
-    train = scored_maps.train
-    yield "before", 0.0, train.table("predictions_before.parquet")
+    yield "before", 0.0, scored_maps.predictions("before")
     names = scored_maps.names("epoch")
-    if names and train.has("course_predictions.parquet"):
-        course = train.table("course_predictions.parquet")
+    if names and scored_maps.train.has("course_predictions.parquet"):
+        course = scored_maps.predictions("course")
         if scored_maps.images["image_id"].isin(course["image_id"]).all():  # it is of the test set
             for name in names:
                 epoch = int(name.removeprefix("epoch_"))
                 yield name, float(epoch), course[course["epoch"] == epoch]
-    yield "after", np.nan, train.table("predictions_after.parquet")
+    yield "after", np.nan, scored_maps.predictions("after")
 
 
 def of_study(study: Study, *, auc_margin: float, level: float = 0.95) -> Consistencies:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from cxr.data import multi_label
 from cxr.metrics import baselines, classification
 from cxr.metrics.metric_table import METRICS, sign_of_stability
 from cxr.metrics.multiverse import PAIR
@@ -262,7 +263,7 @@ def _performance(
 
 def _auc_draws(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """Macro AUC of predictions, and then its replicates with these weights [n_boot, n]: float64 [1 + n_boot]."""
-    labels = np.searchsorted(sorted(table["label"].unique()), table["label"])
+    labels = multi_label.truth_of(table, sorted(table["label"].unique()))
     p = table.filter(regex=r"^p_\d+$").to_numpy(float)
     return classification.auc_replicates(labels, p, np.vstack([np.ones(len(labels), int), weights]))
 

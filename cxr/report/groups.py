@@ -15,6 +15,7 @@ import pandas as pd
 from cxr.core import markdown
 from cxr.core.methods import LABELS
 from cxr.data import groups as data_groups
+from cxr.data import multi_label
 from cxr.metrics import baselines, classification
 from cxr.metrics.metric_table import METRICS
 from cxr.report.comparison import CELL, LOCATED
@@ -25,6 +26,8 @@ from cxr.statistics.estimates import Estimate
 
 NO_VALUE = "no value"
 MEASURES = ("macro AUC", "accuracy")
+AUC = "AUC"
+"""The measure of a finding, where an image can have several."""
 INDEX = ["image_id", "patient_id"]
 
 
@@ -115,8 +118,9 @@ def performance(
         names: of groups.
 
     Returns: architecture, group, value, n_images, n_patients, measure ("macro AUC" if every class occurs in the
-        group, else "accuracy"), and for before and after: <checkpoint>_median, <checkpoint>_ci_low,
-        <checkpoint>_ci_high (over seeds, as in `drift`).
+        group, else "accuracy"; if an image can have several findings: "AUC" of a finding, over all images of which
+        it is known, whose number is n_images; n_patients are those that have it), and for before and after:
+        <checkpoint>_median, <checkpoint>_ci_low, <checkpoint>_ci_high (over seeds, as in `drift`).
     """
     rows = []
     for architecture in dict.fromkeys(architecture for architecture, _, _ in predictions):
@@ -124,13 +128,10 @@ def performance(
             checkpoint: _Performance(predictions, architecture, checkpoint, n_boot)
             for checkpoint in ("before", "after")
         }
-        table = ends["after"].table
-        for name, value, members in _members(ends["after"].index, table, names):
-            row = {"architecture": architecture, "group": name, "value": value}
-            row |= {"n_images": int(members.sum()), "n_patients": table["patient_id"][members].nunique()}
-            row["measure"] = ends["after"].measure(members)
+        for name, value, members, row in ends["after"].members(names):
+            row = {"architecture": architecture, "group": name, "value": value} | row
             for checkpoint, end in ends.items():
-                values = end.statistic(row["measure"], members)
+                values = end.statistic(row["measure"], members, value)
                 location = _located(*values, row["n_patients"], level, on=estimates.proportion)
                 row |= {f"{checkpoint}_{part}": x for part, x in zip(LOCATED, location, strict=True)}
             rows.append(row)
@@ -244,31 +245,69 @@ class _Performance:
         # the test images of all seeds; they are the same unless the splits vary
         self.table = pd.concat(self._tables).drop_duplicates("image_id").sort_values("image_id", ignore_index=True)
         self.index = self.table.set_index(INDEX).index
+        self._findings = multi_label.names(self.table)
         self._classes = sorted(self.table["label"].unique())
         weights = bootstrap.patient_weights(self.table["patient_id"].to_numpy(), n_boot=n_boot)
         self._weights = np.ones((n_boot + 1, len(self.table)), np.int32)  # half the memory of int64
         self._weights[1:] = weights
 
+    def members(self, names: list[str]) -> Iterator[tuple[str, str, np.ndarray, dict[str, int | str]]]:
+        """Group, value, its images, bool [n], and n_images, n_patients and measure, of all groups."""
+        patients = self.table["patient_id"]
+        truth = multi_label.truth_of(self.table, self._classes)
+        for k, finding in enumerate(self._findings if "label" in names else ()):
+            known, having = ~np.isnan(truth[:, k]), truth[:, k] == 1
+            row = {"n_images": int(known.sum()), "n_patients": patients[having].nunique(), "measure": AUC}
+            yield "label", finding, known, row
+        for name in names:
+            if name == "label" and self._findings:
+                continue
+            for _, value, members in _members(self.index, self.table, [name]):
+                row = {"n_images": int(members.sum()), "n_patients": patients[members].nunique()}
+                yield name, value, members, row | {"measure": self.measure(members)}
+
     def measure(self, *sides: np.ndarray) -> str:
-        """The macro AUC if every class occurs in each of these sets of images, else accuracy."""
+        """The macro AUC if every class occurs in each of these sets of images, else accuracy.
+
+        Of findings: if each set has images with and without each of them.
+        """
+        if self._findings:
+            truth = multi_label.truth_of(self.table, self._classes)
+            both = all((truth[members] == value).any(axis=0).all() for members in sides for value in (0, 1))
+            return MEASURES[not both]
         classes = min(self.table["label"][members].nunique() for members in sides)
         return MEASURES[classes < len(self._classes)]
 
-    def statistic(self, measure: str, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The measure of these images: float [k], of the seeds; and its replicates [n_boot, k]. NaN: no value."""
+    def statistic(self, measure: str, members: np.ndarray, finding: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """The measure of these images: float [k], of the seeds; and its replicates [n_boot, k]. NaN: no value.
+
+        Args: finding: of which the AUC is, if that is the measure.
+        """
         columns = []
         for table in self._tables:
             place = pd.Index(self.table["image_id"]).get_indexer(table["image_id"])
             own, weights = table[members[place]], self._weights[:, place[members[place]]]
             with np.errstate(invalid="ignore"):
-                if measure == MEASURES[0]:
-                    labels = np.searchsorted(self._classes, own["label"])
+                if measure in (MEASURES[0], AUC):
+                    labels = multi_label.truth_of(own, self._classes)
                     p = own.filter(regex=r"^p_\d+$").to_numpy(float)
+                    if measure == AUC:
+                        k = self._findings.index(finding)
+                        labels, p = labels[:, [k]], p[:, [k]]
                     columns.append(classification.auc_replicates(labels, p, weights))
                 else:
-                    columns.append(weights @ own["correct"].to_numpy(float) / weights.sum(1))
+                    columns.append(weights @ self._right(own) / weights.sum(1))
         values = np.stack(columns, axis=1)
         return values[0], values[1:]
+
+    def _right(self, own: pd.DataFrame) -> np.ndarray:
+        """The share of each image's labels that are predicted right, float [n]: 0 or 1 for one class."""
+        if not self._findings:
+            return own["correct"].to_numpy(float)
+        truth = multi_label.truth_of(own, self._classes)
+        called = own[[f"{multi_label.CALLED}{k}" for k in range(len(self._findings))]].to_numpy(bool)
+        right = np.where(np.isnan(truth), np.nan, called == (truth == 1))
+        return np.nanmean(right, axis=1)
 
 
 def _members(index: pd.MultiIndex, rows: pd.DataFrame, names: list[str]) -> Iterator[tuple[str, str, np.ndarray]]:

@@ -138,11 +138,19 @@ def _images(train: Mapping[str, str]) -> str:
 def _left_out(train: Mapping[str, str]) -> str:
     """What the parameters leave out of the data, or join."""
     parts = []
-    if train.get("label_map", "{}") != "{}":
+    if train.get("task") == "multi_label":
+        rules = {"refuse": "refused", "zero": "counted as 0", "one": "counted as 1", "ignore": "left out"}
+        parts.append(
+            "an image can have several findings; uncertain labels are "
+            f"{rules[train['uncertain']]}, blank ones {rules[train['blank']]}"
+        )
+    elif train.get("label_map", "{}") != "{}":
         parts.append("labels are mapped to classes, and others left out")
     if train.get("multi_label", "refuse") != "refuse":
         several = {"single": "left out", "first_of_priority": "of the first class in the order of the map"}
         parts.append(f"images with several classes are {several[train['multi_label']]}")
+    if train.get("only", "{}") != "{}":
+        parts.append(f"only rows with {code(train['only'])}")
     if train.get("max_images_per_class", "0") != "0":
         parts.append(f"at most {train['max_images_per_class']} images of each class")
     if train.get("on_bad_image", "stop") == "skip":
@@ -158,6 +166,8 @@ def _training(train: Sequence[Mapping[str, str]]) -> str:
     trained = (
         f"all up to {code(one['fine_tune_from'])} frozen" if one["fine_tune_from"] else "every layer trainable"
     )
+    kept_by_auc = one.get("fine_tune_monitor") == "val_auc"
+    by_auc = ", and fine-tuning the one with the highest macro AUC on the validation images" if kept_by_auc else ""
     norm = "in inference mode" if one["batchnorm"] == "inference" else "with the statistics of the batches"
     return (
         f"{_networks(names, weights, one['dropout'])}. Stage 1 (transfer) trains the head on the frozen backbone, "
@@ -165,7 +175,7 @@ def _training(train: Sequence[Mapping[str, str]]) -> str:
         f"({one['optimizer']}, patience {one['transfer_patience']}). Stage 2 (fine-tuning) continues from it for "
         f"at most {one['fine_tune_epochs']} epochs at {one['fine_tune_learning_rate']}, with {trained} and "
         f"BatchNorm {norm}. Batches of {one['batch_size']}, augmentation {one['augmentation']}{_options(one)}; "
-        f"each stage keeps the epoch with the lowest validation loss. Training seeds: {', '.join(seeds)}."
+        f"each stage keeps the epoch with the lowest validation loss{by_auc}. Training seeds: {', '.join(seeds)}."
     )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cxr.attribution import maps
 from cxr.attribution.maps import MapSet
+from cxr.data import multi_label
 from cxr.metrics import multiverse
 from cxr.metrics import regions as region_metrics
 from cxr.metrics.similarity import compare_maps
@@ -111,6 +112,12 @@ class ScoredMaps:
     def pair(self) -> tuple[MapSet, MapSet]:
         """The maps before and after fine-tuning, of all images: row i of both is row i of `images`."""
         return maps.join(self.read("before"), self.read("after"))
+
+    def predictions(self, checkpoint: str) -> pd.DataFrame:
+        """What a checkpoint, or "course", predicts: `cxr.training.stages.prediction_table`, by finding where an
+        image can have several (`cxr.data.multi_label.by_finding`)."""
+        name = "course_predictions" if checkpoint == "course" else f"predictions_{checkpoint}"
+        return multi_label.by_finding(self.train.table(f"{name}.parquet"))
 
     def keep_scored(self, map_set: MapSet) -> MapSet:
         """The maps of the images that are scored: row i is row i of `scored`."""

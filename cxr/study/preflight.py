@@ -115,6 +115,7 @@ def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]
         "target": study.target_layer,
         "image_size": study.image_size,
         "n_classes": n_classes,
+        "multi_label": study.task == "multi_label",
         "fine_tune_from": study.fine_tune_from,
         "methods": study.method,
     }

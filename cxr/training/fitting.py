@@ -12,17 +12,19 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from keras import layers
+from scipy import special
 from sklearn.utils.class_weight import compute_class_weight
 
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
 from cxr.data.dataset import STAGES
+from cxr.metrics.classification import auc_replicates
 from cxr.training import features
 from cxr.training.checkpointing import Backup
 from cxr.training.optimisation import compile_model, graph_optimizers
 
 Images = features.Images
-Arrays = tuple[Images, np.ndarray]  # images or features, and labels int [n]
+Arrays = tuple[Images, np.ndarray]  # images or features, and labels int [n], or float [n, findings]
 _ITERATORS_PER_EPOCH = 2  # `fit` opens one to read, and one at the end of the epoch, which it drops
 _SETTINGS_OF = STAGES | {"more_training": STAGES["fine_tuning"]}  # the prefix of a stage's parameters
 
@@ -113,18 +115,23 @@ def fit(
         epochs = patience = exactly  # so patience is never over
     seed = settings.seed if seed is None else seed
     own = model.variables  # before `compile` adds the metrics' variables
-    compile_model(model, learning_rate, settings)
+    compile_model(model, learning_rate, settings, train[1])
     weights = None
-    if settings.class_weights:
+    if settings.class_weights and train[1].ndim == 1:
         present = np.unique(train[1])
         weights = dict(zip(present, compute_class_weight("balanced", classes=present, y=train[1]), strict=True))
     augmented = train[0].ndim == 3 and settings.augmentation != "none"
     augment = augmentation_layers(train[0].shape[1], seed) if augmented else None
     log = EpochLog("" if part else stage, epochs, on_epoch)
+    monitor = MONITORS[stage](settings)
     stopping = keras.callbacks.EarlyStopping(
-        monitor="val_loss", patience=patience, restore_best_weights=exactly is None
+        monitor=monitor,
+        mode="max" if monitor == "val_auc" else "min",
+        patience=patience,
+        restore_best_weights=exactly is None,
     )
-    callbacks = [log, keras.callbacks.TerminateOnNaN(raise_error=True), stopping]
+    auc = [ValidationAUC(val, settings)] if monitor == "val_auc" else []
+    callbacks = [*auc, log, keras.callbacks.TerminateOnNaN(raise_error=True), stopping]
     skip, saver = 0, None
     if backup and backup.folder:
         variables = {
@@ -159,9 +166,21 @@ def fit(
     return log.table()
 
 
+MONITORS = {
+    "transfer": lambda settings: "val_loss",
+    "fine_tuning": lambda settings: settings.fine_tune_monitor,
+    "more_training": lambda settings: settings.fine_tune_monitor,
+}
+"""By stage, the measure on the validation images that says which epoch is best."""
+
+
 def best_epoch(history: pd.DataFrame) -> int:
-    """The epoch (from 1) whose weights `fit` ends with: the first of those with the lowest validation loss."""
-    return int(history["epoch"].iloc[history["val_loss"].fillna(np.inf).argmin()])
+    """The epoch (from 1) whose weights `fit` ends with: the first of the best ones.
+
+    Best is the highest `val_auc` if the history has it, else the lowest `val_loss`.
+    """
+    worst_first = -history["val_auc"] if "val_auc" in history else history["val_loss"]
+    return int(history["epoch"].iloc[worst_first.fillna(np.inf).argmin()])
 
 
 def start_hash(variables: Sequence[keras.Variable], train: Arrays, val: Arrays, settings: TrainParams) -> str:
@@ -172,7 +191,7 @@ def start_hash(variables: Sequence[keras.Variable], train: Arrays, val: Arrays, 
     for x, y in (train, val):
         some = np.unique(np.linspace(0, len(x) - 1, _IMAGES_OF_START).astype(int))
         digest.update(json.dumps([list(x.shape), str(x.dtype)]).encode())
-        digest.update(np.asarray(y, np.int64).tobytes())
+        digest.update(np.asarray(y, np.int64 if y.ndim == 1 else np.float32).tobytes())
         digest.update(np.ascontiguousarray(x[some]).tobytes())
     return digest.hexdigest()
 
@@ -269,6 +288,23 @@ class Saver(keras.callbacks.Callback):
         return [self.state.arrays[f"best_{k}"] for k in range(len(found))] or None
 
 
+class ValidationAUC(keras.callbacks.Callback):
+    """Adds `val_auc`, the macro AUC on the validation images, to the measures of each epoch.
+
+    It predicts them once more. It has to be the first callback: the others read what it adds.
+    """
+
+    def __init__(self, val: Arrays, settings: TrainParams) -> None:
+        super().__init__()
+        self.val, self.batch_size = val, settings.batch_size
+
+    def on_epoch_end(self, epoch, logs=None):
+        images, labels = self.val
+        logits = np.concatenate(list(features.predicted(self.model, images, self.batch_size))).astype(np.float64)
+        p = special.softmax(logits, axis=1) if labels.ndim == 1 else special.expit(logits)
+        logs["val_auc"] = float(auc_replicates(labels, p, np.ones((1, len(labels)), int))[0])
+
+
 class EpochLog(keras.callbacks.Callback):
     """Collects the history, prints progress lines (if `stage` is given), and calls `on_epoch(epoch, metrics)`."""
 
@@ -287,9 +323,10 @@ class EpochLog(keras.callbacks.Callback):
         self.rows.append({"epoch": epoch + 1, **metrics, "seconds": now - self.epoch_started})
         left = (now - self.started) / (epoch + 1) * (self.epochs - epoch - 1)
         if self.stage:
+            auc = f"val_auc {metrics['val_auc']:.3f}, " if "val_auc" in metrics else ""
             progress(
                 f"{self.stage}: epoch {epoch + 1}/{self.epochs}, loss {metrics['loss']:.3f}, "
-                f"val_loss {metrics['val_loss']:.3f}, at most {left:.0f} s left"
+                f"val_loss {metrics['val_loss']:.3f}, {auc}at most {left:.0f} s left"
             )
         if self.on_epoch is not None:
             with graph_optimizers(on=True):  # as outside `fit`

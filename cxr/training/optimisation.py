@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from cxr.core.params import TrainParams
@@ -69,20 +70,69 @@ class FlatAdam(keras.optimizers.Optimizer):
         self.iterations.assign_add(1)
 
 
-def compile_model(model: keras.Model, learning_rate: float, settings: TrainParams) -> None:
-    """Compile a model in a way that makes its first step quick.
+def compile_model(model: keras.Model, learning_rate: float, settings: TrainParams, labels: np.ndarray) -> None:
+    """Compile a model to logits in a way that makes its first step quick.
 
     There are few operations, and all variables exist before the step: it would be traced again if it made any.
+
+    Args: labels: of the training images: int [n] classes, or float [n, findings] (`FindingsLoss`).
     """
     with model.distribute_strategy.scope():
         optimizer = make_optimizer(learning_rate, settings)
         optimizer.build(model.trainable_variables)
-        model.compile(
-            optimizer,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],  # "accuracy" would be built late
-            jit_compile=settings.xla,
-        )
+        if labels.ndim == 2:
+            loss = FindingsLoss(finding_weights(labels) if settings.class_weights else None)
+            accuracy = keras.metrics.MeanMetricWrapper(right_findings, name="accuracy")
+        else:
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")  # "accuracy" would be built late
+        model.compile(optimizer, loss=loss, metrics=[accuracy], jit_compile=settings.xla)
+
+
+class FindingsLoss(keras.losses.Loss):
+    """Binary cross-entropy of several findings an image, from logits.
+
+    Of an image: the sum over the findings that are known of it, divided by the number of all findings. So each
+    known label counts the same, and one that is not known (NaN) counts nothing: neither the loss nor a gradient
+    depends on it (*U-Ignore* of Irvin et al. 2019, CheXpert, arXiv 1901.07031, section 4).
+
+    Args: weights: float [2, findings], of images without and with a finding (`finding_weights`); None: all 1.
+    """
+
+    def __init__(self, weights: np.ndarray | None = None) -> None:
+        super().__init__(name="findings_loss")
+        self._weights = None if weights is None else np.asarray(weights, np.float32)
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        labels, known = _known(y_true)
+        each = tf.nn.sigmoid_cross_entropy_with_logits(labels, tf.cast(y_pred, tf.float32))
+        if self._weights is not None:
+            each *= tf.where(labels > 0.5, self._weights[1], self._weights[0])
+        return tf.reduce_mean(each * known, axis=-1)
+
+
+def right_findings(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+    """The share of an image's known findings that its logits, cut at 0, say right: float32 [n]."""
+    labels, known = _known(y_true)
+    right = tf.cast((y_pred > 0) == (labels > 0.5), tf.float32)
+    return tf.reduce_sum(right * known, axis=-1) / tf.maximum(tf.reduce_sum(known, axis=-1), 1)
+
+
+def _known(y_true: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The labels with 0 for those that are not known, and 1 where they are known, both float32 [n, findings]."""
+    known = tf.cast(~tf.math.is_nan(y_true), tf.float32)
+    return tf.where(tf.math.is_nan(y_true), tf.zeros_like(y_true), y_true), known
+
+
+def finding_weights(labels: np.ndarray) -> np.ndarray:
+    """Weights with which images with and without a finding count the same, and 1 on average: float32 [2,
+    findings].
+
+    n / (2 n_without) and n / (2 n_with), by finding, over the n images of which it is known (as scikit-learn's
+    "balanced" weights of two classes). Args: labels: float [n, findings], NaN where not known.
+    """
+    counts = np.stack([(labels == 0).sum(axis=0), (labels == 1).sum(axis=0)])
+    return (counts.sum(axis=0) / (2 * np.maximum(counts, 1))).astype(np.float32)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from keras import layers
 from cxr.core.errors import InputError
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
-from cxr.data import groups
+from cxr.data import groups, multi_label
 from cxr.models import build, graph, targets
 from cxr.models.weights import Head
 from cxr.training import features
@@ -65,7 +65,8 @@ def transfer(
 
     Args:
         model: from `cxr.models.build`.
-        train, val: images uint8 [n, side, side] and labels int [n].
+        train, val: images uint8 [n, side, side] and labels int [n], or float [n, findings] for a model that ends
+            with sigmoids.
         settings: the notebook's parameters.
         on_epoch: called as on_epoch(epoch, metrics) after each epoch.
         backup: the stage and each extra head are saved there. What an earlier process saved is restored, and the
@@ -129,7 +130,7 @@ def fine_tune(
 
     With `batchnorm: inference`, BatchNorm layers are frozen: they keep their pretrained statistics, scale and
     offset (Keras' advice for fine-tuning on few images). With `training` they follow the batches, except frozen
-    ones. The model ends with the weights of the epoch with the lowest validation loss.
+    ones. The model ends with the weights of the best epoch by `fine_tune_monitor` (`fitting.best_epoch`).
 
     Args:
         model, train, val, settings: as for `transfer`.
@@ -204,20 +205,36 @@ def predict(model: keras.Model, images: Images, batch_size: int) -> np.ndarray:
     return np.concatenate(list(features.predicted(model, images, batch_size)))
 
 
-def prediction_table(manifest: pd.DataFrame, probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
+def prediction_table(
+    manifest: pd.DataFrame,
+    probabilities: np.ndarray,
+    classes: list[str],
+    thresholds: np.ndarray | None = None,
+) -> pd.DataFrame:
     """One row an image, in the manifest's order.
 
     Columns: image_id, patient_id, split, label, predicted, correct, the probability of class k as `p_<k>`, and the
         groups of the manifest (`cxr.data.groups`). The classes have numbers, since their names may hold any
         character.
+
+    If an image can have several findings, `predicted` names those whose probability reaches its threshold
+        (`thresholds`, float [findings]), and `correct` says whether that is right for all that are known. There
+        are also `called_<k>`, bool, and the columns `finding_<name>` of the manifest.
     """
-    predicted = np.array(classes)[probabilities.argmax(1)]
+    own = multi_label.columns(manifest)
     table = manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
-    table["predicted"] = predicted
-    table["correct"] = table["label"].to_numpy() == predicted
+    if own:
+        called, truth = probabilities >= thresholds, multi_label.truth(manifest)
+        table["predicted"] = multi_label.texts(called, classes)
+        table["correct"] = ((called == (truth == 1)) | np.isnan(truth)).all(axis=1)
+    else:
+        table["predicted"] = np.array(classes)[probabilities.argmax(1)]
+        table["correct"] = table["label"].to_numpy() == table["predicted"].to_numpy()
     for k in range(len(classes)):
         table[f"p_{k}"] = probabilities[:, k]
-    return table.join(manifest[groups.columns(manifest)].reset_index(drop=True))
+        if own:
+            table[f"{multi_label.CALLED}{k}"] = called[:, k]
+    return table.join(manifest[[*own, *groups.columns(manifest)]].reset_index(drop=True))
 
 
 @contextlib.contextmanager

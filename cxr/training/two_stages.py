@@ -23,7 +23,7 @@ from cxr.core.params import TrainParams
 from cxr.data.cache import default_cache
 from cxr.data.dataset import Dataset
 from cxr.data.manifest import write_manifest
-from cxr.metrics import classification
+from cxr.metrics import classification, findings
 from cxr.models import build, description, weights
 from cxr.tracking import descriptions
 from cxr.training import checkpointing, stages
@@ -38,20 +38,24 @@ CHECKPOINTS = {"transfer": "before", "fine_tuning": "after", "more_training": "c
 
 @dataclass(frozen=True)
 class StageResult:
-    """What one stage of training gave, at the weights of the epoch with the lowest validation loss.
+    """What one stage of training gave, at the weights of its best epoch (`cxr.training.fitting.best_epoch`).
 
     More training gives the weights of its last epoch instead.
 
     Attributes:
         stage: "transfer", "fine_tuning" or "more_training".
         checkpoint: "before", "after" or "continued".
-        history: one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss, val_accuracy, seconds.
+        history: one row an epoch: epoch (1, 2, ...), loss, accuracy, val_loss, val_accuracy, seconds; and
+            val_auc, where it is what fine-tuning is stopped by.
         probabilities: float32 [n, n_classes] of all images, in the order of the manifest.
         predictions: the same as a table (`cxr.training.stages.prediction_table`).
-        performance: measures on the test set (`cxr.metrics.classification.performance`). With a shortcut also
+        performance: measures on the test set (`cxr.metrics.classification.performance`, or that of
+            `cxr.metrics.findings`). With a shortcut also
             `auc_macro_random_markers`: the AUC on the same images with markers that say nothing about the class.
-        reliability: of the probabilities on the test set (`cxr.metrics.classification.reliability`).
-        confusion: int [n_classes, n_classes] on the test set; rows are the true classes.
+        reliability: of the probabilities on the test set (`cxr.metrics.classification.reliability`, or
+        `findings`).
+        confusion: int [n_classes, n_classes] on the test set; rows are the true classes. With several findings an
+            image: int [findings, 2, 2] (`cxr.metrics.findings.confusion`).
         seconds: that the stage took, those before an interruption included.
     """
 
@@ -101,11 +105,13 @@ class TwoStages:
             image_size=settings.image_size,
             dropout=settings.dropout,
             devices=settings.devices,
+            multi_label=settings.task == "multi_label",
         )
         self.pretrained = weights.load_backbone(self.model, settings.weights)
         self.network = description.describe(self.model)
         run.params({key: value for key, value in self.pretrained.items() if key != "weights"})
         run.tags({f"cxr.{key}": value for key, value in self.network.tags().items()})
+        self._several = settings.task == "multi_label"
         self._scratch = tracking.scratch()
         self._log_dataset()
         self.backup = checkpointing.take(default_cache() / "training" / run.fingerprint, self._scratch)
@@ -248,18 +254,20 @@ class TwoStages:
         }
         path = self.backup.keep(f"predictions_{checkpoint}.npy", lambda path: np.save(path, self._predict()))
         probabilities = np.load(path, allow_pickle=False)
-        predictions = stages.prediction_table(dataset.manifest, probabilities, dataset.classes)
+        measured = _Measured(dataset, probabilities)
+        predictions = stages.prediction_table(
+            dataset.manifest, probabilities, dataset.classes, measured.thresholds
+        )
         run.table(predictions, f"predictions_{checkpoint}.parquet", show=False)
         run.table(history, f"history_{stage}.parquet", show=False)
 
-        test = dataset.rows("test")
-        truth, on_test = dataset.labels[test], probabilities[test]
-        performance = classification.performance(truth, on_test, dataset.classes)
+        performance = measured.performance
         if self.settings.shortcut != "none":  # how much the predictions rely on the marker
+            test = dataset.rows("test")
             swapped = stages.predict(
                 self.model, arrays.Subset(dataset.random_markers, test), self.settings.batch_size
             )
-            swapped = classification.performance(truth, swapped, dataset.classes)
+            swapped = classification.performance(dataset.labels[test], swapped, dataset.classes)
             performance["auc_macro_random_markers"] = swapped["auc_macro"]
         run.metrics({f"{key}_{checkpoint}": value for key, value in performance.items()})
         self._results[checkpoint] = StageResult(
@@ -269,8 +277,8 @@ class TwoStages:
             probabilities=probabilities,
             predictions=predictions,
             performance=performance,
-            reliability=classification.reliability(truth, on_test),
-            confusion=classification.confusion(truth, on_test, len(dataset.classes)),
+            reliability=measured.reliability,
+            confusion=measured.confusion,
             seconds=seconds,
         )
         return self._results[checkpoint]
@@ -301,10 +309,37 @@ class TwoStages:
     def _note_performance(self, epoch: int) -> None:
         """Add the performance on the test set after an epoch of fine-tuning to the course, and log its AUC."""
         dataset, test = self.dataset, self.dataset.rows("test")
-        path = self.backup.keep(f"course_{epoch:03d}.npy", lambda path: np.save(path, self._predict(test)))
-        probabilities = np.load(path, allow_pickle=False)
-        measured = classification.performance(dataset.labels[test], probabilities, dataset.classes)
-        table = stages.prediction_table(dataset.manifest.iloc[test], probabilities, dataset.classes)
-        self._course.append({"epoch": epoch, **measured})
+        rows = np.sort(np.concatenate([dataset.rows("val"), test])) if self._several else test
+        path = self.backup.keep(f"course_{epoch:03d}.npy", lambda path: np.save(path, self._predict(rows)))
+        probabilities = np.full((len(dataset), len(dataset.classes)), np.nan, np.float32)
+        probabilities[rows] = np.load(path, allow_pickle=False)
+        measured = _Measured(dataset, probabilities)
+        table = stages.prediction_table(
+            dataset.manifest.iloc[test], probabilities[test], dataset.classes, measured.thresholds
+        )
+        self._course.append({"epoch": epoch, **measured.performance})
         self._predicted.append(table.assign(epoch=epoch))
-        self.run.metrics({"course/auc_macro": measured["auc_macro"]}, step=epoch)
+        self.run.metrics({"course/auc_macro": measured.performance["auc_macro"]}, step=epoch)
+
+
+class _Measured:
+    """What predictions are worth on the test set.
+
+    thresholds: float [findings], from the validation images (`findings.best_thresholds`); None where an image has
+        one class. performance, reliability, confusion: as in `StageResult`.
+    """
+
+    def __init__(self, dataset: Dataset, probabilities: np.ndarray) -> None:
+        """`probabilities`: float32 [n, n_classes] in the order of the manifest; those of train are not read."""
+        test, val = dataset.rows("test"), dataset.rows("val")
+        truth, p = dataset.labels[test], probabilities[test]
+        self.thresholds = None
+        if truth.ndim == 2:
+            self.thresholds = findings.best_thresholds(dataset.labels[val], probabilities[val])
+            self.performance = findings.performance(truth, p, dataset.classes, self.thresholds)
+            self.reliability = findings.reliability(truth, p)
+            self.confusion = findings.confusion(truth, p, self.thresholds)
+        else:
+            self.performance = classification.performance(truth, p, dataset.classes)
+            self.reliability = classification.reliability(truth, p)
+            self.confusion = classification.confusion(truth, p, len(dataset.classes))

@@ -20,7 +20,7 @@ from scipy import special
 
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams, StudyParams
-from cxr.data import dicom, pseudonyms
+from cxr.data import dicom, multi_label, pseudonyms
 from cxr.data import manifest as data_manifest
 from cxr.data.checks.copies import exact_duplicates, near_duplicates
 from cxr.data.checks.files import CONSTANT, look_at_all, near_constant, unreadable
@@ -82,11 +82,13 @@ def _manifest(settings: DataParams) -> tuple[pd.DataFrame | None, list[Finding]]
 
 
 def _counts(manifest: pd.DataFrame | None) -> pd.DataFrame:
-    """Patients and images of each class in each split; one row a class."""
+    """Patients and images of each class in each split; one row a class. Several findings count each."""
     if manifest is None:
         return pd.DataFrame()
-    table = manifest.groupby(["label", "split"]).agg(
-        patients=("patient_id", "nunique"), images=("image_id", "size")
+    table = (
+        multi_label.by_class(manifest)
+        .groupby(["label", "split"])
+        .agg(patients=("patient_id", "nunique"), images=("image_id", "size"))
     )
     table = table.unstack("split", fill_value=0)
     table.columns = [f"{split} {what}" for what, split in table.columns]
@@ -127,9 +129,11 @@ def burned_in(rows: pd.DataFrame, burnt: Sequence[bool]) -> list[Finding]:
 
 def class_counts(manifest: pd.DataFrame, settings: DataParams) -> list[Finding]:
     """How precisely the test patients of each class can measure an AUC, next to what the study asks for."""
-    patients = manifest[manifest["split"] == "test"].groupby("label")["patient_id"].nunique()
-    patients = patients.reindex(sorted(set(manifest["label"])), fill_value=0)
-    half = {name: 1.96 * auc_error(0.95, n, int(patients.sum() - n)) for name, n in patients.items()}
+    test = manifest[manifest["split"] == "test"]
+    patients = multi_label.by_class(test).groupby("label")["patient_id"].nunique()
+    patients = patients.reindex(data_manifest.classes(manifest), fill_value=0)
+    everyone = test["patient_id"].nunique()
+    half = {name: 1.96 * auc_error(0.95, n, int(everyone - n)) for name, n in patients.items()}
     table = pd.DataFrame(
         {
             "class": patients.index,
@@ -152,12 +156,12 @@ def class_counts(manifest: pd.DataFrame, settings: DataParams) -> list[Finding]:
     # error (all errors equal). Take the larger one.
     wide = float(np.mean(list(half.values())))
     text = (
-        f"{patients.sum()} test patients, {patients.min()} to {patients.max()} a class: with so many patients "
+        f"{everyone} test patients, {patients.min()} to {patients.max()} a class: with so many patients "
         f"an AUC of 0.95 is known to about ±{wide:.3f}; auc_margin is ±{settings.auc_margin:g}. A change between "
         "stages is known a little better, as the patients are the same"
     )
     found.append(Finding("class counts", "note", text, None if few.size else table))
-    found.append(_seeds(int(patients.sum()), settings))
+    found.append(_seeds(everyone, settings))
     return found
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from cxr.data import multi_label
 from cxr.data.checks.files import THUMB, Look
 from cxr.data.checks.findings import Finding
 
@@ -116,9 +117,10 @@ class _Task:
         if len(rows) > _SAMPLE:
             place = np.random.default_rng(0).permutation(len(names))[number]
             self.sample = np.flatnonzero(place < np.sort(place)[_SAMPLE])
+        by_class = multi_label.by_class(rows.iloc[self.sample].reset_index(drop=True))
+        self.sample = self.sample[by_class.index]  # an image with several findings stands there for each
         self.patients = number[self.sample]
-        label = rows["label"].to_numpy(dtype=str)[self.sample]
-        self.label_names, self.label = np.unique(label, return_inverse=True)
+        self.label_names, self.label = np.unique(by_class["label"].to_numpy(dtype=str), return_inverse=True)
         of_class = pd.Series(self.patients).groupby(self.label).nunique()
         self.folds = None
         if len(of_class) > 1 and of_class.min() >= 3:

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 
 CLASSES: tuple[str, ...] = ("cavities", "consolidation", "ground_glass", "interstitial", "normal")
+FINDINGS = CLASSES[:-1]
+"""What an image may have several of, if it is drawn with findings in place of one class."""
+_HAS = 0.35  # the share of patients that have a finding, for each independently
 
 
 # One cycle of the catalogue has 18 rounds; a round has one image of every class. Each class has 12 patients in a
@@ -29,6 +32,7 @@ class Stream(IntEnum):
     NOISE = 4
     LESION = 5
     LESION_IMAGE = 6
+    FINDINGS = 7
 
 
 def catalogue(n_images: int, seed: int) -> pd.DataFrame:
@@ -63,6 +67,12 @@ def _cycle(seed: int, cycle: int) -> tuple[tuple[int, int], ...]:
     visits = [rng.permutation(np.repeat(row, _VISITS)) for row in numbers]
     order = [rng.permutation(len(CLASSES)) for _ in range(_ROUNDS)]
     return tuple((int(c), int(visits[c][r])) for r in range(_ROUNDS) for c in order[r])
+
+
+def findings(seed: int, patient: int) -> tuple[str, ...]:
+    """The findings of a patient: any number of FINDINGS, each independently of the others."""
+    drawn = random_stream(seed, Stream.FINDINGS, patient).random(len(FINDINGS))
+    return tuple(name for name, value in zip(FINDINGS, drawn, strict=True) if value < _HAS)
 
 
 def image_id_of(seed: int, index: int) -> str:

@@ -26,6 +26,7 @@ from cxr.data.phantom.anatomy import draw_anatomy, draw_distractors
 from cxr.data.phantom.cases import (
     CLASSES,
     Stream,
+    findings,
     identity,
     image_id_of,
     patient_id_of,
@@ -119,19 +120,34 @@ MIN_SIZE = 32
 
 @dataclass(frozen=True)
 class Phantom:
-    """One rendered image: `image` uint8, `lesion_mask`, `lung_mask`, `marker_mask` bool, each [size, size]."""
+    """One rendered image: `image` uint8, `lung_mask`, `marker_mask` bool, each [size, size].
+
+    `lesion_masks`: bool [5, size, size], of the lesions of each class, in the order of CLASSES.
+    `label`: the class, or the findings ("a + b").
+    """
 
     image: np.ndarray
-    lesion_mask: np.ndarray
+    lesion_masks: np.ndarray
     lung_mask: np.ndarray
     marker_mask: np.ndarray
     label: str
     patient_id: str
     image_id: str
 
+    @property
+    def lesion_mask(self) -> np.ndarray:
+        """All lesions together, bool [size, size]."""
+        return self.lesion_masks.any(axis=0)
+
 
 def render(
-    seed: int, index: int, size: int = 224, *, lesion_contrast: float = 1.0, marker: str = "side"
+    seed: int,
+    index: int,
+    size: int = 224,
+    *,
+    lesion_contrast: float = 1.0,
+    marker: str = "side",
+    several: bool = False,
 ) -> Phantom:
     """Image `index` of the data set `seed`, at `size` x `size` pixels; dense is bright.
 
@@ -147,15 +163,17 @@ def render(
             "class": in every image a token: a bright glyph on a black plate in an upper corner or below the
             diaphragm, outside the lungs except for a rare edge. Each class has its own glyph.
             "random": the same token at the same place, but with a random glyph of the five.
+        several: draw the findings of the patient (`cases.findings`), none to four, in place of the one class. All
+            else in the image stays the same. The density of lesions adds up where they overlap.
 
     The masks of the result:
         lung_mask: the aerated lung between chest wall, diaphragm and mediastinum with heart, without the lung
             behind these.
-        lesion_mask: pixels where the envelope of a lesion, cut off by the lung, exceeds MASK_FRACTION of its
+        lesion_masks: pixels where the envelope of a lesion, cut off by the lung, exceeds MASK_FRACTION of its
             maximum (for each nodule and cavity separately). The envelope is the density without holes: the lumen
             of a cavity, the meshes of a reticular pattern and air bronchograms belong to the lesion, the faint
-            halo of a cavity does not. Only normal images have an empty mask. Lesion pixels outside the lung mask
-            lie within LUNG_EDGE of it.
+            halo of a cavity does not. Only images without a lesion have an empty mask. Lesion pixels outside the
+            lung mask lie within LUNG_EDGE of it.
         marker_mask: the bounding box of the marker with every pixel that it touches; empty without a marker.
 
     Raises InputError for a smaller size.
@@ -170,11 +188,13 @@ def render(
     chest = make_chest(person, shot, view)
     density = draw_anatomy(person, shot, view, chest)
     density += draw_distractors(rng, person, view, chest)
-    lesion, mask = LESIONS[CLASSES[label]](
-        random_stream(seed, Stream.LESION, patient), random_stream(seed, Stream.LESION_IMAGE, index), view, chest
-    )
-    if lesion is not None:
-        density += np.float32(lesion_contrast) * lesion
+    masks = np.zeros((len(CLASSES), size, size), bool)
+    drawn = findings(seed, patient) if several else (CLASSES[label],)
+    for name in drawn:
+        traits = random_stream(seed, Stream.LESION, patient), random_stream(seed, Stream.LESION_IMAGE, index)
+        lesion, masks[CLASSES.index(name)] = LESIONS[name](*traits, view, chest)
+        if lesion is not None:
+            density += np.float32(lesion_contrast) * lesion
     image = _expose(density, shot, view, random_stream(seed, Stream.NOISE, index))
     if marker == "side":
         burned = side_marker(seed, index)
@@ -185,10 +205,10 @@ def render(
     marker_mask = burn_marker(image, burned)
     return Phantom(
         image=np.rint(image * 255).astype(np.uint8),
-        lesion_mask=mask,
+        lesion_masks=masks,
         lung_mask=chest.lung > 0.5,
         marker_mask=marker_mask,
-        label=CLASSES[label],
+        label=" + ".join(drawn) or CLASSES[-1],
         patient_id=patient_id_of(seed, patient),
         image_id=image_id_of(seed, index),
     )
@@ -201,13 +221,19 @@ def render_stack(
     *,
     lesion_contrast: float = 1.0,
     marker: str = "side",
+    several: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """`render` for several indices: images uint8, lesion, lung and marker masks bool, each [n, size, size]."""
+    """`render` for several indices: images uint8, lesion, lung and marker masks bool, each [n, size, size]; lesion
+    masks [n, 5, size, size]."""
     indices = list(indices)
-    stacks = tuple(np.zeros((len(indices), size, size), dtype) for dtype in (np.uint8, bool, bool, bool))
+    shape = (size, size)
+    stacks = tuple(
+        np.zeros((len(indices), *own), dtype)
+        for own, dtype in ((shape, np.uint8), ((len(CLASSES), *shape), bool), (shape, bool), (shape, bool))
+    )
     for row, index in enumerate(indices):
-        phantom = render(seed, index, size, lesion_contrast=lesion_contrast, marker=marker)
-        fields = phantom.image, phantom.lesion_mask, phantom.lung_mask, phantom.marker_mask
+        drawn = render(seed, index, size, lesion_contrast=lesion_contrast, marker=marker, several=several)
+        fields = drawn.image, drawn.lesion_masks, drawn.lung_mask, drawn.marker_mask
         for stack, values in zip(stacks, fields, strict=True):
             stack[row] = values
     return stacks

@@ -118,14 +118,14 @@ def counts(study: StudyParams, manifest: pd.DataFrame | None) -> dict[str, Any]:
     """Images and patients of each split, and the hash of the manifest; says so if they are not counted."""
     if manifest is None:
         return {"counted": False, "data": study.data}
-    from cxr.data.manifest import manifest_hash
+    from cxr.data.manifest import classes, manifest_hash
 
     splits = manifest.groupby("split")
     order = [name for name in ("train", "val", "test") if name in splits.groups]
     return {
         "counted": True,
         "data": study.data,
-        "classes": sorted(set(manifest["label"])),
+        "classes": classes(manifest),
         "images": {name: int(splits["image_id"].size()[name]) for name in order},
         "patients": {name: int(splits["patient_id"].nunique()[name]) for name in order},
         "manifest_sha256": manifest_hash(manifest),
@@ -150,8 +150,18 @@ def exclusions(study: StudyParams) -> list[str]:
     ]
     if study.max_images_per_class:
         found.append(f"classes: at most {study.max_images_per_class} images of each, chosen by patient")
-    if study.label_map:
+    if study.task == "multi_label":
+        rules = {
+            "refuse": "refused",
+            "zero": "no finding",
+            "one": "a finding",
+            "ignore": "not known, and left out",
+        }
+        found.append(f"labels that are uncertain: {rules[study.uncertain]}; that are blank: {rules[study.blank]}")
+    elif study.label_map:
         found.append(f"labels: all but {', '.join(study.label_map)} are left out")
+    for name, values in study.only.items():
+        found.append(f"rows of the table: only those whose {name} is {' or '.join(values)}")
     if study.multi_label != "refuse":
         found.append(f"images with several classes: {study.multi_label}")
     return found

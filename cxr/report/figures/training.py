@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from cxr.report.figures.style import AFTER, BEFORE, CHECKPOINT_LABELS, COLOURS, FONT, WIDTH
 
@@ -53,7 +54,13 @@ def history(table: pd.DataFrame, curves: Mapping[str, str], *, ylabel: str, titl
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") -> Figure:
-    """Confusion matrix [true, predicted] of counts; colours show shares of the true class."""
+    """Confusion matrix [true, predicted] of counts; colours show shares of the true class.
+
+    Counts [n, 2, 2] are of findings (`cxr.metrics.findings.confusion`): each has a row, with the numbers of images
+    that have it and are called or missed, and of those that have it not.
+    """
+    if counts.ndim == 3:
+        return _calls(counts, classes, title)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(1.5 + 0.55 * len(classes), WIDTH - 1.2)
     figure, axis = plt.subplots(figsize=(side + 1.2, side + 0.4), layout="constrained")
@@ -69,15 +76,46 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
     _finish(
         axis, xlabel="predicted class", ylabel="true class", title=f"{title}:\n{message}" if title else message
     )
-    bar = figure.colorbar(image, ax=axis, fraction=0.046)
-    bar.set_label("share of the true class", fontsize=FONT)
-    bar.ax.tick_params(labelsize=FONT)
+    _share_bar(figure, axis, image, "share of the true class")
     return figure
 
 
-def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def _share_bar(figure: Figure, axis: Axes, image: AxesImage, label: str) -> None:
+    bar = figure.colorbar(image, ax=axis, fraction=0.046)
+    bar.set_label(label, fontsize=FONT)
+    bar.ax.tick_params(labelsize=FONT)
+
+
+def _calls(counts: np.ndarray, findings: Sequence[str], title: str) -> Figure:
+    """A row a finding, from counts [n, 2, 2] (without and with it; not called and called)."""
+    names = ("called", "missed", "called", "not called")
+    cells = np.stack([counts[:, 1, 1], counts[:, 1, 0], counts[:, 0, 1], counts[:, 0, 0]], axis=1)
+    of = np.repeat(np.stack([counts[:, 1].sum(1), counts[:, 0].sum(1)], axis=1), 2, axis=1)
+    shares = cells / np.maximum(of, 1)
+    figure, axis = plt.subplots(figsize=(5.2, 1.7 + 0.36 * len(findings)), layout="constrained")
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(cells):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axis.text(column, row, int(count), ha="center", va="center", color=colour, fontsize=FONT)
+    axis.axvline(1.5, color="black", linewidth=1)
+    axis.set_xticks(range(4), names)
+    axis.set_yticks(range(len(findings)), findings)
+    found, false = (shares[:, column].mean() for column in (0, 2))
+    message = f"{found:.0%} of images with a finding are called, and {false:.0%} of those without (means)"
+    _finish(
+        axis,
+        xlabel="images with the finding        |        images without it",
+        ylabel="",
+        title=f"{title}:\n{message}" if title else message,
+    )
+    _share_bar(figure, axis, image, "share of these images")
+    return figure
+
+
+def reliability(tables: Mapping[str, pd.DataFrame], *, several: bool = False) -> Figure:
     """Reliability diagram: accuracy against confidence, before and after.
 
+    `several`: of several findings an image: how often a finding is there against its probability.
     `tables`: for each checkpoint confidence, accuracy and n, one row a bin; a marker's area grows with n. Bins
     without an image are not drawn. The axes begin below the lowest value.
     """
@@ -94,7 +132,10 @@ def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
         axis.text(0.03, 0.96 - 0.06 * number, text, transform=axis.transAxes, va="top", fontsize=FONT, **style)
     axis.set(xlim=(start, 1.01), ylim=(start, 1.01))
     title = "Below the dashed line: the network is too sure"
-    _finish(axis, xlabel="confidence of the predicted class", ylabel="accuracy", title=title)
+    labels = {"xlabel": "confidence of the predicted class", "ylabel": "accuracy"}
+    if several:
+        labels = {"xlabel": "probability of a finding", "ylabel": "share of images that have it"}
+    _finish(axis, **labels, title=title)
     return figure
 
 
