@@ -127,6 +127,8 @@ def _images(train: Mapping[str, str]) -> str:
         f"{train['phantom_images']} procedurally drawn radiographs (seed {train['phantom_seed']}, lesion contrast "
         f"{train['lesion_contrast']}); nothing in them is measured from patients"
     )
+    if train.get("task") == "multi_label":
+        text += ". An image can have several findings: each patient has each of four with a chance of 35 %"
     if train["shortcut"] != "none":
         text += (
             f". In the training images of the stage `{train['shortcut']}`, and in all test images, a marker tells "

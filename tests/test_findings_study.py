@@ -1,0 +1,157 @@
+"""A study with several findings an image, for real, and `cxr drift` on its two checkpoints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PROJECT
+from PIL import Image
+
+from cxr import tracking
+from cxr.attribution import maps
+from cxr.core.params import DataParams
+from cxr.data import multi_label
+from cxr.data.manifest import build_manifest
+from cxr.data.phantom import cases, rendering
+from cxr.metrics import findings, regions
+
+pytestmark = pytest.mark.slow
+BIN = Path(sys.executable).parent
+SMALL = ("task=multi_label", "name=findings", "phantom_images=160", "method=[layercam]", "multiverse=false")
+
+
+def run(*words, store, code=0):
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+        "CXR_CACHE": f"{store}/cache",
+    }
+    done = subprocess.run(
+        [str(BIN / words[0]), *map(str, words[1:])], cwd=PROJECT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    store = tmp_path_factory.mktemp("findings")
+    words = ("cxr", "study", "params/smoke.yaml", "--set", *SMALL, "--out", store / "out")
+    return store, run(*words, store=store)
+
+
+@pytest.fixture
+def only(study, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study[0]}/mlflow.db")
+    tracking.connect()
+
+    def find(stage, experiment="findings"):
+        (info,) = tracking.find(stage, experiment=experiment)
+        return tracking.stored(info.run_id)
+
+    return find
+
+
+def test_each_finding_of_an_image_is_explained_and_scored_for_its_patient(only):
+    train, attribute, score = only("train"), only("attribute"), only("score")
+    table = train.table("predictions_after.parquet")
+    test = table[table["split"] == "test"]
+    images = attribute.table("images.parquet")
+    has = (test[multi_label.columns(test)] == "1").to_numpy()
+    assert len(images) == has.sum() > len(test) / 2 and images["image_id"].is_unique
+    owners = test.set_index("image_id")["patient_id"]
+    assert (images["patient_id"].to_numpy() == owners.loc[images["image"]].to_numpy()).all()
+    assert (images["image_id"] == images["image"] + ": " + images["explained"]).all()
+    drift = score.table("drift.parquet")
+    assert len(drift) == len(images) and set(drift["label"]) <= set(cases.FINDINGS)
+    found = maps.load(attribute.file("maps/layercam") / "after.npz")
+    assert found.classes == cases.FINDINGS and set(found.image_id) == set(images["image_id"])
+
+
+def test_the_logged_performance_is_of_findings(only):
+    train = only("train")
+    table = train.table("predictions_after.parquet")
+    p = table.filter(regex=r"^p_\d+$").to_numpy(float)
+    truth, split = multi_label.truth(table), table["split"].to_numpy()
+    cuts = findings.best_thresholds(truth[split == "val"], p[split == "val"])
+    own = findings.performance(truth[split == "test"], p[split == "test"], list(cases.FINDINGS), cuts)
+    for name, value in own.items():
+        assert train.metrics[f"{name}_after"] == pytest.approx(value, abs=1e-6), name
+    called = table[[f"called_{k}" for k in range(4)]].to_numpy()
+    np.testing.assert_array_equal(called, p >= cuts)
+
+
+def test_the_lesion_of_a_row_is_that_of_its_finding(only):
+    attribute = only("attribute")
+    ids, masks = regions.load(attribute.file("regions.npz"))
+    assert set(masks) == {"lesion", "other_lesions", "lung", "marker"}
+    row = next(k for k, name in enumerate(ids) if masks["other_lesions"][k].any())
+    image, finding = ids[row].split(": ")
+    index = int(image.rsplit("-", 1)[1])
+    drawn = rendering.render(0, index, 64, lesion_contrast=2.5, several=True)
+    np.testing.assert_array_equal(masks["lesion"][row], drawn.lesion_masks[cases.CLASSES.index(finding)])
+    np.testing.assert_array_equal(masks["lesion"][row] | masks["other_lesions"][row], drawn.lesion_mask)
+
+
+def test_the_comparison_says_what_each_finding_did(only, study):
+    compare = only("compare")
+    table = compare.table("classes.csv")
+    assert set(table["class"]) <= set(cases.FINDINGS) and table["moved"].notna().all()
+    assert {"lesion_area", "lesion_energy_after", "other_lesions_energy_after"} <= set(table)
+    performance = compare.table("groups_performance.csv")
+    assert set(performance["value"]) == set(cases.FINDINGS) and set(performance["measure"]) == {"AUC"}
+    after = only("train").metrics
+    for row in performance.itertuples():
+        assert row.after_median == pytest.approx(after[f"auc_{row.value}_after"])
+    page = (study[0] / "out" / "report.html").read_text(encoding="utf-8")
+    assert "An image can have several findings" in page and "Class by class" in page
+
+
+def test_cxr_drift_compares_its_checkpoints_finding_by_finding(only, study, tmp_path):
+    folder = only("train").file("checkpoints")
+    settings = DataParams(task="multi_label", phantom_images=40, phantom_seed=7)
+    manifest = build_manifest(settings)
+    for row in manifest.itertuples():
+        index = int(row.image_id.rsplit("-", 1)[1])
+        drawn = rendering.render(7, index, 64, lesion_contrast=2.5, several=True)
+        Image.fromarray(drawn.image).save(tmp_path / f"{row.image_id}.png")
+    table = pd.DataFrame({"path": manifest["image_id"] + ".png", "patient_id": manifest["patient_id"]})
+    for name in cases.FINDINGS:
+        table[name.title()] = manifest[f"finding_{name}"].where(manifest.index % 7 > 0, "-1")
+    table.to_csv(tmp_path / "table.csv", index=False)
+    columns = ", ".join(f"{name.title()}: {name}" for name in cases.FINDINGS)
+    words = ("cxr", "drift", folder / "before.keras", folder / "after.keras", tmp_path / "table.csv")
+    options = (
+        "--preprocessing",
+        "none",
+        "--n-boot",
+        "100",
+        "--images",
+        "all",
+        "--out",
+        tmp_path / "drift.parquet",
+    )
+    given = ("--set", "task=multi_label", f"label_columns={{{columns}}}", "map_check_images=4")
+    refused = run(*words, *options, *given, store=study[0], code=2)
+    assert "labels that are uncertain: say what they count as" in refused.stderr
+    said = run(*words, *options, *given, "uncertain=ignore", store=study[0]).stdout
+    assert "explained: each finding that an image has" in said and "both models call" in said
+    drift = pd.read_parquet(tmp_path / "drift.parquet")
+    known = manifest[manifest.index % 7 > 0]
+    assert len(drift) == (known[multi_label.columns(known)] == "1").to_numpy().sum()
+    assert {"auc_macro_before", "auc_consolidation_after"} <= set(only("drift", "drift").metrics)
+    single = run(
+        *words,
+        *options,
+        "--set",
+        "task=single_label",
+        "label_column=Cavities",
+        "map_check_images=0",
+        store=study[0],
+        code=2,
+    )
+    assert "the models have 4 outputs, and the labels are of" in single.stderr
