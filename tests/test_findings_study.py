@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import PROJECT
 from PIL import Image
 
@@ -39,9 +40,26 @@ def run(*words, store, code=0):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
+    """A study with a test set from elsewhere: 40 images in a table, some of whose labels are uncertain."""
     store = tmp_path_factory.mktemp("findings")
-    words = ("cxr", "study", "params/smoke.yaml", "--set", *SMALL, "--out", store / "out")
-    return store, run(*words, store=store)
+    manifest = build_manifest(DataParams(task="multi_label", phantom_images=40, phantom_seed=7))
+    for row in manifest.itertuples():
+        index = int(row.image_id.rsplit("-", 1)[1])
+        drawn = rendering.render(7, index, 64, lesion_contrast=2.5, several=True)
+        Image.fromarray(drawn.image).save(store / f"{row.image_id}.png")
+    table = pd.DataFrame({"path": manifest["image_id"] + ".png", "patient_id": manifest["patient_id"]})
+    for name in cases.FINDINGS:
+        table[name.title()] = manifest[f"finding_{name}"].where(manifest.index % 7 > 0, "-1")
+    table.to_csv(store / "table.csv", index=False)
+    layout = {"data": str(store / "table.csv"), "task": "multi_label", "uncertain": "ignore"}
+    layout |= {"label_columns": {name.title(): name for name in cases.FINDINGS}}
+    (store / "elsewhere.yaml").write_text(yaml.safe_dump(layout))
+    return store, run(*words(store), store=store)
+
+
+def words(store):
+    external = f"external={{elsewhere: {store / 'elsewhere.yaml'}}}"
+    return "cxr", "study", "params/smoke.yaml", "--set", *SMALL, external, "--out", store / "out"
 
 
 @pytest.fixture
@@ -111,47 +129,39 @@ def test_the_comparison_says_what_each_finding_did(only, study):
     assert "An image can have several findings" in page and "Class by class" in page
 
 
+def test_a_test_set_from_elsewhere_stands_beside_the_studys_own(only, study):
+    store, done = study
+    assert "external: elsewhere: 34 images of" in done.stdout
+    assert "external CompactResNetV2 s0 elsewhere: started" in done.stdout
+    there, train, compare = only("drift"), only("train"), only("compare")
+    assert there.params["external"] == "elsewhere" and there.params["train_run"] == train.run_id
+    drift = there.table("drift.parquet")
+    assert set(drift["architecture"]) == {"CompactResNetV2"} and set(drift["seed"]) == {0}
+    table = compare.table("external.csv").set_index("set")
+    assert list(table.index) == ["test", "elsewhere"]
+    for name in ("auc_macro_before", "auc_macro_after"):
+        assert table.at["elsewhere", name] == pytest.approx(there.metrics[name])
+        assert table.at["test", name] == pytest.approx(train.metrics[name])
+    assert table.at["elsewhere", "drift"] == pytest.approx(there.metrics["overlap_corrected_median"])
+    assert "On elsewhere (" in (store / "out" / "report.html").read_text(encoding="utf-8")
+    assert "0 to run" in run(*words(store), store=store).stdout
+
+
 def test_cxr_drift_compares_its_checkpoints_finding_by_finding(only, study, tmp_path):
-    folder = only("train").file("checkpoints")
-    settings = DataParams(task="multi_label", phantom_images=40, phantom_seed=7)
-    manifest = build_manifest(settings)
-    for row in manifest.itertuples():
-        index = int(row.image_id.rsplit("-", 1)[1])
-        drawn = rendering.render(7, index, 64, lesion_contrast=2.5, several=True)
-        Image.fromarray(drawn.image).save(tmp_path / f"{row.image_id}.png")
-    table = pd.DataFrame({"path": manifest["image_id"] + ".png", "patient_id": manifest["patient_id"]})
-    for name in cases.FINDINGS:
-        table[name.title()] = manifest[f"finding_{name}"].where(manifest.index % 7 > 0, "-1")
-    table.to_csv(tmp_path / "table.csv", index=False)
+    store, folder = study[0], only("train").file("checkpoints")
     columns = ", ".join(f"{name.title()}: {name}" for name in cases.FINDINGS)
-    words = ("cxr", "drift", folder / "before.keras", folder / "after.keras", tmp_path / "table.csv")
-    options = (
-        "--preprocessing",
-        "none",
-        "--n-boot",
-        "100",
-        "--images",
-        "all",
-        "--out",
-        tmp_path / "drift.parquet",
-    )
+    pair = ("cxr", "drift", folder / "before.keras", folder / "after.keras", store / "table.csv")
+    options = ("--preprocessing", "none", "--n-boot", "100", "--images", "all")
+    options += ("--out", tmp_path / "drift.parquet")
     given = ("--set", "task=multi_label", f"label_columns={{{columns}}}", "map_check_images=4")
-    refused = run(*words, *options, *given, store=study[0], code=2)
+    refused = run(*pair, *options, *given, store=store, code=2)
     assert "labels that are uncertain: say what they count as" in refused.stderr
-    said = run(*words, *options, *given, "uncertain=ignore", store=study[0]).stdout
+    said = run(*pair, *options, *given, "uncertain=ignore", store=store).stdout
     assert "explained: each finding that an image has" in said and "both models call" in said
     drift = pd.read_parquet(tmp_path / "drift.parquet")
-    known = manifest[manifest.index % 7 > 0]
-    assert len(drift) == (known[multi_label.columns(known)] == "1").to_numpy().sum()
+    there = only("drift").table("drift.parquet")  # of the study, by the same notebook
+    assert sorted(drift["image_id"]) == sorted(there["image_id"])
     assert {"auc_macro_before", "auc_consolidation_after"} <= set(only("drift", "drift").metrics)
-    single = run(
-        *words,
-        *options,
-        "--set",
-        "task=single_label",
-        "label_column=Cavities",
-        "map_check_images=0",
-        store=study[0],
-        code=2,
-    )
+    one = ("--set", "label_column=Cavities", "map_check_images=0")
+    single = run(*pair, *options, *one, store=store, code=2)
     assert "the models have 4 outputs, and the labels are of" in single.stderr

@@ -582,3 +582,59 @@ def test_a_nested_application_as_tutorials_have_it(application, preprocessing, l
     found = explaining.attribute(a.network, images, np.array([0, 1]), layer=a.layer, methods=["layercam"])
     assert found["layercam"].shape == (2, 6, 6) and np.isfinite(found["layercam"]).all()
     assert [note[:27] for note in models.check({"A": a, "B": a})] == ["A and B have the same weigh"]
+
+
+# ------------------------------------------------------------------------------------- sets from elsewhere
+
+
+def elsewhere(labels, **more):
+    n = len(labels)
+    own = {
+        "image_id": [f"i{k}" for k in range(n)],
+        "patient_id": [f"p{k}" for k in range(n)],
+        "label": labels,
+        "split": "",
+    }
+    return pd.DataFrame({**own, **more})
+
+
+def test_images_of_other_classes_are_left_out_and_missing_classes_said():
+    manifest = elsewhere(["ill", "mass", "ill", "scar", "mass"])
+    kept, notes = pair_images.of_classes(manifest, ["ill", "well"])
+    assert kept["image_id"].tolist() == ["i0", "i2"]
+    assert "3 images of other classes than the models' are left out: mass 2, scar 1" in notes[0]
+    assert "there is no image of well, so there is no AUC" in notes[1]
+    with pytest.raises(
+        InputError, match=r"no image is of a class that the models know \(well\), found ill, mass, scar"
+    ):
+        pair_images.of_classes(manifest, ["well"])
+
+
+def test_findings_that_the_models_do_not_know_are_left_out():
+    manifest = elsewhere(["a", "a + c", "no finding"], finding_a=["1", "1", "0"], finding_c=["0", "1", "0"])
+    kept, notes = pair_images.of_classes(manifest, ["a"])
+    assert (
+        list(kept) == ["image_id", "patient_id", "label", "finding_a"]
+        and "do not know nothing is measured: c" in notes[0]
+    )
+    with pytest.raises(InputError, match="nothing is said of b, which the models tell apart: name the column"):
+        pair_images.of_classes(manifest, ["a", "b"])
+
+
+def test_findings_that_all_images_have_have_no_auc_and_are_called_from_one_half():
+    manifest = elsewhere(["a", "a + b", "a"], finding_a=["1", "1", "1"], finding_b=["0", "1", "0"])
+    p = {"A": np.array([[0.4, 0.1], [0.6, 0.8], [0.7, 0.3]]), "B": np.array([[0.6, 0.2], [0.7, 0.9], [0.8, 0.1]])}
+    found = pair_images.measured(manifest, p, ["a", "b"])
+    assert found["auc_b_before"] == 1 and "auc_a_before" not in found
+    chosen = pair_images.select(manifest, p, ["a", "b"], explain="auto", images="auto")
+    assert chosen["image_id"].tolist() == ["i0: a", "i1: a", "i1: b", "i2: a"]
+    assert chosen["both_correct"].tolist() == [False, True, True, True]
+    assert "all images have a, or none has: there is no AUC" in " ".join(
+        pair_images.doubts(manifest, p, ["a", "b"])
+    )
+    pixels = pair_images.in_order({2: np.arange(12).reshape(3, 2, 2)}, manifest, chosen)
+    assert pixels[2][:, 0, 0].tolist() == [0, 4, 4, 8]
+    with pytest.raises(InputError, match="explain: predicted needs one predicted class an image"):
+        pair_images.select(manifest, p, ["a", "b"], explain="predicted", images="all")
+    with pytest.raises(InputError, match="there is no image of which both models predict a finding that it has"):
+        pair_images.select(manifest, {"A": p["A"] * 0, "B": 1 - p["B"]}, ["a", "b"], explain="auto", images="auto")

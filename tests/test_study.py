@@ -15,6 +15,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from conftest import PROJECT
 
 from cxr import tracking
 from cxr.core import execution
@@ -168,6 +169,43 @@ def test_plan_is_the_grid_each_step_after_what_it_needs():
     assert steps[2].parameters == {"method": "gradcampp"}
     assert steps[-1].needs == tuple(step.key for step in steps if step.stage == "score")
     assert steps[3].parameters == {"architecture": "CompactDenseNet", "seed": 3}
+
+
+def test_an_external_set_is_compared_for_each_training(tmp_path):
+    layout = {"data": "there/table.csv", "label_map": {"Normal": "normal"}, "architecture": ["DenseNet201"]}
+    (tmp_path / "there.yaml").write_text(yaml.safe_dump(layout))
+    external = {"a": "/data/a", "b": str(tmp_path / "there.yaml")}
+    study = StudyParams(architecture=["CompactDenseNet"], seed=[0, 1], method=["gradcampp"], external=external)
+    steps = {step.key: step for step in grid.plan(study)}
+    keys = [f"external/CompactDenseNet/s{seed}/{name}" for seed in (0, 1) for name in ("a", "b")]
+    assert [key for key in steps if key.startswith("external/")] == keys
+    assert steps[keys[0]].needs == ("train/CompactDenseNet/s0",) and set(keys) <= set(steps["compare"].needs)
+    assert steps[keys[0]].parameters["data"] == "/data/a" and steps[keys[1]].params == {"external": "b"}
+    own = steps[keys[1]].parameters
+    assert own["data"] == str(Path("there/table.csv").absolute()) and own["label_map"] == {"Normal": "normal"}
+    assert "architecture" not in own and own["method"] == ["gradcampp"] and own["image_size"] == study.image_size
+    setup = grid.Setup(tmp_path / "study.yaml", {"seed": [5]}, PROJECT / "notebooks", tmp_path / "out")
+    settings = setup.settings(steps[keys[1]], {"train/CompactDenseNet/s0": "abc"})
+    assert settings.train_run_id == "abc" and settings.seed == 0  # it reads no parameter file of the study
+    words = setup.command(steps[keys[0]], {"train/CompactDenseNet/s0": "abc"})
+    assert "-f" not in words and "train_run_id: abc" in words[-1]
+    ids = {key: f"id {key}" for key in steps}
+    given = yaml.safe_load(setup.command(steps["compare"], ids)[-1])
+    assert given["external_run_ids"] == [ids[key] for key in keys] and len(given["score_run_ids"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("external", "match"),
+    [
+        ({"test": "/data"}, "and not 'test', got 'test'"),
+        ({"a b": "/data"}, "use letters, digits"),
+        ({"a": ""}, "a: name a folder, a table or a parameter file, got ''"),
+        ({"a": "phantom"}, "a: name a folder"),
+    ],
+)
+def test_names_and_places_of_external_sets_are_checked(external, match):
+    with pytest.raises(InputError, match=match):
+        StudyParams.check({"external": external}, where="study")
 
 
 def test_command(tmp_path):

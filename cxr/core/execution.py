@@ -62,14 +62,15 @@ def parameters_of(path: Path) -> dict[str, Any]:
 
 
 def command(
-    notebook: Path, executed: Path, *, params_file: str | Path, overrides: Mapping[str, Any] | None = None
+    notebook: Path, executed: Path, *, params_file: str | Path = "", overrides: Mapping[str, Any] | None = None
 ) -> list[str]:
     """The papermill command that executes a notebook into another file, with the parameters of a YAML file.
 
-    `overrides` replace parameters of the file.
+    `overrides` replace parameters of the file; without a file they are all.
     """
     words = [*_papermill(), _argument(notebook), _argument(executed)]
-    words += ["-k", "python3", "--log-output", "--no-progress-bar", "-f", str(params_file)]
+    words += ["-k", "python3", "--log-output", "--no-progress-bar"]
+    words += ["-f", str(params_file)] if params_file else []
     # not JSON, whose pairs of surrogates YAML reads as two characters
     text = yaml.safe_dump(dict(overrides or {}), default_flow_style=True, width=10**9, sort_keys=False).strip()
     return [*words, "-y", text] if overrides else words

@@ -623,6 +623,9 @@ class CompareParams(_IntervalFields, _CompareFields, _CellFilter):
     score_run_ids: list[str] = Field(
         default_factory=list, description="run ids; empty: the latest run of every cell of the experiment"
     )
+    external_run_ids: list[str] = Field(
+        default_factory=list, description="run ids of 5_drift on external test sets; empty: none"
+    )
 
 
 class ExploreParams(Params):
@@ -649,6 +652,21 @@ class StudyParams(DataParams, _TrainFields, _AttributeFields, _ScoreFields, _Com
     )
     method: Methods = Field(list(DEFAULT_METHODS), description="axis of the grid: the methods that compute maps")
     jobs: Natural = Field(0, description="number of notebooks that run at once; 0: one for every two cores")
+    external: dict[str, str] = Field(
+        {},
+        description="test sets from elsewhere, {name: where}: a folder, a table, or a parameter file whose "
+        "parameters of the data say how the set is laid out; nothing is trained on them",
+    )
+
+    @field_validator("external")
+    @classmethod
+    def _external(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, where in value.items():
+            if not name or not all(c.isalnum() or c in "-_." for c in name) or name == "test":
+                raise ValueError(f"use letters, digits, '-', '_' and '.' in names, and not 'test', got {name!r}")
+            if not where or where == "phantom":
+                raise ValueError(f"{name}: name a folder, a table or a parameter file, got {where!r}")
+        return value
 
     @classmethod
     def read(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyParams:
@@ -674,6 +692,9 @@ class DriftParams(DataParams, _ScoreFields):
     """`5_drift.ipynb`: two models of the user's own."""
 
     name: str = Field("drift", description="the MLflow experiment")
+    train_run_id: str = Field(
+        "", description="a train run, in place of model_a and model_b: its checkpoints before and after"
+    )
     model_a: str = Field("", description="model before (A): a .keras or .h5 file with the whole model")
     model_b: str = Field("", description="model after (B)")
     like_a: list[str] = Field([], description="models like A, trained again with other seeds")
@@ -714,6 +735,15 @@ class DriftParams(DataParams, _ScoreFields):
     batch_size: Count = 32
     seed: Seed = Field(0, description="seed of the bootstrap and of the draws for the baselines")
     gate: list[str] = Field([], description="conditions on metrics, such as 'overlap_median>=0.5'")
+
+    @model_validator(mode="after")
+    def _models(self) -> Self:
+        if self.train_run_id and (self.model_a or self.model_b or self.class_names):
+            raise ValueError(
+                "train_run_id: the run names both models and their classes: leave model_a, model_b and "
+                "class_names empty"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ungrouped(self) -> Self:

@@ -33,19 +33,22 @@ def start(settings: DriftParams, manifest: pd.DataFrame) -> tracking.Run:
     Raises: InputError: a file is not a whole Keras model, or a gate names no metric that will be measured.
     """
     files = models.files(settings)
+    train = models.training(settings.train_run_id) if settings.train_run_id else None
     gates.check([gates.parse(text) for text in settings.gate], metric_names(settings, manifest))
     hashes = {name: models.sha256(path) for name, path in files.items()}
     run = tracking.start(
         "drift",
         settings,
         name=f"drift {models.label(files)}",
+        reads=[train] if train else [],
         inputs={
             "manifest": data_manifest.manifest_hash(manifest),
-            **{f"model_{name}": value for name, value in hashes.items()},
+            **({} if train else {f"model_{name}": value for name, value in hashes.items()}),
             **({"module": models.sha256(settings.module)} if settings.module else {}),
         },
         params={
-            "architecture": models.label(files),
+            "architecture": cell(settings)["architecture"],
+            **({"train_run": train.run_id, "train_seed": train.params["seed"]} if train else {}),
             **{f"checkpoint_sha256_{checkpoint}": hashes[name] for name, checkpoint in CHECKPOINTS.items()},
         },
     )
@@ -53,6 +56,15 @@ def start(settings: DriftParams, manifest: pd.DataFrame) -> tracking.Run:
     data_manifest.write_manifest(manifest, path)
     run.file(path)
     return run
+
+
+def cell(settings: DriftParams) -> dict[str, str | int]:
+    """What names the pair in the table: architecture and seed. Of a train run these are its own; else the names of
+    both files, and the seed of the draws."""
+    if settings.train_run_id:
+        run = models.training(settings.train_run_id)
+        return {"architecture": run.params["architecture"], "seed": int(run.params["seed"])}
+    return {"architecture": models.label(models.files(settings)), "seed": settings.seed}
 
 
 def explain(
@@ -143,11 +155,9 @@ def score_methods(
     """
     size = models.common_size(networks)
     scored = chosen[chosen["scored"]].reset_index(drop=True)
-    cell = {"architecture": models.label(models.files(settings)), "seed": settings.seed}
+    own = cell(settings)
     parts = [
-        comparison.score_table(
-            score(map_sets, chosen, classes, settings, size=size), scored, **cell, method=method
-        )
+        comparison.score_table(score(map_sets, chosen, classes, settings, size=size), scored, **own, method=method)
         for method, map_sets in maps.items()
     ]
     return pd.concat(parts, ignore_index=True)
@@ -206,6 +216,8 @@ def metric_names(settings: DriftParams, manifest: pd.DataFrame) -> list[str]:
     )
     summary = summarise(table, settings.model_copy(update={"n_boot": 100}))
     classes = images.class_names(settings, manifest)
+    if settings.train_run_id:
+        manifest, _ = images.of_classes(manifest, classes)
     uniform = np.full((len(manifest), len(classes)), 1 / max(1, len(classes)))
     performances = images.measured(manifest, dict.fromkeys(CHECKPOINTS, uniform), classes)
     passes = dict.fromkeys(settings.method, True) if settings.map_check_images else None

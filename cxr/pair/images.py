@@ -22,6 +22,7 @@ from cxr.data import cache, dicom, loading, multi_label
 from cxr.data import manifest as data_manifest
 from cxr.data.reading import for_each
 from cxr.metrics import classification, findings
+from cxr.pair import models
 from cxr.pair.models import CHECKPOINTS, Model
 from cxr.statistics import bootstrap
 
@@ -65,6 +66,39 @@ def find(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame, l
     return manifest, notes
 
 
+def of_classes(manifest: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The images of classes that the models know, and notes on what is left out, and on classes without images.
+
+    If an image can have several findings: all images, with the findings that the models know.
+
+    Raises: InputError: no image is of such a class; or nothing is said of a finding that the models know.
+    """
+    if own := multi_label.names(manifest):
+        if lacking := [name for name in classes if name not in own]:
+            raise InputError(
+                f"data: nothing is said of {some(lacking)}, which the models tell apart: name the column, or the "
+                "label, in label_columns or label_map"
+            )
+        others = [name for name in own if name not in classes]
+        left = [f"of findings that the models do not know nothing is measured: {some(others)}"] if others else []
+        return manifest.drop(columns=[multi_label.PREFIX + name for name in others]), left
+    known = manifest["label"].isin(classes)
+    if not known.any():
+        found = some(sorted(set(manifest["label"])))
+        raise InputError(
+            f"data: no image is of a class that the models know ({some(classes)}), found {found}: give the labels "
+            "these names (label_map)"
+        )
+    notes = []
+    if not known.all():
+        counts = manifest.loc[~known, "label"].value_counts()
+        listed = some(f"{name} {n}" for name, n in counts.items())
+        notes.append(f"{counts.sum()} images of other classes than the models' are left out: {listed}")
+    if missing := [name for name in classes if name not in set(manifest["label"])]:
+        notes.append(f"there is no image of {some(missing)}, so there is no AUC")
+    return manifest[known].reset_index(drop=True), notes
+
+
 def is_labelled(manifest: pd.DataFrame) -> bool:
     """Whether the images have labels: either all have one, or none has."""
     return bool((manifest["label"] != "").all())
@@ -86,6 +120,8 @@ def class_names(settings: DriftParams, manifest: pd.DataFrame, outputs: int | No
         InputError: a class is named twice or cannot name metrics, a label is not among the classes, or there is
             not one class for each output.
     """
+    if settings.train_run_id:
+        return models.classes_of(settings.train_run_id)
     labels = data_manifest.classes(manifest) if is_labelled(manifest) else []
     names = list(settings.class_names) or labels or [str(k) for k in range(outputs or 0)]
     if len(set(names)) < len(names):
@@ -141,20 +177,13 @@ def measured(
     `thresholds`.
 
     Returns: {} without labels. Only the accuracy of the most probable class if AUCs do not exist, because a class
-        has no image, or if probabilities do not add up to 1, because the models' outputs are sigmoids.
-    Raises: InputError: a finding that all images have, or none.
+        has no image, or if probabilities do not add up to 1, because the models' outputs are sigmoids. Findings
+        that all images have, or none, are left out.
     """
     if not is_labelled(manifest):
         return {}
     if multi_label.columns(manifest):
-        truth = truth_of(manifest, classes)
-        each = {
-            checkpoint: findings.performance(
-                truth, probabilities[name], list(classes), findings.best_thresholds(truth, probabilities[name])
-            )
-            for name, checkpoint in CHECKPOINTS.items()
-        }
-        return {f"{key}_{name}": value for name, values in each.items() for key, value in values.items()}
+        return _measured_findings(manifest, probabilities, classes)
     labels = data_manifest.class_index(manifest["label"], classes)
     found = {}
     for name, checkpoint in CHECKPOINTS.items():
@@ -164,6 +193,33 @@ def measured(
         else:
             values = {"accuracy": float((p.argmax(axis=1) == labels).mean())}
         found |= {f"{metric}_{checkpoint}": value for metric, value in values.items()}
+    return found
+
+
+def _measured_findings(
+    manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> dict[str, float]:
+    truth = truth_of(manifest, classes)
+    both = _told_apart(truth)
+    names = [name for name, known in zip(classes, both, strict=True) if known]
+    found = {}
+    for name, checkpoint in CHECKPOINTS.items() if names else ():
+        p = probabilities[name][:, both]
+        values = findings.performance(truth[:, both], p, names, findings.best_thresholds(truth[:, both], p))
+        found |= {f"{metric}_{checkpoint}": value for metric, value in values.items()}
+    return found
+
+
+def _told_apart(truth: np.ndarray) -> np.ndarray:
+    """Of which findings there are images with and without: bool [findings]."""
+    return (truth == 1).any(axis=0) & (truth == 0).any(axis=0)
+
+
+def thresholds(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """`findings.best_thresholds` on these images, and 0.5 for a finding that all of them have, or none."""
+    found, both = np.full(truth.shape[1], 0.5), _told_apart(truth)
+    if both.any():
+        found[both] = findings.best_thresholds(truth[:, both], probabilities[:, both])
     return found
 
 
@@ -241,10 +297,19 @@ def _doubted_findings(
         "(highest sum of sensitivity and specificity): calls look a little better than they would elsewhere"
     ]
     truth = truth_of(manifest, classes)
+    both = _told_apart(truth)
+    if not both.all():
+        lacking = [name for name, known in zip(classes, both, strict=True) if not known]
+        notes.append(
+            f"all images have {some(lacking)}, or none has: there is no AUC, and it is called from a probability "
+            "of 0.5 on"
+        )
     weights = bootstrap.patient_weights(manifest["patient_id"].to_numpy(), n_boot=500)
     for name in CHECKPOINTS:
         weak = []
         for k, finding in enumerate(classes):
+            if not both[k]:
+                continue
             draws = classification.auc_replicates(truth[:, [k]], probabilities[name][:, [k]], weights)
             if not bootstrap.interval(draws[np.isfinite(draws)], 0.95)[0] > 0.5:
                 weak.append(finding)
@@ -329,7 +394,7 @@ def select(
         p, cuts = probabilities[name], None
         if several:  # in the order of the manifest's columns
             p = p[:, [list(classes).index(finding) for finding in multi_label.names(manifest)]]
-            cuts = findings.best_thresholds(multi_label.truth(manifest), p)
+            cuts = thresholds(multi_label.truth(manifest), p)
         names = multi_label.names(manifest) or list(classes)
         tables[name] = multi_label.by_finding(prediction_table(manifest, p, names, cuts))
     predicted = {"predicted": tables["B"]["predicted"], "predicted_a": tables["A"]["predicted"]}

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cxr import tracking
 from cxr.core import architectures
 from cxr.core.errors import InputError, on_one_line
 from cxr.core.files import require_regular, sha256_file
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
+from cxr.data import manifest as data_manifest
 
 if TYPE_CHECKING:
     import keras
@@ -70,11 +72,28 @@ def files(settings: DriftParams) -> dict[str, str]:
             f"module: {settings.module} is no Python file: give the .py file that defines your layers"
         )
     found = {"A": settings.model_a, "B": settings.model_b}
+    if settings.train_run_id:
+        folder = training(settings.train_run_id).file("checkpoints")
+        found = {name: str(folder / f"{checkpoint}.keras") for name, checkpoint in CHECKPOINTS.items()}
     for name, others in (("A", settings.like_a), ("B", settings.like_b)):
         found |= {f"{name}{number}": path for number, path in enumerate(others, start=2)}
     for name, path in found.items():
         _check_file(name, path)
     return found
+
+
+def training(run_id: str) -> tracking.StoredRun:
+    """The train run whose checkpoints are compared. Raises InputError if it is none, or has not ended."""
+    tracking.connect()
+    run = tracking.stored(run_id)
+    if run.stage != "train" or not run.complete:
+        raise InputError(f"train_run_id: run {run_id} ({run.name}) is no finished train run: name another")
+    return run
+
+
+def classes_of(run_id: str) -> list[str]:
+    """The classes of a train run, in the order of its models' outputs."""
+    return data_manifest.classes(data_manifest.read_manifest(training(run_id).file("manifest.csv")))
 
 
 def _check_file(name: str, path: str) -> None:

@@ -161,7 +161,7 @@ def _open(job: Job, fingerprint: str) -> str:
         name=step.name,
         parent=job.parent,
         tags={"cxr.stage": step.stage, "cxr.fingerprint": fingerprint, **own},
-        params=step.parameters,
+        params=step.params,
     )
     job.tell(began=True, again=bool(lost))
     return run_id

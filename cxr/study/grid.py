@@ -11,6 +11,7 @@ from cxr import tracking
 from cxr.core import execution
 from cxr.core.errors import InputError
 from cxr.core.params import NOTEBOOKS, Params, StudyParams, read_yaml
+from cxr.study import externals
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,19 @@ class Step:
     @property
     def runs_network(self) -> bool:
         """Whether the notebook runs a network, on a GPU if there is one."""
-        return self.stage in ("train", "attribute")
+        return self.stage in ("train", "attribute", "drift")
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """What its run can be told by, before the notebook starts."""
+        return {"external": self.key.rsplit("/", 1)[-1]} if self.stage == "drift" else self.parameters
 
 
 def plan(study: StudyParams) -> list[Step]:
     """The steps of a study, one cell of the grid after the other; every step follows those that it needs."""
     steps: list[Step] = []
     scores: list[str] = []
+    elsewhere = externals.all_parameters(study)
     for architecture in study.architecture:
         for seed in study.seed:
             cell = f"{architecture}/s{seed}"
@@ -64,6 +71,10 @@ def plan(study: StudyParams) -> list[Step]:
                 score = Step(f"score/{cell}/{method}", "score", {"method": method}, (attribute.key,))
                 steps.append(score)
                 scores.append(score.key)
+            for name, parameters in elsewhere.items():
+                external = Step(f"external/{cell}/{name}", externals.STAGE, parameters, (train.key,))
+                steps.append(external)
+                scores.append(external.key)
     steps.append(Step("compare", "compare", {}, tuple(scores)))
     return steps
 
@@ -89,6 +100,12 @@ class Setup:
     def command(self, step: Step, runs: Mapping[str, str]) -> list[str]:
         """The papermill command of a step; `<key>` stands for a run that is not in `runs`."""
         ids = _run_ids(step, runs)
+        if step.stage == externals.STAGE:  # it reads no parameter of a study by itself
+            return execution.command(
+                self.notebooks / f"{step.notebook}.ipynb",
+                self.executed(step),
+                overrides={**step.parameters, **ids},
+            )
         lists = {**self.overrides, **{key: value for key, value in ids.items() if isinstance(value, list)}}
         words = execution.command(
             self.notebooks / f"{step.notebook}.ipynb",
@@ -121,7 +138,8 @@ class Setup:
                 f"{path}: its parameters cell sets {', '.join(unknown)}, which is no parameter of this notebook: "
                 "remove it there"
             )
-        given = {**read_yaml(self.params_file), **self.overrides, **step.parameters, **_run_ids(step, runs)}
+        of_study = {} if step.stage == externals.STAGE else {**read_yaml(self.params_file), **self.overrides}
+        given = {**of_study, **step.parameters, **_run_ids(step, runs)}
         missing = [name for name in given if name in model.model_fields and name not in own]
         if missing:
             raise InputError(
@@ -132,10 +150,12 @@ class Setup:
 
     def fingerprint(self, step: Step, runs: Mapping[str, str], manifest_hash: str) -> str:
         """The fingerprint that the run of a step will have. Raises InputError as `settings` does."""
-        if step.needs:
-            inputs = tracking.upstream(*(runs[key] for key in step.needs))
-        else:
-            inputs = {"manifest": manifest_hash}
+        inputs: dict[str, str] = {}
+        for is_external in (False, True):  # `upstream` takes runs of one stage
+            needs = [runs[key] for key in step.needs if key.startswith("external/") == is_external]
+            inputs |= tracking.upstream(*needs) if needs else {}
+        if not step.needs or step.stage == externals.STAGE:
+            inputs["manifest"] = manifest_hash
         return tracking.fingerprint(step.stage, self.settings(step, runs), inputs, notebooks=self.notebooks)
 
     def executed(self, step: Step) -> Path:
@@ -151,6 +171,9 @@ def _run_ids(step: Step, runs: Mapping[str, str]) -> dict[str, Any]:
     """The parameters of a step that are run ids."""
     ids = [runs.get(key, f"<{key}>") for key in step.needs]
     if step.stage == "compare":
-        return {"score_run_ids": ids}
-    name = {"attribute": "train_run_id", "score": "attribute_run_id"}.get(step.stage)
+        elsewhere = [key.startswith("external/") for key in step.needs]
+        found = {"score_run_ids": [one for one, other in zip(ids, elsewhere, strict=True) if not other]}
+        others = [one for one, other in zip(ids, elsewhere, strict=True) if other]
+        return found | ({"external_run_ids": others} if others else {})
+    name = {"attribute": "train_run_id", "score": "attribute_run_id", "drift": "train_run_id"}.get(step.stage)
     return {name: ids[0]} if name else {}

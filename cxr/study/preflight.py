@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
 from cxr.report.declared import deviations, plan_file
+from cxr.study import externals
 from cxr.study.console import killed, say
 from cxr.study.grid import Setup, Step, plan
 
@@ -33,6 +34,8 @@ def plan_and_check(study: StudyParams, setup: Setup) -> list[Step]:
     ours = study.model_dump()
     for step in steps:
         settings = setup.settings(step, {})
+        if step.stage == externals.STAGE:  # it gets all that is the study's, and reads no parameter file
+            continue
         theirs = settings.model_dump()
         for name in theirs.keys() & ours.keys() - step.parameters.keys() - settings.filters - {"data"}:
             if theirs[name] != ours[name]:

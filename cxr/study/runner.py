@@ -15,16 +15,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr import tracking
-from cxr.core.errors import first_line, without_password
+from cxr.core.errors import InputError, first_line, without_password
 from cxr.core.files import from_here
 from cxr.core.params import StudyParams
-from cxr.study import claims, cluster, following, holding, preflight, results, resuming, shared_files, study_run
+from cxr.study import (
+    claims,
+    cluster,
+    externals,
+    following,
+    holding,
+    preflight,
+    results,
+    resuming,
+    shared_files,
+    study_run,
+)
 from cxr.study import session as sessions
 from cxr.study.console import say
 from cxr.study.grid import Setup, Step
 from cxr.study.session import Session, State
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cxr.data.checks import findings
     from cxr.study.shared_files import Shared
 
@@ -115,6 +128,7 @@ def _session(
     study = pseudonyms.neutral(study)
     if pseudonyms.is_neutral(study.data):  # notebooks get the images by this name, and hold no path
         setup = dataclasses.replace(setup, overrides={**setup.overrides, "data": study.data})
+    steps, elsewhere = _externals(steps, manifest.classes(images))
     return Session(
         study=study,
         setup=setup,
@@ -125,7 +139,43 @@ def _session(
         fresh=fresh,
         other_splits={seed: manifest.with_splits_of(images, study, seed) for seed in others if study.vary_split},
         plan=plan,
+        externals=elsewhere,
     )
+
+
+def _externals(steps: list[Step], classes: list[str]) -> tuple[list[Step], dict[str, pd.DataFrame]]:
+    """The steps, and the manifest of each external set by its name; with pseudonyms where they are asked for.
+
+    Says which classes are left out, or missing. Raises: InputError: a set or its images cannot be read, or it has
+    no class of the study.
+    """
+    from cxr.core.params import DriftParams
+    from cxr.data import loading, manifest, pseudonyms
+    from cxr.pair import images as pair_images
+
+    found: dict[str, pd.DataFrame] = {}
+    stored: dict[str, str] = {}
+    for step in steps:
+        if step.stage != externals.STAGE or (name := step.params["external"]) in found:
+            continue
+        settings = DriftParams.check(step.parameters, where=f"external: {name}")
+        try:
+            found[name], notes = pair_images.find(settings)
+            kept, left = pair_images.of_classes(found[name], classes)
+            loading.check_images(found[name], manifest.data_root(settings))
+        except InputError as error:
+            raise InputError(f"external: {name}: {error}", items=error.items) from None
+        say(f"  external: {name}: {pair_images.in_words(kept)}")
+        for line in (*notes, *left, *filter(None, [pseudonyms.notice(settings)])):
+            say(f"  external: {name}: {line}")
+        stored[name] = pseudonyms.neutral(settings).data
+
+    def with_names(step: Step) -> Step:
+        if step.stage != externals.STAGE:
+            return step
+        return dataclasses.replace(step, parameters={**step.parameters, "data": stored[step.params["external"]]})
+
+    return [with_names(step) for step in steps], found
 
 
 def _print_commands(session: Session, state: State) -> None:

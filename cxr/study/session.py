@@ -14,6 +14,7 @@ from cxr import tracking
 from cxr.core import processes
 from cxr.core.execution import ENVIRONMENT
 from cxr.core.params import StudyParams
+from cxr.study import externals
 from cxr.study.grid import Setup, Step
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Session:
         fresh: run all steps, whether or not they are done.
         other_splits: with `vary_split`, the manifest of every other seed.
         plan: the frozen plan that the study keeps to; None without one.
+        externals: the manifest of each external test set, by its name.
     """
 
     study: StudyParams
@@ -48,6 +50,7 @@ class Session:
     fresh: bool = False
     other_splits: Mapping[int, pd.DataFrame] = field(default_factory=dict)
     plan: Plan | None = None
+    externals: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @cached_property
     def manifest_hash(self) -> str:
@@ -62,15 +65,25 @@ class Session:
 
         return {seed: data_manifest.manifest_hash(manifest) for seed, manifest in self.other_splits.items()}
 
+    @cached_property
+    def _external_hashes(self) -> dict[str, str]:
+        from cxr.data import manifest as data_manifest
+
+        return {name: data_manifest.manifest_hash(manifest) for name, manifest in self.externals.items()}
+
     def manifest_hash_of(self, step: Step) -> str:
-        """The hash of the images and splits that a step is trained on."""
+        """The hash of the images and splits that a step is trained on, or of the external set that it reads."""
+        if step.stage == externals.STAGE:
+            return self._external_hashes[step.params["external"]]
         return self._other_hashes.get(step.parameters.get("seed"), self.manifest_hash)
 
     @cached_property
     def fingerprint(self) -> str:
         """The fingerprint of the study's own run: its settings, its images and its plan."""
-        values = self.study.model_dump(mode="json", exclude={"name", "data", "pseudonymise", "jobs", "plan"})
+        left_out = {"name", "data", "pseudonymise", "jobs", "plan", "external"}
+        values = self.study.model_dump(mode="json", exclude=left_out)
         parts = [values, self.manifest_hash, *([self.plan.sha256] if self.plan else [])]
+        parts += [self._external_hashes] if self.externals else []
         return tracking.sha256(json.dumps(parts, sort_keys=True))
 
     def fingerprint_of(self, step: Step, runs: Mapping[str, str]) -> str:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from cxr import tracking
 from cxr.core.errors import without_password
-from cxr.core.params import StudyParams
+from cxr.core.params import DriftParams, StudyParams
 from cxr.data import manifest as data_manifest
 from cxr.data import pseudonyms
+from cxr.study import externals
 from cxr.study import session as sessions
 from cxr.study.grid import Step
 from cxr.study.session import Session
@@ -60,7 +61,12 @@ def used_by(session: Session, waiting: Sequence[Step]) -> Shared:
     setup = session.setup
     notebooks = sorted({setup.notebooks / f"{step.notebook}.ipynb" for step in waiting})
     images = [*_images(session.study, session.manifest), *pseudonyms.private_files(session.study.data)]
-    files = [setup.params_file, *notebooks, *images, *_weights(session.study.weights)]
+    for step in waiting:
+        if step.stage == externals.STAGE:
+            settings = DriftParams.check(step.parameters, where=step.name)
+            images += [*_images(settings, session.externals[step.params["external"]])]
+            images += pseudonyms.private_files(settings.data)
+    files = list(dict.fromkeys([setup.params_file, *notebooks, *images, *_weights(session.study.weights)]))
     files += [Path(session.study.plan)] if session.study.plan else []
     return Shared(
         host=socket.gethostname(),
@@ -114,7 +120,7 @@ def trouble(shared: Shared) -> str:
         return f"cannot write to {shared.out} ({error.strerror}): allow it, or choose another folder with --out"
 
 
-def _images(study: StudyParams, manifest: pd.DataFrame) -> list[Path]:
+def _images(study: StudyParams | DriftParams, manifest: pd.DataFrame) -> list[Path]:
     """A few of the images, and the table that lists them, if there is one."""
     _, table = data_manifest.source(study)
     root = data_manifest.data_root(study)

@@ -22,6 +22,7 @@ from cxr.tracking.source import NOT_IN_CODE, SHOWING, code_version, contents, sh
 # run, stands in for it, and for pseudonyms. Runs that are read are inputs, however the notebook came by their ids.
 _NOT_IN_FINGERPRINT = frozenset(
     {"name", "data", "pseudonymise", "jobs", "output", "train_run_id", "attribute_run_id", "score_run_ids", "gate"}
+    | {"external_run_ids"}
     | {"model_a", "model_b", "like_a", "like_b", "module"}
 )
 OF_PHANTOM = frozenset({"phantom_images", "phantom_seed", "lesion_contrast", "shortcut"})

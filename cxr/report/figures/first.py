@@ -137,7 +137,7 @@ def _caption(panel: Panel, side: float, *, stacked: bool) -> list[str]:
     texts = (
         "outlined: the strongest 20\N{NO-BREAK SPACE}%",
         f"{panel.architecture}, {METHOD_LABELS[panel.method]}, seed\N{NO-BREAK SPACE}{panel.seed}",
-        f"the median image: {name}, {panel.label}",
+        f"the median image: {name}" + ("" if name.endswith(f": {panel.label}") else f", {panel.label}"),
     )
     letters = int((side if stacked else 3 * side + 0.1) / rows.LETTER)
     return [line for text in texts for line in textwrap.wrap(text, letters, break_on_hyphens=False)]

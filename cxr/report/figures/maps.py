@@ -116,7 +116,7 @@ def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
     wide = (WIDTH - 0.3 - gap * (len(found) - 1)) / len(found)
     for number, region in enumerate(found):
         axis = rows.axis_at(figure, 0.15 + number * (wide + gap), top, wide, tall)
-        axis.set_title(f"inside: {region}", fontsize=FONT, weight="bold", pad=4)
+        axis.set_title(f"inside: {region.replace('_', ' ')}", fontsize=FONT, weight="bold", pad=4)
         cells = summary[summary["region"] == region].set_index(keys)
         reach = cells["energy_before"] + cells["energy_change_ci_high"]
         shares = cells[["area", "energy_before", "energy_after"]].assign(reach=reach)
