@@ -6,7 +6,8 @@ It reads the notebooks that the study's runs logged, and executes none of them; 
 finished runs and has no run of its own, is executed (some seconds). Text and code come from the notebooks as they
 are now. The code has to be the code that the study ran: comments and layout may differ.
 
-`tests/test_examples.py` compares the pages with today's notebooks.
+A page is the record of a run, and names its commit. `tests/test_examples.py` compares it with the notebook of that
+commit: the notebooks may have changed since.
 """
 
 from __future__ import annotations
@@ -71,24 +72,38 @@ def notebook_of(page: str) -> Path:
     return PROJECT / "notebooks" / f"{'4_compare' if page == 'report' else page}.ipynb"
 
 
-def shown_cells(page: str) -> list[NotebookNode]:
-    """The cells of today's notebook that a page shows: all of them, or what readers of the report see."""
-    cells = nbformat.read(notebook_of(page), as_version=4).cells
+def shown_cells(page: str, commit: str = "") -> list[NotebookNode]:
+    """The cells of a notebook that a page shows: all of them, or what readers of the report see.
+
+    Args: commit: whose notebook; "": as it is now. Raises: CalledProcessError: git does not know the commit here.
+    """
+    path = notebook_of(page)
+    if commit:
+        words = ["git", "show", f"{commit}:{path.relative_to(PROJECT).as_posix()}"]
+        text = subprocess.run(words, cwd=PROJECT, capture_output=True, check=True).stdout.decode()
+    else:
+        text = path.read_text(encoding="utf-8")
+    cells = nbformat.reads(text, as_version=4).cells
     return [cell for cell in cells if page != "report" or "hide" not in cell.metadata.get("tags", [])]
 
 
-def texts_of_notebook(page: str) -> dict[str, str]:
+def texts_of_notebook(page: str, commit: str) -> dict[str, str]:
     """Text and code that a page has to show, by the id of the cell. (The report shows no code.)"""
     return {
         cell.id: cell.source.strip()
-        for cell in shown_cells(page)
+        for cell in shown_cells(page, commit)
         if page != "report" or cell.cell_type == "markdown"
     }
 
 
-def texts_of_page(page: str) -> dict[str, str]:
+def commit_of_page(page: str) -> str:
+    """The commit of the code that made what a page shows."""
+    return re.search(r"at commit `([0-9a-f]{7})`", _file(page).read_text(encoding="utf-8"))[1]
+
+
+def texts_of_page(page: str, commit: str) -> dict[str, str]:
     """Text and code that a page shows, by the id of the cell: the counterpart of `texts_of_notebook`."""
-    kinds = {cell.id: cell.cell_type for cell in shown_cells(page)}
+    kinds = {cell.id: cell.cell_type for cell in shown_cells(page, commit)}
     _, *parts = re.split(r"^<!-- cell (\S+) -->$", _file(page).read_text(encoding="utf-8"), flags=re.MULTILINE)
     found = dict(zip(parts[::2], parts[1::2], strict=True))
     if page == "report":
@@ -345,7 +360,7 @@ def index(study: str, executed: Executed) -> str:
         "**Its images are synthetic.** Nothing has to be run to read them.\n\n"
         + "\n".join(lines)
         + f"\n\n`{COMMAND}` writes them from the runs of the study, at commit `{executed.commit}`; "
-        "a test compares them with the notebooks.\n"
+        "a test compares them with the notebooks of that commit. Notebooks may have changed since.\n"
     )
 
 
