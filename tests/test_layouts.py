@@ -412,6 +412,8 @@ def test_parameters(more, match):
     [
         ({"path_template": "{}"}, "path_template: it is for tables"),
         ({"label_separator": "|"}, "label_separator: it is for tables"),
+        ({"only": {"view": ["PA"]}}, "only: it is for tables"),
+        ({"repeated_rows": "any"}, "repeated_rows: it is for tables"),
         ({"label_pattern": "x(y)z"}, "label_pattern: 'x.y.z' finds no label in 64"),
         ({"label_pattern": "xyz"}, "label_pattern: 'xyz' has no group"),
         ({"image_folder": "pictures"}, r"below a folder 'pictures' \(image_folder\) in ill, well"),

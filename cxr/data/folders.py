@@ -66,8 +66,8 @@ def image_rows(root: Path, settings: DataParams) -> list[str]:
 
 def refuse_table_options(root: Path, settings: DataParams) -> None:
     """Raise InputError for parameters that only tables have."""
-    for name in ("path_template", "label_separator"):
-        if getattr(settings, name):
+    for name in ("path_template", "label_separator", "label_columns", "only", "repeated_rows"):
+        if getattr(settings, name) != DataParams.model_fields[name].default:
             raise InputError(f"{name}: it is for tables, but {root} is read as folders of classes: leave it empty")
     groups.refuse(settings, where=str(root))
 

@@ -117,7 +117,7 @@ def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.
 def extra_columns(settings: DataParams) -> pd.DataFrame | None:
     """All other columns of a table (not path, label, patient, split or masks), str, "" for no value.
 
-    The index is the path as in the manifest; all rows of the table are there, in its order. None for folders and
+    The index is the path as in the manifest; all files of the table are there, in its order. None for folders and
     the phantom. Raises InputError like `tables.table_rows` if the table cannot be read.
     """
     _, table = source(settings)
@@ -126,7 +126,8 @@ def extra_columns(settings: DataParams) -> pd.DataFrame | None:
     frame, _ = read_table(table, settings)
     frame = frame[frame["path"].str.strip() != ""]
     paths = file_paths(frame["path"].str.strip(), table, settings)
-    return frame[[name for name in frame if name not in OWN]].set_axis(pd.Index(paths, name="path"))
+    found = frame[[name for name in frame if name not in OWN]].set_axis(pd.Index(paths, name="path"))
+    return found[~found.index.duplicated()]  # of several rows of a file (`repeated_rows`), the first
 
 
 COLUMNS = ("image_id", "path", "label", "patient_id", "split", "sha256")

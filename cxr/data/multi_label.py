@@ -24,7 +24,7 @@ NOT_CALLED = "not called"
 CALLED = "called_"
 """The prefix of the columns of predictions that say whether finding k is called."""
 
-_VALUES = {"1": "1", "1.0": "1", "0": "0", "0.0": "0", "-1": "-1", "-1.0": "-1", "": ""}
+_VALUES = {"1": "1", "1.0": "1", "True": "1", "0": "0", "0.0": "0", "False": "0", "-1": "-1", "-1.0": "-1", "": ""}
 _RULES = {"zero": "0", "one": "1", "ignore": ""}
 
 
@@ -160,10 +160,9 @@ def _from_columns(frame: pd.DataFrame, settings: DataParams, where: str) -> pd.D
                 f"{where}: column {column}: {cells[row]!r} in line {frame.loc[row, 'line']} is no label of a "
                 "finding: write 1 (yes), 0 (no), -1 (uncertain), or nothing"
             )
+        # blanks first: an uncertain label that is to be ignored becomes one
         cells = _ruled(cells.map(_VALUES), "", "blank", settings.blank, column, where)
-        cells = _ruled(
-            cells, "-1", "uncertain", settings.uncertain, column, where
-        )  # "ignore" makes blanks of them
+        cells = _ruled(cells, "-1", "uncertain", settings.uncertain, column, where)
         if finding in found:
             cells = cells.where(found[finding] != "1", "1").where((found[finding] != "") | (cells == "1"), "")
         found[finding] = cells

@@ -43,15 +43,12 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
         if getattr(settings, name):
             raise InputError(f"{name}: it is for folders, but {table} is a table: leave it empty")
     frame, found = read_table(table, settings, labelled=labelled)
-    wanted = (
-        ["path"] + ["label"] * ("label" in frame and labelled) + ["patient_id"] * bool(settings.patient_column)
-    )
-    wanted += ["split"] * ("split" in frame)
+    wanted = ["path"] + ["label"] * (labelled and not settings.label_columns)
+    wanted += ["patient_id"] * bool(settings.patient_column) + ["split"] * ("split" in frame)
+    may_be_blank = "label" if settings.label_map else ""  # a map says what blank labels are
     for name in wanted:
         frame[name] = frame[name].str.strip()
-        blank = (frame[name] == "") & (
-            name != "label" or not settings.label_map
-        )  # a map says what blank labels are
+        blank = (frame[name] == "") & (name != may_be_blank)
         missing = frame.loc[blank, "line"].tolist()
         if missing:
             hint = " (or leave the whole column out)" if name == "split" else ""

@@ -123,7 +123,7 @@ def fit(
     augmented = train[0].ndim == 3 and settings.augmentation != "none"
     augment = augmentation_layers(train[0].shape[1], seed) if augmented else None
     log = EpochLog("" if part else stage, epochs, on_epoch)
-    monitor = MONITORS[stage](settings)
+    monitor = "val_loss" if stage == "transfer" else settings.fine_tune_monitor
     stopping = keras.callbacks.EarlyStopping(
         monitor=monitor,
         mode="max" if monitor == "val_auc" else "min",
@@ -164,14 +164,6 @@ def fit(
     if saver:
         saver.save_end()
     return log.table()
-
-
-MONITORS = {
-    "transfer": lambda settings: "val_loss",
-    "fine_tuning": lambda settings: settings.fine_tune_monitor,
-    "more_training": lambda settings: settings.fine_tune_monitor,
-}
-"""By stage, the measure on the validation images that says which epoch is best."""
 
 
 def best_epoch(history: pd.DataFrame) -> int:
