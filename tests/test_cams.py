@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -327,6 +330,36 @@ def test_every_method_gives_maps_that_depend_on_their_own_image_alone():
         assert maps.shape == (3, *grid) and maps.dtype == np.float32
         assert maps.min() >= 0 and maps.max() > 0
         np.testing.assert_allclose(turned[name][::-1], maps, rtol=1e-2, atol=2e-3 * maps.max(), err_msg=name)
+
+
+def test_a_model_is_compiled_once_for_a_layer_a_score_and_methods(tmp_path, monkeypatch):
+    made, own = [], cams.activations_and_gradients
+    monkeypatch.setattr(cams, "activations_and_gradients", lambda *args: made.append(1) or own(*args))
+    model, images, classes = small_case()
+
+    def maps(n=3, **options):
+        options = {"layer": "conv", "methods": ["layercam"], **options}
+        return explaining.attribute(model, images[:n], classes[:n], **options)["layercam"]
+
+    first = maps()
+    np.testing.assert_allclose(maps(2), first[:2], rtol=1e-4, atol=1e-6 * first.max())
+    assert len(made) == 1
+    maps(layer="last"), maps(score="logit"), maps(methods=["layercam", "gradcam"])
+    assert len(made) == 4
+    model.get_layer("logits").kernel.assign(-model.get_layer("logits").kernel)
+    assert np.abs(maps() - first).max() > 0.1 * first.max() and len(made) == 4  # of the weights as they are now
+    model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").count_params() == model.count_params()
+
+
+def test_what_is_compiled_keeps_no_model_alive():
+    model, images, classes = small_case()
+    explaining.attribute(model, images, classes, layer="conv", methods=["layercam"])
+    kept = weakref.ref(model)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    assert kept() is None
 
 
 def test_scorecam_step_by_step():

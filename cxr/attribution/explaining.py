@@ -29,6 +29,8 @@ from cxr.models import build, targets
 
 Key = TypeVar("Key", bound=Hashable)
 
+_KEPT = "__cxr_explainers__"
+"""The attribute of a model with what was compiled for it. Keras neither tracks nor saves it."""
 _MODULES = {"cams": cams, "perturbing": perturbing, "attention": attention}
 
 
@@ -49,6 +51,9 @@ def attribute(
     label: str = "",
 ) -> dict[str, np.ndarray]:
     """Raw attribution maps of one checkpoint.
+
+    What is compiled for a model, layer, score and set of methods is kept with the model: a second call only
+    computes, also after the weights have changed.
 
     Args:
         model: a flat classifier as `cxr.models.build` makes it (its logits in a layer named `logits`).
@@ -198,6 +203,15 @@ def _explainer(model: keras.Model, layer: str, methods: Sequence[str], score: st
     if unknown:
         raise InputError(f"method: unknown {', '.join(unknown)}: use {', '.join(TABLE)}")
     layer = targets.target_layer(model, layer)
+    kept = vars(model).setdefault(_KEPT, {})  # not a global: it goes with the model
+    key = (layer, tuple(methods), score)
+    if key not in kept:
+        kept[key] = _made(model, layer, methods, score)
+    return kept[key]
+
+
+def _made(model: keras.Model, layer: str, methods: Sequence[str], score: str):
+    """A new `_explainer`. Args: layer: its name in the model."""
     all_cams = cams_of(methods)
     compute = cams.activations_and_gradients(model, [(layer, score)]) if all_cams else None
     others = {name: function_of(name)(model, layer, score) for name in methods if name not in all_cams}
