@@ -461,7 +461,7 @@ def test_html_in_names_is_escaped_and_a_terminal_obeys_no_name(tmp_path):
     bars = pd.DataFrame([{"variable": evil, **judged, f"AUC {evil}": 0.5, "AUC b": 0.5}])
     report = checks_findings.Report(
         *(evil, evil, True, [finding, checks_findings.Finding("metadata", "warning", evil, bars)]),
-        *(pd.DataFrame({"class": [evil], "train images": [1]}), 1, 0.1),
+        *(pd.DataFrame({"class": [evil], "train images": [1]}), evil, 1, 1, 0.1),
     )
     page = checks_page.page(report)
     assert "<script" not in page and "\x1b" not in page and "&lt;script&gt;" in page

@@ -13,6 +13,7 @@ from test_layouts import params, put, whole_patients
 from cxr.core.errors import InputError
 from cxr.core.params import DataParams
 from cxr.data import multi_label
+from cxr.data.checks import checklist, page
 from cxr.data.manifest import build_manifest, classes, read_manifest, write_manifest
 from cxr.data.phantom import cases, rendering
 
@@ -401,6 +402,15 @@ def test_rows_of_one_file_are_joined_by_their_votes(files):
 
 
 # --- the phantom ----------------------------------------------------------------------------------------------
+
+
+def test_cxr_check_counts_images_once_and_findings_each(table):
+    report = checklist.run(settings(table), full=True)
+    assert (report.images, report.patients, report.classes) == (60, 60, "with 2 findings")
+    counts = report.counts.set_index("class").filter(like=" images").sum(axis=1)
+    assert counts.to_dict() == {"a": 40, "b": 20, multi_label.NONE: 20}
+    assert "60 images of 60 patients with 2 findings" in page.lines(report)
+    assert not report.of("error")
 
 
 def test_the_phantom_draws_the_findings_of_each_patient():

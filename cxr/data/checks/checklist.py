@@ -59,8 +59,12 @@ def run(settings: StudyParams | DataParams, *, full: bool = False, manifest: pd.
             found += varied_splits(manifest, settings)
     order = ("error", "warning", "note")
     found.sort(key=lambda finding: order.index(finding.severity))
-    patients = 0 if manifest is None else manifest["patient_id"].nunique()
-    return Report(settings.name, settings.data, full, found, counts, patients, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    if manifest is None:
+        return Report(settings.name, settings.data, full, found, counts, "", 0, 0, seconds)
+    what = "with {} findings" if multi_label.columns(manifest) else "in {} classes"
+    classes, patients = what.format(len(data_manifest.classes(manifest))), manifest["patient_id"].nunique()
+    return Report(settings.name, settings.data, full, found, counts, classes, len(manifest), patients, seconds)
 
 
 def _manifest(settings: DataParams) -> tuple[pd.DataFrame | None, list[Finding]]:

@@ -33,13 +33,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, errors first. `counts`: patients and images by class and split; `patients`: their number."""
+    """All findings, errors first. `counts`: patients and images by class and split (an image with several findings
+    counts for each); `classes`: what they are, such as "in 5 classes"; `images`, `patients`: their numbers."""
 
     name: str
     source: str
     full: bool
     findings: list[Finding]
     counts: pd.DataFrame
+    classes: str
+    images: int
     patients: int
     seconds: float
 

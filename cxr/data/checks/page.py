@@ -77,9 +77,8 @@ def _looked_at(report: Report) -> str:
     how = "every pixel decoded" if report.full else "by their headers; --full decodes every pixel"
     if report.counts.empty:
         return f"{report.source}, checked up to the splits only"
-    images = int(report.counts.filter(like=" images").to_numpy().sum())
     return (
-        f"{images} images of {report.patients} patients in {len(report.counts)} classes, {report.source}, {how}; "
+        f"{report.images} images of {report.patients} patients {report.classes}, {report.source}, {how}; "
         f"{report.seconds:.1f} s"
     )
 
