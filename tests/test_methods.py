@@ -108,5 +108,14 @@ def test_methods_are_written_from_the_parameters():
     for words in ("classes weighted", "backbone in mixed_float16", "compiled with XLA", "without deterministic"):
         assert words in text(**used) and words not in plain
     assert "by 2 devices" in text(devices="2")
+    findings = {"task": "multi_label", "uncertain": "ignore", "blank": "zero", "class_weights": "True"}
+    several = text(data="t.csv", only="{'view': ['PA']}", **findings)
+    assert "an image can have several findings; uncertain labels are left out, blank ones counted as 0" in several
+    assert "only rows with" in several and "a sigmoid for each finding" in several and "softmax" not in several
+    assert "of each finding that an image has at" in several
+    assert "on the findings of the test images that both checkpoints call." in several
+    assert "images with and without a finding weighted to count the same in the loss" in several
+    assert "each patient has each of four with a chance of 35 %" in text(**findings)
+    assert "highest macro AUC on the validation images" in text(fine_tune_monitor="val_auc")
     assert "images of ``` a``[b](c) ```" in text(data="a``[b](c)")
     assert "images of `xrays`" in text(data="xrays") and "all up to `pool3` frozen" in text(fine_tune_from="pool3")

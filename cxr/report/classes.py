@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.metrics import regions
-from cxr.metrics.metric_table import sign_of_stability
+from cxr.metrics.metric_table import METRICS, sign_of_stability
 from cxr.report.evidence import CELL, Evidence, over_drift, primary_scores
 from cxr.report.judgement import OPEN
 from cxr.report.questions import DISEASE, NO, YES
@@ -33,17 +33,18 @@ def of_study(evidence: Evidence, scores: pd.DataFrame, *, n_boot: int = 2000) ->
         evidence: of the same study.
         scores: per-image rows of all cells (`cxr.report.comparison.score_table`).
 
-    Returns: architecture, method, class; n_images (over all seeds, with a value of the metric), n_patients;
-        drift, drift_ci_low, drift_ci_high: the primary metric of the class, in the form that verdicts test, which
-        corrects it by two patients of this class; moved: whether it is further from identical maps than the margin
-        ("yes", "no", "cannot tell", `FAILS`, `FEW`), with p_moved after Holm's correction over all rows that are
-        tested; beyond_null, p_beyond_null: the same for "further than as many epochs again move it" (`OPEN` and
-        NaN where the null was not trained). Where masks of lesions are known: lesion_area, lesion_energy_before,
-        lesion_energy_after (means over images), and the same of other_lesions (those of the image's other
-        findings).
+    Returns: architecture, method, class; n_images (over all seeds, with a value of it), n_patients; drift,
+        drift_ci_low, drift_ci_high: the primary metric of the class, in the form that verdicts test, corrected
+        by two patients of this class (no interval with fewer than `FEW_PATIENTS`); moved: whether it is further
+        from identical maps than the margin ("yes", "no", "cannot tell", `FAILS`, `FEW`), with p_moved after Holm's
+        correction over all rows that are tested; beyond_null, p_beyond_null: the same for "further than as many
+        epochs again move it" (`OPEN` and NaN where the null was not trained). Where masks of lesions are known:
+        lesion_area, lesion_energy_before, lesion_energy_after (means over images), and the same of other_lesions
+        (those of the image's other findings).
     """
     metric, margins = evidence.metric, evidence.margins
     sign = sign_of_stability(metric)
+    most = 1 if evidence.corrected else METRICS[metric].bounds[1]
     null = (1.0 if sign > 0 else 0.0) - sign * margins.overlap
     options = {"n_boot": n_boot, "level": margins.level}
     rows, moved, beyond = [], [], []
@@ -54,8 +55,10 @@ def of_study(evidence: Evidence, scores: pd.DataFrame, *, n_boot: int = 2000) ->
             found = contrasts.contrast(primary, {cell: 1})
             row = {**dict(zip(CELL, cell, strict=True)), "class": label}
             row |= {"n_images": len(part), "n_patients": part["patient_id"].nunique()}
-            row |= {"drift": found.value, "drift_ci_low": found.low, "drift_ci_high": found.high}
-            why = FAILS if cell in evidence.unsound else FEW if row["n_patients"] < FEW_PATIENTS else ""
+            few = row["n_patients"] < FEW_PATIENTS
+            ends = (np.nan, np.nan) if few else np.clip((found.low, found.high), None, most)
+            row |= {"drift": found.value, "drift_ci_low": ends[0], "drift_ci_high": ends[1]}
+            why = FAILS if cell in evidence.unsound else FEW if few else ""
             rows.append(row | {"untested": why} | _lesions(part))
             away = ("less", "greater") if sign > 0 else ("greater", "less")
             moved.append(_sides(found, null, away))

@@ -26,9 +26,18 @@ _WEIGHTS = {
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def _scored(settings: Mapping[str, str]) -> str:
+def _several(train: Mapping[str, str]) -> bool:
+    """Whether an image can have several findings. `train`: parameters of a train run."""
+    return train.get("task") == "multi_label"
+
+
+def _scored(settings: Mapping[str, str], *, several: bool) -> str:
     """Which images are scored, in words. `settings`: of an attribute run: attribute_split, images."""
     split = f"{_SPLITS[settings['attribute_split']]} images"
+    if several and settings["images"] == "correct":
+        return f"the findings of the {split} that both checkpoints call"
+    if several:
+        return f"all findings of the {split}"
     return (
         f"the {split} that both checkpoints classify correctly"
         if settings["images"] == "correct"
@@ -48,9 +57,10 @@ def covered(study: Study, *, url: str) -> str:
         runs["seed"].nunique(),
         vary_split=study.training_params.get("vary_split") == "True",
     )
+    images = _scored(study.attribution, several=_several(study.training_params))
     return (
         f"**Covered:** {', '.join(counts)}, at {code(one['target_layer'])} (grids "
-        f"{', '.join(sorted(set(runs['grid'])))}), on {_scored(study.attribution)} ({one['image_size']} px); "
+        f"{', '.join(sorted(set(runs['grid'])))}), on {images} ({one['image_size']} px); "
         f"weights before transfer: {code(one['weights'])}. [This comparison in MLflow]({url}).\n\n{holds}"
     )
 
@@ -67,11 +77,12 @@ def of_study(study: Study, settings: CompareParams) -> str:
     )
 
 
-def _networks(names: list[str], weights: str, dropout: str) -> str:
+def _networks(names: list[str], weights: str, dropout: str, *, several: bool) -> str:
     """Names of the networks, with their weights and heads; a user's function may bring its own."""
     ours = [name for name in names if not architectures.is_entry_point(name)]
     theirs = [code(name) for name in names if architectures.is_entry_point(name)]
-    head = f"a new head (global average pooling, dropout {dropout}, softmax)"
+    end = "a sigmoid for each finding" if several else "softmax"
+    head = f"a new head (global average pooling, dropout {dropout}, {end})"
     parts = [f"{', '.join(ours)}, weights {weights}, {head}"] if ours else []
     if theirs:
         parts.append(f"{', '.join(theirs)}, with its own weights, and its own head or else {head}")
@@ -112,7 +123,7 @@ def methods_text(
         "Data": f"{_images(one)}; {one['image_size']} px, grey, resized to a square. Splits are {made}: "
         f"{counted}{whose}. {splits}",
         "Networks": _training(train),
-        "Attribution": _attribution(score),
+        "Attribution": _attribution(score, several=_several(one)),
         "Drift": _drift(one, score, compare, n_seeds=n_seeds),
         "Inference": _inference(compare, n_seeds=n_seeds, varies=varies),
         "Software": ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
@@ -127,7 +138,7 @@ def _images(train: Mapping[str, str]) -> str:
         f"{train['phantom_images']} procedurally drawn radiographs (seed {train['phantom_seed']}, lesion contrast "
         f"{train['lesion_contrast']}); nothing in them is measured from patients"
     )
-    if train.get("task") == "multi_label":
+    if _several(train):
         text += ". An image can have several findings: each patient has each of four with a chance of 35 %"
     if train["shortcut"] != "none":
         text += (
@@ -140,7 +151,7 @@ def _images(train: Mapping[str, str]) -> str:
 def _left_out(train: Mapping[str, str]) -> str:
     """What the parameters leave out of the data, or join."""
     parts = []
-    if train.get("task") == "multi_label":
+    if _several(train):
         rules = {"refuse": "refused", "zero": "counted as 0", "one": "counted as 1", "ignore": "left out"}
         parts.append(
             "an image can have several findings; uncertain labels are "
@@ -172,7 +183,8 @@ def _training(train: Sequence[Mapping[str, str]]) -> str:
     by_auc = ", and fine-tuning the one with the highest macro AUC on the validation images" if kept_by_auc else ""
     norm = "in inference mode" if one["batchnorm"] == "inference" else "with the statistics of the batches"
     return (
-        f"{_networks(names, weights, one['dropout'])}. Stage 1 (transfer) trains the head on the frozen backbone, "
+        f"{_networks(names, weights, one['dropout'], several=_several(one))}. "
+        "Stage 1 (transfer) trains the head on the frozen backbone, "
         f"for at most {one['transfer_epochs']} epochs at a learning rate of {one['transfer_learning_rate']} "
         f"({one['optimizer']}, patience {one['transfer_patience']}). Stage 2 (fine-tuning) continues from it for "
         f"at most {one['fine_tune_epochs']} epochs at {one['fine_tune_learning_rate']}, with {trained} and "
@@ -185,7 +197,11 @@ def _options(train: Mapping[str, str]) -> str:
     """Options of training that differ from what is usual."""
     parts = []
     if train.get("class_weights") == "True":
-        parts.append("classes weighted in the loss by the inverse of their number of images")
+        parts.append(
+            "images with and without a finding weighted to count the same in the loss"
+            if _several(train)
+            else "classes weighted in the loss by the inverse of their number of images"
+        )
     if train.get("precision", "float32") != "float32":
         parts.append(f"the backbone in {train['precision']}")
     if train.get("xla") == "True":
@@ -197,11 +213,14 @@ def _options(train: Mapping[str, str]) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-def _attribution(score: Mapping[str, str]) -> str:
-    explained = "true class" if score["explain"] == "true" else "class that the checkpoint after predicts"
+def _attribution(score: Mapping[str, str], *, several: bool) -> str:
+    explained = "the true class" if score["explain"] == "true" else "the class that the checkpoint after predicts"
+    if several:
+        explained = "each finding that an image has"
     return (
-        f"Maps explain the {SCORE_LABELS[score['score']]} of the {explained} at {code(score['target_layer'])}, "
-        f"of both checkpoints, on {_scored(score)}. Raw maps are scaled to [0, 1], enlarged bilinearly to "
+        f"Maps explain the {SCORE_LABELS[score['score']]} of {explained} at {code(score['target_layer'])}, "
+        f"of both checkpoints, on {_scored(score, several=several)}. "
+        "Raw maps are scaled to [0, 1], enlarged bilinearly to "
         "the image's size and compared there. A map without any range (above all, a map of zeros) is empty: it "
         "is counted, never scored."
     )
