@@ -46,6 +46,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.6g}%"
 
 
+def span(values: pd.Series) -> str:
+    """The lowest and the highest value with two digits, "0.20 to 0.35"; once if they are the same."""
+    low, high = (f"{value:.2f}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table of results as text for people.
 

@@ -34,8 +34,7 @@ class Dataset:
     manifest : one row an image (see `cxr.data.manifest`), sorted by image_id, with a RangeIndex.
     classes : the names of the classes, or of the findings, sorted; a class' position in this list is its number.
     labels : the number of each image's class, int32 [n], in the order of the manifest. If an image can have
-    several
-        findings, which of them it has: float32 [n, findings], 1 or 0, NaN where it is not known.
+        several findings, which of them it has: float32 [n, findings], 1 or 0, NaN where it is not known.
     root : the absolute folder that paths in the manifest are relative to, as `cxr.data.manifest.data_root` has it.
     manifest_hash : sha256 (hex) of the manifest, which identifies every image, label and split.
     """

@@ -18,7 +18,6 @@ from cxr.core.errors import InputError, close_to, some
 from cxr.core.params import DataParams
 from cxr.data import groups, multi_label
 from cxr.data.labels import assign_classes, identities, image_ids, normalised
-from cxr.data.multi_label import assign_findings
 from cxr.data.walk import is_hidden
 
 MASKS = ("lesion_mask", "lung_mask")
@@ -55,7 +54,7 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
             raise InputError(f"{table}: no {found[name]} in line {some(missing)}: fill it in{hint}", items=missing)
     others = [name for name in frame if name not in OWN]
     if labelled:
-        assign = assign_findings if settings.task == "multi_label" else assign_classes
+        assign = multi_label.assign_findings if settings.task == "multi_label" else assign_classes
         frame = assign(frame, settings, where=str(table))
         frame = frame.join(groups.of_table(frame, settings, among=others, where=str(table)))
     else:

@@ -16,6 +16,7 @@ import pandas as pd
 from cxr import tracking
 from cxr.attribution import maps
 from cxr.core.errors import InputError
+from cxr.data import multi_label
 from cxr.metrics import map_grids, regions
 from cxr.metrics.metric_table import METRICS
 from cxr.metrics.multiverse import QS
@@ -67,8 +68,8 @@ def held(run_id: str) -> frozenset[str]:
 
 @lru_cache(maxsize=128)
 def table_of(run_id: str, name: str) -> pd.DataFrame:
-    """A table of a run, by image_id."""
-    return tracking.stored(run_id).table(name).set_index("image_id")
+    """A table of a run, by image_id; predictions by finding where an image can have several."""
+    return multi_label.by_finding(tracking.stored(run_id).table(name)).set_index("image_id")
 
 
 @lru_cache(maxsize=64)

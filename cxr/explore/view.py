@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from cxr.data import multi_label
 from cxr.explore import runs
 from cxr.metrics import map_features, regions, similarity
 from cxr.metrics.map_features import Features
@@ -223,8 +222,7 @@ def _located(table: pd.DataFrame, image_id: str) -> pd.DataFrame:
 def _predictions(train_run: str, classes: tuple[str, ...], image_id: str) -> pd.DataFrame:
     found = {"class": classes}
     for checkpoint in ("before", "after"):
-        table = runs.table_of(train_run, f"predictions_{checkpoint}.parquet")
-        row = multi_label.by_finding(table.reset_index()).set_index("image_id").loc[image_id]
+        row = runs.table_of(train_run, f"predictions_{checkpoint}.parquet").loc[image_id]
         found[checkpoint] = [float(row[f"p_{k}"]) for k in range(len(classes))]
     return pd.DataFrame(found)
 

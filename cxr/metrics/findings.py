@@ -105,8 +105,7 @@ def confusion(truth: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarr
 
 
 def reliability(truth: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> pd.DataFrame:
-    """The reliability diagram's table over all known labels: probability of a finding against how often it is
-    there.
+    """The reliability diagram's table over all known labels: probability of a finding against its frequency.
 
     Returns what `classification.reliability` does; `accuracy` is the share of labels that are 1.
     """

@@ -47,7 +47,7 @@ def start(settings: DriftParams, manifest: pd.DataFrame) -> tracking.Run:
             **({"module": models.sha256(settings.module)} if settings.module else {}),
         },
         params={
-            "architecture": cell(settings)["architecture"],
+            "architecture": train.params["architecture"] if train else models.label(files),
             **({"train_run": train.run_id, "train_seed": train.params["seed"]} if train else {}),
             **{f"checkpoint_sha256_{checkpoint}": hashes[name] for name, checkpoint in CHECKPOINTS.items()},
         },

@@ -290,8 +290,7 @@ def doubts(manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], clas
 def _doubted_findings(
     manifest: pd.DataFrame, probabilities: Mapping[str, np.ndarray], classes: Sequence[str]
 ) -> list[str]:
-    """Notes on the calls, and on findings that a model does not recognise (the interval of its AUC reaches
-    0.5)."""
+    """Notes on the calls, and on findings that a model does not recognise: the interval of the AUC reaches 0.5."""
     notes = [
         "a finding counts as called from the probability on that is best for each model on these very images "
         "(highest sum of sensitivity and specificity): calls look a little better than they would elsewhere"

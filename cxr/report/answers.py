@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.attribution.maps import MapSet
-from cxr.core.tables import percent
+from cxr.core.tables import percent, span
 from cxr.metrics.similarity import compare_maps
 from cxr.report import comparison
 from cxr.report.comparison import CELL, LOCATED
@@ -263,8 +263,8 @@ def sentence(found: Answers) -> str:
         )
     else:
         text = (
-            f"Maps of images whose answer changed (fixed or broken) overlap by {_span(known['overlap_changed'])}, "
-            f"those of images that stay right by {_span(known['overlap_kept'])}. "
+            f"Maps of images whose answer changed (fixed or broken) overlap by {span(known['overlap_changed'])}, "
+            f"those of images that stay right by {span(known['overlap_kept'])}. "
         )
         shown = (known["p_holm"] < 1 - found.level) & (known["difference"] < 0)
         other = (known["p_holm"] < 1 - found.level) & (known["difference"] > 0)
@@ -274,12 +274,6 @@ def sentence(found: Answers) -> str:
         )
     above, below = (rows["spearman_ci_low"] > 0).sum(), (rows["spearman_ci_high"] < 0).sum()
     return (
-        f"{text} Drift and the change of the log-odds correlate at {_span(rows['spearman'])} (Spearman); the "
+        f"{text} Drift and the change of the log-odds correlate at {span(rows['spearman'])} (Spearman); the "
         f"interval lies above 0 in {above} of {len(rows)} cells, and below 0 in {below}."
     )
-
-
-def _span(values: pd.Series) -> str:
-    """A value, or the range of several."""
-    low, high = (f"{end:.2f}" for end in (values.min(), values.max()))
-    return low if low == high else f"{low} to {high}"

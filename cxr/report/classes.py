@@ -1,5 +1,4 @@
-"""Class by class, or finding by finding: did its evidence move, and further than more of the same training moves
-it?
+"""Class by class, or finding by finding: did its evidence move, and further than the same training again?
 
 The questions of the study (`cxr.report.questions`) are about all images. Here each class is asked for itself, and
 Holm's correction is over all classes and cells together.

@@ -11,6 +11,7 @@ import pandas as pd
 
 from cxr import tracking
 from cxr.core.errors import InputError
+from cxr.core.tables import span
 from cxr.report import comparison
 
 OWN = "test"
@@ -83,20 +84,12 @@ def sentence(table: pd.DataFrame) -> str:
         return "Not asked: the study names no test set from elsewhere (`external`)."
     own, text = table[table["set"] == OWN], []
     for name, rows in table[table["set"] != OWN].groupby("set", sort=False):
-        aucs = _span(rows["auc_macro_after"])
-        auc = (
-            f"macro AUC after fine-tuning is {aucs} ({_span(own['auc_macro_after'])} on the study's own test set)"
-        )
+        aucs = span(rows["auc_macro_after"])
+        auc = f"macro AUC after fine-tuning is {aucs} ({span(own['auc_macro_after'])} on the study's own test set)"
         if rows["auc_macro_after"].isna().all():
             auc = "there is no macro AUC, as a class has no image"
         text.append(
-            f"On {name} ({rows['n_patients'].max()} patients), {auc}. The drift is {_span(rows['drift'])} "
-            f"({_span(own['drift'])} on the study's own)."
+            f"On {name} ({rows['n_patients'].max()} patients), {auc}. The drift is {span(rows['drift'])} "
+            f"({span(own['drift'])} on the study's own)."
         )
     return " ".join(text)
-
-
-def _span(values: pd.Series) -> str:
-    """The lowest and the highest value, or the one."""
-    low, high = values.min(), values.max()
-    return f"{low:.2f}" if round(low, 2) == round(high, 2) else f"{low:.2f} to {high:.2f}"

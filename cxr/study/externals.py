@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from cxr.core.params import DataParams, DriftParams, StudyParams
 STAGE = "drift"
 _SAME = ("method", "target_layer", "explain", "score", "images", "baseline_draws", "n_boot", "level")
 _SAME += ("map_check_images", "image_size", "lesion_contrast")
-_LEFT_OUT = frozenset({"name", "groups", "bands", "image_size", *_SAME})
+_LEFT_OUT = frozenset({"groups", "bands"})  # only a study compares groups
 
 
 def parameters(study: StudyParams, name: str) -> dict[str, Any]:
@@ -34,9 +33,9 @@ def parameters(study: StudyParams, name: str) -> dict[str, Any]:
     own["data"] = str(Path(own["data"]).expanduser().absolute())
     shared = {key: getattr(study, key) for key in _SAME}
     given = {
-        "name": study.name,
         **own,
         **shared,
+        "name": study.name,
         "task": study.task,
         "batch_size": study.attribute_batch_size,
         "preprocessing": "none",  # a checkpoint of a study begins with its own
@@ -44,8 +43,3 @@ def parameters(study: StudyParams, name: str) -> dict[str, Any]:
         "shortcut": "none",
     }
     return DriftParams.check(given, where=f"external: {name}").model_dump(mode="json", exclude_defaults=True)
-
-
-def all_parameters(study: StudyParams) -> Mapping[str, dict[str, Any]]:
-    """`parameters` of each external set, by its name."""
-    return {name: parameters(study, name) for name in study.external}

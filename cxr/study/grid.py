@@ -13,6 +13,8 @@ from cxr.core.errors import InputError
 from cxr.core.params import NOTEBOOKS, Params, StudyParams, read_yaml
 from cxr.study import externals
 
+_EXTERNAL = "external/"  # start of the keys of comparisons on external sets
+
 
 @dataclass(frozen=True)
 class Step:
@@ -48,19 +50,21 @@ class Step:
     @property
     def runs_network(self) -> bool:
         """Whether the notebook runs a network, on a GPU if there is one."""
-        return self.stage in ("train", "attribute", "drift")
+        return self.stage in ("train", "attribute", externals.STAGE)
 
     @property
     def params(self) -> Mapping[str, Any]:
         """What its run can be told by, before the notebook starts."""
-        return {"external": self.key.rsplit("/", 1)[-1]} if self.stage == "drift" else self.parameters
+        if self.stage == externals.STAGE:
+            return {"external": self.key.rsplit("/", 1)[-1]}
+        return self.parameters
 
 
 def plan(study: StudyParams) -> list[Step]:
     """The steps of a study, one cell of the grid after the other; every step follows those that it needs."""
     steps: list[Step] = []
-    scores: list[str] = []
-    elsewhere = externals.all_parameters(study)
+    compared: list[str] = []
+    elsewhere = {name: externals.parameters(study, name) for name in study.external}
     for architecture in study.architecture:
         for seed in study.seed:
             cell = f"{architecture}/s{seed}"
@@ -70,12 +74,12 @@ def plan(study: StudyParams) -> list[Step]:
             for method in study.method:
                 score = Step(f"score/{cell}/{method}", "score", {"method": method}, (attribute.key,))
                 steps.append(score)
-                scores.append(score.key)
+                compared.append(score.key)
             for name, parameters in elsewhere.items():
-                external = Step(f"external/{cell}/{name}", externals.STAGE, parameters, (train.key,))
+                external = Step(f"{_EXTERNAL}{cell}/{name}", externals.STAGE, parameters, (train.key,))
                 steps.append(external)
-                scores.append(external.key)
-    steps.append(Step("compare", "compare", {}, tuple(scores)))
+                compared.append(external.key)
+    steps.append(Step("compare", "compare", {}, tuple(compared)))
     return steps
 
 
@@ -151,9 +155,8 @@ class Setup:
     def fingerprint(self, step: Step, runs: Mapping[str, str], manifest_hash: str) -> str:
         """The fingerprint that the run of a step will have. Raises InputError as `settings` does."""
         inputs: dict[str, str] = {}
-        for is_external in (False, True):  # `upstream` takes runs of one stage
-            needs = [runs[key] for key in step.needs if key.startswith("external/") == is_external]
-            inputs |= tracking.upstream(*needs) if needs else {}
+        for needs in _of_one_stage(step):
+            inputs |= tracking.upstream(*(runs[key] for key in needs)) if needs else {}
         if not step.needs or step.stage == externals.STAGE:
             inputs["manifest"] = manifest_hash
         return tracking.fingerprint(step.stage, self.settings(step, runs), inputs, notebooks=self.notebooks)
@@ -169,11 +172,14 @@ class Setup:
 
 def _run_ids(step: Step, runs: Mapping[str, str]) -> dict[str, Any]:
     """The parameters of a step that are run ids."""
-    ids = [runs.get(key, f"<{key}>") for key in step.needs]
+    own, elsewhere = ([runs.get(key, f"<{key}>") for key in keys] for keys in _of_one_stage(step))
     if step.stage == "compare":
-        elsewhere = [key.startswith("external/") for key in step.needs]
-        found = {"score_run_ids": [one for one, other in zip(ids, elsewhere, strict=True) if not other]}
-        others = [one for one, other in zip(ids, elsewhere, strict=True) if other]
-        return found | ({"external_run_ids": others} if others else {})
-    name = {"attribute": "train_run_id", "score": "attribute_run_id", "drift": "train_run_id"}.get(step.stage)
-    return {name: ids[0]} if name else {}
+        return {"score_run_ids": own} | ({"external_run_ids": elsewhere} if elsewhere else {})
+    names = {"attribute": "train_run_id", "score": "attribute_run_id", externals.STAGE: "train_run_id"}
+    return {names[step.stage]: own[0]} if step.stage in names else {}
+
+
+def _of_one_stage(step: Step) -> tuple[list[str], list[str]]:
+    """The keys that a step needs, all of one stage; and those of comparisons on external sets."""
+    elsewhere = [key for key in step.needs if key.startswith(_EXTERNAL)]
+    return [key for key in step.needs if key not in elsewhere], elsewhere

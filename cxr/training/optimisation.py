@@ -125,8 +125,7 @@ def _known(y_true: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def finding_weights(labels: np.ndarray) -> np.ndarray:
-    """Weights with which images with and without a finding count the same, and 1 on average: float32 [2,
-    findings].
+    """Weights with which images with and without a finding count the same: float32 [2, findings], 1 on average.
 
     n / (2 n_without) and n / (2 n_with), by finding, over the n images of which it is known (as scikit-learn's
     "balanced" weights of two classes). Args: labels: float [n, findings], NaN where not known.

@@ -50,10 +50,10 @@ class StageResult:
         probabilities: float32 [n, n_classes] of all images, in the order of the manifest.
         predictions: the same as a table (`cxr.training.stages.prediction_table`).
         performance: measures on the test set (`cxr.metrics.classification.performance`, or that of
-            `cxr.metrics.findings`). With a shortcut also
-            `auc_macro_random_markers`: the AUC on the same images with markers that say nothing about the class.
-        reliability: of the probabilities on the test set (`cxr.metrics.classification.reliability`, or
-        `findings`).
+            `cxr.metrics.findings`). With a shortcut also `auc_macro_random_markers`: the AUC on the same images
+            with markers that say nothing about the class.
+        reliability: of the probabilities on the test set (`cxr.metrics.classification.reliability`, or that of
+            `cxr.metrics.findings`).
         confusion: int [n_classes, n_classes] on the test set; rows are the true classes. With several findings an
             image: int [findings, 2, 2] (`cxr.metrics.findings.confusion`).
         seconds: that the stage took, those before an interruption included.

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cxr.core.tables import span
 from cxr.report.figures import rows
 from cxr.report.figures.areas import outline
 from cxr.report.figures.output import PaletteFigure
@@ -79,20 +80,14 @@ def _message(groups: dict[str, pd.DataFrame]) -> tuple[str, str]:
     name, cells = next(iter(groups.items()))
     if cells["overlap_median"].isna().all():
         return "Every pair of maps has an empty map: there is no overlap before and after fine-tuning", ""
-    overlap = _range(cells["overlap_median"])
+    overlap = span(cells["overlap_median"])
     beside = [
-        f"{BASELINES[key][0]}: {_range(cells[f'overlap_{key}_median'])}"
+        f"{BASELINES[key][0]}: {span(cells[f'overlap_{key}_median'])}"
         for key in rows.known(cells, "overlap", _MARKS)
     ]
     if name == "no":
         return f"No maps pass their checks (overlap before and after fine-tuning: {overlap})", "; ".join(beside)
     return f"Before and after fine-tuning, the strongest 20 % overlap by {overlap}", "; ".join(beside)
-
-
-def _range(values: pd.Series) -> str:
-    """The lowest and the highest value, as text."""
-    low, high = (f"{value:.2f}" for value in (values.min(), values.max()))
-    return low if low == high else f"{low} to {high}"
 
 
 def _images(figure: Figure, panel: Panel, top: float, side: float, *, stacked: bool) -> None:
