@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import ast
 import atexit
-import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cxr.core import private_kernels
+from cxr.core import kernel_server, private_kernels
 from cxr.core.errors import InputError
 from cxr.core.files import from_here, parse
 
@@ -96,11 +96,12 @@ def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
     The notebook's kernel is this Python, whatever kernels named `python3` this machine has; the notebook checks it
     (`check_kernel`). It listens to this user only (`private_kernels`).
     """
-    paths = [str(_kernels()), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    everywhere = {**os.environ, **ENVIRONMENT, **environment}
+    paths = [str(_kernels(everywhere)), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     own = {"JUPYTER_PATH": os.pathsep.join(paths), _PARENT: _this_python(), "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
         [sys.executable, "-m", private_kernels.__name__, *words[words.index("papermill") + 1 :]],
-        env={**os.environ, **ENVIRONMENT, **environment, **own},
+        env={**everywhere, **own},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -113,16 +114,32 @@ def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
 _PARENT = "CXR_PARENT"  # environment variable: `_this_python` of the process that started papermill
 
 
-@functools.cache
-def _kernels() -> Path:
-    """A folder that Jupyter searches first, with the one kernel `python3`; deleted when this process exits."""
-    folder = Path(tempfile.mkdtemp(prefix="cxr-kernels-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": words, "display_name": "Python 3 (ipykernel)", "language": "python"}
-    (folder / "kernels" / "python3").mkdir(parents=True)
-    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-    return folder
+_KERNELS: list[Path] = []
+_STARTING = threading.Lock()
+
+
+def _kernels(environment: Mapping[str, str]) -> Path:
+    """A folder that Jupyter searches first, with the one kernel `python3`; deleted when this process exits.
+
+    The kernels of this process are forked by one server (`kernel_server`), where that is possible. `environment`
+    is that of the first notebook: the variables that libraries read when they are imported are the same for all.
+    """
+    with _STARTING:
+        if not _KERNELS:
+            folder = Path(tempfile.mkdtemp(prefix="cxr-kernels-", dir=kernel_server.room_for_sockets()))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            spec = {"argv": words, "display_name": "Python 3 (ipykernel)", "language": "python"}
+            if kernel_server.supported():
+                address = folder / "server"
+                # without the run's id, by which `processes.stop_orphans` finds the processes of a run
+                kernel_server.start(address, {k: v for k, v in environment.items() if k != "MLFLOW_RUN_ID"})
+                config = {"provisioner_name": kernel_server.PROVISIONER, "config": {"address": str(address)}}
+                spec["metadata"] = {"kernel_provisioner": config}
+            (folder / "kernels" / "python3").mkdir(parents=True)
+            (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+            _KERNELS.append(folder)
+        return _KERNELS[0]
 
 
 def _this_python() -> str:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from typing import Any
 
-_LONGEST = 45  # characters of a folder, so that the paths of sockets below it fit into the system's 104
+from cxr.core import kernel_server
 
 
 def main(words: list[str]) -> None:
@@ -23,9 +23,8 @@ def main(words: list[str]) -> None:
 
     if os.name != "posix":
         cli.papermill(words)
-    temporary = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(
-        prefix="cxr-", dir=temporary if len(temporary) <= _LONGEST else "/tmp", ignore_cleanup_errors=True
+        prefix="cxr-", dir=kernel_server.room_for_sockets(), ignore_cleanup_errors=True
     ) as folder:  # which only this user enters
         os.environ["JUPYTER_RUNTIME_DIR"] = folder
         _use_sockets(folder)
@@ -33,7 +32,13 @@ def main(words: list[str]) -> None:
 
 
 def _use_sockets(folder: str) -> None:
-    """Have papermill's default engine start kernels that listen on Unix sockets in a folder."""
+    """Have papermill's default engine start kernels that listen on Unix sockets in a folder.
+
+    The kernelspec may say that a server forks them (`kernel_server`).
+    """
+    from importlib.metadata import EntryPoint
+
+    from jupyter_client.provisioning import KernelProvisionerFactory as Factory
     from papermill.engines import NBClientEngine, papermill_engines
     from traitlets.config import Config
 
@@ -44,6 +49,8 @@ def _use_sockets(folder: str) -> None:
             return super().execute_managed_notebook(nb_man, kernel_name, config=config, **options)
 
     papermill_engines.register(None, Engine)
+    forking = EntryPoint(kernel_server.PROVISIONER, f"{kernel_server.__name__}:Provisioner", Factory.GROUP_NAME)
+    Factory.instance().provisioners[forking.name] = forking
 
 
 if __name__ == "__main__":
