@@ -11,9 +11,10 @@ from conftest import PROJECT
 from PIL import Image
 
 from cxr.core.errors import InputError
+from cxr.core.files import sha256_file
 from cxr.core.params import DataParams, StudyParams
-from cxr.data.loading import check_images
-from cxr.data.manifest import build_manifest, data_root, extra_columns
+from cxr.data.loading import check_images, load_regions
+from cxr.data.manifest import build_manifest, data_root, extra_columns, list_images
 
 
 def put(path, seed=None):
@@ -21,7 +22,7 @@ def put(path, seed=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     number = zlib.crc32(str(path).encode()) if seed is None else seed
     values = np.random.default_rng(number).integers(0, 256, (4, 4), dtype=np.uint8)
-    Image.fromarray(values).save(path, "JPEG" if path.suffix == ".jpeg" else "PNG")
+    Image.fromarray(values).save(path, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")
     return path
 
 
@@ -88,7 +89,49 @@ def test_covid_radiography(tmp_path):
         manifest = build_manifest(params("covid-radiography", root))
     assert counts(manifest) == dict.fromkeys(("covid19", "lung_opacity", "normal", "viral_pneumonia"), 6)
     assert manifest["path"].str.contains("/images/").all()
-    assert "Viral Pneumonia/images/Viral Pneumonia-3.png" in set(manifest["path"])
+    row = manifest.set_index("path").loc["Viral Pneumonia/images/Viral Pneumonia-3.png"]
+    assert row["lung_mask"] == "Viral Pneumonia/masks/Viral Pneumonia-3.png"
+    assert row["lung_mask_sha256"] == sha256_file(root / row["lung_mask"])
+    check_images(manifest, root)
+    lungs = load_regions(manifest, root=root, size=32)["lung"]
+    assert lungs.shape == (24, 32, 32) and lungs.any(axis=(1, 2)).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*treated as a separate patient", "ignore:.*images have no mask")
+def test_lung_masks_beside_the_images(tmp_path):
+    """Also in deeper folders, of other file types, and in classes that have the name of the folder of images."""
+    for name in ("images/images/a/x.jpg", "images/images/y.JPEG", "well/images/z.png", "well/images/masks/w.png"):
+        put(tmp_path / name)
+    for name in ("images/masks/a/x.png", "images/masks/y.png", "well/masks/other.png"):
+        put(tmp_path / name)
+    settings = DataParams(data=str(tmp_path), image_folder="images", lung_mask_folder="masks")
+    with pytest.warns(UserWarning, match=r"2 of 4 images have no mask in a folder masks .*: well/images/masks/w"):
+        found = list_images(settings, labelled=True).set_index("path")["lung_mask"]
+    assert found.to_dict() == {
+        "images/images/a/x.jpg": "images/masks/a/x.png",
+        "images/images/y.JPEG": "images/masks/y.png",
+        "well/images/z.png": "",
+        "well/images/masks/w.png": "",
+    }
+    (tmp_path / "images").rename(tmp_path / "ill")  # without classes, a folder of this name is no class
+    unlabelled = list_images(settings, labelled=False).set_index("path")["lung_mask"].to_dict()
+    assert unlabelled == {re.sub("^images", "ill", k): re.sub("^images", "ill", v) for k, v in found.items()}
+
+
+@pytest.mark.filterwarnings("ignore:.*treated as a separate patient")
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"image_folder": "images", "lung_mask_folder": "lungs"}, "no image has a mask in a folder lungs"),
+        ({"lung_mask_folder": "masks"}, "lung_mask_folder: masks lies beside the folder of the images: name that"),
+        ({"image_folder": "masks", "lung_mask_folder": "masks"}, "name that one in image_folder"),
+    ],
+)
+def test_lung_masks_that_are_not_there(tmp_path, more, match):
+    for name in ("a/images/x.png", "a/masks/x.png", "b/images/y.png", "b/masks/y.png"):
+        put(tmp_path / name)
+    with pytest.raises(InputError, match=match):
+        list_images(DataParams.check({"data": str(tmp_path), **more}, where="x"), labelled=True)
 
 
 NIH = (

@@ -21,6 +21,7 @@ from cxr.cli import main
 from cxr.metrics import baselines, regions, zones
 from cxr.metrics.metric_table import METRICS
 from cxr.report import questions
+from cxr.report.consistency import ALL
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -275,7 +276,12 @@ def test_cxr_drift_measures_the_same_between_the_checkpoints_as_the_study(store,
         assert {name: info.metrics[f"{prefix}{name}"] for name in same} == pytest.approx(
             {name: study.metrics[name] for name in same}, rel=1e-3, abs=1e-3
         )
+        in_chest = info.table("zones.csv").set_index(["label", "method", "region"]).loc[ALL, method]
+        for when in ("before", "after"):
+            found = study.table("zones.parquet")[[f"{zone}_energy_{when}" for zone in zones.ZONES]].mean()
+            assert in_chest[f"energy_{when}"].tolist() == pytest.approx(found.tolist(), abs=1e-3)
     assert info.metrics["auc_macro_before"] == pytest.approx(train.metrics["auc_macro_before"])
+    assert "zones.png" in info.artifacts() and "zones of the chest" in info.file("report.html").read_text()
 
 
 def test_every_run_holds_its_executed_notebook_and_no_error(store):

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from cxr.attribution import passing
 from cxr.core.params import DriftParams
 from cxr.metrics import metric_table
-from cxr.pair import answer, checking, compare, page, result
+from cxr.metrics.zones import ZONES
+from cxr.pair import answer, checking, chest, compare, page, result
+from cxr.report import zones
 
 SETTINGS = {"model_a": "a.keras", "model_b": "b.keras", "n_boot": 200, "data": "films.csv"}
 AUC = {"auc_macro_before": 0.91, "auc_macro_after": 0.9, "accuracy_before": 0.8, "accuracy_after": 0.81}
@@ -178,9 +180,9 @@ def test_the_page_opens_with_the_answer_and_has_narrow_tables():
     networks = dict.fromkeys(("A", "B", "A2", "B2"), model)
     sentences = answer.sentences(table, summaries, checked, AUC, settings)
     notes = ["A and B <differ>"]
-    found = page.html(
-        sentences, networks, chosen, summaries, checked, AUC, settings, figure=Figure(figsize=(2, 2)), notes=notes
-    )
+    drawn = {"figure": Figure(figsize=(2, 2)), "notes": notes}
+    given = (sentences, networks, chosen, summaries, checked, AUC, settings)
+    found = page.html(*given, **drawn, chest=pd.DataFrame())
     places = [
         found.find(text) for text in ("SYNTHETIC DATA", "The evidence moved", "A and B &lt;differ&gt;", "<table>")
     ]
@@ -191,11 +193,43 @@ def test_the_page_opens_with_the_answer_and_has_narrow_tables():
     head = re.findall("<th>(.*?)</th>", tables[0], re.DOTALL)
     assert head[:3] == ["method", "maps", "overlap\n[95% interval]"]  # the mark stands before the numbers
     assert tables[0].index("FAIL their checks") > tables[0].index("LayerCAM")
+    assert found.count("<img") == 1 and "in the chest" not in found
+    with_zones = page.html(*given, **drawn, chest=in_chest())
+    assert with_zones.count("<img") == 2 and "From where to where in the chest?" in with_zones
+    [moved] = [one for one in re.findall("<table>.*?</table>", with_zones, re.DOTALL) if "gained" in one]
+    assert "LayerCAM" in moved and "left lower +5.0 [+4.0, +6.0]" in moved and "Grad-CAM" not in moved
     text = result.text(networks, chosen, summaries, checked, AUC, settings, said=sentences, notes=notes)
     assert max(map(len, text.splitlines())) <= 100
     order = ["A   <b>.keras", "CAUTION: A and B", "The evidence moved", "[95% interval]", "! Grad-CAM++"]
     places = [text.find(part) for part in order]
     assert -1 not in places and places == sorted(places)
+
+
+def in_chest():
+    """Evidence that went from the right upper to the left lower zone; the maps of the second method fail."""
+    found = []
+    for method, passes in (("layercam", True), ("gradcampp", False)):
+        for zone in ZONES:
+            change = {"right_upper": -0.05, "left_lower": 0.05}.get(zone, 0.0)
+            row = {"energy_before": 0.125, "energy_after": 0.125 + change, "energy_change": change, "n_images": 9}
+            row |= {"energy_change_ci_low": change - 0.01, "energy_change_ci_high": change + 0.01}
+            row["direction"] = "towards" if change > 0 else "away" if change < 0 else "unclear"
+            row |= {"architecture": "a→b", "method": method, "region": zone, "passes_checks": passes}
+            found.append(row)
+    return pd.DataFrame(found).assign(label=zones.ALL)
+
+
+def test_the_zones_are_told_of_maps_that_pass():
+    assert chest.sentences(in_chest()) == [
+        "From A to B in the chest, points of 100 of the evidence (LayerCAM): gained most: left lower +5.0 "
+        "[+4.0, +6.0], lost most: right upper -5.0 [-6.0, -4.0]."
+    ]
+    still = in_chest().assign(direction="unclear")
+    assert chest.sentences(still) == [
+        "From A to B in the chest, points of 100 of the evidence (LayerCAM): no zone gained or lost beyond its "
+        "interval."
+    ]
+    assert chest.sentences(in_chest().assign(passes_checks=False)) == chest.sentences(pd.DataFrame()) == []
 
 
 def test_checks_by_method():

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from cxr.metrics import regions
 from cxr.metrics.zones import ZONES
 from cxr.report import zones
 
@@ -46,27 +47,15 @@ def test_where_no_maps_pass_there_is_no_row():
     assert zones.largest(rows("A", zones.ALL, {}, passes=False)).empty
 
 
-class Scored:
-    """What `zones.of_images` reads of the maps of a run."""
-
-    size, cell = 48, {"architecture": "A", "seed": 0, "method": "layercam"}
-    scored = pd.DataFrame({"image_id": ["a", "b"], "patient_id": ["1", "2"], "label": ["x", "y"]})
-
-
-class Maps:
-    def __init__(self, seed):
-        self.maps = np.random.default_rng(seed).random((2, 6, 6)).astype(np.float32)
-
-
 def test_images_without_two_lungs_are_counted_and_have_no_values(capsys):
     lungs = np.zeros((2, 48, 48), bool)
     lungs[0, 10:40, 8:20] = lungs[0, 10:40, 28:40] = lungs[1, 10:40, 8:40] = True
-    found = zones.of_images(Scored, Maps(0), Maps(1), {"lung": lungs})
+    masks = zones.of_lungs(lungs)
     assert (
         "zones: 1 of 2 images have none: the lung mask has 1 large pieces, not two (1)" in capsys.readouterr().out
     )
+    before, after = np.random.default_rng(0).random((2, 2, 6, 6)).astype(np.float32)
+    found = pd.DataFrame(regions.region_table(before, after, masks, size=48))
     energy = found[[f"{zone}_energy_before" for zone in ZONES]].to_numpy()
     assert np.isclose(energy[0].sum(), 1) and np.isnan(energy[1]).all()
-    assert found[["image_id", "seed"]].values.tolist() == [["a", 0], ["b", 0]]
-    for masks in ({}, {"lung": lungs & False}, {"lesion": lungs}):
-        assert zones.of_images(Scored, Maps(0), Maps(1), masks).empty
+    assert zones.of_lungs(None) == zones.of_lungs(lungs & False) == {}

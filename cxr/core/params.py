@@ -274,6 +274,9 @@ class DataParams(Params):
     image_folder: str = Field(
         "", description="read images only from folders of this name (masks often lie beside them); empty: all"
     )
+    lung_mask_folder: str = Field(
+        "", description="with image_folder: the folders beside those, with a lung mask of each image's file name"
+    )
     given_splits: Literal["honour", "ignore"] = Field(
         "honour", description="use the splits that folders or a column give, or ignore them and make new ones"
     )
@@ -395,6 +398,11 @@ class DataParams(Params):
         if self.multi_label != "refuse" and not self.label_separator:
             raise ValueError(
                 f"multi_label: {self.multi_label} needs label_separator, the separator between labels in one cell"
+            )
+        if self.lung_mask_folder and self.image_folder in ("", self.lung_mask_folder):
+            raise ValueError(
+                f"lung_mask_folder: {self.lung_mask_folder} lies beside the folder of the images: name that one "
+                "in image_folder"
             )
         if self.val_fraction + self.test_fraction >= 0.9:
             raise ValueError(
@@ -532,7 +540,7 @@ class _AttributeFields(Params):
     )
     multiverse: bool = Field(True, description="also compute maps from other layers and of other scores")
     map_check_images: Natural = Field(
-        100, description="images on which the maps are checked against the model; 0: no checks"
+        100, description="at most so many images are used to check the maps against the model; 0: no checks"
     )
 
 
@@ -730,7 +738,7 @@ class DriftParams(DataParams, _ScoreFields):
         description="score images whose explained class both models predict, or all; auto: correct if labelled",
     )
     map_check_images: Natural = Field(
-        100, description="images on which the maps are checked against the models; 0: no checks"
+        100, description="at most so many images are used to check the maps against the models; 0: no checks"
     )
     batch_size: Count = 32
     seed: Seed = Field(0, description="seed of the bootstrap and of the draws for the baselines")

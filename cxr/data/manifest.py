@@ -36,7 +36,7 @@ from cxr.core.errors import InputError, some
 from cxr.core.files import require_regular
 from cxr.core.params import DataParams
 from cxr.data import groups, multi_label, pseudonyms
-from cxr.data.folders import folder_rows, image_rows, refuse_table_options, subfolders
+from cxr.data.folders import folder_rows, image_rows, lung_masks, refuse_table_options, subfolders
 from cxr.data.formats import FORMATS, SUFFIXES
 from cxr.data.labels import identities
 from cxr.data.loading import drop_unusable
@@ -100,7 +100,7 @@ def has_labels(settings: Any) -> bool:
 def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.DataFrame:
     """image_id, path, label ("") and patient_id of a table's images, or of all images below a folder, str.
 
-    Also split, lesion_mask and lung_mask, if a table has them. Raises InputError.
+    Also split, lesion_mask and lung_mask, if a table has them, or lung_mask of folders. Raises InputError.
     """
     if table is not None:
         return table_rows(table, settings, labelled=False)
@@ -111,7 +111,8 @@ def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.
             f"{root}: no {FORMATS} files: give a folder with files that have one of the suffixes "
             f"{', '.join(SUFFIXES)}, or a table (CSV or Parquet) with the column path"
         )
-    return pd.DataFrame({"path": paths, "label": ""}).assign(**identities(paths, settings, root))
+    found = pd.DataFrame({"path": paths, "label": ""})
+    return found.assign(**identities(paths, settings, root), **lung_masks(root, paths, settings))
 
 
 def extra_columns(settings: DataParams) -> pd.DataFrame | None:

@@ -38,7 +38,7 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
             f"patient_pattern: it is for folders, but {table} names the patients: leave it empty (or leave "
             "patient_column empty, if the table does not name them)"
         )
-    for name in ("label_pattern", "image_folder"):
+    for name in ("label_pattern", "image_folder", "lung_mask_folder"):
         if getattr(settings, name):
             raise InputError(f"{name}: it is for folders, but {table} is a table: leave it empty")
     frame, found = read_table(table, settings, labelled=labelled)

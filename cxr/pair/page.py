@@ -17,6 +17,7 @@ from cxr.core import tables
 from cxr.core.methods import LABELS
 from cxr.core.params import DriftParams
 from cxr.pair import answer, checking, gates, images, models, result
+from cxr.report import zones
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +52,7 @@ def html(
     settings: DriftParams,
     *,
     figure: Figure,
+    chest: pd.DataFrame,
     notes: Sequence[str] = (),
 ) -> str:
     """The page.
@@ -58,6 +60,7 @@ def html(
     Args:
         said: `answer.sentences`.
         figure: `result.figure`.
+        chest: `chest.of_pair`.
         notes: reasons to doubt the result.
         The others as for `result.text`.
     """
@@ -77,7 +80,7 @@ def html(
         *(f"<p><b>{escape(gates.line(one))}</b></p>" for one in measured),
         _table(_marked(answer.rows(summaries, level=settings.level), list(checks.values()))),
         f"<p>{escape(_capital(result.which_images(chosen, settings)))}. {_HOW_TO_READ}</p>",
-        f"<img alt='drift between the two models, and examples' src='data:image/png;base64,{_png(figure)}'>",
+        _picture("drift between the two models, and examples", figure),
         _details("The two models", _table(_models(networks, performances)), open_=True),
     ]
     if len(checked):
@@ -87,6 +90,14 @@ def html(
             passes_checks=reasons["passes_checks"].map({True: "yes", False: "NO"}),
         )
         parts.append(_details("Do the maps pass their checks?", _table(shown.rename(columns=_HEADINGS))))
+    if len(chest):
+        from cxr.report import figures  # Matplotlib takes a while to load
+
+        sketch = _picture("evidence in the zones of the chest", figures.zones(chest[chest["label"] == zones.ALL]))
+        moved = zones.largest(chest).drop(columns="architecture", errors="ignore")
+        shown = moved.assign(method=moved["method"].map(LABELS)) if len(moved) else moved
+        more = _table(shown) if len(moved) else ""
+        parts.append(_details("From where to where in the chest? Before is A, after is B", sketch + more))
     for method, summary in summaries.items():
         mark = "" if checks[method] == "yes" else f" ({tables.MEANING[checks[method]]})"
         shown = tables.readable(result.overview(summary)).rename(
@@ -143,10 +154,11 @@ def _table(shown: pd.DataFrame) -> str:
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _png(figure: Figure) -> str:
+def _picture(what: str, figure: Figure) -> str:
     with io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", bbox_inches="tight", dpi=110)
-        return base64.b64encode(buffer.getvalue()).decode()
+        content = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img alt='{escape(what)}' src='data:image/png;base64,{content}'>"
 
 
 def _capital(text: str) -> str:

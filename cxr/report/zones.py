@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,35 +13,28 @@ from cxr.core.display import say
 from cxr.core.errors import some
 from cxr.metrics import regions
 from cxr.metrics import zones as chest
-from cxr.report import comparison
 from cxr.report.consistency import ALL
 from cxr.statistics.score_rows import Cell
 
 if TYPE_CHECKING:  # a score run, which has no study, need not load what reads one
-    from cxr.attribution.maps import MapSet
     from cxr.report.scores import Study
-    from cxr.report.scoring import ScoredMaps
 
 
-def of_images(
-    scored_maps: ScoredMaps, before: MapSet, after: MapSet, masks: Mapping[str, np.ndarray]
-) -> pd.DataFrame:
-    """`cxr.metrics.regions.region_table` of the zones of the chest, image by image (`cxr.metrics.zones.of_lungs`).
+def of_lungs(lungs: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The zones of images: masks bool [n, H, W] by name (`cxr.metrics.zones.of_lungs`); {} without lung masks.
 
-    Says how many images have no zones, and why. No rows where no image has a lung mask.
+    Says how many images have no zones, and why.
 
-    Args: masks: of the scored images by region; zones need `lung`.
+    Args: lungs: bool [n, H, W]; None: no masks are known.
     """
-    lungs = masks.get("lung")
     if lungs is None or not lungs.any():
-        return pd.DataFrame()
+        return {}
     found = chest.of_lungs(lungs)
     why = Counter(reason for reason in found.missing if reason)
     if why:
         reasons = [f"{reason} ({count})" for reason, count in why.most_common()]
         print(f"zones: {why.total()} of {len(lungs)} images have none: {some(reasons)}")
-    values = regions.region_table(before.maps, after.maps, found.masks, size=scored_maps.size)
-    return comparison.score_table(values, scored_maps.scored, **scored_maps.cell)
+    return found.masks
 
 
 def of_study(study: Study, unsound: Container[Cell], *, level: float = 0.95, n_boot: int = 2000) -> pd.DataFrame:
@@ -49,13 +42,27 @@ def of_study(study: Study, unsound: Container[Cell], *, level: float = 0.95, n_b
 
     Args: unsound: the cells whose maps do not pass their checks.
 
-    Returns: `cxr.metrics.regions.summary` of the zones (as `region`), with `label` (a class, or ALL first) and
-        passes_checks (bool). No rows where no image has zones.
+    Returns: `summary`, or no rows where no image has zones.
     """
     table = study.score_tables("zones.parquet")
     if table.empty:
         say("No lung masks are known for these images, so nothing is said of zones of the chest.")
         return table
+    return summary(table, unsound, level=level, n_boot=n_boot)
+
+
+def summary(
+    table: pd.DataFrame, unsound: Container[Cell], *, level: float = 0.95, n_boot: int = 2000
+) -> pd.DataFrame:
+    """The means over images, by network, method, class and zone.
+
+    Args:
+        table: `cxr.metrics.regions.region_table` of the zones, with the columns of `comparison.score_table`.
+        unsound: the cells whose maps do not pass their checks.
+
+    Returns: `cxr.metrics.regions.summary` of the zones (as `region`), with `label` (a class, or ALL first) and
+        passes_checks (bool).
+    """
     parts = {ALL: table, **dict(tuple(table.groupby("label")))}
     found = [regions.summary(part, level=level, n_boot=n_boot).assign(label=name) for name, part in parts.items()]
     out = pd.concat(found, ignore_index=True)
