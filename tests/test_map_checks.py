@@ -399,6 +399,98 @@ def test_impostors_fail_and_the_reason_says_why(judged, impostor, reason):
     assert not judged.loc[impostor, "passes_checks"] and reason in judged.loc[impostor, "reason"].split("; ")
 
 
+def test_images_are_measured_until_the_verdict_is_clear():
+    """LayerCAM of the known network passes after a part of the images; random maps, called another, fail early."""
+    model = texture_network()
+    images, classes = texture_images(120)
+    right = following.logits_function(model)(images).argmax(1) == classes
+    images, classes = images[right], classes[right]
+    patients = np.arange(len(images))
+    maps = explaining.attribute(model, images, classes, layer="conv", methods=("layercam", "gradcam"))
+    maps["gradcam"] = following.random_maps(len(images), maps["gradcam"].shape[1:], 99).astype(np.float32)
+    gains = map_checks.until_settled(model, images, classes, patients, maps, layer="conv")
+    rows = {method: sorted(set(part["row"])) for method, part in gains.groupby("method")}
+    for measured in rows.values():
+        assert measured == list(range(len(measured))) and len(measured) in passing.looks(len(images))[:2]
+    found = passing.verdict(gains.assign(checkpoint="after"), patients).set_index("method")
+    assert found["passes_checks"].to_dict() == {"layercam": True, "gradcam": False}
+    assert found["n_images"].to_dict() == {method: len(measured) for method, measured in rows.items()}
+    assert (found["n_empty"] == 0).all()
+    one = explaining.explainer(model, layer="conv", methods=("layercam",))
+    first = passing.looks(len(images))[0]
+    alone = map_checks.gains(model, one, images[:first], classes[:first])
+    same = gains[(gains["method"] == "layercam") & (gains["row"] < first)].sort_values(["check", "row"])
+    np.testing.assert_allclose(same["gain"], alone.sort_values(["check", "row"])["gain"], atol=1e-3)
+
+
+def errors_above_zero(z, n=4000, rng_seed=0):
+    """Gains of all checks for `n` patients, whose mean lies `z` standard errors above 0."""
+    values = np.random.default_rng(rng_seed).standard_normal(n)
+    values = (values - values.mean()) / values.std(ddof=1) + z / np.sqrt(n)
+    return pd.DataFrame({"row": np.arange(n), **dict.fromkeys(CHECKS, values)}).melt(
+        "row", var_name="check", value_name="gain"
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "z", "clear"),
+    [
+        (0.25, 4.40, True),  # the bounds of O'Brien and Fleming type: 4.333 and 2.963
+        (0.25, 4.27, False),
+        (0.5, 3.00, True),
+        (0.5, 2.90, False),
+        (0.5, 0.30, False),  # chance to pass: 1 - Phi((1.96 - 0.3 / sqrt(0.5)) / sqrt(0.5)) = 0.015
+        (0.5, 0.20, True),  # 0.009
+        (0.25, 0.00, False),  # 0.012
+        (0.25, -0.1, True),  # 0.006
+    ],
+)
+def test_when_a_verdict_is_clear(share, z, clear):
+    assert passing.settled(errors_above_zero(z), np.arange(4000), share) is clear
+
+
+def test_one_hopeless_check_is_enough_and_four_good_ones_are_not():
+    good, bad, weak = (errors_above_zero(z) for z in (9.0, -2.0, 1.5))
+    for other, clear in ((bad, True), (weak, False)):
+        mixed = pd.concat([good[good["check"] != "head"], other[other["check"] == "head"]])
+        assert passing.settled(mixed, np.arange(4000), 0.5) is clear
+
+
+def test_patients_are_clusters_and_few_tell_nothing():
+    gains = errors_above_zero(4.5)
+    assert passing.settled(gains, np.arange(4000), 0.25)
+    doubled = pd.concat([gains, gains.assign(row=gains["row"] + 4000)])  # each patient has the same image twice
+    assert passing.settled(doubled, np.tile(np.arange(4000), 2), 0.25)
+    assert not passing.settled(errors_above_zero(4.2), np.arange(4000), 0.25)
+    twice = errors_above_zero(4.2)
+    twice = pd.concat([twice, twice.assign(row=twice["row"] + 4000)])  # no more is known: sqrt(2) * 4.2 would pass
+    assert not passing.settled(twice, np.tile(np.arange(4000), 2), 0.25)
+    assert not passing.settled(gains, np.arange(4000) % 2, 0.25)
+
+
+def test_looks_early_add_hardly_any_false_pass():
+    """Of 4,000 maps that are worth nothing, about as many pass as with one look at the end (2.5 %)."""
+    rng, n, passes = np.random.default_rng(0), 100, 0
+    for _ in range(4000):
+        values = rng.standard_normal(n)
+        for look in passing.looks(n):
+            t = values[:look].mean() / values[:look].std(ddof=1) * np.sqrt(look)
+            if look == n:
+                passes += t > 1.984  # of Student's t with 99 degrees of freedom
+            elif t > 2:  # or it is not clear that it passes
+                table = pd.DataFrame({"row": np.arange(look), **dict.fromkeys(CHECKS, values[:look])})
+                if passing.settled(table.melt("row", var_name="check", value_name="gain"), np.arange(n), look / n):
+                    passes += 1
+                    break
+    assert 0.02 < passes / 4000 < 0.032
+
+
+def test_looks():
+    assert [passing.looks(n) for n in (100, 40, 39, 20, 19, 3)] == [
+        [25, 50, 100], [10, 20, 40], [10, 20, 39], [10, 20], [10, 19], [3]
+    ]  # fmt: skip
+
+
 PATIENTS = np.array(["a", "a", "b", "c", "d", "d"])
 GOOD = np.array([0.30, 0.20, 0.45, 0.35, 0.25, 0.40])
 

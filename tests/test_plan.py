@@ -180,7 +180,7 @@ def test_exclusions_follow_the_parameters(images):
     assert "both checkpoints predict" in text() and "none is left out" in text(images="all")
     assert "the study stops" in text()
     assert "more than 2% stop" in text(on_bad_image="skip", max_skipped_fraction=0.02)
-    assert "on 7 images" in text(map_check_images=7) and "not checked" in text(map_check_images=0)
+    assert "on up to 7 images" in text(map_check_images=7) and "not checked" in text(map_check_images=0)
     assert "all but a, b are left out" in text(label_map={"a": "x", "b": "y"})
     assert "at most 9 images" in text(max_images_per_class=9)
 

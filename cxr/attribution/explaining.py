@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import keras
@@ -52,8 +53,8 @@ def attribute(
 ) -> dict[str, np.ndarray]:
     """Raw attribution maps of one checkpoint.
 
-    What is compiled for a model, layer, score and set of methods is kept with the model: a second call only
-    computes, also after the weights have changed.
+    What is compiled for a model, layer and score is kept with the model, once for all CAMs and once for each other
+    method: a second call only computes, also after the weights have changed.
 
     Args:
         model: a flat classifier as `cxr.models.build` makes it (its logits in a layer named `logits`).
@@ -204,17 +205,22 @@ def _explainer(model: keras.Model, layer: str, methods: Sequence[str], score: st
         raise InputError(f"method: unknown {', '.join(unknown)}: use {', '.join(TABLE)}")
     layer = targets.target_layer(model, layer)
     kept = vars(model).setdefault(_KEPT, {})  # not a global: it goes with the model
-    key = (layer, tuple(methods), score)
-    if key not in kept:
-        kept[key] = _made(model, layer, methods, score)
-    return kept[key]
 
+    def compiled(what: str, make: Callable[[], Any]) -> Any:
+        key = (what, layer, score)
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
 
-def _made(model: keras.Model, layer: str, methods: Sequence[str], score: str):
-    """A new `_explainer`. Args: layer: its name in the model."""
     all_cams = cams_of(methods)
-    compute = cams.activations_and_gradients(model, [(layer, score)]) if all_cams else None
-    others = {name: function_of(name)(model, layer, score) for name in methods if name not in all_cams}
+    compute = None
+    if all_cams:
+        compute = compiled("CAMs", lambda: cams.activations_and_gradients(model, [(layer, score)]))
+    others = {
+        name: compiled(name, partial(function_of(name), model, layer, score))
+        for name in methods
+        if name not in all_cams
+    }
 
     def explain(images: tf.Tensor, classes: tf.Tensor) -> dict[str, np.ndarray]:
         maps = {}

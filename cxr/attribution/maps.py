@@ -211,10 +211,11 @@ def take(map_set: MapSet, image_id: np.ndarray) -> MapSet:
 
 
 def per_class(images: pd.DataFrame, n: int) -> np.ndarray:
-    """Row numbers of at most `n` of the scored `images` (`select`), int, sorted.
+    """Row numbers of at most `n` of the scored `images` (`select`), int.
 
-    They are drawn at random with a fixed seed, as evenly over the classes as possible.
+    They are drawn at random with a fixed seed, as evenly over the classes as possible, the first few as well as
+    all of them.
     """
     scored = images[images["scored"]].sample(frac=1, random_state=0)
     turn = scored.groupby("label").cumcount()
-    return np.sort(scored.index[np.argsort(turn, kind="stable")][:n].to_numpy())
+    return scored.index[np.argsort(turn, kind="stable")][:n].to_numpy()

@@ -105,7 +105,7 @@ docs/drift.md explains the output, and has a step for your CI.""",
     for name, key, what in (
         ("--image-size", "image_size", "side in pixels (default: the models')"),
         ("--batch-size", "batch_size", "images per batch (default: 32)"),
-        ("--map-checks", "map_check_images", "images on which maps are checked (default: 100; 0: no checks)"),
+        ("--map-checks", "map_check_images", "at most so many images check the maps (default: 100; 0: no checks)"),
         ("--draws", "baseline_draws", "how many other images each image is compared with (default: 4)"),
         ("--n-boot", "n_boot", "bootstrap replicates (default: 2000)"),
         ("--seed", "seed", "of bootstrap and draws (default: 0)"),

@@ -29,27 +29,28 @@ def check(
     """
     if not settings.map_check_images:
         return pd.DataFrame(columns=["model", "checkpoint", "method", "passes_checks", "reason"])
-    from cxr.attribution import explaining, map_checks
+    from cxr.attribution import map_checks
 
     # without labels, the class that is explained stands for the class
     rows = attribution_maps.per_class(chosen.assign(label=chosen["explained"]), settings.map_check_images)
     class_index = data_manifest.class_index(chosen["explained"], classes)[rows]
+    patients = chosen["patient_id"].to_numpy()[rows]
     gains = []
     for name, checkpoint in CHECKPOINTS.items():
         model = networks[name]
-        options = {"layer": model.layer, "methods": tuple(maps), "score": settings.score}
-        explain = explaining.explainer(model.network, batch_size=settings.batch_size, **options)
-        found = map_checks.gains(
+        found = map_checks.until_settled(
             model.network,
-            explain,
             np.asarray(pixels[model.size][rows]),
             class_index,
-            maps={method: map_sets[name][rows] for method, map_sets in maps.items()},
+            patients,
+            {method: map_sets[name][rows] for method, map_sets in maps.items()},
+            layer=model.layer,
+            score=settings.score,
             batch_size=settings.batch_size,
+            level=settings.level,
             label=f"{name}, checks",
         )
         gains.append(found.assign(checkpoint=checkpoint))
-    patients = chosen["patient_id"].to_numpy()[rows]
     table = passing.verdict(pd.concat(gains), patients, level=settings.level, n_boot=settings.n_boot)
     model_of = {checkpoint: name for name, checkpoint in CHECKPOINTS.items()}
     table.insert(0, "model", table["checkpoint"].map(model_of))

@@ -11,8 +11,10 @@ repeat draws as many images as a study checks, without replacement, from all tha
 images and draws were taken, for these networks.
 
 `passes`: of the repeats, how many pass all checks; then for each check how many pass it. A second table shows how
-surely each candidate does better than its rivals: the mean gain of all images over its standard error. `--small`:
-one network, few images, which says nothing. `--share`: of the area that is blurred, other than a study's.
+surely each candidate does better than its rivals: the mean gain of all images over its standard error. A third
+says what stopping early (`passing.settled`) changes: how often the decision is that of all images, and how many
+images it takes. `--small`: one network, few images, which says nothing. `--share`: of the area that is blurred,
+other than a study's.
 `--layer`: by default a layer through which all paths go. (In CompactResNetV2, part of the evidence takes the
 shortcut around `penultimate`.)
 """
@@ -100,6 +102,35 @@ def judged(gains: pd.DataFrame, images: int, repeats: int) -> pd.DataFrame:
     return found.groupby("method", sort=False)[columns].sum()
 
 
+def early(gains: pd.DataFrame, images: int, repeats: int) -> pd.DataFrame:
+    """What stopping early changes, a row a candidate: in how many repeats the decision is that of all images, in
+    how many it passes what all images fail, and the mean number of images that it needs."""
+    patients = gains.drop_duplicates("row").set_index("row")["patient"]
+    by_method = dict(tuple(gains.assign(checkpoint="before").groupby("method", sort=False)))
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(repeats):
+        drawn = rng.permutation(len(patients))[:images]
+        own = patients.loc[drawn].to_numpy()
+        for method, part in by_method.items():
+            place = pd.Series(range(images), index=drawn)
+            table = part[part["row"].isin(drawn)]
+            table = table.assign(row=table["row"].map(place)).sort_values("row", kind="stable")
+            needed = next(
+                last
+                for last in passing.looks(images)
+                if last == images or passing.settled(table[table["row"] < last], own, last / images)
+            )
+            passes = [
+                bool(passing.verdict(table[table["row"] < last], own, n_boot=1000)["passes_checks"].iloc[0])
+                for last in (images, needed)
+            ]
+            row = {"same": passes[0] == passes[1], "passes too much": passes[1] > passes[0], "images": needed}
+            found.append({"method": method, **row})
+    table = pd.DataFrame(found).groupby("method", sort=False)
+    return table.agg({"same": "sum", "passes too much": "sum", "images": "mean"})
+
+
 def surely(gains: pd.DataFrame) -> pd.DataFrame:
     """Mean gain over its standard error; a row a candidate, a column a check."""
     found = gains.groupby(["method", "check"], sort=False)["gain"].agg(["mean", "sem"])
@@ -121,14 +152,17 @@ def main() -> None:
         settings = settings.model_copy(update=small)
     data = dataset.open(settings)
     map_checks.following.follow = functools.partial(following.follow, share=given.share)
-    verdicts, certain = {}, {}
+    verdicts, stopped, certain = {}, {}, {}
     for name in names:
         model = trained(settings.model_copy(update={"architecture": name}), data)
         gains = measured(model, data, given.layer, images, seeds)
         verdicts[name], certain[name] = judged(gains, drawn, repeats), surely(gains)
+        stopped[name] = early(gains, drawn, repeats)
     columns = {f"passes_{check}": check for check in passing.CHECKS} | {"passes_checks": "passes"}
     print(f"of {repeats} repeats with {drawn} images, {given.share:g} of the area blurred or kept")
     print(pd.concat(verdicts, names=["architecture"]).rename(columns=columns).to_string())
+    print(f"of {repeats} repeats, with looks after {passing.looks(drawn)} images: the same decision as with all")
+    print(pd.concat(stopped, names=["architecture"]).to_string())
     print(f"mean gain over its standard error, {images * seeds} images")
     print(pd.concat(certain, names=["architecture"])[list(passing.CHECKS)].to_string())
 

@@ -144,7 +144,7 @@ def exclusions(study: StudyParams) -> list[str]:
         else "files that cannot be decoded: left out; more than "
         f"{percent(study.max_skipped_fraction)} stop the study",
         "empty maps (without any range): counted, and in no median",
-        f"maps that fail their checks (on {study.map_check_images} images of each run): the report names them"
+        f"maps that fail their checks (on up to {study.map_check_images} images a run): the report names them"
         if study.map_check_images
         else "maps are not checked: map_check_images is 0",
     ]
