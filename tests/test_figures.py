@@ -1,3 +1,5 @@
+import io
+
 import drawn_texts
 import figure_tables as made
 import matplotlib
@@ -5,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from cxr.report import figures
 from cxr.report.figures import style
@@ -57,7 +60,32 @@ def test_show_displays_a_picture_whatever_the_backend(monkeypatch):
 
 def test_contact_sheet_keeps_the_grey_scale():
     figure = figures.contact_sheet(np.zeros((5, 4, 4), np.uint8), list("abcde"), columns=3)
-    assert norms(figure) == [(0, 255)] * 5 and len(figure.axes) == 6
+    assert norms(figure) == [(0, 255)] * 5 and len(figure.axes) == 1
+
+
+def test_each_image_of_a_contact_sheet_is_square_under_its_own_title():
+    images = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    figure = figures.contact_sheet(images, ["a", "b", "a long title on lines", "d", "e"], columns=3, heading="x")
+    figure.canvas.draw()
+    shown = {image.get_array()[0, 0]: image.get_window_extent() for image in figure.axes[0].images}
+    titles = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert list(shown) == list(range(5))
+    for box, title in zip(shown.values(), titles, strict=True):
+        assert box.width == pytest.approx(box.height, abs=1)
+        assert title.y0 >= box.y1 - 1 and title.y0 - box.y1 < 5  # pixels: directly above
+        assert (title.x0 + title.x1) / 2 == pytest.approx((box.x0 + box.x1) / 2, abs=2)
+    assert shown[0].y0 > shown[3].y1 and shown[1].x0 > shown[0].x1  # row by row
+
+
+def test_what_was_saved_is_shown_and_not_drawn_again(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    figure, file = figures.contact_sheet(np.zeros((1, 4, 4), np.uint8), ["a"]), io.BytesIO()
+    figure.savefig(file, dpi=150)
+    figures.show(figure, file.getvalue())
+    assert shown[0].data == file.getvalue() and figure.number not in plt.get_fignums()
+    with Image.open(file) as picture:
+        assert shown[0].width == round(picture.width / 1.5)
 
 
 def test_drift_by_class_leaves_out_what_is_not_scored():

@@ -71,9 +71,10 @@ class Run:
     def figure(self, figure: Figure, name: str, *, show: bool = True) -> None:
         """Log a figure as `name` (`.png`, `.svg`, `.pdf`), show it, and close it. `show=False` leaves it open."""
         with artifacts.new_file(self.run_id, name) as path:
-            figure.savefig(path, bbox_inches="tight", dpi=150)
+            figure.savefig(path, bbox_inches="tight", dpi=display.FINE)
+            png = path.read_bytes() if path.suffix == ".png" else b""
         if show:
-            display.show_figure(figure)
+            display.show_figure(figure, png)
 
     def table(
         self,
