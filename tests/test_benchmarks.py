@@ -16,6 +16,7 @@ LONG = (
     "memory",
     "training",
     "attribution",
+    "kernels",
 )  # minutes of many processes: `make bench ARGS=--small` runs them
 
 

@@ -438,7 +438,7 @@ def hosts(tmp_path, monkeypatch, services):
     """An MLflow server, a Dask scheduler, and two workers, each with its own home and cache."""
     uri, scheduler = services
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(preflight, "check", lambda *_: None)
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
     words = ("dask", "worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--name")
     with contextlib.ExitStack() as stack:
 
@@ -483,7 +483,7 @@ def two_seeds(tmp_path, images, monkeypatch):
     """The parameter file of a study of two cells, with a relative path to the images."""
     for name, own in {"1_train": {"data": "phantom"}, "2_attribute": {"data": ""}}.items():
         monkeypatch.setitem(test_study.PARAMETERS, name, {**test_study.PARAMETERS[name], **own})
-    monkeypatch.setattr(preflight, "check", lambda *_: None)
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)  # workers run in other folders, where this path does not exist
     return write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"], data="images", jobs=2)
 

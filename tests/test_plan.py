@@ -708,7 +708,7 @@ def test_another_plan_makes_another_report_and_trains_nothing_again(tmp_path, st
 
     from cxr.study import runner
 
-    monkeypatch.setattr(preflight, "check", lambda *_: None)  # networks are built in other tests
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)  # networks are built in other tests
     notebooks = write_notebooks(tmp_path / "notebooks", compare="print('cites', settings.plan)")
     compare = notebooks / "4_compare.ipynb"
     compare.write_text(compare.read_text().replace("# Parameters\\n", "# Parameters\\nplan = ''\\n"))

@@ -116,7 +116,7 @@ def store(tmp_path, monkeypatch, new_store):
 @pytest.fixture
 def go(tmp_path, store, monkeypatch):
     """Run a study without building networks; other tests do that."""
-    monkeypatch.setattr(preflight, "check", lambda *_: None)
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
 
     def run(params: Path, notebooks: Path, overrides=None, **options) -> int:
         overrides = overrides or {}
@@ -372,6 +372,20 @@ def test_preflight_refuses_layers_that_there_are_not():
     params = StudyParams(weights="none", target_layer="no_such_layer", phantom_images=60)
     with pytest.raises(InputError, match="no_such_layer"):
         preflight.check(params, data_manifest.build_manifest(params), ["CompactDenseNet"])
+
+
+@pytest.mark.slow
+def test_preflight_says_what_memory_is_needed(monkeypatch, capsys):
+    from cxr.data import manifest as data_manifest
+
+    params = StudyParams(weights="none", phantom_images=60)
+    manifest = data_manifest.build_manifest(params)
+    preflight.check(params, manifest, ["CompactDenseNet"], at_once=1)
+    assert "memory: fine-tuning CompactDenseNet takes about" in capsys.readouterr().out
+    monkeypatch.setattr(preflight.memory, "of_machine", lambda: 0.25)
+    with pytest.raises(InputError, match="this machine has 0.2: lower batch_size"):
+        preflight.check(params, manifest, ["CompactDenseNet"], at_once=1)
+    preflight.check(params, manifest, ["CompactDenseNet"])  # on other machines
 
 
 # -- running

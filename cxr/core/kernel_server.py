@@ -37,7 +37,6 @@ _LIBRARIES = (
     "mlflow", "mlflow.store.tracking.sqlalchemy_store", "tensorflow", "keras", "tf_keras_vis",
 )  # fmt: skip
 _RUN_FILE = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-_DRIVER = Path("/dev/nvidiactl")
 _LONGEST = 45  # characters of a folder, so that the paths of sockets below it fit into the system's 104
 _MOST_BYTES = 1 << 20  # of a request: the words and the environment variables of a kernel
 
@@ -47,7 +46,12 @@ _MOST_BYTES = 1 << 20  # of a request: the words and the environment variables o
 
 def supported() -> bool:
     """Whether kernels can be forked on this machine."""
-    return sys.platform == "linux" and not _DRIVER.exists()
+    return sys.platform == "linux" and not has_gpu_driver()
+
+
+def has_gpu_driver() -> bool:
+    """Whether this machine (Linux) has the driver of an NVIDIA GPU, so that TensorFlow may compute on it."""
+    return Path("/dev/nvidiactl").exists()
 
 
 def room_for_sockets() -> str:

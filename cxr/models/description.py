@@ -9,7 +9,7 @@ import keras
 
 from cxr.core.errors import InputError
 from cxr.core.methods import TABLE
-from cxr.models import graph, tokens
+from cxr.models import graph, size, tokens
 from cxr.models.build import ARCHITECTURES, build
 from cxr.models.targets import MIN_GRID, frozen_layers, target_layer
 from cxr.models.weights import find_weights, load_backbone
@@ -88,17 +88,17 @@ def check(
     fine_tune_from: str = "",
     methods: Sequence[str] = (),
     multi_label: bool = False,
-) -> str:
-    """Try everything about a model that can fail, before training starts. Returns the target layer's name.
+) -> size.Size:
+    """Try everything about a model that can fail, before training starts. Returns how large it is.
 
     Raises InputError as `build`, `target_layer`, `frozen_layers` and `load_backbone` do, and for methods that read
     the attention of a network without.
     """
     find_weights(architecture, weights)  # first, as it fails fast
     model = build(architecture, n_classes=n_classes, image_size=image_size, multi_label=multi_label)
-    layer = target_layer(model, target)
+    target_layer(model, target)
     frozen_layers(model, fine_tune_from)
     if any(TABLE[method].kind == "attention" for method in methods):
         tokens.attention(model)
     load_backbone(model, weights)
-    return layer
+    return size.of_model(model)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
+from cxr.models.size import Size
 from cxr.report.declared import deviations, plan_file
-from cxr.study import externals
+from cxr.study import externals, memory
 from cxr.study.console import killed, say
 from cxr.study.grid import Setup, Step, plan
 
@@ -79,12 +80,15 @@ def about_plan(session: Session, cited: Mapping[str, str]) -> list[str]:
     return lines if found else [*lines, "  the study keeps to the plan"]
 
 
-def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) -> findings.Report:
-    """Find what would fail after hours: unreadable images, wrong labels, missing weights or layers.
+def check(
+    study: StudyParams, manifest: pd.DataFrame, architectures: list[str], *, at_once: int = 0
+) -> findings.Report:
+    """Find what would fail after hours: unreadable images, wrong labels, missing weights, layers or memory.
 
     Args:
         manifest: the images; with `vary_split`, with the splits of the first seed.
         architectures: the networks that will be trained; each is built once.
+        at_once: notebooks that run at a time on this machine's processors; 0: they run elsewhere, or on GPUs.
 
     Returns:
         The findings of `cxr check` in the images' headers. Its warnings, and what it says of splits that vary with
@@ -107,11 +111,14 @@ def check(study: StudyParams, manifest: pd.DataFrame, architectures: list[str]) 
         say(f"  {finding.check}: {finding.text}")
     loading.check_images(manifest, data_manifest.data_root(study))
     if architectures:
-        _check_networks(study, len(data_manifest.classes(manifest)), architectures)
+        sizes = _check_networks(study, len(data_manifest.classes(manifest)), architectures)
+        if at_once:
+            for line in memory.check(sizes, study, at_once=at_once, gib=memory.of_machine()):
+                say(f"  {line}")
     return report
 
 
-def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]) -> None:
+def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]) -> dict[str, Size]:
     """Build the networks in another process, since TensorFlow takes seconds to load and much memory."""
     common = {
         "weights": study.weights,
@@ -128,7 +135,7 @@ def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]
         [sys.executable, "-c", _BUILD, wanted],
         env=environment,
         stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         encoding="utf-8",
         errors="replace",
     )
@@ -137,6 +144,8 @@ def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InputError(json.loads(last) if done.returncode == 2 else f"the models cannot be built: {last}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {name: Size(*size) for name, size in zip(architectures, found, strict=True)}
 
 
 _BUILD = """
@@ -144,8 +153,8 @@ import json, sys
 from cxr.core.errors import InputError
 from cxr.models import description
 try:
-    for check in json.loads(sys.argv[1]):
-        description.check(check.pop("architecture"), **check)
+    sizes = [description.check(check.pop("architecture"), **check) for check in json.loads(sys.argv[1])]
+    print("\\n" + json.dumps(sizes))
 except InputError as error:
     print("\\n" + json.dumps(str(error)), file=sys.stderr)
     sys.exit(2)

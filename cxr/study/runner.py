@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr import tracking
+from cxr.core import kernel_server
 from cxr.core.errors import InputError, first_line, without_password
 from cxr.core.files import from_here
 from cxr.core.params import StudyParams
@@ -261,7 +262,8 @@ def _last_checks(
     if not any(step.runs_network for step in waiting):
         return shared, None
     to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]
-    return shared, preflight.check(session.study, session.manifest, list(dict.fromkeys(to_train)))
+    here = where.slots if where.embedded and not kernel_server.has_gpu_driver() else 0
+    return shared, preflight.check(session.study, session.manifest, list(dict.fromkeys(to_train)), at_once=here)
 
 
 def _conclude(session: Session, state: State) -> int:
