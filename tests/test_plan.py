@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from math import isnan, sqrt
 from types import SimpleNamespace
@@ -688,17 +687,15 @@ def test_a_dry_run_gives_the_plan_to_the_notebooks_and_prints_deviations(path, p
     assert f"plan: {path}" in out
 
 
-def test_planning_the_embedded_study_is_quick_and_needs_no_tensorflow(tmp_path):
+def test_planning_the_embedded_study_loads_no_large_library(tmp_path):
     code = (
         "import sys\nfrom cxr.cli import main\n"
         f"code = main.main(['plan', 'params/study.yaml', '--output', {str(tmp_path / 'p.yaml')!r}])\n"
         "heavy = ('tensorflow', 'keras', 'mlflow', 'distributed', 'matplotlib')\n"
         "print(code, [name for name in heavy if name in sys.modules])"
     )
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
     assert done.stdout.splitlines()[-1] == "0 []"
-    assert time.monotonic() - began < 10  # under two seconds on an idle machine
     assert plan_file.read(tmp_path / "p.yaml").values["design"]["images"]["counted"]
 
 
