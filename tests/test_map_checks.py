@@ -439,10 +439,11 @@ def errors_above_zero(z, n=4000, rng_seed=0):
         (0.25, 4.27, False),
         (0.5, 3.00, True),
         (0.5, 2.90, False),
-        (0.5, 0.30, False),  # chance to pass: 1 - Phi((1.96 - 0.3 / sqrt(0.5)) / sqrt(0.5)) = 0.015
-        (0.5, 0.20, True),  # 0.009
-        (0.25, 0.00, False),  # 0.012
-        (0.25, -0.1, True),  # 0.006
+        # the chance to pass if the gain is z + 1.645: at a half, 1 - Phi(1.96 sqrt(2) - (2 z + 1.645))
+        (0.5, -0.55, False),  # 0.013
+        (0.5, -0.65, True),  # 0.008
+        (0.25, -1.20, False),  # 0.014, of 1 - Phi((1.96 - z / 2 - 1.5 (z + 1.645)) / sqrt(0.75))
+        (0.25, -1.30, True),  # 0.008
     ],
 )
 def test_when_a_verdict_is_clear(share, z, clear):

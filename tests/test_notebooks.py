@@ -463,6 +463,7 @@ def test_bad_input_ends_with_2_before_anything_runs(assignments, message, tmp_pa
 def test_own_images_in_folders(real_cxr5, tmp_path):
     settings = ["name=real", f"data={real_cxr5}", "max_images_per_class=14", "method=[layercam]", "seed=[0,1]"]
     settings += ["groups=[label,source_size]", "placebo=false", "checkpoint_every=0", "multiverse=false"]
+    settings += ["map_check_images=0", "extra_heads=0"]
     out = tmp_path / "out"
     done = run("cxr", "study", "params/smoke.yaml", "--set", *settings, "--out", out, store=tmp_path)
     assert "CompactResNetV2" in done.stdout

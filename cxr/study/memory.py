@@ -20,7 +20,7 @@ _GIB = 2**30
 def needed(size: Size, study: StudyParams) -> dict[str, float]:
     """GiB that a notebook takes at its peak on a CPU, by stage, for a network of this size.
 
-    Measured peaks lie between 0.75 and 1.2 of it (docs/speed.md). Networks in half precision take less.
+    Measured peaks lie between 0.77 and 1.25 of it (docs/speed.md). Networks in half precision take less.
     """
     batches = {"fine-tuning": study.batch_size, "attribution": study.attribute_batch_size}
     bytes_of_weights = {"fine-tuning": _STATE, "attribution": 4}
