@@ -118,8 +118,13 @@ def test_a_busy_kernel_ends_with_its_papermill(notebook, tmp_path, number):
     wait_for(lambda: not kernel.is_running())
 
 
-def test_ctrl_c_reaches_the_kernel(notebook, outputs, tmp_path):
-    process = notebook(BUSY)
+def test_ctrl_c_reaches_the_kernel(notebook, tmp_path):
+    # where tests run in the background, Ctrl-C may be switched off, and children would inherit that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = notebook(BUSY)
+    finally:
+        signal.signal(signal.SIGINT, before)
     kernel = busy_kernel(tmp_path)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)

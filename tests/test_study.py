@@ -570,7 +570,7 @@ def test_ctrl_c_stops_the_notebooks_and_the_same_command_resumes(tmp_path, store
             "import sys",
             "from cxr.cli import main",
             "from cxr.study import preflight",
-            "preflight.check = lambda *_: None",
+            "preflight.check = lambda *_, **__: None",
             "sys.exit(main.main(sys.argv[1:]))",
         ]
     )
