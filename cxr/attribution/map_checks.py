@@ -133,14 +133,15 @@ def until_settled(
             rng_seed=first, label=f"{label}, images {first + 1} to {last}" if label else "",
         )  # fmt: skip
         tables.append(table.assign(row=table["row"] + first))
-        found = dict(tuple(pd.concat(tables, ignore_index=True).groupby("method")))
-        if last < len(images):
-            options = {"patients": patients, "share": last / len(images), "level": level}
-            left = tuple(method for method in left if not passing.settled(found[method], **options))
+        found = pd.concat(tables, ignore_index=True)
+        if last == len(images):
+            break
+        options = {"patients": patients, "share": last / len(images), "level": level}
+        left = tuple(name for name in left if not passing.settled(found[found["method"] == name], **options))
         if not left:
             break
         first = last
-    return pd.concat(tables, ignore_index=True)
+    return found
 
 
 def gains(
