@@ -1,4 +1,4 @@
-"""`cxr drift` as its users have it: a process of its own, exit codes, files, the MLflow run."""
+"""`cxr drift` as its users have it: exit codes, files, the MLflow run."""
 
 import html
 import os
@@ -11,6 +11,7 @@ import keras
 import pandas as pd
 import psutil
 import pytest
+from commands import cxr, papermill
 from conftest import PROJECT
 from foreign_models import cnn, train_cnn, write_phantom
 
@@ -23,15 +24,8 @@ PAIR = ("cnn_s0_epoch2.keras", "cnn_s0_epoch4.keras", "phantom/manifest.csv")
 QUICK = ("--n-boot", "100", "--draws", "1")
 
 
-def drift(folder, *words, code=0, program=("cxr", "drift")):
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    environment |= {"CXR_CACHE": f"{folder}/cache", "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [str(BIN / program[0]), *program[1:], *map(str, words)],
-        cwd=folder, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
-    return done
+def drift(folder, *words, code=0):
+    return cxr("drift", *words, store=folder, folder=folder, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +181,7 @@ def test_without_labels_by_hand_through_papermill(folder, store, tmp_path):
     (folder / "phantom" / "manifest.csv").rename(folder / "phantom.csv")  # what is left is a folder of images
     try:
         notebook = PROJECT / "notebooks" / "5_drift.ipynb"
-        drift(folder, notebook, tmp_path / "5.ipynb", "--no-progress-bar", *words, program=("papermill",))
+        papermill(notebook, tmp_path / "5.ipynb", *words, store=folder, folder=folder)
     finally:
         (folder / "phantom.csv").rename(folder / "phantom" / "manifest.csv")
     (info,) = tracking.find("drift", experiment="hand")

@@ -1,15 +1,10 @@
 """A study with several findings an image, for real, and `cxr drift` on its two checkpoints."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import PROJECT
+from commands import cxr
 from PIL import Image
 
 from cxr import tracking
@@ -21,21 +16,7 @@ from cxr.data.phantom import cases, rendering
 from cxr.metrics import findings, regions
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
 SMALL = ("task=multi_label", "name=findings", "phantom_images=160", "method=[layercam]", "multiverse=false")
-
-
-def run(*words, store, code=0):
-    environment = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
-        "CXR_CACHE": f"{store}/cache",
-    }
-    done = subprocess.run(
-        [str(BIN / words[0]), *map(str, words[1:])], cwd=PROJECT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-6000:]
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +35,12 @@ def study(tmp_path_factory):
     layout = {"data": str(store / "table.csv"), "task": "multi_label", "uncertain": "ignore"}
     layout |= {"label_columns": {name.title(): name for name in cases.FINDINGS}}
     (store / "elsewhere.yaml").write_text(yaml.safe_dump(layout))
-    return store, run(*words(store), store=store)
+    return store, cxr(*words(store), store=store)
 
 
 def words(store):
     external = f"external={{elsewhere: {store / 'elsewhere.yaml'}}}"
-    return "cxr", "study", "params/smoke.yaml", "--set", *SMALL, external, "--out", store / "out"
+    return "study", "params/smoke.yaml", "--set", *SMALL, external, "--out", store / "out"
 
 
 @pytest.fixture
@@ -144,24 +125,24 @@ def test_a_test_set_from_elsewhere_stands_beside_the_studys_own(only, study):
         assert table.at["test", name] == pytest.approx(train.metrics[name])
     assert table.at["elsewhere", "drift"] == pytest.approx(there.metrics["overlap_corrected_median"])
     assert "On elsewhere (" in (store / "out" / "report.html").read_text(encoding="utf-8")
-    assert "0 to run" in run(*words(store), store=store).stdout
+    assert "0 to run" in cxr(*words(store), store=store).stdout
 
 
 def test_cxr_drift_compares_its_checkpoints_finding_by_finding(only, study, tmp_path):
     store, folder = study[0], only("train").file("checkpoints")
     columns = ", ".join(f"{name.title()}: {name}" for name in cases.FINDINGS)
-    pair = ("cxr", "drift", folder / "before.keras", folder / "after.keras", store / "table.csv")
+    pair = ("drift", folder / "before.keras", folder / "after.keras", store / "table.csv")
     options = ("--preprocessing", "none", "--n-boot", "100", "--images", "all")
     options += ("--out", tmp_path / "drift.parquet")
     given = ("--set", "task=multi_label", f"label_columns={{{columns}}}", "map_check_images=0")
-    refused = run(*pair, *options, *given, store=store, code=2)
+    refused = cxr(*pair, *options, *given, store=store, code=2)
     assert "labels that are uncertain: say what they count as" in refused.stderr
-    said = run(*pair, *options, *given, "uncertain=ignore", store=store).stdout
+    said = cxr(*pair, *options, *given, "uncertain=ignore", store=store).stdout
     assert "explained: each finding that an image has" in said and "both models call" in said
     drift = pd.read_parquet(tmp_path / "drift.parquet")
     there = only("drift").table("drift.parquet")  # of the study, by the same notebook
     assert sorted(drift["image_id"]) == sorted(there["image_id"])
     assert {"auc_macro_before", "auc_consolidation_after"} <= set(only("drift", "drift").metrics)
     one = ("--set", "label_column=Cavities", "map_check_images=0")
-    single = run(*pair, *options, *one, store=store, code=2)
+    single = cxr(*pair, *options, *one, store=store, code=2)
     assert "the models have 4 outputs, and the labels are of" in single.stderr

@@ -40,14 +40,14 @@ MOST = memory.needed(SIZES["Large"], STUDY)["attribution"]
 
 
 def test_the_largest_need_is_said():
-    [line] = memory.check(SIZES, STUDY, at_once=1, gib=16.0)
+    line = memory.check(SIZES, STUDY, at_once=1, gib=16.0)
     assert line == f"memory: attribution Large takes about {MOST:.1f} GiB (batches of 32); this machine has 16.0"
-    [line] = memory.check(SIZES, STUDY, at_once=2, gib=16.0)
+    line = memory.check(SIZES, STUDY, at_once=2, gib=16.0)
     assert f"2 notebooks at once up to {2 * MOST:.1f}" in line and "CAUTION" not in line
 
 
 def test_what_may_not_fit_is_a_caution_and_what_cannot_is_refused():
-    [line] = memory.check(SIZES, STUDY, at_once=2, gib=1.9 * MOST)
+    line = memory.check(SIZES, STUDY, at_once=2, gib=1.9 * MOST)
     assert line.startswith("CAUTION: memory") and line.endswith(
         "if notebooks are killed, lower attribute_batch_size, or jobs"
     )

@@ -13,6 +13,7 @@ import browser
 import numpy as np
 import pandas as pd
 import pytest
+from commands import cxr, papermill
 from conftest import PROJECT
 
 from cxr import tracking
@@ -24,27 +25,13 @@ from cxr.report import questions
 from cxr.report.consistency import ALL
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
 TWO = ("--set", "architecture=[CompactResNetV2,CompactInception]", "method=[layercam,gradcampp]", "jobs=2")
-
-
-def run(*words, store, ok=True):
-    environment = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
-        "CXR_CACHE": f"{store}/cache",
-    }
-    done = subprocess.run(
-        [str(BIN / words[0]), *map(str, words[1:])], cwd=PROJECT, env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode == 0) is ok, done.stdout[-3000:] + done.stderr[-6000:]
-    return done
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     store = tmp_path_factory.mktemp("study")
-    return store, run("cxr", "study", "params/smoke.yaml", *TWO, "--out", store / "out", store=store)
+    return store, cxr("study", "params/smoke.yaml", *TWO, "--out", store / "out", store=store)
 
 
 @pytest.fixture
@@ -98,7 +85,7 @@ def test_the_report_opens_with_the_answer_and_the_run_holds_it(study, store):
 
 def test_a_second_start_does_nothing(study, store):
     before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
-    done = run("cxr", "study", "params/smoke.yaml", *TWO, "--out", store / "out", store=store)
+    done = cxr("study", "params/smoke.yaml", *TWO, "--out", store / "out", store=store)
     assert "9 done already, 0 to run" in done.stdout
     assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
@@ -252,7 +239,7 @@ def test_cxr_drift_measures_the_same_between_the_checkpoints_as_the_study(store,
     a, b = (train.file(f"checkpoints/{checkpoint}.keras") for checkpoint in ("before", "after"))
     words = ["--split", "test", "--images", "all", "--draws", "1", "--n-boot", "100", "--name", "smoke-drift"]
     words += ["--method", "gradcampp,layercam", "--set", "phantom_images=100", "--out", tmp_path / "d.parquet"]
-    run("cxr", "drift", a, b, "phantom", *words, store=store)
+    cxr("drift", a, b, "phantom", *words, store=store)
     (info,) = tracking.find("drift", experiment="smoke-drift")
     table = pd.read_parquet(tmp_path / "d.parquet")
     assert info.params["layer"] == only("attribute").params["layer"]
@@ -310,7 +297,7 @@ def older(stage):
 def test_pretraining_by_hand_writes_weights_and_how_they_were_made(tmp_path, monkeypatch):
     small = {"source_images": 64, "epochs": 2, "image_size": 48, "batch_size": 16, "output": tmp_path / "weights"}
     words = [word for key, value in small.items() for word in ("-p", key, value)]
-    run("papermill", "notebooks/0_pretrain.ipynb", tmp_path / "0.ipynb", "--log-output", *words, store=tmp_path)
+    papermill("notebooks/0_pretrain.ipynb", tmp_path / "0.ipynb", *words, store=tmp_path)
     record = json.loads((tmp_path / "weights" / "CompactResNetV2.json").read_text())
     assert record["sha256"] == tracking.contents(tmp_path / "weights" / "CompactResNetV2.npz")
     assert record["parameters"]["source_images"] == 64 and 0 <= record["val_object_accuracy"] <= 1
@@ -324,19 +311,12 @@ def test_pretraining_by_hand_writes_weights_and_how_they_were_made(tmp_path, mon
 
 
 def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
-    """`-f` takes the study's own file; run ids default to the latest fitting run."""
-    common = ("-f", "params/smoke.yaml", "--no-progress-bar")
-    run(
-        "papermill",
-        "notebooks/3_score.ipynb",
-        tmp_path / "3.ipynb",
-        *common,
-        "-p",
-        "method",
-        "layercam",
-        store=store,
-    )
-    run("papermill", "notebooks/4_compare.ipynb", tmp_path / "4.ipynb", *common, store=store)
+    """`-f` takes the study's own file; run ids default to the latest fitting run. As in a terminal: Jupyter starts
+    the kernel."""
+    words = ["notebooks/3_score.ipynb", tmp_path / "3.ipynb", "-f", "params/smoke.yaml", "-p"]
+    words += ["method", "layercam"]
+    environment = {**os.environ, "CXR_CACHE": f"{store}/cache"}
+    subprocess.run([Path(sys.executable).with_name("papermill"), *words], cwd=PROJECT, env=environment, check=True)
     by_hand = scored_by_hand("CompactResNetV2")  # the architecture of the file
     assert len(by_hand) == 1 and by_hand[0].has("notebook.ipynb")
     planned = only("score", method="layercam")
@@ -347,9 +327,9 @@ def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
 def test_by_hand_the_architecture_selects_the_run_that_is_scored(store, tmp_path):
     architecture = older("attribute")  # the latest is of the other one
     before = {info.run_id for info in scored_by_hand(architecture)}
-    words = ("papermill", "notebooks/3_score.ipynb", tmp_path / "3.ipynb", "--no-progress-bar")
+    words = ("notebooks/3_score.ipynb", tmp_path / "3.ipynb")
     few = ("-p", "baseline_draws", "1", "-p", "n_boot", "100")
-    run(*words, "-p", "name", "smoke", "-p", "architecture", architecture, *few, store=store)
+    papermill(*words, "-p", "name", "smoke", "-p", "architecture", architecture, *few, store=store)
     [info] = [info for info in scored_by_hand(architecture) if info.run_id not in before]
     planned = only("score", architecture=architecture, method="layercam")
     assert info.params["attribute_run"] == planned.params["attribute_run"]
@@ -358,17 +338,9 @@ def test_by_hand_the_architecture_selects_the_run_that_is_scored(store, tmp_path
 
 def test_by_hand_an_architecture_without_a_run_is_refused(store, tmp_path):
     before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
-    words = (
-        "papermill",
-        "notebooks/3_score.ipynb",
-        tmp_path / "3.ipynb",
-        "--no-progress-bar",
-        "-p",
-        "name",
-        "smoke",
-    )
-    done = run(*words, "-p", "architecture", "CompactDenseNet", store=store, ok=False)
-    assert "no finished attribute run in the experiment 'smoke', architecture CompactDenseNet" in done.stderr
+    words = ("notebooks/3_score.ipynb", tmp_path / "3.ipynb", "-p", "name", "smoke")
+    said = papermill(*words, "-p", "architecture", "CompactDenseNet", store=store, fails=True)
+    assert "no finished attribute run in the experiment 'smoke', architecture CompactDenseNet" in said
     assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
 
@@ -376,8 +348,8 @@ def test_by_hand_the_architecture_selects_the_training_that_is_explained(store, 
     architecture = older("train")  # the latest is of the other one
     cheap = ("-p", "name", "smoke", "-p", "images", "all", "-p", "multiverse", False, "-p", "map_check_images", 0)
     before = {info.run_id for info in tracking.find("attribute", experiment="smoke")}
-    words = ("papermill", "notebooks/2_attribute.ipynb", tmp_path / "2.ipynb", "--no-progress-bar", *cheap)
-    run(*words, "-p", "architecture", architecture, "-p", "seed", 0, store=store)
+    words = ("notebooks/2_attribute.ipynb", tmp_path / "2.ipynb", *cheap)
+    papermill(*words, "-p", "architecture", architecture, "-p", "seed", 0, store=store)
     [info] = [i for i in tracking.find("attribute", experiment="smoke") if i.run_id not in before]
     assert info.params["architecture"] == architecture and info.tags["mlflow.runName"].endswith("s0")
     assert info.tags["cxr.train_run"] == only("train", architecture=architecture).run_id
@@ -391,36 +363,28 @@ def test_by_hand_the_architecture_selects_the_training_that_is_explained(store, 
 
 def test_by_hand_a_training_that_does_not_fit_is_refused(store, tmp_path):
     before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
-    words = (
-        "papermill",
-        "notebooks/2_attribute.ipynb",
-        tmp_path / "2.ipynb",
-        "--no-progress-bar",
-        "-p",
-        "name",
-        "smoke",
-    )
+    words = ("notebooks/2_attribute.ipynb", tmp_path / "2.ipynb", "-p", "name", "smoke")
     words += ("-p", "train_run_id", only("train").run_id, "-p", "architecture", "CompactDenseNet")
-    done = run(*words, store=store, ok=False)
-    assert "is of architecture CompactResNetV2" in done.stderr
+    said = papermill(*words, store=store, fails=True)
+    assert "is of architecture CompactResNetV2" in said
     assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
 
 def test_by_hand_filters_choose_the_runs_that_are_compared(store, tmp_path):
-    words = ("papermill", "notebooks/4_compare.ipynb", tmp_path / "4.ipynb", "--no-progress-bar")
+    words = ("notebooks/4_compare.ipynb", tmp_path / "4.ipynb")
     words += ("-p", "name", "smoke", "-p", "n_boot", "100")
-    run(*words, "-p", "architecture", "CompactInception", "-p", "method", "layercam", store=store)
+    papermill(*words, "-p", "architecture", "CompactInception", "-p", "method", "layercam", store=store)
     summary = tracking.find("compare", experiment="smoke")[0].table("summary.csv")
     assert summary[["architecture", "method"]].values.tolist() == [["CompactInception", "layercam"]]
     before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
-    done = run(*words, "-p", "architecture", "CompactDenseNet", store=store, ok=False)
-    assert "no finished score run in the experiment 'smoke' fits" in done.stderr
+    said = papermill(*words, "-p", "architecture", "CompactDenseNet", store=store, fails=True)
+    assert "no finished score run in the experiment 'smoke' fits" in said
     assert {info.run_id for info in tracking.find(experiment="smoke", complete=False)} == before
 
 
 def test_the_explorer_shows_a_study_and_leaves_no_run(store, tmp_path):
     before = {info.run_id for info in tracking.find(experiment="smoke", complete=False)}
-    run("papermill", "notebooks/explore.ipynb", tmp_path / "e.ipynb", "--no-progress-bar", store=store)
+    papermill("notebooks/explore.ipynb", tmp_path / "e.ipynb", store=store)
     cells = json.loads((tmp_path / "e.ipynb").read_text())["cells"]
     shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
     assert any("application/vnd.jupyter.widget-view+json" in data for data in shown)
@@ -431,9 +395,9 @@ def test_the_explorer_shows_a_study_and_leaves_no_run(store, tmp_path):
 
 
 def test_a_misspelt_parameter_by_hand_fails_and_says_so(store, tmp_path):
-    words = ("papermill", "notebooks/3_score.ipynb", tmp_path / "3.ipynb", "--no-progress-bar")
-    done = run(*words, "-p", "methud", "layercam", store=store, ok=False)
-    assert "unknown parameter 'methud': did you mean 'method'?" in done.stderr
+    words = ("notebooks/3_score.ipynb", tmp_path / "3.ipynb")
+    said = papermill(*words, "-p", "methud", "layercam", store=store, fails=True)
+    assert "unknown parameter 'methud': did you mean 'method'?" in said
 
 
 @pytest.mark.parametrize(
@@ -465,7 +429,7 @@ def test_own_images_in_folders(real_cxr5, tmp_path):
     settings += ["groups=[label,source_size]", "placebo=false", "checkpoint_every=0", "multiverse=false"]
     settings += ["map_check_images=0", "extra_heads=0"]
     out = tmp_path / "out"
-    done = run("cxr", "study", "params/smoke.yaml", "--set", *settings, "--out", out, store=tmp_path)
+    done = cxr("study", "params/smoke.yaml", "--set", *settings, "--out", out, store=tmp_path)
     assert "CompactResNetV2" in done.stdout
     html = (out / "report.html").read_text()
     assert "each trained 2 times" in html and "No masks of lesion or lung are known" in html
@@ -482,7 +446,7 @@ def test_a_shortcut_is_trained_in_one_stage_and_measured_with_random_markers(tmp
         "placebo=false",
         "map_check_images=0",
     ]
-    run("cxr", "study", "params/smoke.yaml", "--set", *settings, "--out", tmp_path / "out", store=tmp_path)
+    cxr("study", "params/smoke.yaml", "--set", *settings, "--out", tmp_path / "out", store=tmp_path)
     html = (tmp_path / "out" / "report.html").read_text()
     assert "AUC with random markers" in html and "a marker tells the class" in html
     assert "Which metrics follow the movement that is known" in html

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import atexit
+import contextlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,38 @@ def start(words: list[str], environment: Mapping[str, str]) -> subprocess.Popen:
     )
 
 
+def get_ready(environment: Mapping[str, str]) -> None:
+    """Let the server of kernels import its libraries, while this process goes on. `environment`: as of `start`."""
+    _kernels({**os.environ, **ENVIRONMENT, **environment})
+
+
+def run_module(module: str, words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run `python -m module word ...` in a process of its own, and return what it printed, stderr included.
+
+    The server of kernels forks it, where that is possible, as it has imported TensorFlow already. `environment`:
+    as of `start`.
+    """
+    everywhere = {**os.environ, **ENVIRONMENT, **environment}
+    command = [sys.executable, "-m", module, *words]
+    with tempfile.TemporaryFile() as said:
+        forked = False
+        if kernel_server.supported():
+            server = str(_kernels(everywhere) / _SERVER)
+            with contextlib.suppress(OSError):  # it is lost
+                outputs = (said.fileno(), said.fileno())
+                kernel_server.Kernel(server, command, everywhere, os.getcwd(), outputs).wait()
+                forked = True
+        if not forked:
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=everywhere)
+        said.seek(0)
+        return said.read().decode("utf-8", "replace")
+
+
 _PARENT = "CXR_PARENT"  # environment variable: `_this_python` of the process that started papermill
 
 
 _KERNELS: list[Path] = []
+_SERVER = "server"  # the name of the socket of the server, in that folder
 _STARTING = threading.Lock()
 
 
@@ -131,7 +160,7 @@ def _kernels(environment: Mapping[str, str]) -> Path:
             words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             spec = {"argv": words, "display_name": "Python 3 (ipykernel)", "language": "python"}
             if kernel_server.supported():
-                address = folder / "server"
+                address = folder / _SERVER
                 # without the run's id, by which `processes.stop_orphans` finds the processes of a run
                 kernel_server.start(address, {k: v for k, v in environment.items() if k != "MLFLOW_RUN_ID"})
                 config = {"provisioner_name": kernel_server.PROVISIONER, "config": {"address": str(address)}}

@@ -103,20 +103,28 @@ class Provisioner(LocalProvisioner):
 
 
 class Kernel:
-    """A forked kernel, with those methods of subprocess.Popen that Jupyter uses.
+    """A forked process, mostly a kernel, with those methods of subprocess.Popen that Jupyter uses.
 
+    Args: words: `python -m MODULE ARGUMENT ...`. outputs: the descriptors of its stdout and stderr.
     Raises: OSError if the server does not answer.
     """
 
     stdin = stdout = stderr = None
 
-    def __init__(self, address: str, words: list[str], environment: Mapping[str, str], folder: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        words: list[str],
+        environment: Mapping[str, str],
+        folder: str,
+        outputs: tuple[int, int] = (1, 2),
+    ) -> None:
         self.returncode: int | None = None
         self._connection = socket.socket(socket.AF_UNIX)
         try:
             self._connection.connect(address)
             request = json.dumps({"words": words, "environment": dict(environment), "folder": folder}).encode()
-            socket.send_fds(self._connection, [len(request).to_bytes(4, "big")], [1, 2])
+            socket.send_fds(self._connection, [len(request).to_bytes(4, "big")], list(outputs))
             self._connection.sendall(request)
             answer = self._connection.recv(16)
         except OSError:
@@ -202,6 +210,7 @@ def _become_kernel(connection: socket.socket, request: Mapping[str, Any], output
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     random.seed()
+    tempfile.tempdir = None  # it is read from the environment again
     importlib.import_module("numpy").random.seed()
     threading.Thread(target=_end_with, args=[connection.dup()], daemon=True).start()
     connection.sendall(str(os.getpid()).encode())

@@ -31,8 +31,8 @@ def needed(size: Size, study: StudyParams) -> dict[str, float]:
     }
 
 
-def check(sizes: Mapping[str, Size], study: StudyParams, *, at_once: int, gib: float) -> list[str]:
-    """What the networks need, in lines; a caution where the machine may not have it.
+def check(sizes: Mapping[str, Size], study: StudyParams, *, at_once: int, gib: float) -> str:
+    """What the networks need, in a line; a caution where the machine may not have it.
 
     Args:
         sizes: of each network that is trained.
@@ -51,7 +51,7 @@ def check(sizes: Mapping[str, Size], study: StudyParams, *, at_once: int, gib: f
     advice = f"lower {lower}" + (", or jobs" if at_once > 1 else "")
     if at_once * most > _ROUGH * gib:
         raise InputError(f"{line}: {advice}")
-    return [f"CAUTION: {line}: if notebooks are killed, {advice}" if at_once * most > gib else line]
+    return f"CAUTION: {line}: if notebooks are killed, {advice}" if at_once * most > gib else line
 
 
 def of_machine() -> float:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from cxr.core import execution
 from cxr.core.errors import InputError
 from cxr.core.params import StudyParams
 from cxr.models.size import Size
 from cxr.report.declared import deviations, plan_file
 from cxr.study import externals, memory
-from cxr.study.console import killed, say
+from cxr.study.console import say
 from cxr.study.grid import Setup, Step, plan
 
 if TYPE_CHECKING:
@@ -81,7 +80,12 @@ def about_plan(session: Session, cited: Mapping[str, str]) -> list[str]:
 
 
 def check(
-    study: StudyParams, manifest: pd.DataFrame, architectures: list[str], *, at_once: int = 0
+    study: StudyParams,
+    manifest: pd.DataFrame,
+    architectures: list[str],
+    *,
+    at_once: int = 0,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> findings.Report:
     """Find what would fail after hours: unreadable images, wrong labels, missing weights, layers or memory.
 
@@ -89,6 +93,7 @@ def check(
         manifest: the images; with `vary_split`, with the splits of the first seed.
         architectures: the networks that will be trained; each is built once.
         at_once: notebooks that run at a time on this machine's processors; 0: they run elsewhere, or on GPUs.
+        environment: environment variables of the notebooks on this machine.
 
     Returns:
         The findings of `cxr check` in the images' headers. Its warnings, and what it says of splits that vary with
@@ -101,6 +106,8 @@ def check(
     from cxr.data import manifest as data_manifest
     from cxr.data.checks import checklist
 
+    if architectures:
+        execution.get_ready(environment)  # while the images are checked
     report = checklist.run(study, manifest=manifest)
     if errors := report.of("error"):
         more = f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
@@ -111,14 +118,15 @@ def check(
         say(f"  {finding.check}: {finding.text}")
     loading.check_images(manifest, data_manifest.data_root(study))
     if architectures:
-        sizes = _check_networks(study, len(data_manifest.classes(manifest)), architectures)
+        sizes = _check_networks(study, len(data_manifest.classes(manifest)), architectures, environment)
         if at_once:
-            for line in memory.check(sizes, study, at_once=at_once, gib=memory.of_machine()):
-                say(f"  {line}")
+            say(f"  {memory.check(sizes, study, at_once=at_once, gib=memory.of_machine())}")
     return report
 
 
-def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]) -> dict[str, Size]:
+def _check_networks(
+    study: StudyParams, n_classes: int, architectures: list[str], environment: Mapping[str, str]
+) -> dict[str, Size]:
     """Build the networks in another process, since TensorFlow takes seconds to load and much memory."""
     common = {
         "weights": study.weights,
@@ -130,32 +138,14 @@ def _check_networks(study: StudyParams, n_classes: int, architectures: list[str]
         "methods": study.method,
     }
     wanted = json.dumps([{"architecture": name, **common} for name in architectures])
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _BUILD, wanted],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    if done.returncode < 0:
-        raise InputError(f"the models cannot be built: {killed('the process that builds them', done.returncode)}")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise InputError(json.loads(last) if done.returncode == 2 else f"the models cannot be built: {last}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    return {name: Size(*size) for name, size in zip(architectures, found, strict=True)}
-
-
-_BUILD = """
-import json, sys
-from cxr.core.errors import InputError
-from cxr.models import description
-try:
-    sizes = [description.check(check.pop("architecture"), **check) for check in json.loads(sys.argv[1])]
-    print("\\n" + json.dumps(sizes))
-except InputError as error:
-    print("\\n" + json.dumps(str(error)), file=sys.stderr)
-    sys.exit(2)
-"""
+    environment = {**environment, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    said = execution.run_module("cxr.study.building", [wanted], environment).strip().splitlines()
+    try:
+        answer = json.loads(said[-1])
+        sizes = answer.get("sizes", [])
+    except (IndexError, AttributeError, ValueError):
+        last = said[-1] if said else "their process was killed. The system does that when memory is short"
+        raise InputError(f"the models cannot be built: {last}") from None
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return {name: Size(*size) for name, size in zip(architectures, sizes, strict=True)}

@@ -263,7 +263,14 @@ def _last_checks(
         return shared, None
     to_train = [step.parameters["architecture"] for step in waiting if step.stage == "train"]
     here = where.slots if where.embedded and not kernel_server.has_gpu_driver() else 0
-    return shared, preflight.check(session.study, session.manifest, list(dict.fromkeys(to_train)), at_once=here)
+    report = preflight.check(
+        session.study,
+        session.manifest,
+        list(dict.fromkeys(to_train)),
+        at_once=here,
+        environment=session.environment,
+    )
+    return shared, report
 
 
 def _conclude(session: Session, state: State) -> int:
