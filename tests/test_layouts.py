@@ -123,8 +123,7 @@ def test_lung_masks_beside_the_images(tmp_path):
     ("more", "match"),
     [
         ({"image_folder": "images", "lung_mask_folder": "lungs"}, "no image has a mask in a folder lungs"),
-        ({"lung_mask_folder": "masks"}, "lung_mask_folder: masks lies beside the folder of the images: name that"),
-        ({"image_folder": "masks", "lung_mask_folder": "masks"}, "name that one in image_folder"),
+        ({"image_folder": "images", "lung_mask_folder": "images"}, "is the image_folder: name another"),
     ],
 )
 def test_lung_masks_that_are_not_there(tmp_path, more, match):

@@ -310,6 +310,21 @@ def test_pretraining_by_hand_writes_weights_and_how_they_were_made(tmp_path, mon
     assert info.table("history.parquet")["epoch"].tolist() == [1, 2]
 
 
+def test_training_the_lung_finder_by_hand_writes_weights_that_are_read_again(tmp_path, monkeypatch):
+    words = ("-p", "images", 32, "-p", "epochs", 1, "-p", "output", tmp_path / "weights")
+    papermill("notebooks/0_lungs.ipynb", tmp_path / "0.ipynb", *words, store=tmp_path)
+    file = tmp_path / "weights" / "lungs.npz"
+    record = json.loads(file.with_suffix(".json").read_text())
+    assert record["sha256"] == tracking.contents(file) and record["parameters"]["images"] == 32
+    shipped = json.loads((PROJECT / "cxr/models/pretrained/lungs.json").read_text())
+    assert record.keys() == shipped.keys() and shipped["dice_phantom"] >= 0.95
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    tracking.connect()
+    (info,) = tracking.find("lungs", experiment="lungs")
+    assert {"lung_task.png", "history.png", "history.parquet", "weights/"} <= set(info.artifacts())
+    assert 0 <= info.metrics["dice_phantom"] <= 1
+
+
 def test_by_hand_through_papermill_on_the_latest_run(store, tmp_path):
     """`-f` takes the study's own file; run ids default to the latest fitting run. As in a terminal: Jupyter starts
     the kernel."""

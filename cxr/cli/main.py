@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import metadata
 
-from cxr.cli import check, completion, drift, models, params, plan, study, ui
+from cxr.cli import check, completion, drift, lungs, models, params, plan, study, ui
 from cxr.core.errors import InputError, first_line, on_one_line
 
 _OVERVIEW = """\
@@ -28,7 +28,8 @@ Use the commands in this order: `cxr check` finds what is wrong with the images
 and labels before anything is trained on them. `cxr plan` freezes what will be
 tested. `cxr study` trains, explains, scores and compares; it ends with a table
 and a report. `cxr ui` shows all runs in the browser. `cxr drift` compares two
-models that were trained elsewhere; it needs no study. One parameter file
+models that were trained elsewhere; it needs no study. `cxr lungs` finds lungs
+where there are no masks. One parameter file
 describes a study, such as params/study.yaml: `cxr params` lists the parameters,
 and `cxr models` the networks."""
 
@@ -118,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--version", action="version", version=f"cxr {metadata.version('cxr')}")
     commands = found.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for command in (check, plan, study, drift, ui, models, params):
+    for command in (check, plan, study, drift, lungs, ui, models, params):
         command.add(commands)
     completion.add(commands, found)
     return found

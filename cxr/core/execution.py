@@ -24,6 +24,7 @@ from cxr.core.files import from_here, parse
 
 STAGES: dict[str, str] = {
     "pretrain": "0_pretrain",
+    "lungs": "0_lungs",
     "train": "1_train",
     "attribute": "2_attribute",
     "score": "3_score",

@@ -275,7 +275,9 @@ class DataParams(Params):
         "", description="read images only from folders of this name (masks often lie beside them); empty: all"
     )
     lung_mask_folder: str = Field(
-        "", description="with image_folder: the folders beside those, with a lung mask of each image's file name"
+        "",
+        description="lung masks: with image_folder, the name of the folders beside those; otherwise one folder, "
+        "which has a/b.png for the image a/b.jpg (`cxr lungs` makes one)",
     )
     given_splits: Literal["honour", "ignore"] = Field(
         "honour", description="use the splits that folders or a column give, or ignore them and make new ones"
@@ -399,11 +401,8 @@ class DataParams(Params):
             raise ValueError(
                 f"multi_label: {self.multi_label} needs label_separator, the separator between labels in one cell"
             )
-        if self.lung_mask_folder and self.image_folder in ("", self.lung_mask_folder):
-            raise ValueError(
-                f"lung_mask_folder: {self.lung_mask_folder} lies beside the folder of the images: name that one "
-                "in image_folder"
-            )
+        if self.lung_mask_folder and self.image_folder == self.lung_mask_folder:
+            raise ValueError(f"lung_mask_folder: {self.lung_mask_folder} is the image_folder: name another")
         if self.val_fraction + self.test_fraction >= 0.9:
             raise ValueError(
                 f"val_fraction + test_fraction is {self.val_fraction + self.test_fraction:g}: less than a "
@@ -696,6 +695,18 @@ class PretrainParams(Params):
     output: str = Field("", description="folder for the weights; empty: the cache where `weights: source` looks")
 
 
+class LungParams(Params):
+    """`0_lungs.ipynb`: train the lung finder."""
+
+    name: str = Field("lungs", description="the MLflow experiment")
+    seed: Seed = 0
+    images: Annotated[int, Field(ge=32)] = 12000
+    epochs: Count = 8
+    batch_size: Count = 32
+    learning_rate: Positive = 3.0e-3
+    output: str = Field("", description="folder for the weights; empty: they are only logged")
+
+
 class DriftParams(DataParams, _ScoreFields):
     """`5_drift.ipynb`: two models of the user's own."""
 
@@ -761,6 +772,7 @@ class DriftParams(DataParams, _ScoreFields):
 
 
 NOTEBOOKS: dict[str, type[Params]] = {
+    "0_lungs": LungParams,
     "0_pretrain": PretrainParams,
     "1_train": TrainParams,
     "2_attribute": AttributeParams,

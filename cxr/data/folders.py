@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from cxr.core.errors import InputError, some
 from cxr.core.params import DataParams
-from cxr.data import groups
+from cxr.data import groups, lung_masks
 from cxr.data.formats import FORMATS, SUFFIXES
 from cxr.data.labels import assign_classes, compiled_pattern, identities
 from cxr.data.walk import Walk, is_hidden, is_thumbnails, refuse_pictures_about_images, warn_of_equal_names
@@ -26,7 +25,7 @@ def folder_rows(root: Path, settings: DataParams) -> pd.DataFrame:
     """image_id, path, label and patient_id of the images in class folders, str.
 
     Also split, if the class folders lie in folders train, val and test (see `SPLIT_FOLDERS`; without val see
-    `cxr.data.splits.val_from_train`), and lung_mask with `lung_mask_folder` (`lung_masks`). Raises InputError.
+    `cxr.data.splits.val_from_train`), and lung_mask (`cxr.data.lung_masks`). Raises InputError.
     """
     refuse_table_options(root, settings)
     parts = _split_folders(root)
@@ -47,7 +46,8 @@ def folder_rows(root: Path, settings: DataParams) -> pd.DataFrame:
     frame = assign_classes(frame, settings, where=str(root))
     paths = frame["path"].tolist()
     below = [path.removeprefix(f"{folder}/") for path, folder in zip(paths, frame["folder"], strict=True)]
-    frame = frame.assign(**identities(paths, settings, root, below=below), **lung_masks(root, paths, settings))
+    masks = lung_masks.columns(root, paths, settings)
+    frame = frame.assign(**identities(paths, settings, root, below=below), **masks)
     owners = frame["folder"] + ("\n" + frame["patient_id"] if settings.patient_pattern else "")
     warn_of_equal_names(root, paths, owners.tolist())
     return frame.drop(columns="folder")
@@ -63,39 +63,6 @@ def image_rows(root: Path, settings: DataParams) -> list[str]:
     if not settings.patient_pattern:
         warn_of_equal_names(root, paths, [""] * len(paths))
     return paths
-
-
-def lung_masks(root: Path, paths: Sequence[str], settings: DataParams) -> dict[str, list[str]]:
-    """The column lung_mask: for the image `a/IMAGES/b.jpg` the path `a/MASKS/b.png`, "" if there is no such file.
-
-    IMAGES is `image_folder`, the last part of this name, and MASKS is `lung_mask_folder`; empty: no column. Says
-    how many images have no mask.
-
-    Raises: InputError if no image has a mask.
-    """
-    images, masks = settings.image_folder, settings.lung_mask_folder
-    if not masks:
-        return {}
-    found, expected = [], ""
-    for path in paths:
-        parts = list(PurePosixPath(path).parts)
-        parts[len(parts) - 2 - parts[-2::-1].index(images)] = masks
-        expected = PurePosixPath(*parts).with_suffix(".png").as_posix()
-        found.append(expected if (root / expected).is_file() else "")
-    if not any(found):
-        raise InputError(
-            f"{root}: no image has a mask in a folder {masks} (lung_mask_folder): expected {some([expected])} for "
-            f"{some(paths[-1:])}, for example",
-            items=[expected, *paths[-1:]],
-        )
-    if without := [path for path, mask in zip(paths, found, strict=True) if not mask]:
-        warning = UserWarning(
-            f"{root}: {len(without)} of {len(paths)} images have no mask in a folder {masks} (lung_mask_folder): "
-            f"{some(without)}"
-        )
-        warning.items = without
-        warnings.warn(warning, stacklevel=4)
-    return {"lung_mask": found}
 
 
 def refuse_table_options(root: Path, settings: DataParams) -> None:

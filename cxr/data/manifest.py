@@ -35,8 +35,8 @@ import pandas as pd
 from cxr.core.errors import InputError, some
 from cxr.core.files import require_regular
 from cxr.core.params import DataParams
-from cxr.data import groups, multi_label, pseudonyms
-from cxr.data.folders import folder_rows, image_rows, lung_masks, refuse_table_options, subfolders
+from cxr.data import groups, lung_masks, multi_label, pseudonyms
+from cxr.data.folders import folder_rows, image_rows, refuse_table_options, subfolders
 from cxr.data.formats import FORMATS, SUFFIXES
 from cxr.data.labels import identities
 from cxr.data.loading import drop_unusable
@@ -112,7 +112,7 @@ def unlabelled_rows(root: Path, table: Path | None, settings: DataParams) -> pd.
             f"{', '.join(SUFFIXES)}, or a table (CSV or Parquet) with the column path"
         )
     found = pd.DataFrame({"path": paths, "label": ""})
-    return found.assign(**identities(paths, settings, root), **lung_masks(root, paths, settings))
+    return found.assign(**identities(paths, settings, root), **lung_masks.columns(root, paths, settings))
 
 
 def extra_columns(settings: DataParams) -> pd.DataFrame | None:

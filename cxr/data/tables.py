@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from cxr.core.errors import InputError, close_to, some
 from cxr.core.params import DataParams
-from cxr.data import groups, multi_label
+from cxr.data import groups, lung_masks, multi_label
 from cxr.data.labels import assign_classes, identities, image_ids, normalised
 from cxr.data.walk import is_hidden
 
@@ -38,7 +38,7 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
             f"patient_pattern: it is for folders, but {table} names the patients: leave it empty (or leave "
             "patient_column empty, if the table does not name them)"
         )
-    for name in ("label_pattern", "image_folder", "lung_mask_folder"):
+    for name in ("label_pattern", "image_folder"):
         if getattr(settings, name):
             raise InputError(f"{name}: it is for folders, but {table} is a table: leave it empty")
     frame, found = read_table(table, settings, labelled=labelled)
@@ -86,6 +86,11 @@ def table_rows(table: Path, settings: DataParams, *, labelled: bool = True) -> p
                 items=absent,
             )
     paths = frame["path"].tolist()
+    if settings.lung_mask_folder:
+        if "lung_mask" in masks:
+            raise InputError(f"lung_mask_folder: {table} has a column lung_mask: leave one of both out")
+        frame = frame.assign(**lung_masks.columns(table.parent, paths, settings))
+        masks.append("lung_mask")
     own = {"image_id": image_ids(paths)} if settings.patient_column else identities(paths, settings, table)
     kept = [*dict.fromkeys([*wanted, "label", "patient_id"]), *masks]
     kept += [*multi_label.columns(frame), *groups.columns(frame)]

@@ -22,7 +22,7 @@ ZONES = (
     "mediastinum",
     "outside",
 )
-_SMALL = 0.1  # of the larger lung: smaller pieces of the mask are no lung
+SMALL = 0.1  # of the larger lung: smaller pieces of the mask are no lung
 _AREA = (0.02, 0.4)  # of the image, of one lung
 _RATIO = 3.0  # of the larger lung's area to the smaller one's
 _BESIDE = 0.5  # of the rows of the shorter lung: so many have the other lung beside it
@@ -65,7 +65,7 @@ def _zones(mask: np.ndarray) -> tuple[np.ndarray, str]:
         return index, "no lung mask"
     pieces = measure.label(mask, connectivity=1)
     sizes = np.bincount(pieces.ravel())[1:]
-    lungs = [pieces == piece for piece in np.flatnonzero(sizes >= _SMALL * sizes.max()) + 1]
+    lungs = [pieces == piece for piece in np.flatnonzero(sizes >= SMALL * sizes.max()) + 1]
     if len(lungs) != 2:
         return index, f"the lung mask has {len(lungs)} large pieces, not two"
     lungs.sort(key=lambda lung: np.nonzero(lung)[1].mean())  # the right one first

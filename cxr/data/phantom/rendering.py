@@ -195,7 +195,7 @@ def render(
         lesion, masks[CLASSES.index(name)] = LESIONS[name](*traits, view, chest)
         if lesion is not None:
             density += np.float32(lesion_contrast) * lesion
-    image = _expose(density, shot, view, random_stream(seed, Stream.NOISE, index))
+    image = expose(density, shot, view, random_stream(seed, Stream.NOISE, index))
     if marker == "side":
         burned = side_marker(seed, index)
     else:
@@ -239,7 +239,7 @@ def render_stack(
     return stacks
 
 
-def _expose(density: np.ndarray, shot: Shot, view: View, rng: np.random.Generator) -> np.ndarray:
+def expose(density: np.ndarray, shot: Shot, view: View, rng: np.random.Generator) -> np.ndarray:
     """Grey values 0 to 1: blur, quantum noise, exposure curve, collimation."""
     size = view.size
     centres = pixel_centres(size)

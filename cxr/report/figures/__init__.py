@@ -19,7 +19,7 @@ from cxr.report.figures.output import pixels
 from cxr.report.figures.rankings import ranking, specification_curve
 from cxr.report.figures.statistics import metrics_seen, power
 from cxr.report.figures.style import CHECKPOINT_LABELS, COLOURS, METHOD_LABELS
-from cxr.report.figures.training import confusion, contact_sheet, history, performance, reliability
+from cxr.report.figures.training import confusion, contact_sheet, history, outlined, performance, reliability
 from cxr.report.figures.zones import zones
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "history",
     "map_checks",
     "metrics_seen",
+    "outlined",
     "overlay",
     "pair",
     "performance",

@@ -41,6 +41,19 @@ def contact_sheet(images: np.ndarray, titles: Sequence[str], *, columns: int = 8
     return figure
 
 
+def outlined(images: np.ndarray, masks: np.ndarray, titles: Sequence[str], *, heading: str = "") -> Figure:
+    """A `contact_sheet` with the outline of a mask on each image: masks bool [n, h, w], as the images."""
+    figure = contact_sheet(images, titles, heading=heading)
+    (axis,) = figure.axes
+    for image, mask in zip(axis.images, masks, strict=True):
+        left, right, low, high = image.get_extent()
+        x = np.linspace(left, right, 2 * mask.shape[1] + 1)[1::2]  # centres of pixels
+        y = np.linspace(high, low, 2 * mask.shape[0] + 1)[1::2]
+        if mask.any() and not mask.all():
+            axis.contour(x, y, mask, levels=[0.5], colors=[AFTER], linewidths=1)
+    return figure
+
+
 def history(table: pd.DataFrame, curves: Mapping[str, str], *, ylabel: str, title: str = "") -> Figure:
     """Curves over epochs: `curves` maps a label to a column of `table`, which has the column `epoch`."""
     figure, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
