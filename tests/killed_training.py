@@ -80,7 +80,7 @@ class Recorded:
 
     def file(self, path, folder=""):
         if path.suffix == ".keras":
-            self.files[path.name] = weights.sha256_weights(weights.load(path, "CompactResNetV2"))
+            self.files[path.name] = weights.sha256_weights(weights.load(path, "tiny_nets:small"))
         elif path.suffix == ".npz":
             with np.load(path) as arrays:
                 self.files[path.name] = {name: array.tolist() for name, array in arrays.items()}

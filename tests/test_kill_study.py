@@ -15,8 +15,8 @@ from cxr.core.params import read_yaml
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
 def test_a_study_that_is_killed_ends_as_one_that_is_left_alone(tmp_path):
     params = tmp_path / "study.yaml"
-    fewer = {"method": ["layercam"], "multiverse": False, "map_check_images": 2}
-    fewer |= {"extra_heads": 0, "checkpoint_every": 0, "placebo": False}
+    fewer = {"architecture": ["tiny_nets:small"], "method": ["layercam"], "multiverse": False}
+    fewer |= {"map_check_images": 2, "extra_heads": 0, "checkpoint_every": 0, "placebo": False}
     params.write_text(yaml.safe_dump(read_yaml(PROJECT / "params" / "smoke.yaml") | fewer))
     done = subprocess.run(
         [sys.executable, "tests/benchmarks/kill_study.py", "--kills", "1", "--params", str(params)],

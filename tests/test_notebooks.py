@@ -442,10 +442,10 @@ def test_bad_input_ends_with_2_before_anything_runs(assignments, message, tmp_pa
 def test_own_images_in_folders(real_cxr5, tmp_path):
     settings = ["name=real", f"data={real_cxr5}", "max_images_per_class=14", "method=[layercam]", "seed=[0,1]"]
     settings += ["groups=[label,source_size]", "placebo=false", "checkpoint_every=0", "multiverse=false"]
-    settings += ["map_check_images=0", "extra_heads=0"]
+    settings += ["map_check_images=0", "extra_heads=0", "architecture=[tiny_nets:small]"]
     out = tmp_path / "out"
     done = cxr("study", "params/smoke.yaml", "--set", *settings, "--out", out, store=tmp_path)
-    assert "CompactResNetV2" in done.stdout
+    assert "tiny_nets" in done.stdout
     html = (out / "report.html").read_text()
     assert "each trained 2 times" in html and "No masks of lesion or lung are known" in html
     assert "1024x1024 L" in html and "other values" in html
@@ -454,6 +454,7 @@ def test_own_images_in_folders(real_cxr5, tmp_path):
 def test_a_shortcut_is_trained_in_one_stage_and_measured_with_random_markers(tmp_path):
     settings = [
         "name=known",
+        "architecture=[tiny_nets:small]",
         "shortcut=fine_tune",
         "method=[layercam]",
         "checkpoint_every=0",

@@ -437,7 +437,7 @@ PLANTED = [
     *("PID-Zoller", "Dr. Obermayer"),  # in the table
 ]
 STUDY = (
-    "architecture=[CompactResNetV2]",
+    "architecture=[tiny_nets:small]",
     "method=[layercam]",
     "transfer_epochs=1",
     "fine_tune_epochs=1",

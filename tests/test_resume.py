@@ -9,8 +9,8 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("killed_training.py")
 SETTINGS = {
+    "architecture": "tiny_nets:small",
     "weights": "none",
-    "dropout": 0.2,
     "batch_size": 8,
     "image_size": 32,
     "transfer_epochs": 3,
