@@ -50,7 +50,8 @@ def find(settings: DriftParams, *, hashed: bool = True) -> tuple[pd.DataFrame, l
                     f"'{settings.split_column}'"
                 )
             manifest = data_manifest.build_manifest(settings)
-    notes += [str(warning.message) for warning in caught if warning.category is UserWarning]
+    # once, as both lists of images say the same
+    notes += dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning)
     if hashed and (root := data_manifest.data_root(settings)) is not None:
         burnt = for_each(lambda row: dicom.says_burned_in(root / row.path), manifest, what="headers")
         notes += [text] if (text := dicom.about_burned_in(sum(burnt), len(manifest))) else []
