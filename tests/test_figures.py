@@ -63,6 +63,22 @@ def test_contact_sheet_keeps_the_grey_scale():
     assert norms(figure) == [(0, 255)] * 5 and len(figure.axes) == 1
 
 
+def test_the_outline_of_a_mask_lies_on_its_image():
+    masks = np.zeros((2, 10, 10), bool)
+    masks[1, 2:6, 5:9] = True  # the first has none
+    figure = figures.outlined(np.zeros((2, 10, 10), np.uint8), masks, ["a", "b"])
+    (axis,) = figure.axes
+    (outline,) = axis.collections
+    left, right, low, high = axis.images[1].get_extent()
+    (x0, y0), (x1, y1) = outline.get_datalim(axis.transData).get_points()
+    across, down = (
+        np.sort([(x0 - left) / (right - left), (x1 - left) / (right - left)]),
+        np.sort([(y0 - high) / (low - high), (y1 - high) / (low - high)]),
+    )
+    np.testing.assert_allclose(across, [0.5, 0.9], atol=0.051)  # half a pixel at most
+    np.testing.assert_allclose(down, [0.2, 0.6], atol=0.051)
+
+
 def test_each_image_of_a_contact_sheet_is_square_under_its_own_title():
     images = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
     figure = figures.contact_sheet(images, ["a", "b", "a long title on lines", "d", "e"], columns=3, heading="x")

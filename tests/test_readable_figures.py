@@ -63,6 +63,13 @@ CASES = {
         lambda: figures.consistency_course(made.consistent(ONE, FEW[:1]), made.auc(ONE)),
         lambda: figures.consistency_course(made.consistent(LONG, FEW), made.auc(LONG)),
     ],
+    "outlined": [
+        lambda: figures.outlined(
+            np.zeros((8, 8, 8), np.uint8),
+            np.arange(8)[:, None] < [[[4]]] * np.ones((8, 8, 8)),
+            ["...film_17 refused"] * 8,
+        )
+    ],
     "contact_sheet": [
         lambda: figures.contact_sheet(np.zeros((1, 8, 8), np.uint8), ["a"]),
         lambda: figures.contact_sheet(

@@ -23,7 +23,7 @@ def contact_sheet(images: np.ndarray, titles: Sequence[str], *, columns: int = 8
     rows = -(-len(images) // columns)
     wide = min(1.6, WIDTH / columns)
     lines = [textwrap.fill(title, max(8, int(wide / 0.07))) for title in titles]
-    above = 0.14 * max((text.count("\n") + 1 for text in lines), default=1) + 0.02
+    above = 0.14 * max((text.count("\n") + 1 for text in lines), default=1) + 0.05
     tall = wide + above
     size = (wide * columns, tall * rows + 0.3 * bool(heading))
     figure = plt.figure(figsize=size)
