@@ -17,6 +17,7 @@ LONG = (
     "training",
     "attribution",
     "kernels",
+    "peers",
 )  # minutes of many processes: `make bench ARGS=--small` runs them
 
 
