@@ -377,7 +377,8 @@ def test_a_notebooks_own_cell_holds_only_what_the_notebook_reads():
 
 def test_a_parameter_of_another_notebook_gets_the_nearest_name_too():
     cells = ["# Parameters\nseed = 0", "# Parameters\nepochs = 3"]
-    with pytest.raises(InputError, match="of 0_lungs, 0_pretrain, .*, or did you mean 'transfer_epochs' or"):
+    said = "of 0_lungs, 0_pretrain, .* remove it, or did you mean 'transfer_epochs' or"
+    with pytest.raises(InputError, match=said):
         TrainParams.from_notebook(notebook(*cells, seed=0, epochs=3))
 
 

@@ -29,9 +29,9 @@ and labels before anything is trained on them. `cxr plan` freezes what will be
 tested. `cxr study` trains, explains, scores and compares; it ends with a table
 and a report. `cxr ui` shows all runs in the browser. `cxr drift` compares two
 models that were trained elsewhere; it needs no study. `cxr lungs` finds lungs
-where there are no masks. One parameter file
-describes a study, such as params/study.yaml: `cxr params` lists the parameters,
-and `cxr models` the networks."""
+where there are no masks. One parameter file describes a study, such as
+params/study.yaml: `cxr params` lists the parameters, and `cxr models` the
+networks."""
 
 _OVERVIEW_END = """\
 examples:

@@ -7,7 +7,6 @@ answer does not look like two lungs, or changes when the image is mirrored.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +16,8 @@ from keras import layers
 from scipy import ndimage
 
 from cxr.core.errors import InputError
-from cxr.core.files import atomic, sha256_file
 from cxr.metrics import map_grids, zones
+from cxr.models import weights
 
 SIDE = 96  # pixels of the images that the network reads
 NAME = "lungs"
@@ -120,15 +119,8 @@ def dice(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def save(network: keras.Model, folder: Path, *, provenance: dict[str, Any]) -> Path:
     """Write the weights in float16 to `folder/lungs.npz`, and how they were made to the `.json` beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{NAME}.npz"
-    with atomic(path) as temporary:
-        weights = network.get_weights()
-        np.savez_compressed(temporary, **{f"{k:03d}": np.asarray(w, np.float16) for k, w in enumerate(weights)})
-    record = {"sha256": sha256_file(path), **provenance}
-    with atomic(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-    return path
+    arrays = {f"{k:03d}": np.asarray(w, np.float16) for k, w in enumerate(network.get_weights())}
+    return weights.write(folder / f"{NAME}.npz", arrays, provenance)
 
 
 def load(path: Path = _SHIPPED) -> keras.Model:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -116,17 +117,24 @@ def save_source(model: keras.Model, folder: Path, *, provenance: dict) -> Path:
     The `.json` file beside it gets their SHA-256 and how they were made (`provenance`). Raises InputError if two
     weights have the same name, and ValueError if a weight does not fit float16.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     kept = [v for v in backbone(model).weights if not _is_seed(v)]
     arrays = {_key(v): np.asarray(v, np.float16) for v in kept}
     if len(arrays) < len(kept):
         raise InputError(f"{model.name}: several weights have one name, so that a .npz file cannot hold them")
+    return write(folder / f"{model.name}.npz", arrays, {"architecture": model.name, **provenance})
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray], provenance: Mapping[str, Any]) -> Path:
+    """Write float16 weights by name to an `.npz`, and their SHA-256 and `provenance` to the `.json` beside it.
+
+    Returns `path`. Raises ValueError if a weight does not fit float16.
+    """
     if not all(np.isfinite(a).all() for a in arrays.values()):
-        raise ValueError(f"{model.name}: a weight does not fit float16")
-    path = folder / f"{model.name}.npz"
+        raise ValueError(f"{path.stem}: a weight does not fit float16")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         np.savez_compressed(temporary, **arrays)
-    record = {"architecture": model.name, "sha256": sha256_file(path), **provenance}
+    record = {"sha256": sha256_file(path), **provenance}
     with atomic(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     return path

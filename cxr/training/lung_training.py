@@ -37,7 +37,8 @@ def train(settings: LungParams, *, on_epoch: OnEpoch | None = None) -> tuple[ker
         warmup_target=settings.learning_rate,
         warmup_steps=min(100, steps),
     )
-    network.compile(keras.optimizers.Adam(schedule), loss=_loss, metrics=[_dice])
+    dice = keras.metrics.MeanMetricWrapper(_dice, name="dice")
+    network.compile(keras.optimizers.Adam(schedule), loss=_loss, metrics=[dice])
 
     def dataset(part: slice, training: bool) -> tf.data.Dataset:
         data = tf.data.Dataset.from_tensor_slices((images[part], shares[part]))
@@ -55,7 +56,7 @@ def train(settings: LungParams, *, on_epoch: OnEpoch | None = None) -> tuple[ker
         callbacks=[log],
         verbose=0,
     )
-    return network, log.table().rename(columns={"_dice": "dice", "val__dice": "val_dice"})
+    return network, log.table()
 
 
 def on_phantoms(network: keras.Model, seed: int, n: int, size: int = 224) -> np.ndarray:

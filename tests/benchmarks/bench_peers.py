@@ -14,6 +14,7 @@ images.
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -48,65 +49,30 @@ def calls_of(library: str, network: str, layer: str, side: int, n: int) -> dict[
         return of_torch(network, side, n)
     if library == "xplique":
         return of_xplique(network, layer, side, n)
-    return of_cxr(network, side, n) if library == "cxr" else of_tf_keras_vis(network, layer, side, n)
+    return of_cxr(network, side, n) if library == "cxr" else of_tf_keras_vis(network, side, n)
 
 
 def of_cxr(network: str, side: int, n: int) -> dict[str, Call]:
+    from bench_attribution import METHODS, Case
+
     from cxr.attribution import explaining
 
-    model, images, classes = ours(network, side, n)
-    options = {"layer": "penultimate", "batch_size": n, "methods": ("layercam", "gradcampp")}
-    explain = explaining.explainer(model, **options)
-    return {
-        "forward": forward_pass(model, images),
-        "maps": lambda: explain(images, classes),
-        "again": lambda: explaining.attribute(model, images, classes, **options),
-    }
+    case, options = Case(network, side, n), {"layer": "penultimate", "batch_size": n, "methods": METHODS}
+    again = functools.partial(explaining.attribute, case.model, case.images, case.classes, **options)
+    return {"forward": case.forward, "maps": case.cxr, "again": again}
 
 
-def of_tf_keras_vis(network: str, layer: str, side: int, n: int) -> dict[str, Call]:
-    import keras
-    import numpy as np
-    import tensorflow as tf
-    from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
-    from tf_keras_vis.layercam import Layercam
+def of_tf_keras_vis(network: str, side: int, n: int) -> dict[str, Call]:
+    from bench_attribution import Case
 
-    model, images, classes = ours(network, side, n)
-    logits = keras.Model(model.input, model.get_layer("logits").output)
-    explainers = [kind(logits, clone=False) for kind in (Layercam, GradcamPlusPlus)]
-
-    def score(output):
-        return tf.gather(output, classes, batch_dims=1)
-
-    given = images[..., None].astype(np.float32)
-    options = {"penultimate_layer": layer, "seek_penultimate_conv_layer": False}
-    return {
-        "forward": forward_pass(model, images),
-        "maps": lambda: [explain(score, given, **options) for explain in explainers],
-    }
-
-
-def ours(network: str, side: int, n: int):
-    import numpy as np
-
-    from cxr.models import build
-
-    model = build.build(network, n_classes=5, image_size=side)
-    images = np.random.default_rng(0).integers(0, 256, (n, side, side), np.uint8)
-    return model, images, np.arange(n) % 5
-
-
-def forward_pass(model, images) -> Call:
-    import tensorflow as tf
-
-    compiled = tf.function(lambda x: model(x, training=False), autograph=False)
-    given = tf.constant(images[..., None], tf.float32) if images.ndim == 3 else tf.constant(images)
-    return lambda: compiled(given).numpy()
+    case = Case(network, side, n)
+    return {"forward": case.forward, "maps": case.tf_keras_vis}
 
 
 def of_xplique(network: str, layer: str, side: int, n: int) -> dict[str, Call]:
     import keras
     import numpy as np
+    import tensorflow as tf
 
     sys.modules["torch"] = None  # Xplique would import it too, and with both in one process it crashes
     from xplique.attributions import GradCAM, GradCAMPP
@@ -116,8 +82,9 @@ def of_xplique(network: str, layer: str, side: int, n: int) -> dict[str, Call]:
     images = np.random.default_rng(0).random((n, side, side, 3), np.float32)
     targets = np.eye(5, dtype=np.float32)[np.arange(n) % 5]
     explainers = [kind(model, batch_size=n, conv_layer=layer) for kind in (GradCAM, GradCAMPP)]
+    compiled = tf.function(lambda x: model(x, training=False), autograph=False)
     return {
-        "forward": forward_pass(model, images),
+        "forward": lambda: compiled(tf.constant(images)).numpy(),
         "maps": lambda: [np.asarray(explain(images, targets)) for explain in explainers],
     }
 
