@@ -106,6 +106,26 @@ def test_a_row_depends_on_its_image_and_map_alone():
     np.testing.assert_allclose(alone, all_of_them[:1], rtol=1e-4, atol=1e-5)
 
 
+def test_only_the_kinds_that_are_asked_for_are_predicted():
+    maps = {"both": np.random.default_rng(0).random((3, 4, 4)), "one": np.random.default_rng(1).random((3, 4, 4))}
+    predict = following.logits_function(linear_model(np.random.default_rng(1).normal(size=(8, 8, 2))))
+    counts = []
+
+    def counted(images):
+        counts.append(len(images))
+        return predict(images)
+
+    everything = following.follow(counted, noise_images(3), maps, batch_size=5)
+    assert sum(counts) == 12
+    counts.clear()
+    kinds = {"both": following.KINDS, "one": ("insertion",)}
+    some = following.follow(counted, noise_images(3), maps, kinds=kinds, batch_size=5)
+    assert sum(counts) == 9
+    np.testing.assert_allclose(some["both"], everything["both"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(some["one"][:, 1], everything["one"][:, 1], rtol=1e-5, atol=1e-6)
+    assert np.isnan(some["one"][:, 0]).all()
+
+
 def test_a_map_that_says_nothing_counts_as_the_random_map_of_its_grid():
     images, weights = noise_images(2), np.random.default_rng(1).normal(size=(8, 8, 2))
     maps = {
@@ -253,10 +273,10 @@ def test_gains_of_a_linear_model_by_hand():
     model = linear_model(weights)
     kernel = model.get_layer("logits").kernel
 
-    def evidence(images, classes):
+    def evidence(images, classes, methods=("map",)):
         return {"map": images * np.moveaxis(np.reshape(kernel, (8, 8, 3))[..., classes], -1, 0)}
 
-    table = map_checks.gains(model, evidence, images, classes, rng_seed=3)
+    table = map_checks.gains(model, evidence, images, classes, evidence(images, classes), rng_seed=3)
     assert list(table) == ["method", "row", "check", "gain"] and len(table) == 4 * 5
     got = table.pivot(index="row", columns="check", values="gain")
     random = following.random_maps(4, (8, 8), 3)
@@ -295,10 +315,11 @@ def test_empty_maps_have_no_gain_and_empty_rivals_count_as_chance():
     weights = np.random.default_rng(0).normal(size=(8, 8, 2))
     model = linear_model(weights)
 
-    def explain(images, classes):  # there is a map for class 1 alone
+    def explain(images, classes, methods=("map",)):  # there is a map for class 1 alone
         return {"map": images * (classes == 1)[:, None, None]}
 
-    got = map_checks.gains(model, explain, images, classes).pivot(index="row", columns="check", values="gain")
+    got = map_checks.gains(model, explain, images, classes, explain(images, classes))
+    got = got.pivot(index="row", columns="check", values="gain")
     assert got.loc[[0, 3]].isna().all(axis=None) and got.loc[[1, 2]].notna().all(axis=None)
     random = {"map": following.random_maps(4, (8, 8))}
     chance = followed(random, images, weights, blur=1 / 16)["map"]
@@ -317,7 +338,7 @@ def test_empty_maps_have_no_gain_and_empty_rivals_count_as_chance():
     ],
 )
 def test_bad_input_to_gains(change, message):
-    call = {"images": noise_images(3), "class_index": np.array([0, 1, 0])}
+    call = {"images": noise_images(3), "class_index": np.array([0, 1, 0]), "maps": {}}
     with pytest.raises(InputError, match=message):
         map_checks.gains(linear_model(np.ones((8, 8, 2))), lambda *_: {}, **call | change)
 
@@ -374,9 +395,11 @@ def judged():
         "edges": impostors.edges,
     }
     kept = [weight.numpy() for weight in model.weights]
-    gains = map_checks.gains(
-        model, lambda i, c: {name: function(i, c) for name, function in maps.items()}, images, classes
-    )
+
+    def explain(images, classes, methods):
+        return {name: maps[name](images, classes) for name in methods}
+
+    gains = map_checks.gains(model, explain, images, classes, explain(images, classes, list(maps)))
     for own, now in zip(kept, model.weights, strict=True):
         np.testing.assert_array_equal(own, now)
     return passing.verdict(gains.assign(checkpoint="after"), np.arange(len(images))).set_index("method")
@@ -409,18 +432,45 @@ def test_images_are_measured_until_the_verdict_is_clear():
     maps = explaining.attribute(model, images, classes, layer="conv", methods=("layercam", "gradcam"))
     maps["gradcam"] = following.random_maps(len(images), maps["gradcam"].shape[1:], 99).astype(np.float32)
     gains = map_checks.until_settled(model, images, classes, patients, maps, layer="conv")
-    rows = {method: sorted(set(part["row"])) for method, part in gains.groupby("method")}
-    for measured in rows.values():
-        assert measured == list(range(len(measured))) and len(measured) in passing.looks(len(images))[:2]
+    looks = passing.looks(len(images))
+    n_rows = {}
+    for (method, check), part in gains.groupby(["method", "check"]):
+        assert sorted(part["row"]) == list(range(len(part))) and len(part) in looks
+        n_rows.setdefault(method, {})[check] = len(part)
+    assert max(n_rows["layercam"].values()) < len(images) and set(n_rows["gradcam"].values()) == {looks[0]}
     found = passing.verdict(gains.assign(checkpoint="after"), patients).set_index("method")
     assert found["passes_checks"].to_dict() == {"layercam": True, "gradcam": False}
-    assert found["n_images"].to_dict() == {method: len(measured) for method, measured in rows.items()}
+    assert found["n_images"].to_dict() == {method: max(of.values()) for method, of in n_rows.items()}
     assert (found["n_empty"] == 0).all()
-    one = explaining.explainer(model, layer="conv", methods=("layercam",))
-    first = passing.looks(len(images))[0]
-    alone = map_checks.gains(model, one, images[:first], classes[:first])
-    same = gains[(gains["method"] == "layercam") & (gains["row"] < first)].sort_values(["check", "row"])
+
+    def explain(images, classes, methods):
+        return explaining.attribute(model, images, classes, layer="conv", methods=methods)
+
+    part = slice(0, looks[0])
+    alone = map_checks.gains(model, explain, images[part], classes[part], {"layercam": maps["layercam"][part]})
+    same = gains[(gains["method"] == "layercam") & (gains["row"] < looks[0])].sort_values(["check", "row"])
     np.testing.assert_allclose(same["gain"], alone.sort_values(["check", "row"])["gain"], atol=1e-3)
+
+
+def test_only_the_checks_that_are_asked_for_are_measured_and_their_gains_are_the_same():
+    model = texture_network()
+    images, classes = texture_images(6)
+    calls = []
+
+    def explain(images, classes, methods):
+        calls.append(tuple(methods))
+        return explaining.attribute(model, images, classes, layer="conv", methods=methods)
+
+    maps = explain(images, classes, ("layercam", "gradcam"))
+    everything = map_checks.gains(model, explain, images, classes, maps)
+    calls.clear()
+    asked = {"layercam": ("class", "deletion"), "gradcam": ("insertion",)}  # with one random map for both
+    some = map_checks.gains(model, explain, images, classes, maps, checks=asked)
+    assert calls == [("layercam",)], "only the rival for another class was explained, for one method"
+    assert {name: tuple(part["check"].unique()) for name, part in some.groupby("method")} == asked
+    both = some.merge(everything, on=["method", "row", "check"], validate="1:1")
+    assert len(both) == len(some) == 18
+    np.testing.assert_allclose(both["gain_x"], both["gain_y"], atol=1e-4)
 
 
 def errors_above_zero(z, n=4000, rng_seed=0):
@@ -447,26 +497,27 @@ def errors_above_zero(z, n=4000, rng_seed=0):
     ],
 )
 def test_when_a_verdict_is_clear(share, z, clear):
-    assert passing.settled(errors_above_zero(z), np.arange(4000), share) is clear
+    assert passing.unsettled(errors_above_zero(z), np.arange(4000), share) == (() if clear else CHECKS)
 
 
 def test_one_hopeless_check_is_enough_and_four_good_ones_are_not():
     good, bad, weak = (errors_above_zero(z) for z in (9.0, -2.0, 1.5))
-    for other, clear in ((bad, True), (weak, False)):
+    for other, left in ((bad, ()), (weak, ("head",))):
         mixed = pd.concat([good[good["check"] != "head"], other[other["check"] == "head"]])
-        assert passing.settled(mixed, np.arange(4000), 0.5) is clear
+        assert passing.unsettled(mixed, np.arange(4000), 0.5) == left
+    assert passing.unsettled(weak[weak["check"] == "head"], np.arange(4000), 0.5) == ("head",)
 
 
 def test_patients_are_clusters_and_few_tell_nothing():
     gains = errors_above_zero(4.5)
-    assert passing.settled(gains, np.arange(4000), 0.25)
+    assert not passing.unsettled(gains, np.arange(4000), 0.25)
     doubled = pd.concat([gains, gains.assign(row=gains["row"] + 4000)])  # each patient has the same image twice
-    assert passing.settled(doubled, np.tile(np.arange(4000), 2), 0.25)
-    assert not passing.settled(errors_above_zero(4.2), np.arange(4000), 0.25)
+    assert not passing.unsettled(doubled, np.tile(np.arange(4000), 2), 0.25)
+    assert passing.unsettled(errors_above_zero(4.2), np.arange(4000), 0.25)
     twice = errors_above_zero(4.2)
     twice = pd.concat([twice, twice.assign(row=twice["row"] + 4000)])  # no more is known: sqrt(2) * 4.2 would pass
-    assert not passing.settled(twice, np.tile(np.arange(4000), 2), 0.25)
-    assert not passing.settled(gains, np.arange(4000) % 2, 0.25)
+    assert passing.unsettled(twice, np.tile(np.arange(4000), 2), 0.25)
+    assert passing.unsettled(gains, np.arange(4000) % 2, 0.25)
 
 
 def test_looks_early_add_hardly_any_false_pass():
@@ -480,7 +531,8 @@ def test_looks_early_add_hardly_any_false_pass():
                 passes += t > 1.984  # of Student's t with 99 degrees of freedom
             elif t > 2:  # or it is not clear that it passes
                 table = pd.DataFrame({"row": np.arange(look), **dict.fromkeys(CHECKS, values[:look])})
-                if passing.settled(table.melt("row", var_name="check", value_name="gain"), np.arange(n), look / n):
+                table = table.melt("row", var_name="check", value_name="gain")
+                if not passing.unsettled(table, np.arange(n), look / n):
                     passes += 1
                     break
     assert 0.02 < passes / 4000 < 0.032

@@ -549,11 +549,14 @@ def test_maps_are_checked_on_some_of_the_scored_images_and_models_stay_as_they_a
     rows = attribution_maps.per_class(chosen.assign(label=chosen["explained"]), 4)
     assert all(scored[row] for row in rows)
     b = networks["B"]
-    explain = explaining.explainer(
-        b.network, layer="second", methods=("gradcampp",), score="log_odds", batch_size=32
-    )
+
+    def explain(images, classes, methods):
+        where = {"layer": "second", "score": "log_odds", "batch_size": 32}
+        return explaining.attribute(b.network, images, classes, methods=methods, **where)
+
     index = np.array([CLASSES.index(name) for name in chosen["explained"][rows]])
-    gains = map_checks.gains(b.network, explain, pixels[32][rows], index)
+    own = explain(pixels[32][rows], index, ["gradcampp"])
+    gains = map_checks.gains(b.network, explain, pixels[32][rows], index, own)
     own = passing.verdict(gains.assign(checkpoint="after"), rows, n_boot=100).iloc[0]
     for name in ("deletion_gain", "class_gain", "weights_gain"):
         assert found.iloc[3][name] == pytest.approx(own[name], abs=1e-4)

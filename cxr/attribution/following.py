@@ -7,7 +7,7 @@ by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from itertools import islice
 from typing import TypeVar
 
@@ -53,6 +53,7 @@ def follow(
     images: np.ndarray,
     maps: Mapping[Key, np.ndarray],
     *,
+    kinds: Mapping[Key, Collection[str]] | None = None,
     share: float = SHARE,
     blur: float = BLUR,
     batch_size: int = 32,
@@ -81,7 +82,7 @@ def follow(
     same for all maps of a grid. Where a map says nothing, the check thus takes it as chance, not as "from the
     top down". A map that is constant, or not finite, says nothing anywhere.
 
-    Cost: two forward passes for each image and set of maps, in full batches.
+    Cost: a forward pass for each image, set of maps and kind, in full batches.
 
     Parameters
     ----------
@@ -89,6 +90,7 @@ def follow(
     makes it.
     images : uint8 [n, side, side].
     maps : by any key, [n, h, w], raw or normalised; rows as `images`; at most side x side.
+    kinds : by the same keys, which of KINDS are asked for; None: both of all.
     share : of the pixels, in (0, 1).
     blur : see BLUR.
     batch_size : images per call of `predict`.
@@ -97,7 +99,8 @@ def follow(
 
     Returns
     -------
-    By key: float32 [n, 2, c], deletion and insertion (KINDS). A row depends on its image and map alone.
+    By key: float32 [n, 2, c], deletion and insertion (KINDS); NaN where not asked for. A row depends on its image
+    and map alone.
 
     Raises
     ------
@@ -121,6 +124,7 @@ def follow(
         if len(values) != n:
             raise InputError(f"follow: {len(values)} maps by {key} for {n} images.")
 
+    asked = [[kind in kinds[key] if kinds else True for kind in KINDS] for key in maps]
     count = top_count(share, side * side)
     noise = {grid: random_maps(n, grid, rng_seed) for grid in {values.shape[1:] for values in maps.values()}}
 
@@ -129,18 +133,22 @@ def follow(
             image = images[row].astype(np.float32)
             blurred = gaussian_filter(image, blur * side, mode="reflect")
             ties = {grid: map_grids.prepare(fields[[row]], side)[0] for grid, fields in noise.items()}
-            for values in maps.values():
+            for values, (deleted, inserted) in zip(maps.values(), asked, strict=True):
                 prepared = map_grids.prepare(values[[row]], side)[0]  # all NaN where it says nothing
                 inside = strongest(np.nan_to_num(prepared), ties[values.shape[1:]], count)
-                yield np.where(inside, blurred, image)
-                yield np.where(inside, image, blurred)
+                if deleted:
+                    yield np.where(inside, blurred, image)
+                if inserted:
+                    yield np.where(inside, image, blurred)
             if label and (row + 1) % max(1, n // 4) == 0:
                 progress(f"{label}: image {row + 1}/{n}")
 
     made, found = pictures(), []
     while batch := list(islice(made, batch_size)):
         found.append(predict(np.stack(batch)))
-    logits = np.concatenate(found).reshape(n, len(maps), len(KINDS), -1)
+    each = np.concatenate(found).reshape(n, np.count_nonzero(asked), -1)
+    logits = np.full((n, len(maps), len(KINDS), each.shape[-1]), np.nan, np.float32)
+    logits[:, np.array(asked)] = each
     return {key: logits[:, number] for number, key in enumerate(maps)}
 
 

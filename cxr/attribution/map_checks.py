@@ -31,7 +31,8 @@ No check proves that a map is right. A map that fails one of them supports no st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import partial
 
 import keras
 import numpy as np
@@ -49,7 +50,7 @@ from cxr.models import build
 
 _DRAWS = 3  # of random weights in each part of the images; an image is explained under one of them
 
-Explain = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
+Explain = Callable[[np.ndarray, np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]
 
 
 def measure(
@@ -107,10 +108,11 @@ def until_settled(
     level: float = 0.95,
     label: str = "",
 ) -> pd.DataFrame:
-    """`gains` of the maps of a network, image after image, of each method until its verdict is clear.
+    """`gains` of the maps of a network, image after image, of each check until its outcome is clear.
 
-    After a quarter and after half of the images (`passing.looks`) a method whose verdict no other image is likely
-    to change is left out (`passing.settled`). So each method has gains of the first rows, or of all.
+    After a quarter and after half of the images (`passing.looks`) a check is left out that passes beyond doubt,
+    and a method whose verdict no other image is likely to change (`passing.unsettled`). So each check of each
+    method has gains of the first rows, or of all.
 
     Args:
         images, class_index, maps, batch_size: as for `gains`. The first images should be like all of them.
@@ -121,27 +123,33 @@ def until_settled(
         label: name of the work in progress lines; empty: none.
     """
     predict = predict or following.logits_function(model, batch_size)
-    left: tuple[str, ...] = tuple(maps)
+
+    def explain(images: np.ndarray, class_index: np.ndarray, methods: Sequence[str]) -> dict[str, np.ndarray]:
+        options = {"layer": layer, "score": score, "batch_size": batch_size}
+        return explaining.attribute(model, images, class_index, methods=methods, **options)
+
+    left: dict[str, tuple[str, ...]] = dict.fromkeys(maps, CHECKS)
     tables: list[pd.DataFrame] = []
     first = 0
     for last in passing.looks(len(images)):
         part = slice(first, last)
-        explain = explaining.explainer(model, layer=layer, methods=left, score=score, batch_size=batch_size)
         table = gains(
             model, explain, images[part], class_index[part],
-            maps={method: maps[method][part] for method in left}, predict=predict, batch_size=batch_size,
+            {method: maps[method][part] for method in left}, checks=left, predict=predict, batch_size=batch_size,
             rng_seed=first, label=f"{label}, images {first + 1} to {last}" if label else "",
         )  # fmt: skip
         tables.append(table.assign(row=table["row"] + first))
-        found = pd.concat(tables, ignore_index=True)
         if last == len(images):
             break
-        options = {"patients": patients, "share": last / len(images), "level": level}
-        left = tuple(name for name in left if not passing.settled(found[found["method"] == name], **options))
+        found = dict(tuple(pd.concat(tables).groupby("method")))
+        for method, checks in left.items():
+            of_method = found[method][found[method]["check"].isin(checks)]
+            left[method] = passing.unsettled(of_method, patients, last / len(images), level=level)
+        left = {method: checks for method, checks in left.items() if checks}
         if not left:
             break
         first = last
-    return found
+    return pd.concat(tables, ignore_index=True)
 
 
 def gains(
@@ -149,8 +157,9 @@ def gains(
     explain: Explain,
     images: np.ndarray,
     class_index: np.ndarray,
+    maps: Mapping[str, np.ndarray],
     *,
-    maps: Mapping[str, np.ndarray] | None = None,
+    checks: Mapping[str, Sequence[str]] | None = None,
     predict: following.Predict | None = None,
     batch_size: int = 32,
     rng_seed: int = 0,
@@ -165,18 +174,21 @@ def gains(
     against the runner-up (the difference of their logits). A rival's map that is empty counts as a random one.
 
     Cost of an image: 8 forward passes for each method, 4 for each grid, 1; and explaining it three more times (all
-    CAMs together take about 1.3 passes). Two CAMs take about 25, three about 33. Random weights are drawn three
-    times, and each image is explained under one draw of the head and one of the network.
+    CAMs together take about 1.3 passes). Two CAMs take about 25, three about 33. A check that is not asked for
+    saves what its rival takes: two passes for each method and an explanation, or two of the grid; `deletion` or
+    `insertion` alone take one pass for each method. Random weights are drawn three times, and each image is
+    explained under one draw of the head and one of the network.
 
     Parameters
     ----------
     model : a classifier as `cxr.models.build` makes it. Its weights are changed, and restored to the bit at
         the end, also after an error.
-    explain : (images, class_index) -> maps [n, h, w] by method. It must be deterministic and read the model's
-        weights at every call, as `explaining.explainer` does.
+    explain : (images, class_index, methods) -> maps [n, h, w] by method. It must be deterministic and read the
+        model's weights at every call, as `explaining.attribute` does.
     images : uint8 [n, side, side].
     class_index : int [n], the class that the maps explain.
-    maps : what `explain` returns for them, where it is at hand.
+    maps : by method, what `explain` returns for them.
+    checks : by method, those to measure (of CHECKS); None: all of all.
     predict : `following.logits_function` of the model, where it is at hand.
     batch_size : images per pass.
     rng_seed : of random maps and weights.
@@ -184,8 +196,8 @@ def gains(
 
     Returns
     -------
-    One row a method, image and check: method, row, check (of CHECKS), gain (float64; NaN where the map is empty:
-    `cxr.metrics.map_grids.is_empty`).
+    One row a method, image and measured check: method, row, check (of CHECKS), gain (float64; NaN where the map is
+    empty: `cxr.metrics.map_grids.is_empty`).
 
     Raises
     ------
@@ -197,56 +209,72 @@ def gains(
     logits = predict(images)
     runner_up = np.where(np.arange(logits.shape[1]) == classes[:, None], -np.inf, logits).argmax(1)
 
-    maps = explain(images, classes) if maps is None else maps
-    draws = {"draws": _DRAWS, "rng_seed": rng_seed}
+    checks = dict.fromkeys(maps, CHECKS) if checks is None else checks
+    grids = {method: np.shape(maps[method])[1:] for method in checks}
+    kinds: dict[tuple[str, Hashable], set[str]] = {}  # what has to be followed
+    for method, own in checks.items():
+        for check in own:
+            for key, asked in _needs(check, method, grids[method]).items():
+                kinds.setdefault(key, set()).update(asked)
+
     if label:
         progress(f"{label}: explains the other class, random heads and random networks")
-    rivals = {
-        "class": explain(images, runner_up),
-        "head": randomising.explained(explain, build.head_layers(model), images, classes, **draws),
-        "weights": randomising.explained(explain, model.layers, images, classes, **draws),
-    }
-    sets: dict[tuple[Hashable, ...], np.ndarray] = {("own", method): values for method, values in maps.items()}
-    sets |= {(name, method): rivals[name][method] for name in rivals for method in maps}
-    grids = {method: np.shape(values)[1:] for method, values in maps.items()}
-    for grid in grids.values():
+    rivals: dict[tuple[str, Hashable], np.ndarray] = {}
+    layers = {"head": build.head_layers(model), "weights": model.layers}
+    for name in ("class", *layers):
+        methods = [method for method, own in checks.items() if name in own]
+        of_methods = partial(explain, methods=methods)
+        if not methods:
+            continue
+        if name == "class":
+            found = of_methods(images, runner_up)
+        else:
+            draws = {"draws": _DRAWS, "rng_seed": rng_seed}
+            found = randomising.explained(of_methods, layers[name], images, classes, **draws)
+        rivals |= {(name, method): found[method] for method in methods}
+    for grid in set(grids.values()):
         random = following.random_maps(len(images), grid, rng_seed)
-        sets |= {("random", grid): random, ("reverse", grid): -random}
-    sets = {key: _told(values) for key, values in sets.items()}
+        rivals |= {("random", grid): random, ("reverse", grid): -random}
+    rivals |= {("own", method): maps[method] for method in checks}
     followed = following.follow(
-        predict, images, sets, batch_size=batch_size, rng_seed=rng_seed, label=f"{label}, follows" if label else ""
-    )
+        predict, images, {key: _told(rivals[key]) for key in kinds}, kinds=kinds, batch_size=batch_size,
+        rng_seed=rng_seed, label=f"{label}, follows" if label else "",
+    )  # fmt: skip
 
-    def log_odds(values: np.ndarray) -> np.ndarray:  # [n, 2]: deletion, insertion
+    def log_odds(key: tuple[str, Hashable]) -> np.ndarray:  # [n, 2]: deletion, insertion
+        values = followed[key]
         found = scores.of_images(values.reshape(-1, values.shape[-1]), np.repeat(classes, 2), exclusive=exclusive)
         return np.reshape(found, values.shape[:-1])
 
-    def against_runner_up(values: np.ndarray) -> np.ndarray:
+    def against_runner_up(key: tuple[str, Hashable]) -> np.ndarray:
         own, other = (
-            np.take_along_axis(values.astype(float), index[:, None, None], -1)[..., 0]
+            np.take_along_axis(followed[key].astype(float), index[:, None, None], -1)[..., 0]
             for index in (classes, runner_up)
         )
         return own - other
 
-    def half(values: np.ndarray) -> np.ndarray:
-        return (values[:, 1] - values[:, 0]) / 2
+    def gain(check: str, method: str) -> np.ndarray:
+        if check in following.KINDS:
+            chance = (log_odds(("random", grids[method])) + log_odds(("reverse", grids[method]))) / 2
+            kind = following.KINDS.index(check)
+            return (log_odds(("own", method)) - chance)[:, kind] * (-1, 1)[kind]
+        odds = against_runner_up if check == "class" else log_odds
+        better = odds(("own", method)) - odds((check, method))
+        return (better[:, 1] - better[:, 0]) / 2
 
     tables = []
-    for method, grid in grids.items():
-        of_class = {key: log_odds(followed[key, method]) for key in ("own", "head", "weights")}
-        pair = {key: against_runner_up(followed[key, method]) for key in ("own", "class")}
-        random = (log_odds(followed["random", grid]) + log_odds(followed["reverse", grid])) / 2
-        found = {
-            "deletion": random[:, 0] - of_class["own"][:, 0],
-            "insertion": of_class["own"][:, 1] - random[:, 1],
-            "class": half(pair["own"]) - half(pair["class"]),
-            "head": half(of_class["own"]) - half(of_class["head"]),
-            "weights": half(of_class["own"]) - half(of_class["weights"]),
-        }
-        table = pd.DataFrame({"method": method, "row": np.arange(len(images)), **found})
-        table.loc[map_grids.is_empty(maps[method]), list(CHECKS)] = np.nan
-        tables.append(table.melt(["method", "row"], list(CHECKS), var_name="check", value_name="gain"))
+    for method, own in checks.items():
+        table = pd.DataFrame({"row": np.arange(len(images)), **{check: gain(check, method) for check in own}})
+        table.loc[map_grids.is_empty(maps[method]), list(own)] = np.nan
+        tables.append(table.assign(method=method).melt(["method", "row"], var_name="check", value_name="gain"))
     return pd.concat(tables, ignore_index=True)
+
+
+def _needs(check: str, method: str, grid: tuple[int, ...]) -> dict[tuple[str, Hashable], Collection[str]]:
+    """What a check follows: (whose map, method or grid) to kinds of `following.KINDS`."""
+    if check in following.KINDS:
+        return dict.fromkeys([("own", method), ("random", grid), ("reverse", grid)], (check,))
+    return dict.fromkeys([("own", method), (check, method)], following.KINDS)
 
 
 def _told(maps: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ RIVALS = {
 }
 """The checks, and the rival of each, as a reason names it."""
 CHECKS = tuple(RIVALS)
-LOOKS = (0.25, 0.5)  # shares of the images after which the gains are looked at (`settled`)
+LOOKS = (0.25, 0.5)  # shares of the images after which the gains are looked at (`unsettled`)
 _FEWEST = 10  # images of a first look: fewer say little of how gains vary
 _HOPELESS = 0.01  # chance to pass in the end, under which more images are not worth their time
 _SAME = 0.01  # log-odds; maps that differ by rounding alone may rank a few pixels otherwise
@@ -50,17 +50,17 @@ def verdict(
     Parameters
     ----------
     gains : checkpoint, method, row, check, gain (`map_checks.measure`); more columns are ignored.
-    patients : [m], the patient of each row: the unit of resampling. A method may have gains of some rows only
-        (`settled`).
+    patients : [m], the patient of each row: the unit of resampling. A check may have gains of some rows only
+        (`unsettled`).
     level : of the intervals.
     n_boot, rng_seed : see `cxr.statistics.bootstrap.bootstrap`.
 
     Returns
     -------
     One row a checkpoint and method, in the order of `gains`: checkpoint, method; n_images, n_patients (with a
-    usable map), n_empty; passes_checks (bool); reason (why it does not pass, "" if it does); for each check
-    (CHECKS) its mean gain with the interval, deletion_gain, deletion_gain_ci_low, deletion_gain_ci_high, and
-    passes_deletion (bool, False where nothing can be said).
+    usable map), n_empty, of the check with most images; passes_checks (bool); reason (why it does not pass, "" if
+    it does); for each check (CHECKS) its mean gain with the interval, deletion_gain, deletion_gain_ci_low,
+    deletion_gain_ci_high, and passes_deletion (bool, False where nothing can be said).
 
     Raises
     ------
@@ -77,29 +77,30 @@ def verdict(
         )
     found = []
     for (checkpoint, method), part in gains.groupby(["checkpoint", "method"], sort=False):
-        values = part.pivot(index="row", columns="check", values="gain")
-        own = patients[values.index]
-        lacking = sorted(set(CHECKS) - set(values))
+        lacking = sorted(set(CHECKS) - set(part["check"]))
         if lacking:
             raise InputError(f"verdict: gains of {method}, {checkpoint} has no rows of {lacking}: measure them.")
-        usable = values.notna().all(axis=1).to_numpy()
         out: dict[str, object] = {}
         reasons = []
         for check in CHECKS:
-            gain = values[check].to_numpy()
-            draws = bootstrap.bootstrap(gain, own, statistic="mean", n_boot=n_boot, rng_seed=rng_seed)
+            own = part[part["check"] == check].sort_values("row")
+            gain = own["gain"].to_numpy()
+            draws = bootstrap.bootstrap(
+                gain, patients[own["row"]], statistic="mean", n_boot=n_boot, rng_seed=rng_seed
+            )
             low, high = bootstrap.interval(draws, level)
             out |= {
-                f"{check}_gain": float(gain[usable].mean()) if usable.any() else np.nan,
+                f"{check}_gain": float(np.nanmean(gain)) if np.isfinite(gain).any() else np.nan,
                 f"{check}_gain_ci_low": low,
                 f"{check}_gain_ci_high": high,
                 f"passes_{check}": bool(low > 0),
             }
             if not low > 0:
-                same = np.abs(gain[usable]).max(initial=0) < _SAME
+                same = np.nanmax(np.abs(gain), initial=0) < _SAME
                 how = "the same as" if same else "worse than" if high < 0 else "not shown to be better than"
                 reasons.append(f"{how} {RIVALS[check]}")
-        n_patients = len(pd.unique(own[usable]))
+        usable = part.groupby("row")["gain"].count() > 0
+        n_patients = len(np.unique(patients[usable.index[usable]]))
         if n_patients < 2:
             reasons = ["usable maps of fewer than two patients: nothing can be said"]
         counts = {"n_images": int(usable.sum()), "n_patients": n_patients, "n_empty": int((~usable).sum())}
@@ -113,37 +114,41 @@ def looks(n: int) -> list[int]:
     return [*(k for k in (round(share * n) for share in LOOKS) if k >= _FEWEST), n]
 
 
-def settled(gains: pd.DataFrame, patients: Sequence, share: float, *, level: float = 0.95) -> bool:
-    """Whether a method's verdict on a checkpoint is clear before all images are measured.
+def unsettled(gains: pd.DataFrame, patients: Sequence, share: float, *, level: float = 0.95) -> tuple[str, ...]:
+    """The checks of a method on a checkpoint that more images are needed for; () where its verdict is clear.
 
-    It is clear that it passes, where the mean gain of all five checks lies as far above 0 as group-sequential
-    tests demand at this look: the bound of O'Brien and Fleming (1979, Biometrics 35, 549-556), as the spending
-    function of Lan and DeMets (1983, Biometrika 70, 659-663) has it for looks at any share. For a level of 0.95
-    these are 4.3 standard errors at a quarter of the images, and 3.0 at a half. So little of the error is spent
-    early that all images are judged at nearly the full level. (At a half, the spent part of a quarter is not
-    subtracted: it is under a hundredth.)
+    A check passes beyond doubt, where its mean gain lies as far above 0 as group-sequential tests demand at this
+    look: the bound of O'Brien and Fleming (1979, Biometrics 35, 549-556), as the spending function of Lan and
+    DeMets (1983, Biometrika 70, 659-663) has it for looks at any share. For a level of 0.95 these are 4.3 standard
+    errors at a quarter of the images, and 3.0 at a half. So little of the error is spent early that all images are
+    judged at nearly the full level. (At a half, the spent part of a quarter is not subtracted: it is under a
+    hundredth.)
 
-    It is clear that it fails, where for one of the checks the chance to pass with all images is under 1 %, even if
-    the gain is as large as the upper 95 % limit of what was measured (conditional power, Lan and Wittes 1988,
-    Biometrics 44, 579-585). Under the gain that was measured itself, images of right maps would be left out by
-    chance, and a study, which judges the gains of all its seeds together, would lack them.
+    The verdict is clear, where all checks pass beyond doubt; and where for one of them the chance to pass with all
+    images is under 1 %, even if the gain is as large as the upper 95 % limit of what was measured (conditional
+    power, Lan and Wittes 1988, Biometrics 44, 579-585): the method fails, whatever the others say. Under the gain
+    that was measured itself, images of right maps would be left out by chance, and a study, which judges the gains
+    of all its seeds together, would lack them.
 
     The standard error is that of a mean over images with patients as clusters, its tails those of Student's t.
 
     Args:
-        gains: of one method on one checkpoint: row, check, gain, of the first rows.
+        gains: of one method on one checkpoint: row, check, gain, of the first rows. Only of checks that were
+            unsettled so far.
         patients: [m], the patient of each row.
         share: of the images that are measured, in (0, 1).
         level: of the verdict's intervals.
     """
     alpha = (1 - level) / 2
     bound = stats.norm.isf(2 * stats.norm.sf(stats.norm.isf(alpha / 2) / np.sqrt(share)))
-    values = gains.pivot(index="row", columns="check", values="gain").dropna()
-    own = np.asarray(patients)[values.index]
-    z = np.array([_standard_errors(values[check].to_numpy(), own) for check in CHECKS])
+    patients = np.asarray(patients)
+    by_check = {check: own.dropna(subset="gain") for check, own in gains.groupby("check", sort=False)}
+    z = np.array([_standard_errors(own["gain"].to_numpy(), patients[own["row"]]) for own in by_check.values()])
     rest = (z + stats.norm.isf(0.05)) / np.sqrt(share) * (1 - share)  # what the other images may add
     hope = stats.norm.sf((stats.norm.isf(alpha) - z * np.sqrt(share) - rest) / np.sqrt(1 - share))
-    return bool((z >= bound).all() or (hope < _HOPELESS).any())
+    if (hope < _HOPELESS).any():
+        return ()
+    return tuple(check for check, own in zip(by_check, z, strict=True) if own < bound)
 
 
 def _standard_errors(gain: np.ndarray, patients: np.ndarray) -> float:

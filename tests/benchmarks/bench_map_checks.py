@@ -12,9 +12,9 @@ images and draws were taken, for these networks.
 
 `passes`: of the repeats, how many pass all checks; then for each check how many pass it. A second table shows how
 surely each candidate does better than its rivals: the mean gain of all images over its standard error. A third
-says what stopping early (`passing.settled`) changes: how often the decision is that of all images, and how many
-images it takes. `--small`: one network, few images, which says nothing. `--share`: of the area that is blurred,
-other than a study's.
+says what stopping early (`passing.unsettled`) changes: how often the decision is that of all images, and how many
+images a method and a check take. `--small`: one network, few images, which says nothing. `--share`: of the area
+that is blurred, other than a study's.
 `--layer`: by default a layer through which all paths go. (In CompactResNetV2, part of the evidence takes the
 shortcut around `penultimate`.)
 """
@@ -23,6 +23,7 @@ import argparse
 import functools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -76,13 +77,14 @@ def measured(model: keras.Model, data: dataset.Dataset, layer: str, images: int,
         raise SystemExit(f"{len(right)} test images are classified correctly, and {images * seeds} are needed")
     maps = candidates(model, layer)
 
-    def explain(images: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: function(images, classes) for name, function in maps.items()}
+    def explain(images: np.ndarray, classes: np.ndarray, methods: Sequence[str]) -> dict[str, np.ndarray]:
+        return {name: maps[name](images, classes) for name in methods}
 
     tables = []
     for seed in range(seeds):
         rows = right[seed * images : (seed + 1) * images]
-        table = map_checks.gains(model, explain, pixels[rows], labels[rows], batch_size=64, rng_seed=seed)
+        own = explain(pixels[rows], labels[rows], list(maps))
+        table = map_checks.gains(model, explain, pixels[rows], labels[rows], own, batch_size=64, rng_seed=seed)
         tables.append(table.assign(patient=patients[rows][table["row"]], row=table["row"] + seed * images))
     return pd.concat(tables, ignore_index=True)
 
@@ -104,7 +106,7 @@ def judged(gains: pd.DataFrame, images: int, repeats: int) -> pd.DataFrame:
 
 def early(gains: pd.DataFrame, images: int, repeats: int) -> pd.DataFrame:
     """What stopping early changes, a row a candidate: in how many repeats the decision is that of all images, in
-    how many it passes what all images fail, and the mean number of images that it needs."""
+    how many it passes what all images fail, and the mean number of images of the method and of a check."""
     patients = gains.drop_duplicates("row").set_index("row")["patient"]
     by_method = dict(tuple(gains.assign(checkpoint="before").groupby("method", sort=False)))
     rng = np.random.default_rng(1)
@@ -116,19 +118,26 @@ def early(gains: pd.DataFrame, images: int, repeats: int) -> pd.DataFrame:
             place = pd.Series(range(images), index=drawn)
             table = part[part["row"].isin(drawn)]
             table = table.assign(row=table["row"].map(place)).sort_values("row", kind="stable")
-            needed = next(
-                last
-                for last in passing.looks(images)
-                if last == images or passing.settled(table[table["row"] < last], own, last / images)
-            )
-            passes = [
-                bool(passing.verdict(table[table["row"] < last], own, n_boot=1000)["passes_checks"].iloc[0])
-                for last in (images, needed)
-            ]
-            row = {"same": passes[0] == passes[1], "passes too much": passes[1] > passes[0], "images": needed}
+            measured = until_settled(table, own, images)
+            verdicts = (passing.verdict(gains, own, n_boot=1000) for gains in (table, measured))
+            passes = [bool(verdict["passes_checks"].iloc[0]) for verdict in verdicts]
+            row = {"same": passes[0] == passes[1], "passes too much": passes[1] > passes[0]}
+            row |= {"images": measured["row"].nunique(), "a check": len(measured) / len(passing.CHECKS)}
             found.append({"method": method, **row})
     table = pd.DataFrame(found).groupby("method", sort=False)
-    return table.agg({"same": "sum", "passes too much": "sum", "images": "mean"})
+    return table.agg({"same": "sum", "passes too much": "sum", "images": "mean", "a check": "mean"})
+
+
+def until_settled(gains: pd.DataFrame, patients: np.ndarray, images: int) -> pd.DataFrame:
+    """What `map_checks.until_settled` would have measured of these gains of one method, in the order of `row`."""
+    checks, first, kept = passing.CHECKS, 0, []
+    for last in passing.looks(images):
+        of_checks = gains[gains["check"].isin(checks)]
+        kept.append(of_checks[of_checks["row"].between(first, last - 1)])
+        first = last
+        if last < images:
+            checks = passing.unsettled(of_checks[of_checks["row"] < last], patients, last / images)
+    return pd.concat(kept)
 
 
 def surely(gains: pd.DataFrame) -> pd.DataFrame:
