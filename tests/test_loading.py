@@ -200,10 +200,20 @@ def test_rows_come_in_the_manifests_order(folder):
     assert (load_images(manifest.iloc[order], root=folder, size=16, cache=None) == images[order]).all()
 
 
-def test_phantom_images_and_masks():
+def test_phantom_images_and_masks(tmp_path):
     manifest = build_manifest(params(phantom_images=30, phantom_seed=2, lesion_contrast=1.5)).iloc[::-3]
     images = load_images(manifest, root=None, size=48, cache=None, lesion_contrast=1.5)
     regions = load_regions(manifest, root=None, size=48, lesion_contrast=1.5)
+    for _ in ("made", "read"):
+        kept = load_regions(manifest, root=None, size=48, lesion_contrast=1.5, cache=tmp_path)
+        assert list(kept) == list(regions) and all((kept[name] == regions[name]).all() for name in kept)
+        (entry,) = tmp_path.glob("masks-*.npy")
+    with pytest.warns(UserWarning, match="cached masks are damaged"):
+        content = bytearray(entry.read_bytes())
+        content[5] ^= 1
+        entry.write_bytes(content)
+        again = load_regions(manifest, root=None, size=48, lesion_contrast=1.5, cache=tmp_path)
+    assert all((again[name] == regions[name]).all() for name in again)
     assert images.dtype == np.uint8 and list(regions) == ["lesion", "lung", "marker"]
     for row, path in enumerate(manifest["path"]):
         expected = rendering.render(2, int(path.rsplit("/", 1)[1]), 48, lesion_contrast=1.5)

@@ -110,12 +110,13 @@ def choose(train: StoredRun, settings: AttributeParams) -> Cases:
         root = pseudonyms.folder(root, known)
     where = {
         "root": root,
+        "cache": cache.default_cache(),
         "size": int(train.params["image_size"]),
         "lesion_contrast": float(train.params["lesion_contrast"]),
     }
     return Cases(
         table=selected,
-        pixels=loading.load_images(rows, cache=cache.default_cache(), **where),
+        pixels=loading.load_images(rows, **where),
         class_index=data_manifest.class_index(selected["explained"], classes),
         classes=classes,
         regions=loading.load_regions(rows, **where, findings=selected["explained"] if several else ()),

@@ -19,6 +19,7 @@ from cxr.core.files import atomic
 from cxr.core.progress import progress
 
 _CACHE_GIB = 50.0
+_KINDS = ("images", "masks", "features")  # with which the names of entries begin
 _DIGEST_BYTES = 32  # of a SHA-256
 
 
@@ -127,7 +128,7 @@ def _make_room(path: Path, size: int) -> None:
             f"CXR_CACHE_GIB: expected the GiB that the cache may take, a number of at least 0, got {text!r}"
         )
     entries = []
-    for entry in (*path.parent.glob("images-*.npy"), *path.parent.glob("features-*.npy")):
+    for entry in (found for kind in _KINDS for found in path.parent.glob(f"{kind}-*.npy")):
         with suppress(FileNotFoundError):  # another process has removed it
             found = entry.stat()
             entries.append((found.st_mtime_ns, found.st_size, entry))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,21 @@ def load_images(
         stack = np.fromiter((image for block in make() for image in block), one, len(manifest))
         stack.flags.writeable = False
         return stack
-    path = Path(cache) / f"images-{_cache_key(manifest, size)}.npy"
+    return _cached("images", cache, manifest, (size, size), np.uint8, make)
+
+
+def _cached(
+    what: str,
+    cache: Path,
+    manifest: pd.DataFrame,
+    shape: tuple[int, ...],
+    dtype: Any,
+    make: Callable[[], Iterator[np.ndarray]],
+) -> np.ndarray:
+    """What the cache holds for all rows, or `make` gives: [n, *shape]. The last entry of `shape` is the size."""
+    path = Path(cache) / f"{what}-{_cache_key(manifest, shape[-1])}.npy"
     try:
-        return cache_entry(path, (len(manifest), size, size), np.uint8, make)
+        return cache_entry(path, (len(manifest), *shape), dtype, make)
     except OSError as error:
         raise InputError(
             f"{path.parent}: cannot write the image cache ({error.strerror}): set CXR_CACHE to a folder that "
@@ -91,6 +103,7 @@ def load_regions(
     *,
     root: Path | None,
     size: int,
+    cache: Path | None = None,
     lesion_contrast: float = 1.0,
     findings: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
@@ -105,21 +118,29 @@ def load_regions(
     Masks are resized to the square like the images. A pixel is inside if at least half of its area is. In a
     region too small for that, the pixels with the largest share are inside, so that a lesion never vanishes.
 
+    Only masks of the phantom are kept in the `cache` (as by `load_images`): drawing them takes long.
+
     Raises InputError like `load_images` if files are missing, damaged or changed, and if a mask is not a PNG (the
     noise of a JPEG would lie inside).
     """
     if is_phantom(manifest):
         verify_phantom(manifest, lesion_contrast)
-        parts, first = [], 0
-        for _, lesions, lung, marker in render_rows(manifest, size, lesion_contrast, what="masks"):
-            regions = {"lesion": lesions.any(axis=1), "lung": lung, "marker": marker}
-            if len(findings):
-                wanted = [CLASSES.index(name) for name in findings[first : first + len(lesions)]]
-                own = lesions[np.arange(len(lesions)), wanted]
-                regions |= {"lesion": own, "other_lesions": regions["lesion"] & ~own}
-                first += len(lesions)
-            parts.append(regions)
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+        def make() -> Iterator[np.ndarray]:
+            for _, lesions, *others in render_rows(manifest, size, lesion_contrast, what="masks"):
+                yield np.concatenate([lesions, np.stack(others, axis=1)], axis=1)
+
+        shape = (len(CLASSES) + 2, size, size)
+        if cache is None:
+            drawn = np.concatenate(list(make()))
+        else:
+            drawn = _cached("masks", cache, manifest, shape, bool, make)
+        lesions, lung, marker = drawn[:, :-2], drawn[:, -2], drawn[:, -1]
+        regions = {"lesion": lesions.any(axis=1), "lung": lung, "marker": marker}
+        if len(findings):
+            own = lesions[np.arange(len(drawn)), [CLASSES.index(name) for name in findings]]
+            regions |= {"lesion": own, "other_lesions": regions["lesion"] & ~own}
+        return regions
 
     def load(name: str) -> np.ndarray:
         def work(row: Any) -> np.ndarray:

@@ -4,6 +4,7 @@ A bootstrap replicate is not a resampled table but a count per row: how often th
 replicates are then a few array operations, and tables that share rows can be resampled alike.
 """
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -15,10 +16,25 @@ _MANY = 128  # from so many replicates on, summing all of them at once is faster
 
 
 def patient_draws(patients: int, n_boot: int, rng_seed: int) -> np.ndarray:
-    """int64 [n_boot, patients]: how often each is among so many draws with replacement."""
+    """int64 [n_boot, patients]: how often each is among so many draws with replacement. Read-only.
+
+    The last ones are kept, if they are small: hundreds of intervals are over the same patients.
+    """
+    draw = _kept_draws if patients * n_boot <= BLOCK else _draws
+    return draw(patients, n_boot, rng_seed)
+
+
+def _draws(patients: int, n_boot: int, rng_seed: int) -> np.ndarray:
     if patients == 1:
-        return np.ones((n_boot, 1), dtype=np.int64)
-    return np.random.default_rng(rng_seed).multinomial(patients, np.full(patients, 1 / patients), size=n_boot)
+        drawn = np.ones((n_boot, 1), dtype=np.int64)
+    else:
+        shares = np.full(patients, 1 / patients)
+        drawn = np.random.default_rng(rng_seed).multinomial(patients, shares, size=n_boot)
+    drawn.flags.writeable = False
+    return drawn
+
+
+_kept_draws = lru_cache(maxsize=8)(_draws)
 
 
 def counts_by_row(weights: np.ndarray) -> np.ndarray:
