@@ -57,7 +57,7 @@ def arm_batch(part, epoch):
         self.killed = self.part == part and number + 1 == epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.killed and batch == 1:
+        if self.killed and batch >= 1:  # on features, one call ends all batches
             kill()
 
     fitting.Saver.on_epoch_begin = on_epoch_begin

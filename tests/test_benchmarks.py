@@ -18,6 +18,7 @@ LONG = (
     "attribution",
     "kernels",
     "peers",
+    "drift",
 )  # minutes of many processes: `make bench ARGS=--small` runs them
 
 

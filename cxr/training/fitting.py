@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -73,7 +74,9 @@ def dataset(
     data = data.batch(settings.batch_size).map(lambda rows: (features.gather(x, rows), features.gather(y, rows)))
     if augment is not None:
         data = data.map(lambda images, labels: (augment(tf.cast(images, tf.float32), training=True), labels))
-    return data.prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # nothing here is tuned, and an epoch on features is over before it starts
+    return data.prefetch(2).with_options(options)
 
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
@@ -115,7 +118,9 @@ def fit(
         epochs = patience = exactly  # so patience is never over
     seed = settings.seed if seed is None else seed
     own = model.variables  # before `compile` adds the metrics' variables
-    compile_model(model, learning_rate, settings, train[1])
+    on_features = train[0].ndim == 2  # a step takes less time than its call
+    steps = math.ceil(len(train[1]) / settings.batch_size) if on_features else 1
+    compile_model(model, learning_rate, settings, train[1], steps_at_once=steps)
     weights = None
     if settings.class_weights and train[1].ndim == 1:
         present = np.unique(train[1])

@@ -70,12 +70,16 @@ class FlatAdam(keras.optimizers.Optimizer):
         self.iterations.assign_add(1)
 
 
-def compile_model(model: keras.Model, learning_rate: float, settings: TrainParams, labels: np.ndarray) -> None:
+def compile_model(
+    model: keras.Model, learning_rate: float, settings: TrainParams, labels: np.ndarray, *, steps_at_once: int = 1
+) -> None:
     """Compile a model to logits in a way that makes its first step quick.
 
     There are few operations, and all variables exist before the step: it would be traced again if it made any.
 
-    Args: labels: of the training images: int [n] classes, or float [n, findings] (`FindingsLoss`).
+    Args:
+        labels: of the training images: int [n] classes, or float [n, findings] (`FindingsLoss`).
+        steps_at_once: how many steps one call of the compiled graph takes. The bits do not depend on it.
     """
     with model.distribute_strategy.scope():
         optimizer = make_optimizer(learning_rate, settings)
@@ -86,7 +90,8 @@ def compile_model(model: keras.Model, learning_rate: float, settings: TrainParam
         else:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")  # "accuracy" would be built late
-        model.compile(optimizer, loss=loss, metrics=[accuracy], jit_compile=settings.xla)
+        options = {"jit_compile": settings.xla, "steps_per_execution": steps_at_once}
+        model.compile(optimizer, loss=loss, metrics=[accuracy], **options)
 
 
 class FindingsLoss(keras.losses.Loss):

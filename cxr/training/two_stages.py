@@ -156,7 +156,7 @@ class TwoStages:
         self._require("fine_tune", done=["before"])
         started = time.perf_counter()
         if self.settings.checkpoint_every:
-            self._note_performance(0)
+            self._note_performance(0, self._results["before"].probabilities)
         history = stages.fine_tune(
             self.model,
             *self.dataset.for_stage("fine_tuning"),
@@ -302,17 +302,23 @@ class TwoStages:
             if every and epoch % every == 0:
                 name = f"epoch_{epoch:03d}"
                 self.hashes[name] = {"sha256": sha256_file(self._save_checkpoint(name))}
-                self._note_performance(epoch)
+                self._note_performance(epoch, self._probabilities_during(epoch))
 
         return on_epoch
 
-    def _note_performance(self, epoch: int) -> None:
-        """Add the performance on the test set after an epoch of fine-tuning to the course, and log its AUC."""
-        dataset, test = self.dataset, self.dataset.rows("test")
-        rows = np.sort(np.concatenate([dataset.rows("val"), test])) if self._several else test
+    def _probabilities_during(self, epoch: int) -> np.ndarray:
+        """Those of `StageResult`, after an epoch of fine-tuning; NaN for images that `_Measured` does not read."""
+        dataset, rows = self.dataset, self.dataset.rows("test")
+        if self._several:
+            rows = np.sort(np.concatenate([dataset.rows("val"), rows]))
         path = self.backup.keep(f"course_{epoch:03d}.npy", lambda path: np.save(path, self._predict(rows)))
         probabilities = np.full((len(dataset), len(dataset.classes)), np.nan, np.float32)
         probabilities[rows] = np.load(path, allow_pickle=False)
+        return probabilities
+
+    def _note_performance(self, epoch: int, probabilities: np.ndarray) -> None:
+        """Add the performance on the test set after an epoch of fine-tuning to the course, and log its AUC."""
+        dataset, test = self.dataset, self.dataset.rows("test")
         measured = _Measured(dataset, probabilities)
         table = stages.prediction_table(
             dataset.manifest.iloc[test], probabilities[test], dataset.classes, measured.thresholds

@@ -60,14 +60,14 @@ def tiles(
     The grid shrinks a picture to 256 pixels, and a run's page cuts off its lower half. So there are no margins,
     names are inside the tiles, and the maps before and after are in the upper row, image and difference below.
     """
-    figure = plt.figure(figsize=(6, 6))
+    figure = plt.figure(figsize=(4.5, 4.5))
     where = [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 0)]
     axes = [figure.add_axes((*corner, 0.497, 0.497)) for corner in where]
     names, *_ = _draw_maps(axes, image, before, after, outline)
     box = {"facecolor": "black", "edgecolor": "none", "pad": 2}
     for axis, name in zip(axes, names, strict=True):
         axis.set_aspect("auto")  # fills the tile, also for an image that is not square
-        axis.text(0.03, 0.97, name, transform=axis.transAxes, va="top", color="white", fontsize=13, bbox=box)
+        axis.text(0.03, 0.97, name, transform=axis.transAxes, va="top", color="white", fontsize=10, bbox=box)
     return figure
 
 
