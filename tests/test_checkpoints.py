@@ -142,8 +142,12 @@ def test_every_method_is_checked_on_every_checkpoint(trained):
     for own, now in zip(kept, models["before"].get_weights(), strict=True):
         np.testing.assert_array_equal(own, now, err_msg="weights are restored")
     # of the images that were chosen, and of rivals that explain the same score as the maps
-    explain = explainer(networks["after"], methods=chosen, score="logit", **where)
-    alone = map_checks.gains(networks["after"], explain, cases.pixels[rows], cases.class_index[rows], batch_size=8)
+    after, own = networks["after"], {method: map_sets["after"][method].maps[rows] for method in chosen}
+
+    def explain(images, classes, methods):
+        return attribute(after, images, classes, methods=methods, score="logit", **where)
+
+    alone = map_checks.gains(after, explain, cases.pixels[rows], cases.class_index[rows], own, batch_size=8)
     assert (gains["image_id"] == cases.image_id[rows][gains["row"]]).all()
     assert (gains["patient_id"] == cases.table["patient_id"].to_numpy()[rows][gains["row"]]).all()
     mine = gains.query("checkpoint == 'after'").drop(columns=["checkpoint", "image_id", "patient_id"])

@@ -262,6 +262,17 @@ def test_only_finished_runs_are_complete(store):
     assert len(tracking.find(experiment="demo", complete=False)) == 1
 
 
+def test_a_run_that_was_deleted_meanwhile_has_ended_and_others_must_exist(store):
+    """Of processes that start one study at once, those that do not get it delete their runs."""
+    for status in ("KILLED", "FINISHED"):
+        run_id = tracking.create_run(experiment="fake", name="x", tags={"cxr.complete": "true"}, params={})
+        tracking.delete_run(run_id)
+        tracking.end_run(run_id, status)
+        assert mlflow.get_run(run_id).info.lifecycle_stage == "deleted"
+    with pytest.raises(mlflow.exceptions.MlflowException, match="not found"):
+        tracking.end_run("0" * 32, "KILLED")
+
+
 def test_logging(store):
     with pytest.raises(InputError, match="tracking.start"):
         tracking.register(architecture="A", seed=0, weights="none", data="phantom")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import yaml
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
 from cxr.core import display, processes
 from cxr.core.errors import InputError
@@ -395,11 +396,18 @@ def log_metrics(run_id: str, values: Mapping[str, float], step: int | None = Non
 
 
 def end_run(run_id: str, status: str) -> None:
-    """End any run as FINISHED, FAILED or KILLED; only a FINISHED one can be complete."""
+    """End any run as FINISHED, FAILED or KILLED; only a FINISHED one can be complete.
+
+    A run that another process has deleted (one that does not get to run a study deletes its own) has ended.
+    """
     client = mlflow_client()
-    if status != "FINISHED" and "cxr.complete" in client.get_run(run_id).data.tags:
-        client.delete_tag(run_id, "cxr.complete")
-    client.set_terminated(run_id, status)
+    try:
+        if status != "FINISHED" and "cxr.complete" in client.get_run(run_id).data.tags:
+            client.delete_tag(run_id, "cxr.complete")
+        client.set_terminated(run_id, status)
+    except MlflowException:
+        if client.get_run(run_id).info.lifecycle_stage != LifecycleStage.DELETED:
+            raise
 
 
 def end_abandoned(experiment: str) -> None:
