@@ -75,37 +75,46 @@ def verdict(
             f"verdict: {len(patients)} patients for rows {gains['row'].min()} to {gains['row'].max()}: give "
             "one for each row."
         )
+    gains = gains.assign(patient_id=patients[gains["row"]], network=0)
+    return _judged(gains, ["checkpoint", "method"], level=level, n_boot=n_boot, rng_seed=rng_seed)
+
+
+def _judged(gains: pd.DataFrame, keys: list[str], *, level: float, n_boot: int, rng_seed: int = 0) -> pd.DataFrame:
+    """`verdict` of each cell (`keys`), with the mean of the networks' mean gains.
+
+    Args: gains: `keys`, network, row, patient_id, check, gain.
+    """
     found = []
-    for (checkpoint, method), part in gains.groupby(["checkpoint", "method"], sort=False):
-        lacking = sorted(set(CHECKS) - set(part["check"]))
-        if lacking:
-            raise InputError(f"verdict: gains of {method}, {checkpoint} has no rows of {lacking}: measure them.")
+    for cell, part in gains.groupby(keys, sort=False):
         out: dict[str, object] = {}
         reasons = []
         for check in CHECKS:
-            own = part[part["check"] == check].sort_values("row")
-            gain = own["gain"].to_numpy()
-            draws = bootstrap.bootstrap(
-                gain, patients[own["row"]], statistic="mean", n_boot=n_boot, rng_seed=rng_seed
-            )
-            low, high = bootstrap.interval(draws, level)
+            own = part[part["check"] == check]
+            if own.empty:
+                where = ", ".join(map(str, cell))
+                raise InputError(f"verdict: gains of {where} has no rows of the check {check}: measure it.")
+            values = own.pivot(index=["patient_id", "row"], columns="network", values="gain")
+            values = values.dropna(axis=1, how="all")
+            replicates = bootstrap.patient_replicates(values, statistic="mean", n_boot=n_boot, rng_seed=rng_seed)
+            # a replicate that draws no image of a network is the mean of the others
+            low, high = bootstrap.interval(replicates.mean(axis=1), level)
             out |= {
-                f"{check}_gain": float(np.nanmean(gain)) if np.isfinite(gain).any() else np.nan,
+                f"{check}_gain": float(values.mean().mean()),
                 f"{check}_gain_ci_low": low,
                 f"{check}_gain_ci_high": high,
                 f"passes_{check}": bool(low > 0),
             }
             if not low > 0:
-                same = np.nanmax(np.abs(gain), initial=0) < _SAME
+                same = values.abs().max().max() < _SAME
                 how = "the same as" if same else "worse than" if high < 0 else "not shown to be better than"
                 reasons.append(f"{how} {RIVALS[check]}")
-        usable = part.groupby("row")["gain"].count() > 0
-        n_patients = len(np.unique(patients[usable.index[usable]]))
+        usable = part.groupby(["network", "row", "patient_id"])["gain"].count() > 0
+        n_patients = usable.index[usable].unique("patient_id").size
         if n_patients < 2:
             reasons = ["usable maps of fewer than two patients: nothing can be said"]
         counts = {"n_images": int(usable.sum()), "n_patients": n_patients, "n_empty": int((~usable).sum())}
         judgement = {"passes_checks": not reasons, "reason": "; ".join(reasons)}
-        found.append({"checkpoint": checkpoint, "method": method, **counts, **judgement, **out})
+        found.append(dict(zip(keys, cell, strict=True)) | counts | judgement | out)
     return pd.DataFrame(found)
 
 
@@ -168,25 +177,25 @@ def _standard_errors(gain: np.ndarray, patients: np.ndarray) -> float:
 def over_seeds(gains: pd.DataFrame, *, level: float = 0.95, n_boot: int = 2000) -> pd.DataFrame:
     """Which methods pass their checks on which checkpoint, for all seeds of each architecture together.
 
-    The gains of all seeds are pooled: an interval is over patients, for these networks, and a patient is drawn
-    with the images of all seeds. The maps of one seed alone are checked on few images, so that right maps may fail
-    by chance, and the more seeds there are, the more surely one of them does. Maps that know nothing of the class
-    gain nothing under any seed.
+    The gain of a check is the mean of the seeds' mean gains: each seed counts the same, however many images its
+    check took (`unsettled`). Were the images pooled, a seed whose maps are bad would count little, as it stops
+    early. An interval is over patients, for these networks, and a patient is drawn with the images of all seeds.
+    The maps of one seed alone are checked on few images, so that right maps may fail by chance, and the more seeds
+    there are, the more surely one of them does. Maps that know nothing of the class gain nothing under any seed.
 
     Args:
         gains: architecture, seed, patient_id and the columns that `verdict` needs.
 
     Returns: architecture, n_seeds and the columns of `verdict`; no rows for no gains.
     """
-    tables = []
-    for (architecture, _), part in gains.groupby(["architecture", "method"], sort=False) if len(gains) else []:
-        row = part.groupby(["seed", "row"], sort=True).ngroup()
-        patients = part["patient_id"].groupby(row).first().to_numpy()
-        table = verdict(part.assign(row=row), patients, level=level, n_boot=n_boot)
-        table.insert(0, "architecture", architecture)
-        table.insert(1, "n_seeds", part["seed"].nunique())
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if gains.empty:
+        return pd.DataFrame()
+    cells = gains.groupby(["architecture", "method"], sort=False)
+    gains = gains.iloc[np.argsort(cells.ngroup(), kind="stable")].rename(columns={"seed": "network"})
+    table = _judged(gains, ["architecture", "checkpoint", "method"], level=level, n_boot=n_boot)
+    seeds = cells["seed"].nunique()
+    table.insert(1, "n_seeds", [seeds[cell] for cell in zip(table["architecture"], table["method"], strict=True)])
+    return table
 
 
 def in_word(table: pd.DataFrame) -> str:
