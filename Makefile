@@ -14,7 +14,7 @@ help:  ## list the targets
 
 env: $(VENV)/.installed  ## install into .venv, and nothing else
 
-quick: $(VENV)/.installed  ## a first result: a small study, three minutes on two free cores, six on older ones
+quick: $(VENV)/.installed  ## a first result: a small study, two minutes on two free cores, up to six on older ones
 	$(BIN)/cxr study params/quick.yaml $(ARGS)
 
 study: $(VENV)/.installed  ## run a study; PARAMS=params/study.yaml ARGS='--set data=FOLDER'

@@ -50,7 +50,7 @@ PAGES = {
 }
 """Pages, by the name of their file without suffix, and what each is about."""
 
-_WIDTH = 900  # pixels; a code host shows a page about that wide
+_WIDTH = 720  # pixels; a code host shows a page little wider
 _MOST_DRAWN = 10_000  # colours of a chart; radiographs have more
 _LOCAL_LINK = re.compile(r"\[([^\]]*)\]\(https?://[^)]*#/experiments/[^)]*\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
