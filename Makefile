@@ -36,8 +36,8 @@ NAME ?= phantom
 examples: $(VENV)/.installed  ## write docs/examples from the finished study NAME, in seconds
 	$(BIN)/python docs/examples/render.py $(NAME)
 
-BENCH ?= attribution training scoring data growth kernels
-bench: $(VENV)/.installed  ## the benchmarks of docs/speed.md, some 15 minutes on two cores; ARGS=--small takes seconds
+BENCH ?= attribution training scoring data growth kernels drift
+bench: $(VENV)/.installed  ## the benchmarks of docs/speed.md, some 17 minutes on two cores; ARGS=--small takes seconds
 	for name in $(BENCH); do printf '\n== %s\n' $$name; $(BIN)/python tests/benchmarks/bench_$$name.py $(ARGS) || exit 1; done
 
 lint: $(VENV)/.installed  ## check the style of the code
