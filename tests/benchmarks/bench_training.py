@@ -78,7 +78,7 @@ def first_step(kind: str, architecture: str, side: str, steps: str) -> dict:
     trainee = keras.Model(model.input, model.get_layer("logits").output)
     optimizers = True
     if kind == "cxr":
-        optimisation.compile_model(trainee, 1e-4, settings)
+        optimisation.compile_model(trainee, 1e-4, settings, labels)
         optimizers = False  # as `_fit` has it
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -90,7 +90,7 @@ def network(architecture: str, side: str, batch: str) -> dict:
     found["backup bytes"] = 3 * sum(int(np.prod(w.shape)) * 4 for w in model.trainable_weights)  # and Adam's two
 
     trainee = keras_model(model)
-    optimisation.compile_model(trainee, 1e-5, settings)
+    optimisation.compile_model(trainee, 1e-5, settings, labels)
     steps = tf.data.Dataset.from_tensor_slices((images[..., None], labels)).batch(batch)
     with optimisation.graph_optimizers(on=False):
         found["fine-tune"] = timed(lambda: trainee.fit(steps.repeat(2), epochs=1, verbose=0)) / (2 * batch)
