@@ -639,7 +639,7 @@ def test_methods_and_checkpoints_are_judged_apart():
 def test_bad_input_to_verdict():
     with pytest.raises(InputError, match="5 patients for rows 0 to 5"):
         passing.verdict(gains_of(), PATIENTS[:5])
-    with pytest.raises(InputError, match="no rows of the check head"):
+    with pytest.raises(InputError, match=r"no rows of \['head'\]"):
         passing.verdict(gains_of().query("check != 'head'"), PATIENTS)
     with pytest.raises(InputError, match=r"gains has no columns \['gain'\]"):
         passing.verdict(gains_of().drop(columns="gain"), PATIENTS)

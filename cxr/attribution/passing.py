@@ -86,13 +86,14 @@ def _judged(gains: pd.DataFrame, keys: list[str], *, level: float, n_boot: int, 
     """
     found = []
     for cell, part in gains.groupby(keys, sort=False):
+        lacking = sorted(set(CHECKS) - set(part["check"]))
+        if lacking:
+            where = ", ".join(map(str, cell))
+            raise InputError(f"verdict: gains of {where} has no rows of {lacking}: measure them.")
         out: dict[str, object] = {}
         reasons = []
         for check in CHECKS:
             own = part[part["check"] == check]
-            if own.empty:
-                where = ", ".join(map(str, cell))
-                raise InputError(f"verdict: gains of {where} has no rows of the check {check}: measure it.")
             values = own.pivot(index=["patient_id", "row"], columns="network", values="gain")
             values = values.dropna(axis=1, how="all")
             replicates = bootstrap.patient_replicates(values, statistic="mean", n_boot=n_boot, rng_seed=rng_seed)
