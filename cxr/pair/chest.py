@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxr.core.methods import LABELS
 from cxr.core.params import DriftParams
-from cxr.data import loading
+from cxr.data import cache, loading
 from cxr.data import manifest as data_manifest
 from cxr.metrics import regions
 from cxr.pair import checking, compare, models
@@ -41,6 +41,7 @@ def of_pair(
         manifest.iloc[rows].reset_index(drop=True),
         root=data_manifest.data_root(settings),
         size=size,
+        cache=cache.default_cache(),
         lesion_contrast=settings.lesion_contrast,
     )
     found = zones.of_lungs(masks.get("lung"))
