@@ -2,6 +2,7 @@
 
 import warnings
 
+import keras
 import numpy as np
 import pytest
 
@@ -54,6 +55,25 @@ def test_what_is_cached_is_what_was_computed(model, passes, tmp_path):
     )
     np.testing.assert_array_equal(plain, first)
     np.testing.assert_array_equal(plain, second)
+
+
+def test_batches_of_any_size_are_one_trace_that_reads_the_weights_of_now():
+    traces = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            traces.append(1)
+            return x
+
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(Counting()(inputs)))
+    rows, built = np.random.default_rng(0).random((20, 8), np.float32), len(traces)
+    for _ in range(2):
+        found = np.concatenate(list(features.predicted(model, rows, 8)))  # 8, 8 and 4 rows
+        kernel, bias = model.get_weights()
+        np.testing.assert_allclose(found, rows @ kernel + bias, atol=1e-6)
+        model.set_weights([kernel + 1, bias])
+    assert len(traces) == built + 1
 
 
 def test_each_thing_that_they_depend_on_makes_another_entry(whole, model, passes, tmp_path):

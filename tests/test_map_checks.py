@@ -485,15 +485,19 @@ def errors_above_zero(z, n=4000, rng_seed=0):
 @pytest.mark.parametrize(
     ("share", "z", "clear"),
     [
-        (0.25, 4.40, True),  # the bounds of O'Brien and Fleming type: 4.333 and 2.963
+        (0.25, 4.40, True),  # the bounds of O'Brien and Fleming type: 4.333, 2.963 and 2.340
         (0.25, 4.27, False),
         (0.5, 3.00, True),
         (0.5, 2.90, False),
+        (0.75, 2.40, True),
+        (0.75, 2.28, False),
         # the chance to pass if the gain is z + 1.645: at a half, 1 - Phi(1.96 sqrt(2) - (2 z + 1.645))
         (0.5, -0.55, False),  # 0.013
         (0.5, -0.65, True),  # 0.008
         (0.25, -1.20, False),  # 0.014, of 1 - Phi((1.96 - z / 2 - 1.5 (z + 1.645)) / sqrt(0.75))
         (0.25, -1.30, True),  # 0.008
+        (0.75, 0.35, False),  # 0.015, of 1 - Phi((1.96 - sqrt(0.75) z - 0.25 (z + 1.645) / sqrt(0.75)) / 0.5)
+        (0.75, 0.20, True),  # 0.006
     ],
 )
 def test_when_a_verdict_is_clear(share, z, clear):
@@ -521,7 +525,7 @@ def test_patients_are_clusters_and_few_tell_nothing():
 
 
 def test_looks_early_add_hardly_any_false_pass():
-    """Of 4,000 maps that are worth nothing, about as many pass as with one look at the end (2.5 %)."""
+    """Of 4,000 maps that are worth nothing, hardly more pass (2.8 %) than with one look at the end (2.5 %)."""
     rng, n, passes = np.random.default_rng(0), 100, 0
     for _ in range(4000):
         values = rng.standard_normal(n)
@@ -535,12 +539,12 @@ def test_looks_early_add_hardly_any_false_pass():
                 if not passing.unsettled(table, np.arange(n), look / n):
                     passes += 1
                     break
-    assert 0.02 < passes / 4000 < 0.032
+    assert 0.02 < passes / 4000 < 0.035
 
 
 def test_looks():
     assert [passing.looks(n) for n in (100, 40, 39, 20, 19, 3)] == [
-        [25, 50, 100], [10, 20, 40], [10, 20, 39], [10, 20], [10, 19], [3]
+        [25, 50, 75, 100], [10, 20, 30, 40], [10, 20, 29, 39], [10, 15, 20], [10, 14, 19], [3]
     ]  # fmt: skip
 
 

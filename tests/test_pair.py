@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import zipfile
 
@@ -521,6 +522,58 @@ def test_models_with_the_same_predictions_do_not_drift(folder, tmp_path, score):
         assert medians["layercam"] < 0.6 and (medians < 1).all()
     else:
         assert (table["overlap"] == 1).all() and (table["pearson"] > 1 - 1e-6).all()
+
+
+def saved_alone(path, seed, **options):
+    """A model with the names of layers that it has in a process of its own."""
+    keras.backend.clear_session()
+    cnn(seed, **options).save(path)
+    return str(path)
+
+
+def test_a_model_that_differs_in_weights_alone_lends_them_to_a(tmp_path):
+    """What is compiled for A serves it, and probabilities and maps are those of its own network."""
+    paths = {name: saved_alone(tmp_path / f"{name}.keras", seed) for seed, name in enumerate(("a", "b", "b2"))}
+    options = settings(
+        model_a=paths["a"], model_b=paths["b"], like_b=[paths["b2"]], target_layer="second", method=["layercam"]
+    )
+    networks = models.load_all(options)
+    assert {name: model.lends for name, model in networks.items()} == {"A": False, "B": True, "B2": True}
+    weights = {name: model.network.get_weights() for name, model in networks.items()}
+    pixels = {32: np.random.default_rng(0).integers(0, 255, (8, 32, 32), np.uint8)}
+    chosen = table_of(["a", "b"] * 4).assign(explained=["a", "b"] * 4, scored=True)
+    own = {name: dataclasses.replace(model, lends=False) for name, model in networks.items()}
+    found, expected = (pair_images.predict(which, pixels, options) for which in (networks, own))
+    assert abs(found["A"] - found["B"]).max() > 0.01
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
+    found, expected = (
+        compare.explain(which, pixels, chosen, CLASSES, options)["layercam"] for which in (networks, own)
+    )
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
+    for name, model in networks.items():
+        assert all(map(np.array_equal, model.network.get_weights(), weights[name]))
+
+
+def test_models_that_differ_in_more_than_weights_keep_to_themselves(tmp_path):
+    def normalising(path, mean):
+        keras.backend.clear_session()
+        model = cnn(0)
+        layer = layers.Normalization(axis=None, mean=mean, variance=1.0)
+        keras.Sequential([keras.Input((32, 32, 1)), layer, *model.layers]).save(path)
+        return str(path)
+
+    a = saved_alone(tmp_path / "a.keras", 0)
+    for first, second in (
+        (a, saved_alone(tmp_path / "wide.keras", 0, filters=5)),
+        (a, saved_alone(tmp_path / "small.keras", 0, side=24)),
+        (normalising(tmp_path / "n.keras", 0.0), normalising(tmp_path / "m.keras", 0.5)),
+    ):
+        networks = models.load_all(settings(model_a=first, model_b=second, target_layer="second"))
+        assert not networks["B"].lends
+        with models.ready(networks, "B") as network:
+            assert network is networks["B"].network
 
 
 @pytest.mark.parametrize("labelled", [True, False])

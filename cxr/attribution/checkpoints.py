@@ -72,7 +72,7 @@ class Checkpoints:
         """
         path = self._verified(name)
         with given_back(model.weights):
-            model.load_weights(path)
+            weights.load_into(model, path)
             self._verify(model, name)
             yield
 

@@ -26,12 +26,10 @@ from cxr.core.methods import LABELS, SCORES, TABLE
 from cxr.core.methods import cams as cams_of
 from cxr.core.params import DEFAULT_METHODS
 from cxr.core.progress import progress
-from cxr.models import build, targets
+from cxr.models import build, compiled, targets
 
 Key = TypeVar("Key", bound=Hashable)
 
-_KEPT = "__cxr_explainers__"
-"""The attribute of a model with what was compiled for it. Keras neither tracks nor saves it."""
 _MODULES = {"cams": cams, "perturbing": perturbing, "attention": attention}
 
 
@@ -115,11 +113,11 @@ def head(model: keras.Model, *weights: np.ndarray) -> Iterator[None]:
 
 
 @contextmanager
-def given_back(variables: Sequence[keras.Variable]) -> Iterator[None]:
-    """Variables may be assigned within; at the end, also after an error, their values are restored."""
+def given_back(variables: Sequence[keras.Variable]) -> Iterator[list[np.ndarray]]:
+    """Values of variables, which may be assigned within. At the end, also after an error, they are restored."""
     own = [variable.numpy() for variable in variables]
     try:
-        yield
+        yield own
     finally:
         for variable, value in zip(variables, own, strict=True):
             variable.assign(value)
@@ -204,20 +202,16 @@ def _explainer(model: keras.Model, layer: str, methods: Sequence[str], score: st
     if unknown:
         raise InputError(f"method: unknown {', '.join(unknown)}: use {', '.join(TABLE)}")
     layer = targets.target_layer(model, layer)
-    kept = vars(model).setdefault(_KEPT, {})  # not a global: it goes with the model
 
-    def compiled(what: str, make: Callable[[], Any]) -> Any:
-        key = (what, layer, score)
-        if key not in kept:
-            kept[key] = make()
-        return kept[key]
+    def kept(what: str, make: Callable[[], Any]) -> Any:
+        return compiled.kept(model, (what, layer, score), make)
 
     all_cams = cams_of(methods)
     compute = None
     if all_cams:
-        compute = compiled("CAMs", lambda: cams.activations_and_gradients(model, [(layer, score)]))
+        compute = kept("CAMs", lambda: cams.activations_and_gradients(model, [(layer, score)]))
     others = {
-        name: compiled(name, partial(function_of(name), model, layer, score))
+        name: kept(name, partial(function_of(name), model, layer, score))
         for name in methods
         if name not in all_cams
     }

@@ -20,6 +20,7 @@ from cxr.core.errors import InputError
 from cxr.core.progress import progress
 from cxr.metrics import map_grids
 from cxr.metrics.map_features import top_count
+from cxr.models import compiled
 
 Key = TypeVar("Key", bound=Hashable)
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -34,15 +35,11 @@ def logits_function(model: keras.Model, batch_size: int = 32) -> Predict:
 
     It uses the model's weights as they are when it is called.
     """
-    to_logits = keras.Model(model.input, model.get_layer("logits").output)
-    signature = [tf.TensorSpec((None, *model.input_shape[1:3]), tf.float32)]
-
-    @tf.function(input_signature=signature, autograph=False)
-    def predict(images):
-        return to_logits(images[..., None], training=False)
+    to_logits = compiled.kept(model, "logits", lambda: keras.Model(model.input, model.get_layer("logits").output))
+    predict = compiled.outputs(to_logits)
 
     def in_batches(images: np.ndarray) -> np.ndarray:
-        parts = (images[first : first + batch_size] for first in range(0, len(images), batch_size))
+        parts = (images[first : first + batch_size, ..., None] for first in range(0, len(images), batch_size))
         return np.concatenate([predict(tf.constant(part, tf.float32)).numpy() for part in parts])
 
     return in_batches

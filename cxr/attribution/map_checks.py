@@ -48,7 +48,7 @@ from cxr.core.progress import progress
 from cxr.metrics import map_grids
 from cxr.models import build
 
-_DRAWS = 3  # of random weights in each part of the images; an image is explained under one of them
+_DRAWS = 2  # of random weights in each part of the images; an image is explained under one of them
 
 Explain = Callable[[np.ndarray, np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]
 
@@ -110,7 +110,7 @@ def until_settled(
 ) -> pd.DataFrame:
     """`gains` of the maps of a network, image after image, of each check until its outcome is clear.
 
-    After a quarter and after half of the images (`passing.looks`) a check is left out that passes beyond doubt,
+    After each quarter of the images (`passing.looks`) a check is left out that passes beyond doubt,
     and a method whose verdict no other image is likely to change (`passing.unsettled`). So each check of each
     method has gains of the first rows, or of all.
 
@@ -176,7 +176,7 @@ def gains(
     Cost of an image: 8 forward passes for each method, 4 for each grid, 1; and explaining it three more times (all
     CAMs together take about 1.3 passes). Two CAMs take about 25, three about 33. A check that is not asked for
     saves what its rival takes: two passes for each method and an explanation, or two of the grid; `deletion` or
-    `insertion` alone take one pass for each method. Random weights are drawn three times, and each image is
+    `insertion` alone take one pass for each method. Random weights are drawn twice, and each image is
     explained under one draw of the head and one of the network.
 
     Parameters

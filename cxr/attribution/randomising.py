@@ -30,9 +30,8 @@ def randomised(layers: Iterable[keras.layers.Layer], rng_seed: int | list[int]) 
     """
     rng = np.random.default_rng(rng_seed)
     variables = [variable for layer in layers for variable in layer.weights if "float" in str(variable.dtype)]
-    with given_back(variables):
-        for variable in variables:
-            value = variable.numpy()
+    with given_back(variables) as own:
+        for variable, value in zip(variables, own, strict=True):
             variable.assign(rng.permutation(value.ravel()).reshape(value.shape))
         yield
 

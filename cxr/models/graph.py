@@ -5,6 +5,7 @@ A *cut* is a layer that every path from the image to the logits goes through.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,29 @@ def activation_of(op: keras.Operation) -> str:
     if isinstance(op, layers.Softmax):
         return "softmax" if op.axis in (-1, 1) else "other"
     return "linear" if isinstance(op, keras.Layer) else type(op).__name__.lower()
+
+
+def configuration(model: keras.Model) -> list[Any]:
+    """The configuration of each layer, without the ids that Keras gives objects: they differ between processes."""
+
+    def without_id(part: dict[str, Any]) -> dict[str, Any]:
+        part.pop("shared_object_id", None)
+        return part
+
+    return json.loads(model.to_json(), object_hook=without_id)["config"]["layers"]
+
+
+def differ_in_weights_alone(one: keras.Model, other: keras.Model) -> bool:
+    """Whether two networks compute the same once they have the same weights.
+
+    Also False where this cannot be known: with layers of other packages, and with Normalization, which keeps what
+    it once derived from its weights.
+    """
+    known = all(
+        type(op).__module__.startswith(("keras.", "cxr.")) and not isinstance(op, layers.Normalization)
+        for op in (*one.operations, *other.operations)
+    )
+    return known and configuration(one) == configuration(other)
 
 
 def target_layers(model: keras.Model) -> dict[str, str]:

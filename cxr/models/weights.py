@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -31,6 +32,16 @@ def load(path: str | Path, architecture: str) -> keras.Model:
     if architectures.is_entry_point(architecture):
         architectures.function(architecture)
     return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def load_into(model: keras.Model, path: str | Path) -> None:
+    """Give `model` the weights of a checkpoint of the same network, in place; what was compiled for it stays.
+
+    The weights are unpacked first: from within the archive, Keras reads those of an InceptionV3 in 5 s instead of
+    0.7 s.
+    """
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+        model.load_weights(archive.extract("model.weights.h5", folder))
 
 
 def load_backbone(model: keras.Model, weights: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from cxr.attribution import maps as attribution_maps
 from cxr.attribution import passing
 from cxr.core.params import DriftParams
 from cxr.data import manifest as data_manifest
+from cxr.pair import models
 from cxr.pair.models import CHECKPOINTS, Model
 
 
@@ -38,18 +39,19 @@ def check(
     gains = []
     for name, checkpoint in CHECKPOINTS.items():
         model = networks[name]
-        found = map_checks.until_settled(
-            model.network,
-            np.asarray(pixels[model.size][rows]),
-            class_index,
-            patients,
-            {method: map_sets[name][rows] for method, map_sets in maps.items()},
-            layer=model.layer,
-            score=settings.score,
-            batch_size=settings.batch_size,
-            level=settings.level,
-            label=f"{name}, checks",
-        )
+        with models.ready(networks, name) as network:
+            found = map_checks.until_settled(
+                network,
+                np.asarray(pixels[model.size][rows]),
+                class_index,
+                patients,
+                {method: map_sets[name][rows] for method, map_sets in maps.items()},
+                layer=model.layer,
+                score=settings.score,
+                batch_size=settings.batch_size,
+                level=settings.level,
+                label=f"{name}, checks",
+            )
         gains.append(found.assign(checkpoint=checkpoint))
     table = passing.verdict(pd.concat(gains), patients, level=settings.level, n_boot=settings.n_boot)
     model_of = {checkpoint: name for name, checkpoint in CHECKPOINTS.items()}

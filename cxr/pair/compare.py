@@ -85,17 +85,12 @@ def explain(
 
     class_index = data_manifest.class_index(chosen["explained"], classes)
     options = {"methods": settings.method, "score": settings.score, "batch_size": settings.batch_size}
-    found = {
-        name: explaining.attribute(
-            model.network,
-            pixels[model.size],
-            class_index,
-            layer=model.layer,
-            label=f"maps of {name}",
-            **options,
-        )
-        for name, model in networks.items()
-    }
+    found = {}
+    for name, model in networks.items():
+        with models.ready(networks, name) as network:
+            found[name] = explaining.attribute(
+                network, pixels[model.size], class_index, layer=model.layer, label=f"maps of {name}", **options
+            )
     return {method: {name: maps[method] for name, maps in found.items()} for method in settings.method}
 
 

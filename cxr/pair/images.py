@@ -23,7 +23,7 @@ from cxr.data import manifest as data_manifest
 from cxr.data.reading import for_each
 from cxr.metrics import classification, findings
 from cxr.pair import models
-from cxr.pair.models import CHECKPOINTS, Model
+from cxr.pair.models import CHECKPOINTS, Model, ready
 from cxr.statistics import bootstrap
 
 
@@ -163,10 +163,11 @@ def predict(
     """
     from cxr.training import stages
 
-    return {
-        name: stages.predict(networks[name].network, pixels[networks[name].size], settings.batch_size)
-        for name in CHECKPOINTS
-    }
+    found = {}
+    for name in CHECKPOINTS:
+        with ready(networks, name) as network:
+            found[name] = stages.predict(network, pixels[networks[name].size], settings.batch_size)
+    return found
 
 
 def measured(

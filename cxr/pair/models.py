@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class Model:
     sha256: str  # of the file
     network: keras.Model  # as `cxr.models.foreign.adapt` returns it
     layer: str  # the layer whose maps are computed
+    lends: bool = False  # whether it may lend A's network its weights: see `ready`
 
     @property
     def size(self) -> int:
@@ -214,7 +216,32 @@ def load_all(settings: DriftParams) -> dict[str, Model]:
     options = {"preprocessing": settings.preprocessing, "image_size": settings.image_size}
     if settings.module:
         use_module(settings.module)
-    return {name: load(name, path, layer=layers[name[0]], **options) for name, path in paths.items()}
+    found = {name: load(name, path, layer=layers[name[0]], **options) for name, path in paths.items()}
+    from cxr.models.graph import differ_in_weights_alone
+
+    for name, model in found.items():
+        lends = name != "A" and differ_in_weights_alone(model.network, found["A"].network)
+        found[name] = replace(model, lends=lends)
+    return found
+
+
+@contextmanager
+def ready(models: Mapping[str, Model], name: str) -> Iterator[keras.Model]:
+    """The network of a model, to compute with.
+
+    It is A's network with the model's weights, where the two differ in weights alone: what is compiled for A then
+    serves all. At the end A has its own weights again.
+    """
+    from cxr.attribution.explaining import given_back
+
+    own, first = models[name].network, models["A"].network
+    if not models[name].lends:
+        yield own
+        return
+    with given_back(first.weights):
+        for variable, value in zip(first.weights, own.weights, strict=True):
+            variable.assign(value)
+        yield first
 
 
 def common_size(models: Mapping[str, Model]) -> int:

@@ -12,7 +12,6 @@ import math
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -24,12 +23,12 @@ from cxr.core.files import sha256_file
 from cxr.core.params import TrainParams
 from cxr.core.progress import progress
 from cxr.data import cache as data_cache
-from cxr.models import build, compact, flatten, foreign, graph, preprocessing, tokens, weights
+from cxr.models import build, compact, compiled, flatten, foreign, graph, preprocessing, tokens, weights
 
 Images = np.ndarray | arrays.Subset  # uint8 [n, side, side], in memory or not
 _IN_MEMORY = 2**25  # bytes; larger features stay in a file
 _OUTPUT_BYTES = 2**24  # of a model's output in one call
-_CODE = (build, compact, flatten, foreign, graph, preprocessing, tokens)  # the modules that make a network
+_CODE = (build, compact, compiled, flatten, foreign, graph, preprocessing, tokens)  # they make the network
 
 
 def pooled(network: keras.Model, images: Images, settings: TrainParams, *, cache: Path | None = None) -> Images:
@@ -77,10 +76,15 @@ def predicted(model: keras.Model, images: Images, batch_size: int, *, xla: bool 
     """The outputs of `model`, in blocks. Batches are those of one call; few are in memory at a time."""
     row = 4 * math.prod(model.output.shape[1:])
     block = max(1, _OUTPUT_BYTES // (row * batch_size)) * batch_size
-    model.jit_compile = xla  # otherwise Keras chooses, and bits may differ
     for first in range(0, len(images), block):
         rows = tf.data.Dataset.range(first, min(first + block, len(images))).batch(batch_size)
-        yield model.predict(rows.map(lambda rows: gather(images, rows)).prefetch(2), verbose=0)
+        batches = rows.map(lambda rows: tf.cast(gather(images, rows), tf.float32)).prefetch(2)
+        if model.distribute_strategy.num_replicas_in_sync > 1:
+            model.jit_compile = xla  # otherwise Keras chooses, and bits may differ
+            yield model.predict(batches, verbose=0)  # shares a batch among the devices
+        else:
+            compute = compiled.outputs(model, xla=xla)
+            yield np.concatenate([compute(batch) for batch in batches])
 
 
 def gather(array: Images, rows: tf.Tensor) -> tf.Tensor:
@@ -116,7 +120,7 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
     parts = {
         "images": [digest.hexdigest(), list(images.shape), str(images.dtype)],
         "weights": weights.sha256_weights(network),
-        "graph": _configuration(json.loads(network.to_json())["config"]["layers"]),  # without the model's name
+        "graph": graph.configuration(network),
         "layers": [[type(layer).__name__, layer.name, layer.compute_dtype] for layer in network.layers],
         "computing": [settings.architecture, settings.batch_size, settings.xla, settings.deterministic],
         "code": [sha256_file(file) for file in (__file__, *(module.__file__ for module in _CODE))],
@@ -124,10 +128,3 @@ def key(network: keras.Model, images: Images, settings: TrainParams) -> str:
         "machine": [platform.machine(), platform.processor(), *devices],
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _configuration(part: Any) -> Any:
-    """A configuration without the ids that Keras gives objects: they differ between processes."""
-    if isinstance(part, dict):
-        return {key: _configuration(value) for key, value in part.items() if key != "shared_object_id"}
-    return [_configuration(value) for value in part] if isinstance(part, list) else part
