@@ -24,21 +24,40 @@ def norms(figure):
     return [(i.norm.vmin, i.norm.vmax) for axis in figure.axes for i in axis.images]
 
 
+def under(image, values, colours="inferno", low=0, alpha=0.55):
+    """An image under a map, whose colours go from `low` to 1."""
+    shown = matplotlib.colormaps[colours]((np.asarray(values, float) - low) / (1 - low))[..., :3]
+    return np.rint((1 - alpha) * image[..., None] + alpha * 255 * shown)
+
+
+def drawn_pictures(figure):
+    return [picture.get_array() for axis in figure.axes for picture in axis.images]
+
+
+def bars(figure):
+    """The ends of the colour bars, by their label."""
+    return {axis.get_xlabel(): axis.get_xlim() for axis in figure.axes if axis.get_xlabel()}
+
+
 def test_overlays_share_one_scale_whatever_the_maps():
     image = np.full((8, 8), 100, np.uint8)
     for scale in (0.2, 1.0):
-        figure = figures.overlay(image, np.full((8, 8), scale), np.zeros((8, 8)), title="t")
-        assert norms(figure) == [(0, 255), (0, 255), (0, 1), (0, 255), (0, 1), (0, 255), (-1, 1)]
+        before, after = np.full((8, 8), scale), np.zeros((8, 8))
+        figure = figures.overlay(image, before, after, title="t")
+        lowered = under(image, after - before, "PuOr_r", low=-1, alpha=0.7)
+        wanted = [np.dstack([image] * 3), under(image, before), under(image, after), lowered]
+        np.testing.assert_array_equal(drawn_pictures(figure), wanted)
+        np.testing.assert_array_equal(drawn_pictures(figures.tiles(image, before, after)), wanted)
+        assert bars(figure) == {"attribution, min-max of each map": (0, 1), "difference": (-1, 1)}
 
 
 def test_an_empty_map_is_named():
-    figure = figures.overlay(np.zeros((8, 8), np.uint8), np.full((8, 8), np.nan), np.ones((8, 8)))
-    assert [axis.get_title() for axis in figure.axes[:4]] == [
-        "image",
-        "before: empty map",
-        "after",
-        "after minus before",
-    ]
+    image, full = np.full((8, 8), 90, np.uint8), np.ones((8, 8))
+    for draw in (figures.overlay, figures.tiles):
+        figure = draw(image, np.full((8, 8), np.nan), full)
+        assert texts(figure.axes[0]) == ["image", "before: empty map", "after", "after minus before"]
+        _, before, after, _ = drawn_pictures(figure)
+        assert (before == 90).all() and (after == under(image, full)).all()
 
 
 def test_pixels_are_an_image_and_close_the_figure():
@@ -315,43 +334,68 @@ def test_course_of_a_distance_is_turned():
     assert "two seeds" not in figure.axes[0].get_ylabel()
 
 
-def outlines(axis):
-    return [tuple(lines.get_edgecolor()[0][:3]) for lines in axis.collections]
+def outlines(figure):
+    """The colours of the lines on each picture of images and maps."""
+    return [
+        [line.get_color() for line in axis.lines if lies_on(line.get_xydata(), picture.get_extent())]
+        for axis in figure.axes
+        for picture in axis.images
+    ]
 
 
-BEFORE, AFTER = (matplotlib.colors.to_rgb(colour) for colour in (style.BEFORE, style.AFTER))
+def lies_on(points, extent):
+    left, right, bottom, top = extent
+    (x0, y0), (x1, y1) = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+    return left <= x0 <= x1 <= right and top <= y0 <= y1 <= bottom
+
+
+BOTH = [style.BEFORE, style.AFTER]
 
 
 def test_examples_share_one_scale_and_outline_the_areas_on_every_map():
     rules = ("least drift", "median drift", "most drift")
-    figure = figures.examples(made.examples(["a", "b"], before=made.blob(3, 3) / 5), title="t")
-    tiles = [axis for axis in figure.axes if axis.images]
-    assert len(tiles) == 2 * 9
-    assert {(len(axis.images), axis.images[-1].norm.vmin, axis.images[-1].norm.vmax) for axis in tiles} == {
-        (1, 0, 255),
-        (2, 0, 1),
-    }
-    assert [outlines(axis) for axis in tiles[:3]] == [[BEFORE, AFTER], [BEFORE], [AFTER]]
-    found = [text.get_text() for text in figure.texts]
+    made_of = made.examples(["a", "b"], before=made.blob(3, 3) / 5)
+    figure = figures.examples(made_of, title="t")
+    image, before, after = (made_of[0][key] for key in ("image", "before", "after"))
+    wanted = [np.dstack([image] * 3), under(image, before), under(image, after)]
+    np.testing.assert_array_equal(drawn_pictures(figure), wanted * 6)
+    assert list(bars(figure).values()) == [(0, 1)]
+    assert outlines(figure) == [BOTH, BOTH[:1], BOTH[1:]] * 6
+    found = texts(figure.axes[0])
     assert {"a", "b", *rules} <= set(found) and found.count("…L2-IM-1342-0001: overlap 0.85") == 6
 
 
 def test_examples_name_empty_maps_and_gaps():
     empty = made.examples(["Enlarged_Cardiomediastinum"], ["least drift"], before=np.full((32, 32), np.nan))
     figure = figures.examples([*empty, *made.examples(["b"], ["most drift"])])
-    assert [text for axis in figure.axes for text in texts(axis)] == ["empty\nmap"]
-    assert [outlines(axis) for axis in figure.axes[:3]] == [[AFTER], [], [AFTER]]
-    found = [text.get_text() for text in figure.texts]
+    found = texts(figure.axes[0])
+    assert found.count("empty\nmap") == 1
+    assert outlines(figure) == [BOTH[1:], [], BOTH[1:], BOTH, BOTH[:1], BOTH[1:]]
+    image, before, *_ = drawn_pictures(figure)
+    np.testing.assert_array_equal(before, image)
     assert found.count("no such image") == 2 and "Enlarged\nCardiomediastinum" in found
 
 
 def test_overlays_outline_both_areas():
     image = np.full((32, 32), 100, np.uint8)
     figure = figures.overlay(image, made.blob(10, 10), made.blob(20, 20), title="t")
-    assert [outlines(axis) for axis in figure.axes[:4]] == [[BEFORE, AFTER], [BEFORE], [AFTER], [BEFORE, AFTER]]
+    assert outlines(figure) == [BOTH, BOTH[:1], BOTH[1:], BOTH]
     figure = figures.tiles(image, made.blob(10, 10), np.full((32, 32), np.nan))
-    assert sum(outlines(axis).count(BEFORE) for axis in figure.axes) == 3
-    assert not any(AFTER in outlines(axis) for axis in figure.axes)
+    assert outlines(figure) == [BOTH[:1], BOTH[:1], [], BOTH[:1]]
+
+
+def test_a_lesion_is_dashed_on_the_image_alone():
+    image, lesion = np.full((32, 32), 100, np.uint8), np.zeros((32, 32), bool)
+    lesion[8:12, 20:26] = True
+    for draw in (figures.overlay, figures.tiles):
+        figure = draw(image, made.blob(10, 10), made.blob(20, 20), outline=lesion)
+        (dashed,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+        picture = figure.axes[0].images[0]
+        left, right, bottom, top = picture.get_extent()
+        pixels = (dashed.get_xydata() - [left, top]) / [right - left, bottom - top] * 32  # from the image's corner
+        assert np.nanmin(pixels, axis=0) == pytest.approx([20, 8])
+        assert np.nanmax(pixels, axis=0) == pytest.approx([26, 12])
+        assert texts(figure.axes[0])[0] == "image, lesion dashed"
 
 
 def test_a_pair_is_drawn_as_drift_and_examples_of_a_and_b():
@@ -365,10 +409,9 @@ def test_a_pair_is_drawn_as_drift_and_examples_of_a_and_b():
     assert texts(figure.axes[0])[:2] == ["LayerCAM", "Grad-CAM++"] and set(texts(figure.axes[0])[2:]) == names
     assert x_of_points(figure.axes[0]) == [0.6, 0.5]
     assert "two seeds of B" in words(figure) and "A: a.keras   B: b.keras" in words(figure)
-    tiles = [axis for axis in figure.axes if axis.images]
-    assert len(tiles) == 9 * 2 and {axis.get_xlabel() for axis in tiles[-9:]} == {"image", "A", "B"}
-    below = max(axis.get_window_extent().y1 for axis in tiles)
-    assert below < min(axis.get_tightbbox().y0 for axis in figure.axes[:3])
+    (tiles,) = [axis for axis in figure.axes if axis.images]
+    assert len(tiles.images) == 9 * 2 and {"image", "A", "B"} <= set(texts(tiles))
+    assert tiles.get_window_extent().y1 < min(axis.get_tightbbox().y0 for axis in figure.axes[:3])
     alone = figures.pair(table, ["overlap"], [])
     assert not [axis for axis in alone.axes if axis.images]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from cxr.attribution.maps import MapSet
 from cxr.attribution.thumbnails import save_thumbnails
@@ -186,12 +187,18 @@ def test_the_words_say_what_is_shown():
 
 def test_the_outlined_areas_have_the_overlap_that_is_written_there():
     before, after = (prepare(np.random.default_rng(k).random((1, 6, 6)), 64)[0] for k in (0, 1))
-    figure = figures.first_picture(panel(before=before, after=after), summary(), level=0.95, synthetic=False)
+    image = np.zeros((64, 64), np.uint8)
+    own = panel(image=image, before=before, after=after)
+    figure = figures.first_picture(own, summary(), level=0.95, synthetic=False)
     shown = [axis for axis in figure.axes if axis.images]
-    assert sorted(len(axis.collections) for axis in shown) == [1, 1, 2], "an outline a map, both on the image"
-    both = next(axis for axis in shown if len(axis.collections) == 2)
-    levels = [line.levels[0] for line in both.collections]
-    inside = [values > level for values, level in zip((before, after), levels, strict=True)]
+    assert sorted(len(axis.lines) for axis in shown) == [1, 1, 2], "an outline a map, both on the image"
+    both = next(axis for axis in shown if len(axis.lines) == 2)
+    inside = []
+    for values, line in zip((before, after), both.lines, strict=True):
+        x, y = line.get_xydata()[np.isfinite(line.get_xdata())].T
+        levels = ndimage.map_coordinates(values.astype(float), [y, x], order=1, mode="nearest")
+        assert np.ptp(levels) < 1e-9, "the outline runs along one level of its map"
+        inside.append(values > levels.mean())
     assert [area.mean() for area in inside] == pytest.approx([0.2, 0.2], abs=1e-3)
     iou = (inside[0] & inside[1]).sum() / (inside[0] | inside[1]).sum()
     wanted = compare_maps(before[None], after[None], size=64, names=["overlap"])["overlap"][0]

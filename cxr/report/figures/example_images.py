@@ -5,13 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
+from cxr.report.figures import sheets
 from cxr.report.figures.areas import SIDES, outline
 from cxr.report.figures.style import FONT, WIDTH, plain
 
@@ -80,65 +82,54 @@ class ExampleGrid:
     def _row(self) -> float:
         return self.tall + 0.26
 
+    def _row_top(self, line: int) -> float:
+        """Where the pictures of a row begin, below the text above them."""
+        return self.top + self._row * line + 0.22
+
     def draw(self, figure: Figure, *, at: tuple[float, float], names: tuple[str, str]) -> None:
         """Draw the grid into `figure`, `at` inches from its left and top; `names` are those of the two maps."""
-        size = figure.get_size_inches()
         tile, tall = self.tile, self.tall
-
-        def spot(x: float, y: float) -> tuple[float, float]:
-            """A point at inches from the left and from the top."""
-            return (at[0] + x) / size[0], 1 - (at[1] + y) / size[1]
-
-        def place(x: float, y: float, wide: float, high: float) -> Axes:
-            return figure.add_axes((*spot(x, y + high), wide / size[0], high / size[1]))
-
-        heat = plt.cm.ScalarMappable(plt.Normalize(0, 1), "inferno")
+        right, bottom = self.width - self._RIGHT, self._row_top(len(self.classes) - 1) + tall
+        axis = sheets.new_sheet(figure, (self.left, right, bottom, self.top), at=at)
+        heat = sheets.heat()
+        style = {"ha": "center", "fontsize": FONT}
         for line, label in enumerate(self.classes):
-            y = self.top + self._row * line + 0.22
+            y = self._row_top(line)
             name = textwrap.fill(plain(label), 12, break_long_words=False)
-            figure.text(*spot(self.left - 0.12, y + tall / 2), name, ha="right", va="center", fontsize=FONT)
+            axis.text(self.left - 0.12, y + tall / 2, name, ha="right", va="center", fontsize=FONT)
             for block, rule in enumerate(self.rules):
                 x = self.left + block * (3 * tile + self._GAP)
                 middle = x + 1.5 * tile
                 if line == 0:
-                    figure.text(
-                        *spot(middle, self.top - 0.02), rule, ha="center", va="bottom", weight="bold", fontsize=9
-                    )
+                    axis.text(middle, self.top - 0.02, rule, ha="center", va="bottom", weight="bold", fontsize=9)
                 panel = self.placed.get((label, rule))
                 if panel is None:
-                    style = {"ha": "center", "va": "center", "fontsize": FONT, "color": "0.4"}
-                    figure.text(*spot(middle, y + tall / 2), "no such image", **style)
+                    axis.text(middle, y + tall / 2, "no such image", va="center", color="0.4", **style)
                     continue
                 # the text belongs to all three pictures and may be wider than one of them
-                figure.text(*spot(middle, y - 0.03), panel["text"], ha="center", va="bottom", fontsize=FONT)
-                for number, part in enumerate(("image", "before", "after")):
-                    axis = place(x + number * tile + 0.015, y, tile - 0.03, tall)
-                    _example(axis, panel["image"], None if part == "image" else panel[part], heat)
-                    for side in SIDES if part == "image" else (part,):
-                        outline(axis, np.asarray(panel[side], float), side, width=1.0)
-                    if line == len(self.classes) - 1:
-                        text, colour = (("image", "black"), *zip(names, SIDES.values(), strict=True))[number]
-                        axis.set_xlabel(text, fontsize=FONT, labelpad=2, color=colour)
+                axis.text(middle, y - 0.03, panel["text"], va="bottom", **style)
+                lefts = [x + number * tile for number in range(3)]
+                extents = [(left + 0.015, left + tile - 0.015, y + tall, y) for left in lefts]
+                _example(axis, panel, extents, heat)
+                if line == len(self.classes) - 1:
+                    below = zip(lefts, ("image", *names), ("black", *SIDES.values()), strict=True)
+                    for left, text, colour in below:
+                        axis.text(left + tile / 2, y + tall + 0.035, text, va="top", color=colour, **style)
         inside = self.width - self.left
-        below = place(self.left + 0.2 * inside, self.height - 0.48, 0.5 * inside, 0.12)
-        bar = figure.colorbar(heat, cax=below, orientation="horizontal")
-        bar.set_label("attribution, min-max of each map; outlined: its strongest 20 %", fontsize=FONT, labelpad=2)
-        bar.ax.tick_params(labelsize=FONT)
+        start, y = self.left + 0.2 * inside, self.height - 0.48
+        bar = sheets.axes_at(figure, (start, start + 0.5 * inside, y + 0.12, y), at=at)
+        sheets.colour_bar(bar, heat, "attribution, min-max of each map; outlined: its strongest 20 %")
 
 
-def _example(axis: Axes, image: np.ndarray, values: np.ndarray | None, heat: plt.cm.ScalarMappable) -> None:
-    """Draw an image, and a map over it where there is one; an empty map is named."""
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-    shape = np.shape(image)
-    extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
-    axis.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto")
-    if values is None:
-        return
-    values = np.asarray(values, float)
-    if np.isfinite(values).all():
-        axis.imshow(values, cmap=heat.cmap, norm=heat.norm, alpha=0.55, extent=extent, aspect="auto")
-    else:
-        paper = {"facecolor": "black", "alpha": 0.6, "linewidth": 0}
-        style = {"color": "white", "fontsize": FONT, "ha": "center", "va": "center", "bbox": paper}
-        axis.text(0.5, 0.5, "empty\nmap", transform=axis.transAxes, **style)
+def _example(axis: Axes, panel: Mapping[str, Any], extents: Sequence[sheets.Extent], heat: ScalarMappable) -> None:
+    """Draw an image, alone and under each of its maps, with the outlines; an empty map is named."""
+    image = sheets.picture(axis, panel["image"], extents[0])
+    for side, extent in zip(SIDES, extents[1:], strict=True):
+        values = panel[side]
+        picture = sheets.picture(axis, panel["image"], extent, heat.to_rgba(values, alpha=0.55))
+        outline(values, side, [image, picture], width=1.0)
+        if not np.isfinite(values).all():
+            left, right, bottom, top = extent
+            paper = {"facecolor": "black", "alpha": 0.6, "linewidth": 0}
+            style = {"color": "white", "fontsize": FONT, "ha": "center", "va": "center", "bbox": paper}
+            axis.text((left + right) / 2, (bottom + top) / 2, "empty\nmap", **style)

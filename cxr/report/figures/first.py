@@ -103,7 +103,7 @@ def _images(figure: Figure, panel: Panel, top: float, side: float, *, stacked: b
     }
     for name, (x, y, wide) in spots.items():
         axis = figure.add_axes((x / WIDTH, 1 - (y + wide) / high, wide / WIDTH, wide / high))
-        axis.imshow(panel.image, cmap="gray", vmin=0, vmax=255)
+        picture = axis.imshow(panel.image, cmap="gray", vmin=0, vmax=255)
         axis.axis("off")
         for part in ("before", "after") if name == "both" else (name,):
             values = getattr(panel, part)
@@ -111,7 +111,7 @@ def _images(figure: Figure, panel: Panel, top: float, side: float, *, stacked: b
                 axis.imshow(
                     np.round(values, 1), cmap="inferno", vmin=0, vmax=1, alpha=0.5, interpolation="nearest"
                 )
-            outline(axis, values, part, width=1.6)
+            outline(values, part, [picture], width=1.6)
         if name == "both":
             axis.set_title(f"both: overlap {panel.overlap:.2f}", fontsize=FONT, weight="bold", pad=3)
             if panel.map_check == "no":

@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
-from cxr.report.figures import areas, rows
+from cxr.report.figures import areas, rows, sheets
 from cxr.report.figures.style import AFTER, BEFORE, COLOURS, FONT, WIDTH
+
+# inches: of the pictures of `overlay`, and the white line between those of `tiles`
+_LEFTS, _TOP, _SIDE = (0.05, 1.82, 3.59, 5.5), 0.42, 1.6
+_SEAM = 0.0135
 
 
 def overlay(
@@ -35,20 +38,24 @@ def overlay(
     Both maps are on the scale 0 to 1, the difference on -1 to 1, in every figure. The strongest 20 % of each map
     is outlined on it, and those of both maps on the image.
     """
-    figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 2.75), layout="constrained")
-    names, shown, difference = _draw_maps(axes, image, before, after, outline)
-    for axis, name, colour in zip(axes, names, ("black", BEFORE, AFTER, "black"), strict=True):
-        axis.set_title(name, fontsize=FONT, color=colour)
-    scales = (
-        (axes[1:3], plt.cm.ScalarMappable(shown.norm, shown.cmap), "attribution, min-max of each map"),
-        (axes[3], plt.cm.ScalarMappable(difference.norm, difference.cmap), "difference"),
-    )
-    for where, scale, text in scales:
-        bar = figure.colorbar(scale, ax=where, orientation="horizontal", fraction=0.05, pad=0.03)
-        bar.set_label(text, fontsize=FONT)
-        bar.ax.tick_params(labelsize=FONT)
-    figure.supxlabel("outlined: the strongest 20 % of the map before (blue) and after (orange)", fontsize=FONT)
-    figure.suptitle(title, fontsize=9.5, weight="bold")
+    tall = _SIDE * image.shape[0] / image.shape[1]
+    bottom = _TOP + tall
+    figure = plt.figure(figsize=(WIDTH, bottom + 0.75))
+    extents = [(left, left + _SIDE, bottom, _TOP) for left in _LEFTS]
+    axis = sheets.new_sheet(figure, (_LEFTS[0], _LEFTS[3] + _SIDE, bottom, _TOP))
+    names = _draw_maps(axis, extents, image, before, after, outline)
+    for left, name, colour in zip(_LEFTS, names, ("black", BEFORE, AFTER, "black"), strict=True):
+        style = {"ha": "center", "va": "bottom", "fontsize": FONT, "color": colour}
+        axis.text(left + _SIDE / 2, _TOP - 0.07, name, **style)
+    for left, scale, label in (
+        ((_LEFTS[1] + _LEFTS[2]) / 2, sheets.heat(), "attribution, min-max of each map"),
+        (_LEFTS[3], sheets.difference(), "difference"),
+    ):
+        place = (left, left + _SIDE, bottom + 0.17, bottom + 0.05)
+        sheets.colour_bar(sheets.axes_at(figure, place), scale, label)
+    below = "outlined: the strongest 20 % of the map before (blue) and after (orange)"
+    figure.supxlabel(below, y=0.05 / figure.get_figheight(), va="bottom", fontsize=FONT)
+    figure.suptitle(title, y=1 - 0.05 / figure.get_figheight(), va="top", fontsize=9.5, weight="bold")
     return figure
 
 
@@ -60,37 +67,43 @@ def tiles(
     The grid shrinks a picture to 256 pixels, and a run's page cuts off its lower half. So there are no margins,
     names are inside the tiles, and the maps before and after are in the upper row, image and difference below.
     """
-    figure = plt.figure(figsize=(4.5, 4.5))
-    where = [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 0)]
-    axes = [figure.add_axes((*corner, 0.497, 0.497)) for corner in where]
-    names, *_ = _draw_maps(axes, image, before, after, outline)
+    side, far = 4.5, 2.25
+    figure = plt.figure(figsize=(side, side))
+    axis = sheets.new_sheet(figure, (0, side, side, 0))
+    corners = [(0, far), (0, 0), (far, 0), (far, far)]
+    extents = [(left, left + far - _SEAM, top + far, top + _SEAM) for left, top in corners]
+    names = _draw_maps(axis, extents, image, before, after, outline)
     box = {"facecolor": "black", "edgecolor": "none", "pad": 2}
-    for axis, name in zip(axes, names, strict=True):
-        axis.set_aspect("auto")  # fills the tile, also for an image that is not square
-        axis.text(0.03, 0.97, name, transform=axis.transAxes, va="top", color="white", fontsize=10, bbox=box)
+    for (left, top), name in zip(corners, names, strict=True):
+        axis.text(left + 0.07, top + 0.07, name, va="top", color="white", fontsize=10, bbox=box)
     return figure
 
 
 def _draw_maps(
-    axes: Sequence[Axes], image: np.ndarray, before: np.ndarray, after: np.ndarray, lesion: np.ndarray | None
-) -> tuple[list[str], AxesImage, AxesImage]:
-    """Draw the pictures of `overlay`; returns their names, and a map and the difference for colour bars."""
+    axis: Axes,
+    extents: Sequence[sheets.Extent],
+    image: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    lesion: np.ndarray | None,
+) -> list[str]:
+    """Draw the pictures of `overlay` at their places on an axes; returns their names."""
+    heat = sheets.heat()
+    colours = (
+        None,
+        heat.to_rgba(before, alpha=0.55),  # an empty map is transparent
+        heat.to_rgba(after, alpha=0.55),
+        sheets.difference().to_rgba(np.nan_to_num(after - before), alpha=0.7),
+    )
+    drawn = [sheets.picture(axis, image, *each) for each in zip(extents, colours, strict=True)]
     names = ["image", "before", "after", "after minus before"]
-    for axis in axes:
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.axis("off")
     if lesion is not None and lesion.any():
-        axes[0].contour(lesion, levels=[0.5], colors=COLOURS[4], linewidths=1.2, linestyles="--")
+        areas.contour(lesion, 0.5, drawn[:1], color=COLOURS[4], linewidth=1.2, linestyle="--")
         names[0] = "image, lesion dashed"
     for number, (side, values) in enumerate(zip(areas.SIDES, (before, after), strict=True), start=1):
-        empty = not np.isfinite(values).all()
-        alpha = 0.0 if empty else 0.55
-        shown = axes[number].imshow(np.nan_to_num(values), cmap="inferno", vmin=0, vmax=1, alpha=alpha)
-        names[number] += ": empty map" * empty
-        for axis in (axes[0], axes[number], axes[3]):
-            areas.outline(axis, values, side, width=1.2)
-    difference = axes[3].imshow(np.nan_to_num(after - before), cmap="PuOr_r", vmin=-1, vmax=1, alpha=0.7)
-    return names, shown, difference
+        names[number] += ": empty map" * (not np.isfinite(values).all())
+        areas.outline(values, side, [drawn[0], drawn[number], drawn[3]], width=1.2)
+    return names
 
 
 def regions(summary: pd.DataFrame, *, level: float = 0.95) -> Figure:
