@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FINE = 150  # dots an inch of figures in files and notebooks
+# options of `Figure.savefig`: pictures take half the time of Pillow's own level, 6; files are 2 to 6 % larger
+PNG = {"pil_kwargs": {"compress_level": 4}}
 # `element` is where Jupyter puts the output of the script
 _SCROLL = 'if (typeof element !== "undefined") setTimeout(() => element.scrollIntoView({block: "center"}), 500)'
 
@@ -28,7 +30,7 @@ def show_figure(figure: Figure, png: bytes = b"") -> None:
 
     if not png:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=FINE, bbox_inches="tight")
+        figure.savefig(buffer, format="png", dpi=FINE, bbox_inches="tight", **PNG)
         png = buffer.getvalue()
     close(figure)
     pixels = int.from_bytes(png[16:20], "big")  # the width, in a PNG's header

@@ -72,8 +72,9 @@ class Run:
     def figure(self, figure: Figure, name: str, *, show: bool = True) -> None:
         """Log a figure as `name` (`.png`, `.svg`, `.pdf`), show it, and close it. `show=False` leaves it open."""
         with artifacts.new_file(self.run_id, name) as path:
-            figure.savefig(path, bbox_inches="tight", dpi=display.FINE)
-            png = path.read_bytes() if path.suffix == ".png" else b""
+            is_png = path.suffix == ".png"
+            figure.savefig(path, bbox_inches="tight", dpi=display.FINE, **(display.PNG if is_png else {}))
+            png = path.read_bytes() if is_png else b""
         if show:
             display.show_figure(figure, png)
 
@@ -156,7 +157,7 @@ class Run:
         if figure is not None:
             with artifacts.new_file(self.run_id, descriptions.FIGURE) as path:
                 dpi = min(100, _FIGURE_PIXELS / figure.get_size_inches()[0])
-                figure.savefig(path, bbox_inches="tight", dpi=dpi)
+                figure.savefig(path, bbox_inches="tight", dpi=dpi, **display.PNG)
             display.close(figure)
             text += "\n\n" + descriptions.image(self.run_id)
         entities.describe_run(self.run_id, text)
