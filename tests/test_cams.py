@@ -217,7 +217,8 @@ def test_batch_size_does_not_matter_and_the_last_batch_does_not_retrace():
         np.testing.assert_allclose(maps, whole[name], rtol=1e-3, atol=1e-6 * whole[name].max())
     compute = cams.activations_and_gradients(model, [("conv", "logit"), ("conv", "probability")])
     for n in (3, 2):
-        [pair, _] = compute(tf.constant(images[:n, ..., None], tf.float32), tf.constant(classes[:n], tf.int32))
+        x = tf.constant(images[:n, ..., None], tf.float32)
+        [pair, _], _ = compute(x, tf.constant(classes[:n], tf.int32))
         cams.gradcampp(*pair)
     assert compute.experimental_get_tracing_count() == 1
     compiled = cams._compiled_gradcampp(tuple(pair[0].shape[1:]))
@@ -470,10 +471,10 @@ def test_gradient_of_the_probability():
     layer = "conv"
     compute = cams.activations_and_gradients(model, [(layer, "probability"), (layer, "logit")])
     x = tf.constant(images[..., None], tf.float32)
-    (_, found), _ = compute(x, tf.constant(classes, tf.int32))
+    [(_, found), _], _ = compute(x, tf.constant(classes, tf.int32))
     p = tf.nn.softmax(logits(model, images)).numpy()
     per_class = np.stack(
-        [compute(x, tf.constant([j] * 3, tf.int32))[1][1].numpy() for j in range(N_CLASSES)], axis=1
+        [compute(x, tf.constant([j] * 3, tf.int32))[0][1][1].numpy() for j in range(N_CLASSES)], axis=1
     )
     mean = (p[..., None, None, None] * per_class).sum(1)
     rows = np.arange(3)

@@ -509,7 +509,7 @@ def test_models_with_the_same_predictions_do_not_drift(folder, tmp_path, score):
     networks = models.load_all(settings)
     rng = np.random.default_rng(0)
     pixels = {32: rng.integers(0, 256, (12, 8, 8), np.uint8).repeat(4, 1).repeat(4, 2)}
-    a, b = (pair_images.predict(networks, pixels, settings)[name] for name in ("A", "B"))
+    a, b = compare.predict(networks, pixels, table_of([""] * 12), CLASSES, settings)[0].values()
     np.testing.assert_allclose(a, b, atol=1e-5)
     explained = np.array(CLASSES)[a.argmax(1)]
     names = [f"i{k}" for k in range(12)]
@@ -543,7 +543,7 @@ def test_a_model_that_differs_in_weights_alone_lends_them_to_a(tmp_path):
     pixels = {32: np.random.default_rng(0).integers(0, 255, (8, 32, 32), np.uint8)}
     chosen = table_of(["a", "b"] * 4).assign(explained=["a", "b"] * 4, scored=True)
     own = {name: dataclasses.replace(model, lends=False) for name, model in networks.items()}
-    found, expected = (pair_images.predict(which, pixels, options) for which in (networks, own))
+    found, expected = (compare.predict(which, pixels, chosen, CLASSES, options)[0] for which in (networks, own))
     assert abs(found["A"] - found["B"]).max() > 0.01
     for name in found:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
@@ -554,6 +554,61 @@ def test_a_model_that_differs_in_weights_alone_lends_them_to_a(tmp_path):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
     for name, model in networks.items():
         assert all(map(np.array_equal, model.network.get_weights(), weights[name]))
+
+
+@pytest.mark.parametrize("explain", ["auto", "predicted", "predicted_a"])
+def test_the_passes_that_predict_give_the_maps_too(folder, monkeypatch, explain):
+    """Maps of the class that is chosen come with the predictions; those of another class are made."""
+    from cxr.attribution import explaining
+
+    options = settings(
+        model_a=str(folder / "a.keras"), model_b=str(folder / "b.keras"), like_b=[str(folder / "b2.keras")],
+        target_layer="second", method=["gradcampp", "layercam"], explain=explain, images="all",
+    )  # fmt: skip
+    networks = models.load_all(options)
+    pixels = {32: np.random.default_rng(0).integers(0, 256, (9, 4, 4), np.uint8).repeat(8, 1).repeat(8, 2)}
+    manifest = table_of(["a", "b", "c"] * 3)
+    said, seen = compare.predict(networks, pixels, manifest, CLASSES, options)
+    for name in ("A", "B"):
+        expected = networks[name].network.predict(pixels[32][..., None].astype(np.float32), verbose=0)
+        np.testing.assert_allclose(said[name], expected, atol=1e-6)
+    assert list(said) == ["A", "B"] and (said["A"].argmax(1) != said["B"].argmax(1)).any()
+
+    made, own = [], explaining.attribute
+
+    def counted(network, images, classes, **rest):
+        made.append(classes.tolist())
+        return own(network, images, classes, **rest)
+
+    monkeypatch.setattr(explaining, "attribute", counted)
+    chosen = pair_images.select(manifest, said, CLASSES, explain=explain, images="all")
+    expected = compare.explain(networks, pixels, chosen, CLASSES, options)
+    assert len(made) == 3
+    for classes, passes in ((chosen["explained"], 1), (chosen["explained"].where(chosen.index != 4, "c"), 3)):
+        made.clear()
+        other = chosen.assign(explained=classes)
+        found = compare.explain(networks, pixels, other, CLASSES, options, seen=seen)
+        assert len(made) == passes and list(found) == ["gradcampp", "layercam"]
+        same = other["explained"].to_numpy() == chosen["explained"].to_numpy()
+        for method, maps in found.items():
+            for name, values in maps.items():
+                np.testing.assert_allclose(values[same], expected[method][name][same], rtol=1e-4, atol=1e-6)
+    assert made[:2] == [[2], [2]]
+
+
+def test_no_maps_come_with_predictions_where_they_could_not_be_used(folder):
+    options = settings(model_a=str(folder / "a.keras"), model_b=str(folder / "b.keras"), target_layer="second")
+    networks = models.load_all(options)
+    pixels = {32: np.random.default_rng(0).integers(0, 255, (4, 32, 32), np.uint8)}
+    said, _ = compare.predict(networks, pixels, table_of([""] * 4), CLASSES, options)
+    for manifest, methods in (
+        (table_of([""] * 4), ["layercam", "occlusion"]),
+        (table_of(["a"] * 4).assign(finding_a=1.0, finding_b=0.0, finding_c=0.0), ["layercam"]),
+    ):
+        other = options.model_copy(update={"method": methods})
+        found, seen = compare.predict(networks, pixels, manifest, CLASSES, other)
+        assert seen == {}
+        np.testing.assert_allclose(found["B"], said["B"], atol=1e-6)
 
 
 def test_models_that_differ_in_more_than_weights_keep_to_themselves(tmp_path):

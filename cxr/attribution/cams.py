@@ -19,12 +19,16 @@ from keras import layers
 
 from cxr.attribution.scores import Head
 
+Pairs = list[tuple[tf.Tensor, tf.Tensor]]
+
 
 def activations_and_gradients(
     model: keras.Model, wanted: Sequence[tuple[str, str]]
-) -> Callable[[tf.Tensor, tf.Tensor], list[tuple[tf.Tensor, tf.Tensor]]]:
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[Pairs, tf.Tensor]]:
     """A compiled function (images float32 [n, side, side, 1], classes int32 [n]) -> a pair (A, G) for each of
-    `wanted`.
+    `wanted`, and the model's output, float32 [n, n_classes].
+
+    A class of -1 stands for the one of the largest output.
 
     Args:
         model: its logits are the output of a layer named `logits`.
@@ -38,13 +42,14 @@ def activations_and_gradients(
     names = list(dict.fromkeys(layer for layer, _ in wanted))
     heads = {score: Head(model, score) for score in dict.fromkeys(score for _, score in wanted)}
     head_input = next(iter(heads.values())).input
-    whole = keras.Model(model.input, [*(model.get_layer(name).output for name in names), head_input])
+    whole = keras.Model(model.input, [*(model.get_layer(name).output for name in names), head_input, model.output])
 
     @tf.function(input_signature=signature(model), autograph=False)
     def compute(images, classes):
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
             tape.watch(images)  # so that the tape records; gradients are taken at A only
-            *found, features = whole(images, training=False)
+            *found, features, output = whole(images, training=False)
+            classes = tf.where(classes < 0, tf.argmax(output, axis=1, output_type=tf.int32), classes)
             explained = {score: head.scores(features, classes) for score, head in heads.items()}
         activations = dict(zip(names, found, strict=True))
         gradients = {}
@@ -53,9 +58,8 @@ def activations_and_gradients(
             found = tape.gradient(explained[score], [activations[layer] for layer in at])
             gradients |= {(layer, score): gradient for layer, gradient in zip(at, found, strict=True)}
         found = [(activations[layer], gradients[layer, score]) for layer, score in wanted]
-        return [
-            tuple(tf.cast(part, tf.float32) for part in pair) for pair in found
-        ]  # some models have other types
+        # some models have other types
+        return [tuple(tf.cast(part, tf.float32) for part in pair) for pair in found], tf.cast(output, tf.float32)
 
     return compute
 

@@ -15,7 +15,7 @@ from cxr.attribution.cases import Cases
 from cxr.attribution.explaining import given_back
 from cxr.core.errors import InputError
 from cxr.core.files import sha256_file
-from cxr.models import weights
+from cxr.models import compiled, weights
 from cxr.models.weights import Head, load_heads
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Checkpoints:
         pixels = self._cases.pixels
         rows = np.sort(np.random.default_rng(0).permutation(len(pixels))[:_VERIFIED])
         parts = [rows[first : first + self._batch_size] for first in range(0, len(rows), self._batch_size)]
-        found = [model(pixels[part][..., None].astype(np.float32), training=False) for part in parts]
+        predict = compiled.logits_and_output(model)
+        found = [predict(pixels[part][..., None].astype(np.float32))[1] for part in parts]
         maps.verify_predictions(
             self._cases.predictions[name],
             self._cases.image_id[rows],

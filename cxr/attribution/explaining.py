@@ -30,6 +30,7 @@ from cxr.models import build, compiled, targets
 
 Key = TypeVar("Key", bound=Hashable)
 
+_OUTPUT = "output"  # beside the names of methods
 _MODULES = {"cams": cams, "perturbing": perturbing, "attention": attention}
 
 
@@ -71,6 +72,29 @@ def attribute(
     """
     explain = _explainer(model, layer, tuple(methods), score)
     return _in_batches(explain, images, class_index, batch_size, label)
+
+
+def predict_and_attribute(
+    model: keras.Model,
+    images: np.ndarray,
+    class_index: np.ndarray | None,
+    *,
+    layer: str,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    score: str = scores.DEFAULT,
+    batch_size: int = 32,
+    label: str = "",
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The model's probabilities, and what `attribute` returns, from the same passes.
+
+    Args: as of `attribute`, but class_index: None for the class of the highest probability, per image; and
+        methods: CAMs alone (`cxr.core.methods.cams`).
+    Returns: (probabilities float32 [n, n_classes], maps).
+    """
+    explain = _explainer(model, layer, methods, score, with_output=True)
+    class_index = np.full(len(images), -1) if class_index is None else class_index
+    found = _in_batches(explain, images, class_index, batch_size, label)
+    return found.pop(_OUTPUT), found
 
 
 def explainer(
@@ -196,8 +220,11 @@ def checkpoint_explainer(
     return explained
 
 
-def _explainer(model: keras.Model, layer: str, methods: Sequence[str], score: str):
-    """What `_in_batches` calls: (images float32 [n, side, side, 1], classes int32 [n]) -> maps by method."""
+def _explainer(model: keras.Model, layer: str, methods: Sequence[str], score: str, *, with_output: bool = False):
+    """What `_in_batches` calls: (images float32 [n, side, side, 1], classes int32 [n]) -> maps by method.
+
+    `with_output`: also the model's output, as `_OUTPUT`; there has to be a CAM among the methods.
+    """
     unknown = [name for name in methods if name not in TABLE]
     if unknown:
         raise InputError(f"method: unknown {', '.join(unknown)}: use {', '.join(TABLE)}")
@@ -219,10 +246,11 @@ def _explainer(model: keras.Model, layer: str, methods: Sequence[str], score: st
     def explain(images: tf.Tensor, classes: tf.Tensor) -> dict[str, np.ndarray]:
         maps = {}
         if compute is not None:
-            [(activations, gradients)] = compute(images, classes)
+            [(activations, gradients)], output = compute(images, classes)
             maps = {name: function_of(name)(activations, gradients) for name in all_cams}
         maps |= {name: other(images, classes) for name, other in others.items()}
-        return {name: maps[name] for name in methods}
+        found = {name: maps[name] for name in methods}
+        return found | {_OUTPUT: output} if with_output else found
 
     return explain
 
@@ -242,7 +270,7 @@ def _variants_explainer(model: keras.Model, layer: str, methods: Sequence[str], 
     compute = cams.activations_and_gradients(model, wanted)
 
     def explain(images: tf.Tensor, classes: tf.Tensor) -> dict[tuple[str, str], np.ndarray]:
-        found = dict(zip(wanted, compute(images, classes), strict=True))
+        found = dict(zip(wanted, compute(images, classes)[0], strict=True))
         maps = {}
         for method in methods:
             for variant, real in at.items():

@@ -35,12 +35,11 @@ def logits_function(model: keras.Model, batch_size: int = 32) -> Predict:
 
     It uses the model's weights as they are when it is called.
     """
-    to_logits = compiled.kept(model, "logits", lambda: keras.Model(model.input, model.get_layer("logits").output))
-    predict = compiled.outputs(to_logits)
+    predict = compiled.logits_and_output(model)
 
     def in_batches(images: np.ndarray) -> np.ndarray:
         parts = (images[first : first + batch_size, ..., None] for first in range(0, len(images), batch_size))
-        return np.concatenate([predict(tf.constant(part, tf.float32)).numpy() for part in parts])
+        return np.concatenate([predict(tf.constant(part, tf.float32))[0].numpy() for part in parts])
 
     return in_batches
 

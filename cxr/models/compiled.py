@@ -39,3 +39,12 @@ def outputs(model: keras.Model, *, xla: bool = False) -> Callable[[tf.Tensor], A
         return compute
 
     return kept(model, ("outputs", xla), make)
+
+
+def logits_and_output(model: keras.Model) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """`outputs` of a classifier: its logits (the layer of this name), and what it returns."""
+
+    def make() -> keras.Model:
+        return keras.Model(model.input, [model.get_layer("logits").output, model.output])
+
+    return outputs(kept(model, "logits and output", make))

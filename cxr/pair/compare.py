@@ -7,14 +7,19 @@ Columns and metrics have the names that a study's score runs have: *before* is m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cxr import tracking
+from cxr.core import arrays
+from cxr.core.methods import cams
 from cxr.core.params import DriftParams
 from cxr.core.progress import progress
 from cxr.data import manifest as data_manifest
+from cxr.data import multi_label
 from cxr.metrics import baselines, metric_table, similarity
 from cxr.pair import gates, images, models
 from cxr.pair.models import CHECKPOINTS, Model
@@ -67,12 +72,64 @@ def cell(settings: DriftParams) -> dict[str, str | int]:
     return {"architecture": models.label(models.files(settings)), "seed": settings.seed}
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The maps that came with a model's predictions: of each image for one class."""
+
+    image_id: np.ndarray  # str [n]
+    class_index: np.ndarray  # int [n]
+    maps: dict[str, np.ndarray]  # by method: raw maps float32 [n, h, w]
+
+
+def predict(
+    networks: Mapping[str, Model],
+    pixels: Mapping[int, np.ndarray],
+    manifest: pd.DataFrame,
+    classes: Sequence[str],
+    settings: DriftParams,
+) -> tuple[dict[str, np.ndarray], dict[str, Seen]]:
+    """What A and B say of the images: probabilities float32 [n, n_classes] by the model's name, and maps.
+
+    A pass that explains an image predicts for it too. So the class that `images.select` will choose is explained
+    at once, which saves a pass over all images. `explain` computes what lacks. There are no maps where an image
+    has several findings, or a method is no CAM.
+
+    Args: pixels: `images.load`, in the order of the manifest.
+    """
+    from cxr.attribution import explaining
+    from cxr.training import stages
+
+    order = list(CHECKPOINTS)
+    class_index = None
+    if images.explained(settings.explain, manifest) == "true" and images.is_labelled(manifest):
+        class_index = data_manifest.class_index(manifest["label"], classes)
+    elif settings.explain != "predicted_a":
+        order.reverse()  # B predicts the class, which A is explained for too
+    together = not multi_label.columns(manifest) and cams(settings.method) == settings.method
+    said, seen = {}, {}
+    for name in order:
+        model = networks[name]
+        with models.ready(networks, name) as network:
+            if not together:
+                said[name] = stages.predict(network, pixels[model.size], settings.batch_size)
+                continue
+            said[name], maps = explaining.predict_and_attribute(
+                network, pixels[model.size], class_index, layer=model.layer,
+                label=f"predictions and maps of {name}", **_options(settings),
+            )  # fmt: skip
+        class_index = said[name].argmax(axis=1) if class_index is None else class_index
+        seen[name] = Seen(manifest["image_id"].to_numpy(str), class_index, maps)
+    return {name: said[name] for name in CHECKPOINTS}, seen
+
+
 def explain(
     networks: Mapping[str, Model],
     pixels: Mapping[int, np.ndarray],
     chosen: pd.DataFrame,
     classes: Sequence[str],
     settings: DriftParams,
+    *,
+    seen: Mapping[str, Seen] | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """The maps of all images by all models: raw maps float32 [n, h, w] by method, then by the model's name.
 
@@ -80,18 +137,39 @@ def explain(
 
     Args:
         pixels: `images.load`. chosen: `images.select`, with the class explained; both have the same order.
+        seen: maps that are there already (`predict`); those for another class than `chosen` has are not taken.
     """
     from cxr.attribution import explaining
 
     class_index = data_manifest.class_index(chosen["explained"], classes)
-    options = {"methods": settings.method, "score": settings.score, "batch_size": settings.batch_size}
     found = {}
     for name, model in networks.items():
-        with models.ready(networks, name) as network:
-            found[name] = explaining.attribute(
-                network, pixels[model.size], class_index, layer=model.layer, label=f"maps of {name}", **options
-            )
+        maps, lacking = _taken((seen or {}).get(name), chosen, class_index)
+        if len(lacking):
+            with models.ready(networks, name) as network:
+                made = explaining.attribute(
+                    network, arrays.Subset(pixels[model.size], lacking), class_index[lacking], layer=model.layer,
+                    label=f"maps of {name}", **_options(settings),
+                )  # fmt: skip
+            for method, values in made.items():
+                maps.setdefault(method, np.zeros((len(chosen), *values.shape[1:]), np.float32))[lacking] = values
+        found[name] = maps
     return {method: {name: maps[method] for name, maps in found.items()} for method in settings.method}
+
+
+def _options(settings: DriftParams) -> dict[str, Any]:
+    return {"methods": settings.method, "score": settings.score, "batch_size": settings.batch_size}
+
+
+def _taken(
+    seen: Seen | None, chosen: pd.DataFrame, class_index: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The maps of `chosen` that are there, with any values for the others; and the rows of the others."""
+    if seen is None:
+        return {}, np.arange(len(chosen))
+    rows = pd.Index(seen.image_id).get_indexer(chosen["image_id"])
+    lacking = (rows < 0) | (seen.class_index[rows] != class_index)
+    return {method: maps[rows] for method, maps in seen.maps.items()}, np.flatnonzero(lacking)
 
 
 def score(

@@ -1,7 +1,7 @@
 """The images: which ones, their classes, what both models predict, and which images are scored.
 
 A *manifest* is a table with a row per image: image_id, path, label ("" if unknown), patient_id, split, ...
-(`cxr.data.loading`). No TensorFlow is needed until `predict` is called.
+(`cxr.data.loading`). No TensorFlow is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cxr.data import manifest as data_manifest
 from cxr.data.reading import for_each
 from cxr.metrics import classification, findings
 from cxr.pair import models
-from cxr.pair.models import CHECKPOINTS, Model, ready
+from cxr.pair.models import CHECKPOINTS, Model
 from cxr.statistics import bootstrap
 
 
@@ -152,22 +152,6 @@ def load(manifest: pd.DataFrame, settings: DriftParams, networks: Mapping[str, M
     }
     sizes = {model.size for model in networks.values()}
     return {size: loading.load_images(manifest, size=size, **options) for size in sizes}
-
-
-def predict(
-    networks: Mapping[str, Model], pixels: Mapping[int, np.ndarray], settings: DriftParams
-) -> dict[str, np.ndarray]:
-    """What A and B say of the images: probabilities float32 [n, n_classes] by the model's name.
-
-    Args: pixels: see `load`.
-    """
-    from cxr.training import stages
-
-    found = {}
-    for name in CHECKPOINTS:
-        with ready(networks, name) as network:
-            found[name] = stages.predict(network, pixels[networks[name].size], settings.batch_size)
-    return found
 
 
 def measured(
@@ -355,6 +339,11 @@ def lacking(chosen: pd.DataFrame) -> list[str]:
     ]
 
 
+def explained(explain: str, manifest: pd.DataFrame) -> str:
+    """Which class is explained: `true`, `predicted` or `predicted_a`; `auto` is `true` if there are labels."""
+    return {"auto": "true" if is_labelled(manifest) else "predicted"}.get(explain, explain)
+
+
 def select(
     manifest: pd.DataFrame,
     probabilities: Mapping[str, np.ndarray],
@@ -380,7 +369,7 @@ def select(
     labelled = is_labelled(manifest)
     if explain == "true" and not labelled:
         raise InputError("explain: the true class is not known, as there are no labels: use predicted")
-    explain = {"auto": "true" if labelled else "predicted"}.get(explain, explain)
+    explain = explained(explain, manifest)
     images = {"auto": "correct" if labelled else "all"}.get(images, images)
     from cxr.training.stages import prediction_table
 

@@ -31,8 +31,8 @@ from cxr.models import build
 PARTS = {
     "drift-03": "imports",
     "drift-05": "reading the networks",
-    "drift-07": "images, predictions",
-    "drift-10": "maps, scores, baselines",
+    "drift-07": "images, predictions, maps",
+    "drift-10": "scores, baselines",
     "drift-checks-c": "checks of maps",
 }
 
