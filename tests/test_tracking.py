@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from cxr import tracking
 from cxr.core.errors import InputError
 from cxr.core.params import AttributeParams, CompareParams, ScoreParams, TrainParams
+from cxr.tracking import connection
 
 INPUTS = {"manifest": "abc"}
 
@@ -52,6 +53,33 @@ def store(tmp_path, monkeypatch, notebooks, new_store):
     yield tracking.connect(new_store(tmp_path / "store"))
     if mlflow.active_run():
         mlflow.end_run()
+
+
+def test_processes_that_log_one_data_set_at_once_all_succeed(store):
+    """MLflow looks whether a data set is there, then adds it; here another client adds it in between."""
+    from mlflow.entities import Dataset, DatasetInput
+    from sqlalchemy import event, orm
+
+    client = connection.mlflow_client()
+    experiment = client.create_experiment("demo")
+    first, second = (client.create_run(experiment).info.run_id for _ in range(2))
+    data = [DatasetInput(Dataset("phantom", "abc", "local", "{}"), [])]
+    flushed = []
+
+    def other(*_):
+        if not flushed:
+            flushed.append(1)
+            client.log_inputs(second, datasets=data)
+
+    event.listen(orm.Session, "before_flush", other)
+    try:
+        client.log_inputs(first, datasets=data)
+    finally:
+        event.remove(orm.Session, "before_flush", other)
+    assert flushed
+    for run in (first, second):
+        [found] = client.get_run(run).inputs.dataset_inputs
+        assert found.dataset.name == "phantom"
 
 
 def complete_run(stage="train", settings=None, **options) -> str:

@@ -232,7 +232,8 @@ def ask(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """The result of `call(*args, **options)`, a call to the store; waits for a store that is away.
 
     MLflow itself asks a server again that does not answer, or answers 408, 429 or 5xx. What it does not, is done
-    here: a database that another process has locked, and a download that breaks off.
+    here: a database that another process has locked, a download that breaks off, and a row that another process
+    wrote first.
 
     Raises:
         StoreGone: it stayed away.
@@ -240,7 +241,7 @@ def ask(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """
     uri = without_password(mlflow.get_tracking_uri())
     try:
-        return _retrying(call, *args, **options)
+        return _retrying(_again, call, *args, **options)
     except Exception as error:
         if refusal := _refusal(error, uri):
             raise InputError(refusal) from None
@@ -263,6 +264,15 @@ def _is_busy(error: BaseException) -> bool:
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+def _was_beaten(error: BaseException) -> bool:
+    """Whether another process wrote a row first: MLflow looks for it, finds none, and then cannot add it.
+
+    So it is with a data set that several notebooks log at once. Asked again, MLflow finds the row.
+    """
+    lost = ("IntegrityError", "UniqueViolation")  # as SQLite and MySQL, and as PostgreSQL call it
+    return isinstance(error, MlflowException) and any(word in str(error) for word in lost)
+
+
 def _is_away(error: BaseException) -> bool:
     """Whether MLflow has given up asking a server: it has no connection, or only answers 408, 429 and 5xx."""
     gone = requests.exceptions.ConnectionError | requests.exceptions.Timeout | requests.exceptions.RetryError
@@ -274,6 +284,11 @@ _retrying = tenacity.Retrying(
     wait=tenacity.wait_fixed(2),
     stop=tenacity.stop_after_delay(600),
     reraise=True,
+)
+
+
+_again = tenacity.Retrying(
+    retry=tenacity.retry_if_exception(_was_beaten), stop=tenacity.stop_after_attempt(3), reraise=True
 )
 
 
