@@ -603,7 +603,7 @@ def test_no_maps_come_with_predictions_where_they_could_not_be_used(folder):
     said, _ = compare.predict(networks, pixels, table_of([""] * 4), CLASSES, options)
     for manifest, methods in (
         (table_of([""] * 4), ["layercam", "occlusion"]),
-        (table_of(["a"] * 4).assign(finding_a=1.0, finding_b=0.0, finding_c=0.0), ["layercam"]),
+        (table_of(["a + b"] * 4).assign(finding_a=1.0, finding_b=1.0, finding_c=0.0), ["layercam"]),
     ):
         other = options.model_copy(update={"method": methods})
         found, seen = compare.predict(networks, pixels, manifest, CLASSES, other)

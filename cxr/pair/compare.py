@@ -99,20 +99,21 @@ def predict(
     from cxr.attribution import explaining
     from cxr.training import stages
 
+    said, seen = {}, {}
+    if multi_label.columns(manifest) or cams(settings.method) != settings.method:
+        for name in CHECKPOINTS:
+            with models.ready(networks, name) as network:
+                said[name] = stages.predict(network, pixels[networks[name].size], settings.batch_size)
+        return said, seen
     order = list(CHECKPOINTS)
     class_index = None
     if images.explained(settings.explain, manifest) == "true" and images.is_labelled(manifest):
         class_index = data_manifest.class_index(manifest["label"], classes)
     elif settings.explain != "predicted_a":
         order.reverse()  # B predicts the class, which A is explained for too
-    together = not multi_label.columns(manifest) and cams(settings.method) == settings.method
-    said, seen = {}, {}
     for name in order:
         model = networks[name]
         with models.ready(networks, name) as network:
-            if not together:
-                said[name] = stages.predict(network, pixels[model.size], settings.batch_size)
-                continue
             said[name], maps = explaining.predict_and_attribute(
                 network, pixels[model.size], class_index, layer=model.layer,
                 label=f"predictions and maps of {name}", **_options(settings),
