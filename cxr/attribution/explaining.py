@@ -130,9 +130,16 @@ def head(model: keras.Model, *weights: np.ndarray) -> Iterator[None]:
     got, fits = [np.shape(weight) for weight in weights], [tuple(variable.shape) for variable in variables]
     if got != fits:
         raise InputError(f"head: {model.name} needs weights (kernel, bias) of shapes {fits}, got {got}")
+    with assigned(variables, weights):
+        yield
+
+
+@contextmanager
+def assigned(variables: Sequence[keras.Variable], values: Sequence[Any]) -> Iterator[None]:
+    """Give variables other values, in place; at the end they have their own again (`given_back`)."""
     with given_back(variables):
-        for variable, weight in zip(variables, weights, strict=True):
-            variable.assign(weight)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
         yield
 
 

@@ -1,7 +1,7 @@
 """The images: which ones, their classes, what both models predict, and which images are scored.
 
 A *manifest* is a table with a row per image: image_id, path, label ("" if unknown), patient_id, split, ...
-(`cxr.data.loading`). No TensorFlow is needed.
+(`cxr.data.loading`). No TensorFlow is needed until `select` is called.
 """
 
 from __future__ import annotations

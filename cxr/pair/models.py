@@ -232,15 +232,13 @@ def ready(models: Mapping[str, Model], name: str) -> Iterator[keras.Model]:
     It is A's network with the model's weights, where the two differ in weights alone: what is compiled for A then
     serves all. At the end A has its own weights again.
     """
-    from cxr.attribution.explaining import given_back
+    from cxr.attribution.explaining import assigned
 
     own, first = models[name].network, models["A"].network
     if not models[name].lends:
         yield own
         return
-    with given_back(first.weights):
-        for variable, value in zip(first.weights, own.weights, strict=True):
-            variable.assign(value)
+    with assigned(first.weights, own.weights):
         yield first
 
 
