@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import types
@@ -486,6 +487,24 @@ def two_seeds(tmp_path, images, monkeypatch):
     monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)  # workers run in other folders, where this path does not exist
     return write_params(tmp_path / "study.yaml", seed=[0, 1], method=["layercam"], data="images", jobs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-Z")
+def test_a_study_goes_on_after_its_process_was_stopped():
+    """As by Ctrl-Z, or when a laptop sleeps: longer than Dask waits for a worker's sign of life."""
+    code = """
+        import os, subprocess, time
+        from cxr.study import cluster
+        with cluster.opened("local", jobs=1, devices=0) as found:
+            subprocess.run(["sh", "-c", "(sleep 6; kill -CONT $0) & kill -STOP $0", str(os.getpid())])
+            time.sleep(2)
+            print(found.client.submit(pow, 2, 5).result(timeout=10))
+    """
+    environment = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "1s"}  # Dask makes 5 s of it
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "32\n"), done.stderr
 
 
 @pytest.mark.slow

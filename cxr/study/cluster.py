@@ -207,7 +207,8 @@ def _embedded(jobs: int, devices: int) -> Iterator[distributed.SpecCluster]:
         "cls": distributed.Scheduler,
         "options": {"protocol": "inproc://", "dashboard": True, "dashboard_address": _DASHBOARD},
     }
-    with warnings.catch_warnings():
+    # Workers are threads here, and not lost when they give no sign of life: a machine slept, or Ctrl-Z.
+    with warnings.catch_warnings(), dask.config.set({"distributed.scheduler.worker-ttl": None}):
         # A taken port does not matter: another study has it.
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         # The study reports failed notebooks itself.
