@@ -48,7 +48,7 @@ def edges(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def other_head(model: keras.Model, explain: Explain, rng_seed: int = 99) -> Explain:
-    """The map of the same network under one given head of permuted weights."""
+    """The map of the same network under one given head of random weights."""
 
     def impostor(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
         with randomising.randomised(build.head_layers(model), rng_seed):

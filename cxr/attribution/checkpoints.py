@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -37,6 +38,7 @@ class Checkpoints:
         self._train, self._cases, self._batch_size = train, cases, batch_size
         self._logged = train.json("checkpoints.json")
         self._folder: Path = train.file("checkpoints")
+        self._verified_in: WeakKeyDictionary[keras.Model, set[str]] = WeakKeyDictionary()  # names of checkpoints
 
     @property
     def during(self) -> list[str]:
@@ -57,7 +59,7 @@ class Checkpoints:
 
         Raises: InputError when its file is not the one that was trained, or when the model, if it is not one
             during fine-tuning, does not predict for these images what the train run logged (see
-            `maps.verify_predictions`).
+            `maps.verify_predictions`). They are verified once for each model and checkpoint.
         """
         model = weights.load(self._verified(name), self._train.params["architecture"])
         self._verify(model, name)
@@ -92,7 +94,8 @@ class Checkpoints:
         return load_heads(path) if path.is_file() else []
 
     def _verify(self, model: keras.Model, name: str) -> None:
-        if name not in self._cases.predictions:  # one during fine-tuning
+        verified = self._verified_in.setdefault(model, set())
+        if name in verified or name not in self._cases.predictions:  # one during fine-tuning has none
             return
         pixels = self._cases.pixels
         rows = np.sort(np.random.default_rng(0).permutation(len(pixels))[:_VERIFIED])
@@ -105,3 +108,4 @@ class Checkpoints:
             np.concatenate([np.asarray(part) for part in found]),
             where=f"run {self._train.run_id} ({self._train.name}), {name}",
         )
+        verified.add(name)

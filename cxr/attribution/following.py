@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from scipy.ndimage import gaussian_filter
+from threadpoolctl import threadpool_limits
 
 from cxr.core.errors import InputError
 from cxr.core.progress import progress
@@ -140,8 +141,9 @@ def follow(
                 progress(f"{label}: image {row + 1}/{n}")
 
     made, found = pictures(), []
-    while batch := list(islice(made, batch_size)):
-        found.append(predict(np.stack(batch)))
+    with threadpool_limits(1, user_api="blas"):  # its threads would wait, busily, while the network computes
+        while batch := list(islice(made, batch_size)):
+            found.append(predict(np.stack(batch)))
     each = np.concatenate(found).reshape(n, np.count_nonzero(asked), -1)
     logits = np.full((n, len(maps), len(KINDS), each.shape[-1]), np.nan, np.float32)
     logits[:, np.array(asked)] = each

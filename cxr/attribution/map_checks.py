@@ -9,10 +9,10 @@ because a probability saturates: where the network is sure, nothing moves it.
 - `class`: the rival is the map for the runner-up, the most probable other class of this image. The log-odds of
   the class against the runner-up must follow the map for the class. A map that is the same for all classes
   gains nothing.
-- `head`: the rival is the map under a head whose weights are permuted (`randomising`). A map that does not use
-  the head gains nothing.
-- `weights`: the rival is the map of a network all of whose weights are permuted. A map of the image alone
+- `head`: the rival is the map under a head of random weights (`randomising`). A map that does not use the head
   gains nothing.
+- `weights`: the rival is the map of a network all of whose weights are random. A map of the image alone gains
+  nothing.
 
 The last three take deletion and insertion together, the mean of both gains.
 

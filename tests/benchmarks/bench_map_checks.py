@@ -5,7 +5,7 @@
 The compact networks have their source weights and a head trained on the phantom. On test images that the
 network classifies correctly, `map_checks.gains` measures LayerCAM and four maps that are none of the class:
 LayerCAM for the runner-up class, the sum of the layer's activations, the image's edges, and LayerCAM under one
-given head of permuted weights. Each of the random seeds (of the checks' own draws) has images of its own. A
+given head of random weights. Each of the random seeds (of the checks' own draws) has images of its own. A
 repeat draws as many images as a study checks, without replacement, from all that were measured, and
 `passing.verdict` judges them. So repeats share images: they say how much the verdict depends on which
 images and draws were taken, for these networks.
