@@ -416,6 +416,7 @@ def test_a_study_runs_resumes_and_runs_again_only_what_depends_on_a_change(tmp_p
     assert "the verdict: 1" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert first["compare"][0].has("report.html")
     assert "cxr.undefined" in first["score"][0].tags
+    assert re.findall(r"^.*: (started|done)", output, re.M) == ["started", "done"] * 4  # one needs the other
     assert (
         re.search(r"^\[1/4\] train .*: done in [\d.]+ (s|min|h)$", output, re.M)
         and "[4/4] compare: done" in output

@@ -63,11 +63,17 @@ def run_all(
         while waiting:
             held.check()
             ended = [step for step in waiting if futures[step.key].done()]
-            for _ in range(events.qsize()):
-                following.note(events.get())
+            told = [events.get() for _ in range(events.qsize())]
+            over = {step.key for step in ended}
+            for event in told:
+                if event["key"] in over:
+                    following.note(event)
             for step in ended:
                 waiting.remove(step)
                 following.end(step, futures[step.key])
+            for event in told:  # the next step starts at once: its line comes after that of the one that ended
+                if event["key"] not in over:
+                    following.note(event)
             if where.lost and waiting:
                 raise InputError(_SCHEDULER_GONE)
             following.show([step for step in waiting if step.key in following.began])
