@@ -47,7 +47,7 @@ def edges(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return cut.reshape(n, height // 8, 8, width // 8, 8).mean((2, 4))
 
 
-def other_head(model: keras.Model, explain: Explain, rng_seed: int = 99) -> Explain:
+def other_head(model: keras.Model, explain: Explain, rng_seed: int) -> Explain:
     """The map of the same network under one given head of random weights."""
 
     def impostor(images: np.ndarray, classes: np.ndarray) -> np.ndarray:

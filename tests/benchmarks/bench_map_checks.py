@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_map_checks.py [--small] [--share X] [--layer NAME] [--architecture NAME ...]
 
 The compact networks have their source weights and a head trained on the phantom. On test images that the
-network classifies correctly, `map_checks.gains` measures LayerCAM and four maps that are none of the class:
-LayerCAM for the runner-up class, the sum of the layer's activations, the image's edges, and LayerCAM under one
-given head of random weights. Each of the random seeds (of the checks' own draws) has images of its own. A
+network classifies correctly, `map_checks.gains` measures LayerCAM and maps that are none of the class: LayerCAM
+for the runner-up class, the sum of the layer's activations, the image's edges, and LayerCAM under given heads of
+random weights. There are several of these, as one can be like the own by chance. Each of the random seeds (of the checks' own draws) has images of its own. A
 repeat draws as many images as a study checks, without replacement, from all that were measured, and
 `passing.verdict` judges them. So repeats share images: they say how much the verdict depends on which
 images and draws were taken, for these networks.
@@ -41,6 +41,7 @@ from cxr.models import build, targets, weights
 from cxr.training import stages
 
 NETWORKS = ("CompactDenseNet", "CompactResNetV2", "CompactInception")
+HEADS = range(11, 19)  # random heads, by seeds other than those of the checks
 
 
 def trained(settings: TrainParams, data: dataset.Dataset) -> keras.Model:
@@ -63,7 +64,7 @@ def candidates(model: keras.Model, layer: str) -> dict[str, impostors.Explain]:
         "wrong class": impostors.wrong_class(model, layercam),
         "no head": impostors.head_free(model, targets.target_layer(model, layer)),
         "edges": impostors.edges,
-        "other head": impostors.other_head(model, layercam),
+        **{f"other head {seed}": impostors.other_head(model, layercam, seed) for seed in HEADS},
     }
 
 
