@@ -5,10 +5,10 @@
 The compact networks have their source weights and a head trained on the phantom. On test images that the
 network classifies correctly, `map_checks.gains` measures LayerCAM and maps that are none of the class: LayerCAM
 for the runner-up class, the sum of the layer's activations, the image's edges, and LayerCAM under given heads of
-random weights. There are several of these, as one can be like the own by chance. Each of the random seeds (of the checks' own draws) has images of its own. A
-repeat draws as many images as a study checks, without replacement, from all that were measured, and
-`passing.verdict` judges them. So repeats share images: they say how much the verdict depends on which
-images and draws were taken, for these networks.
+random weights. There are several of these, as one can be like the own by chance. Each of the random seeds (of
+the checks' own draws) has images of its own. A repeat draws as many images as a study checks, without
+replacement, from all that were measured, and `passing.verdict` judges them. So repeats share images: they say how
+much the verdict depends on which images and draws were taken, for these networks.
 
 `passes`: of the repeats, how many pass all checks; then for each check how many pass it. A second table shows how
 surely each candidate does better than its rivals: the mean gain of all images over its standard error. A third
