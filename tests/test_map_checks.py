@@ -206,6 +206,7 @@ def test_weights_are_drawn_from_each_tensors_own_and_come_back_bit_by_bit():
                     weight.path
                 )
         changed = model.get_layer("conv").kernel.numpy()
+        assert 12 < len(np.unique(changed)) < 36, "36 draws with replacement: about 63 % of the entries are drawn"
         with randomising.randomised([model.get_layer("conv")], 5):
             assert not np.array_equal(model.get_layer("conv").kernel, changed)
         np.testing.assert_array_equal(model.get_layer("conv").kernel, changed)

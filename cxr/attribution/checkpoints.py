@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -38,7 +38,6 @@ class Checkpoints:
         self._train, self._cases, self._batch_size = train, cases, batch_size
         self._logged = train.json("checkpoints.json")
         self._folder: Path = train.file("checkpoints")
-        self._verified_in: WeakKeyDictionary[keras.Model, set[str]] = WeakKeyDictionary()  # names of checkpoints
 
     @property
     def during(self) -> list[str]:
@@ -94,9 +93,10 @@ class Checkpoints:
         return load_heads(path) if path.is_file() else []
 
     def _verify(self, model: keras.Model, name: str) -> None:
-        verified = self._verified_in.setdefault(model, set())
-        if name in verified or name not in self._cases.predictions:  # one during fine-tuning has none
-            return
+        if name in self._cases.predictions:  # one during fine-tuning has none
+            compiled.kept(model, ("verified", self, name), partial(self._verify_now, model, name))
+
+    def _verify_now(self, model: keras.Model, name: str) -> None:
         pixels = self._cases.pixels
         rows = np.sort(np.random.default_rng(0).permutation(len(pixels))[:_VERIFIED])
         parts = [rows[first : first + self._batch_size] for first in range(0, len(rows), self._batch_size)]
@@ -108,4 +108,3 @@ class Checkpoints:
             np.concatenate([np.asarray(part) for part in found]),
             where=f"run {self._train.run_id} ({self._train.name}), {name}",
         )
-        verified.add(name)
